@@ -1,0 +1,28 @@
+"""Types that carry their range: declared once at a constructor, checked by `ccsi.config` before any work."""
+
+from typing import Annotated, TypeVar
+
+from annotated_types import Ge, Gt, Le, Lt
+
+T = TypeVar("T")
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Lt(1)]
+"""A fraction that leaves something over: [0, 1)."""
+Probability = Annotated[float, Ge(0), Le(1)]
+
+PerTaskShare = Share | list[Share]
+PerTaskNonNegative = NonNegative | list[NonNegative]
+PerTaskPositive = Positive | list[Positive]
+PerTaskCount = PositiveInt | list[PositiveInt]
+
+
+def per_task(value: T | list[T], task: int) -> T:
+    """The value for task number `task` (0-based; lists hold one value a task from the second on).
+
+    METHOD section 6: a setting is a scalar (all tasks) or a list whose first entry is for task 2.
+    """
+    return value[task - 1] if isinstance(value, list) else value

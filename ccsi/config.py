@@ -1,0 +1,211 @@
+"""From what was typed to checked, plain objects. The only module that knows Hydra.
+
+The tree under `configs/` is composed with the overrides given; every node with a `_target_` is then
+checked against that callable's own type hints, so a setting's type and range are declared once, where
+the setting is used, and every mistake is told with its full key before any work starts.
+"""
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Union
+
+import annotated_types
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from ccsi.errors import UserError
+
+Config = dict[str, Any]
+
+
+def config_dir() -> Path:
+    """The folder of the config tree: `configs/` of the checkout, or its copy in an installed package."""
+    checkout = Path(__file__).resolve().parents[1] / "configs"
+    return checkout if checkout.is_dir() else Path(str(files("ccsi.configs")))
+
+
+def load(overrides: Sequence[str], name: str = "config") -> Config:
+    """Compose `configs/<name>.yaml` with `overrides` (Hydra's syntax) into a plain, resolved dict.
+
+    Raises:
+        UserError: an unknown key or group, or an override that cannot be parsed.
+    """
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base=None):
+        try:
+            cfg = compose(name, overrides=list(overrides))
+            plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(explain(error, overrides, name)) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def apply(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy of `config` with dotted keys set; every key must exist already.
+
+    Raises:
+        UserError: a key that `config` does not have.
+    """
+    tree = OmegaConf.create(config)
+    for key, value in changes.items():
+        if key not in set(keys(config)) | set(inner_keys(config)):
+            raise UserError(unknown_key(key, config))
+        OmegaConf.update(tree, key, value, merge=False)
+    plain = OmegaConf.to_container(tree)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a plain config that holds a value."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def inner_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a plain config that holds other keys."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield f"{prefix}{key}"
+            yield from inner_keys(value, f"{prefix}{key}.")
+
+
+def check(config: Config) -> None:
+    """Check every value against the type hints of the callable it is for.
+
+    Raises:
+        UserError: the first wrong key, missing value, type or range, with the full key.
+    """
+    _check_node(config, "")
+
+
+def build(config: Config) -> Any:
+    """Check `config` and make the objects: for a run's config, `ccsi.experiment.run` ready to be called.
+
+    Raises:
+        UserError: see `check`.
+    """
+    check(config)
+    try:
+        return instantiate(config, _convert_="all")
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise UserError(str(cause)) from error
+        raise
+
+
+def _check_node(node: Mapping[str, Any], prefix: str) -> None:
+    target = get_object(node["_target_"])
+    hints, required, open_ended = signature_of(target)
+    given = {key: value for key, value in node.items() if not key.startswith("_")}
+    for key, value in given.items():
+        full = prefix + key
+        if key not in hints and not open_ended:
+            raise UserError(unknown_key(full, {prefix + k: None for k in hints}))
+        if value == "???":
+            raise UserError(f"{full} is not set; expected {describe(hints[key])}: give {full}=… on the command line.")
+        _check_value(value, hints.get(key, Any), full)
+    missing = required - given.keys()
+    if missing and not node.get("_partial_"):
+        raise UserError(f"{prefix}{min(missing)} is missing in the configuration of {target.__qualname__}.")
+
+
+def _check_value(value: Any, hint: Any, full: str) -> None:
+    if isinstance(value, dict) and "_target_" in value:
+        _check_node(value, full + ".")
+    elif isinstance(value, list) and any(isinstance(item, dict) and "_target_" in item for item in value):
+        for number, item in enumerate(value):
+            _check_value(item, Any, f"{full}.{number}")
+    else:
+        try:
+            adapter(hint).validate_python(value)
+        except ValidationError as error:
+            raise UserError(f"{full}={shown(value)}: expected {describe(hint)}.") from error
+
+
+def adapter(hint: Any) -> TypeAdapter[Any]:
+    """A strict checker for a type hint: no strings as numbers, no NaN, no infinity."""
+    config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    try:
+        return TypeAdapter(hint, config=config)
+    except Exception:  # pydantic refuses a config for types that carry their own (dataclasses, TypedDict)
+        return TypeAdapter(hint)
+
+
+@cache
+def signature_of(target: Callable[..., Any]) -> tuple[dict[str, Any], frozenset[str], bool]:
+    """Type hints by parameter, the parameters without default, and whether it takes any keyword."""
+    parameters = inspect.signature(target).parameters
+    owner = target.__init__ if inspect.isclass(target) else target
+    hints = typing.get_type_hints(owner, include_extras=True)
+    named = {key: hints.get(key, Any) for key, p in parameters.items() if p.kind != p.VAR_KEYWORD}
+    required = frozenset(key for key, p in parameters.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD)
+    return named, required, len(named) < len(parameters)
+
+
+def shown(value: Any) -> str:
+    """A value as one would type it."""
+    return "null" if value is None else str(value)
+
+
+def describe(hint: Any) -> str:
+    """A type hint in words: `Annotated[int, Ge(1)] | None` is "a whole number >= 1, or null"."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        marks = {annotated_types.Ge: ">=", annotated_types.Gt: ">", annotated_types.Le: "<=", annotated_types.Lt: "<"}
+        bounds = []
+        for mark in arguments[1:]:
+            for kind, sign in marks.items():
+                if isinstance(mark, kind):
+                    bounds.append(f"{sign} {getattr(mark, kind.__name__.lower())}")
+        return " ".join([describe(arguments[0]), " and ".join(bounds)]).strip()
+    if origin in (Union, types.UnionType):
+        return ", or ".join(describe(argument) for argument in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(shown, arguments))
+    if origin in (list, Sequence) or (origin is not None and origin.__name__ in ("list", "Sequence")):
+        return f"a list, each entry {describe(arguments[0])}" if arguments else "a list"
+    if typing.is_typeddict(hint):
+        return "{" + ", ".join(f"{key}: …" for key in hint.__annotations__) + "}"
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return words.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def unknown_key(key: str, known: Mapping[str, Any]) -> str:
+    """The message for a key that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(key, list(keys(known)) + list(inner_keys(known)), n=1, cutoff=0.5)
+    return f"{key} is not a setting; " + (f"did you mean {near[0]}?" if near else "see --help for the settings.")
+
+
+def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
+    """Hydra's complaint as one sentence with the full key."""
+    first = str(error).strip().splitlines()[0]
+    for override in overrides:
+        key = override.split("=")[0].lstrip("+~")
+        if f"'{key}'" in first or f"'{override}'" in first or key in first:
+            if "Could not override" in first:
+                return unknown_key(key, load([], name))
+            if "Could not find" in first or "no match" in first.lower():
+                group = key.split("@")[0]
+                here = config_dir() / group
+                options = sorted(str(path.relative_to(here).with_suffix("")) for path in here.rglob("*.yaml"))
+                return f"{override} names no file in configs/{group}; expected one of {', '.join(options)}."
+    return first

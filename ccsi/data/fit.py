@@ -1,0 +1,54 @@
+"""From images of any size, grey or RGB, to the model's input."""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ccsi.errors import UserError
+
+
+def fit_images(
+    images: npt.NDArray[np.uint8], size: int, fit: Literal["pad", "resize"], channels: int | None, where: str
+) -> Tensor:
+    """Images as the model takes them.
+
+    Args:
+        images: uint8 [N, H, W] (grey) or [N, H, W, 3] (RGB).
+        size: side S of the square input in pixels.
+        fit: `pad` (zeros on all sides, the odd pixel right and below) or `resize` (bilinear, antialiased).
+        channels: 1, 3, or None to keep what is there.
+        where: the data's name for messages.
+
+    Returns:
+        uint8 [N, C, S, S] on the CPU.
+
+    Raises:
+        UserError: `pad` with an image larger than `size`.
+    """
+    x = torch.from_numpy(np.ascontiguousarray(images))
+    x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
+    if channels == 3 and x.shape[1] == 1:
+        x = x.expand(-1, 3, -1, -1)
+    elif channels == 1 and x.shape[1] == 3:
+        luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        x = torch.cat([(part * luma).sum(1, keepdim=True).round().to(torch.uint8) for part in x.split(1024)])
+    height, width = x.shape[2:]
+    if fit == "pad":
+        if max(height, width) > size:
+            raise UserError(
+                f"{where}: images of {height}x{width} pixels do not fit into dataset.size={size} by padding; "
+                f"use dataset.fit=resize or a dataset.size of at least {max(height, width)}."
+            )
+        left, top = (size - width) // 2, (size - height) // 2
+        x = F.pad(x, (left, size - width - left, top, size - height - top))
+    elif (height, width) != (size, size):
+        parts = [
+            F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
+            for part in x.split(1024)
+        ]
+        x = torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
+    return x.contiguous()

@@ -1,0 +1,123 @@
+"""From a data set to a sequence of tasks with disjoint classes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal, TypedDict
+
+import torch
+from torch import Tensor
+
+from ccsi.checks import PositiveInt
+from ccsi.data.dataset import Dataset, Labelled
+from ccsi.errors import UserError
+from ccsi.rng import Streams
+
+
+class FirstIncrement(TypedDict):
+    """`first` classes in the first task, then `increment` a task."""
+
+    first: PositiveInt
+    increment: PositiveInt
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a learner is handed: one task's own images, on the training device, and nothing else.
+
+    Attributes:
+        index: 0 for the first task.
+        classes: the task's labels, a range [n_old, n_old + n_new): labels are positions in the class order.
+        train, val: this task's images and labels.
+        unlabeled: images without labels, uint8 [N, C, S, S], granted only to a learner whose configuration
+            asks for them by name (a transductive setting, named in the record); else None.
+    """
+
+    index: int
+    classes: range
+    train: Labelled
+    val: Labelled
+    unlabeled: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """How classes come: in which order, and how many a task.
+
+    Args:
+        class_order: `natural`, `shuffle` (by the run's seed), or the list of all classes in order.
+        classes_per_task: a number that divides the classes, a list that sums to them, or
+            {first: …, increment: …}.
+    """
+
+    class_order: Literal["natural", "shuffle"] | list[int] = "natural"
+    classes_per_task: PositiveInt | list[PositiveInt] | FirstIncrement = 2
+
+    def plan(self, n_classes: int, streams: Streams) -> list[list[int]]:
+        """The original class numbers of each task, in order.
+
+        Raises:
+            UserError: the classes per task do not sum to `n_classes`, or the order is no permutation.
+        """
+        if self.class_order == "natural":
+            order = list(range(n_classes))
+        elif self.class_order == "shuffle":
+            order = torch.randperm(n_classes, generator=streams.generator("class order")).tolist()
+        else:
+            order = [int(c) for c in self.class_order]
+            if sorted(order) != list(range(n_classes)):
+                raise UserError(
+                    f"scenario.class_order={order}: expected each of the classes 0 to {n_classes - 1} exactly once."
+                )
+        sizes = self.sizes(n_classes)
+        ends = list(accumulate(sizes))
+        return [order[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+    def sizes(self, n_classes: int) -> list[int]:
+        """Classes in each task.
+
+        Raises:
+            UserError: they do not sum to `n_classes`.
+        """
+        asked = self.classes_per_task
+        if isinstance(asked, int):
+            sizes = [asked] * (n_classes // asked)
+        elif isinstance(asked, dict):
+            rest = n_classes - asked["first"]
+            sizes = [asked["first"]] + [asked["increment"]] * (rest // asked["increment"])
+        else:
+            sizes = list(asked)
+        if sum(sizes) != n_classes or not sizes:
+            raise UserError(
+                f"scenario.classes_per_task={asked} makes {sum(sizes)} classes, but the data set has {n_classes}; "
+                "expected a number that divides them or a list that sums to them."
+            )
+        return sizes
+
+
+def take(part: Labelled, classes: list[int], start: int, device: torch.device) -> Labelled:
+    """A copy of the images of `classes` (original numbers), relabelled start, start+1, …, on `device`."""
+    new_label = torch.full((int(part.labels.max()) + 1,), -1, dtype=torch.int64)
+    new_label[torch.tensor(classes)] = torch.arange(start, start + len(classes))
+    labels = new_label[part.labels]
+    keep = labels >= 0
+    return Labelled(part.images[keep].to(device), labels[keep].to(device))
+
+
+def make_tasks(
+    dataset: Dataset, plan: list[list[int]], device: torch.device, start: int = 0, everything: bool = False
+) -> Iterator[Task]:
+    """The tasks of `plan`, from number `start` on, each made when it is asked for.
+
+    `everything` hands each task the images of all classes so far (the joint upper bound, by permission).
+    """
+    ends = list(accumulate(len(classes) for classes in plan))
+    for index in range(start, len(plan)):
+        first = ends[index] - len(plan[index])
+        classes, begin = (sum(plan[: index + 1], []), 0) if everything else (plan[index], first)
+        yield Task(
+            index,
+            range(first, ends[index]),
+            take(dataset.train, classes, begin, device),
+            take(dataset.val, classes, begin, device),
+        )

@@ -1,0 +1,76 @@
+"""What a run tells its trackers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """A run begins or goes on.
+
+    Attributes:
+        name: short and readable, e.g. `pbcblood-ccsi-s0`.
+        folder: the run's folder, absolute; it exists.
+        config: the resolved configuration.
+        tasks: classes' names of each task, in order.
+        resumed_at: how many lines of `metrics.jsonl` are valid (0 for a fresh start).
+    """
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    tasks: tuple[tuple[str, ...], ...]
+    resumed_at: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A logging point inside a phase (at most a few a second; values are already on the host).
+
+    Attributes:
+        task: 0-based. phase: `synthesis`, `training`, … step: 1-based, of `steps` in this phase.
+        metrics: name → value: loss parts (`loss`, `loss_ce`, `loss_distillation`, …), `val_accuracy`, `lr`.
+    """
+
+    task: int
+    phase: str
+    step: int
+    steps: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TaskEnd:
+    """A task was learned, evaluated and checkpointed.
+
+    Attributes:
+        task: 0-based, of `tasks`.
+        figures: `val_micro`, `val_macro`, `val_average_incremental` and, when test is evaluated, the same with
+            `test_`; fractions in [0, 1]. `seconds` spent so far.
+        confusion: split → counts [n_seen][n_seen], rows are true classes.
+        impressions: PNG of this task's impressions in the run's folder, if any were made.
+    """
+
+    task: int
+    tasks: int
+    figures: Mapping[str, float]
+    confusion: Mapping[str, list[list[int]]]
+    impressions: Path | None = None
+
+
+class Tracker(Protocol):
+    """Something that shows or stores what happens. All methods are called from the run's own thread."""
+
+    def start(self, run: RunStart) -> None:
+        """Before the first step; raises UserError if it cannot work (no key, no network)."""
+
+    def progress(self, event: Progress) -> None:
+        """At a logging point."""
+
+    def task_end(self, event: TaskEnd) -> None:
+        """After a task."""
+
+    def finish(self, result: Mapping[str, Any] | None) -> None:
+        """At the end, with the contents of result.json; None when the run was stopped or failed."""
