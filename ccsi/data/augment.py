@@ -1,0 +1,64 @@
+"""Batched augmentation on the device: one affine resampling and one colour change for the whole batch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ccsi.checks import NonNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random changes, drawn per image.
+
+    Args:
+        flip_horizontal, flip_vertical, transpose: each with probability 1/2 (all three: the eight
+            symmetries of the square).
+        shift: at most so many pixels, each axis, uniform.
+        rotate: at most so many degrees either way, uniform. scale: log-uniform in [1/(1+scale), 1+scale].
+        brightness, colour: the image (each channel) times a factor log-uniform in [1/(1+b), 1+b].
+        gamma: x^γ with γ log-uniform in [1/(1+gamma), 1+gamma]. Zeros (padding) stay zeros in all of these.
+    """
+
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    transpose: bool = False
+    shift: NonNegative = 0.0
+    rotate: NonNegative = 0.0
+    scale: NonNegative = 0.0
+    brightness: NonNegative = 0.0
+    colour: NonNegative = 0.0
+    gamma: NonNegative = 0.0
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Float [N, C, S, S] in [0, 1] to the same; `generator` lives on x's device."""
+        n, channels, _, size = x.shape
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(n, *shape, generator=generator, device=x.device, dtype=x.dtype) * 2 - 1
+
+        def sign(wanted: bool) -> Tensor:
+            return torch.where(uniform() < 0, -1.0, 1.0) if wanted else torch.ones(n, device=x.device)
+
+        def factor(amount: float, *shape: int) -> Tensor:
+            return (uniform(*shape) * torch.log1p(torch.tensor(amount))).exp()
+
+        if any((self.flip_horizontal, self.flip_vertical, self.transpose, self.shift, self.rotate, self.scale)):
+            angle = uniform() * self.rotate * torch.pi / 180
+            zoom = factor(self.scale)
+            cos, sin = angle.cos() * zoom, angle.sin() * zoom
+            rows = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)  # [N, 2, 2]
+            flips = torch.stack([sign(self.flip_horizontal), sign(self.flip_vertical)], 1).to(x.dtype)
+            rows = rows * flips[:, :, None]
+            if self.transpose:
+                rows = torch.where(uniform()[:, None, None] < 0, rows.flip(1), rows)
+            moves = uniform(2, 1) * (2 * self.shift / size)
+            grid = F.affine_grid(torch.cat([rows, moves], 2), [n, channels, size, size], align_corners=False)
+            x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        if self.gamma:
+            x = x.clamp(min=0) ** factor(self.gamma, 1, 1, 1)
+        if self.brightness or self.colour:
+            x = (x * (factor(self.brightness, 1, 1, 1) * factor(self.colour, channels, 1, 1))).clamp(max=1)
+        return x

@@ -1,0 +1,81 @@
+"""The update's losses (METHOD section 5): pure functions of tensors to a scalar."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def distillation(features: Tensor, old_features: Tensor) -> Tensor:
+    """Less-forget distillation: mean(1 − cos(f(x), f_{t−1}(x))). Both [N, D]. LUCIR, eq. 6."""
+    return (1 - F.cosine_similarity(features, old_features)).mean()
+
+
+def margin(cosines: Tensor, labels: Tensor, n_old: int, m: float = 0.3, k: int = 1) -> Tensor:
+    """Old classes' images keep a distance from the K nearest new prototypes. LUCIR, eq. 8.
+
+    Mean over old-class images and their top-K new classes of max(0, m − s_y + s_new); 0 without old images.
+
+    Args:
+        cosines: [N, n_classes], before σ. labels: int64 [N]. n_old: classes below it are old.
+        m: margin in cosine units. k: new classes per image (at most n_new count).
+    """
+    k = min(k, cosines.shape[1] - n_old)
+    is_old = (labels < n_old).to(cosines.dtype)
+    own = cosines.gather(1, labels[:, None])
+    hardest = cosines[:, n_old:].topk(k, dim=1).values
+    violations = F.relu(m - own + hardest).mean(1)
+    return (violations * is_old).sum() / is_old.sum().clamp(min=1)
+
+
+def class_centroids(scores: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """The mean score vector of each class in a batch.
+
+    Args:
+        scores: [N, n_classes]. labels: int64 [N].
+
+    Returns:
+        centroids [n_classes, n_classes] (zero where absent), and which classes are present, bool [n_classes].
+    """
+    # a matrix product with one-hot rows: deterministic on every device, unlike index_add
+    member = F.one_hot(labels, n_classes).to(scores.dtype)
+    counts = member.sum(0)
+    return (member.T @ scores) / counts.clamp(min=1)[:, None], counts > 0
+
+
+def moving_centroids(
+    before: Tensor, seen: Tensor, batch: Tensor, present: Tensor, rho: float
+) -> tuple[Tensor, Tensor]:
+    """S ← (1−ρ)·S + ρ·s_batch for classes in the batch; a class's first batch sets it; absent ones stay.
+
+    Args:
+        before: S, [n, n]; seen: bool [n], which rows of S are set; batch, present: from `class_centroids`.
+
+    Returns:
+        the new S (gradients flow through `batch` only) and the new `seen`.
+    """
+    moved = torch.where(seen[:, None], (1 - rho) * before.detach() + rho * batch, batch)
+    return torch.where(present[:, None], moved, before.detach()), seen | present
+
+
+def intra_domain_conservative(
+    target: Tensor, source: Tensor, both: Tensor, tau: float, form: Literal["sum", "per_class"] = "sum"
+) -> Tensor:
+    """IdC: a target class's centroid lies by the same class's source centroid, away from the others'.
+
+    `sum`: −log Σ_c e^{cos(T_c,S_c)/τ} + log Σ_{c,c'} e^{cos(T_c,S_c')/τ} (the paper's);
+    `per_class`: mean over c of −log softmax_{c'}(cos(T_c,S_c')/τ)_c (InfoNCE). 0 if `both` is empty.
+
+    Args:
+        target, source: T and S, [n, n] rows per class; both: bool [n], classes that have both centroids.
+    """
+    similarity = F.normalize(target) @ F.normalize(source).T / tau
+    pairs = both[:, None] & both[None, :]
+    masked = similarity.masked_fill(~pairs, -1e9)  # finite, so that an empty `both` has a zero gradient, not NaN
+    own = similarity.diagonal().masked_fill(~both, -1e9)
+    if form == "sum":
+        loss = masked.flatten().logsumexp(0) - own.logsumexp(0)
+    else:
+        loss = ((masked.logsumexp(1) - own) * both).sum() / both.sum().clamp(min=1)
+    return loss * both.any()

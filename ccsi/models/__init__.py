@@ -1,0 +1,17 @@
+"""Continual Normalization, backbones, and the growing cosine classifier."""
+
+from ccsi.models.backbones import Backbone, ccsi_large, ccsi_small, resnet
+from ccsi.models.net import IncrementalNet, imprinted_prototypes, random_prototypes
+from ccsi.models.norm import ContinualNorm2d, Tap
+
+__all__ = [
+    "Backbone",
+    "ContinualNorm2d",
+    "IncrementalNet",
+    "Tap",
+    "ccsi_large",
+    "ccsi_small",
+    "imprinted_prototypes",
+    "random_prototypes",
+    "resnet",
+]

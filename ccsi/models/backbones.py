@@ -1,0 +1,198 @@
+"""The networks of METHOD section 2, and torchvision's ResNets with their norms replaced."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import models as tv
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from ccsi.checks import PositiveInt
+from ccsi.errors import UserError
+from ccsi.models.norm import ContinualNorm2d, Tap
+
+Norm = Literal["cn", "batch"]
+
+
+class Backbone(nn.Module):
+    """Images to features. Subclasses set `n_features`.
+
+    `forward(x, taps, update)` takes float [N, C, H, W] in [0, 1] and gives [N, n_features]; every norm layer
+    appends to `taps` in order (the stem's first); `update=False` leaves running moments alone.
+    """
+
+    n_features: int
+
+    def forward(self, x: Tensor, taps: list[Tap] | None = None, update: bool = True) -> Tensor:
+        raise NotImplementedError
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut; `relu=False` leaves out the last ReLU (LUCIR)."""
+
+    def __init__(self, inside: int, outside: int, stride: int, groups: int | None, relu: bool = True) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.norm1 = ContinualNorm2d(outside, groups)
+        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.norm2 = ContinualNorm2d(outside, groups)
+        self.relu = relu
+        self.shortcut: nn.Conv2d | None = None
+        if inside != outside or stride != 1:
+            self.shortcut = nn.Conv2d(inside, outside, 1, stride, bias=False)
+            self.shortcut_norm = ContinualNorm2d(outside, groups)
+
+    def forward(self, x: Tensor, taps: list[Tap] | None, update: bool) -> Tensor:
+        """[N, inside, H, W] to [N, outside, H/stride, W/stride]."""
+        h = F.relu(self.norm1(self.conv1(x), taps, update))
+        h = self.norm2(self.conv2(h), taps, update)
+        h = h + (x if self.shortcut is None else self.shortcut_norm(self.shortcut(x), taps, update))
+        return F.relu(h) if self.relu else h
+
+
+class ResidualNet(Backbone):
+    """A 3x3 stem of stride 2 and residual stages; the features are the average-pooled last map, flattened."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        widths: list[int],
+        blocks: int,
+        stride: int,
+        pool: int,
+        last_relu: bool,
+        groups: int | None,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(in_channels, widths[0], 3, 2, 1, bias=False)
+        self.stem_norm = ContinualNorm2d(widths[0], groups)
+        self.blocks = nn.ModuleList()
+        inside = widths[0]
+        for stage, width in enumerate(widths):
+            for number in range(blocks):
+                is_last = stage == len(widths) - 1 and number == blocks - 1
+                relu = last_relu or not is_last
+                self.blocks.append(ResidualBlock(inside, width, stride if number == 0 else 1, groups, relu))
+                inside = width
+        self.pool = pool
+        self.n_features = inside * pool * pool
+
+    def forward(self, x: Tensor, taps: list[Tap] | None = None, update: bool = True) -> Tensor:
+        h = F.relu(self.stem_norm(self.stem(x), taps, update))
+        for block in self.blocks:
+            h = block(h, taps, update)
+        return F.adaptive_avg_pool2d(h, self.pool).flatten(1)
+
+
+class TorchvisionResNet(Backbone):
+    """A torchvision ResNet without its classifier, every BatchNorm2d replaced by ContinualNorm2d.
+
+    Learned scale, shift and running moments are taken over. Its modules are walked here rather than
+    called, because their own `forward` could not return what the norm layers saw.
+    """
+
+    def __init__(self, net: ResNet, groups: int | None) -> None:
+        super().__init__()
+        self.n_features = net.fc.in_features
+        net.fc = nn.Identity()  # type: ignore[assignment]  # torchvision types it as Linear
+        self.net = net
+        for parent in list(net.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.BatchNorm2d):
+                    norm = ContinualNorm2d(child.num_features, groups, child.momentum or 0.1, child.eps)
+                    norm.load_state_dict({key: child.state_dict()[key] for key in norm.state_dict()})
+                    setattr(parent, name, norm)
+
+    def forward(self, x: Tensor, taps: list[Tap] | None = None, update: bool = True) -> Tensor:
+        net = self.net
+        h = net.maxpool(F.relu(net.bn1(net.conv1(x), taps, update)))
+        for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
+            for block in layer:
+                h = self._block(block, h, taps, update)
+        return net.avgpool(h).flatten(1)
+
+    @staticmethod
+    def _block(block: BasicBlock | Bottleneck, x: Tensor, taps: list[Tap] | None, update: bool) -> Tensor:
+        parts = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
+        if isinstance(block, Bottleneck):
+            parts.append((block.conv3, block.bn3))
+        h = x
+        for number, (conv, norm) in enumerate(parts):
+            h = norm(conv(h if number == 0 else F.relu(h)), taps, update)
+        if block.downsample is not None:
+            conv, norm = block.downsample
+            x = norm(conv(x), taps, update)
+        return F.relu(h + x)
+
+
+def ccsi_small(
+    in_channels: int, generator: torch.Generator, norm: Norm = "cn", groups: PositiveInt = 8
+) -> ResidualNet:
+    """METHOD's network for 28/32 px: 16/32/64 channels, stride 1 after the stem, 2x2 pooling, 256-d."""
+    net = ResidualNet(in_channels, [16, 32, 64], 1, 1, 2, True, groups if norm == "cn" else None)
+    initialise(net, generator)
+    return net
+
+
+def ccsi_large(
+    in_channels: int, generator: torch.Generator, norm: Norm = "cn", groups: PositiveInt = 8
+) -> ResidualNet:
+    """METHOD's network for 224 px: four stages of two blocks, 16/32/64/128, stride 2 each, 128-d."""
+    net = ResidualNet(in_channels, [16, 32, 64, 128], 2, 2, 1, False, groups if norm == "cn" else None)
+    initialise(net, generator)
+    return net
+
+
+def resnet(
+    in_channels: int,
+    generator: torch.Generator,
+    arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet18",
+    norm: Norm = "cn",
+    groups: PositiveInt = 8,
+    stem: Literal["imagenet", "small"] = "imagenet",
+    weights: str | None = None,
+) -> TorchvisionResNet:
+    """A torchvision ResNet.
+
+    Args:
+        stem: `imagenet` (7x7, stride 2, max-pool) or `small` (3x3, stride 1, no pooling) for images up to 64 px.
+        weights: None, the path of a state_dict file (.pt, .pth), or a name of torchvision's weights
+            enum such as `IMAGENET1K_V1` (downloaded by torchvision to TORCH_HOME).
+
+    Raises:
+        UserError: weights that cannot be read, fetched, or that do not fit.
+    """
+    net: ResNet = getattr(tv, arch)(weights=None)
+    initialise(net, generator)
+    if weights is not None:
+        try:
+            if Path(weights).suffix in (".pt", ".pth"):
+                state = torch.load(weights, map_location="cpu", weights_only=True)
+            else:
+                state = tv.get_model_weights(arch)[weights].get_state_dict(progress=False, check_hash=True)
+            net.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")}, strict=False)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"model.weights={weights}: cannot be used for {arch} ({reason}); expected a state_dict file "
+                f"ending in .pt or .pth, or one of {', '.join(w.name for w in tv.get_model_weights(arch))}."
+            ) from error
+    if stem == "small":
+        net.conv1 = nn.Conv2d(in_channels, 64, 3, 1, 1, bias=False)
+        net.maxpool = nn.Identity()  # type: ignore[assignment]  # typed as MaxPool2d
+        initialise(net.conv1, generator)
+    elif in_channels != 3:
+        if weights is not None:
+            raise UserError(f"model.weights={weights} is for RGB images; set dataset.channels=3.")
+        net.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
+        initialise(net.conv1, generator)
+    return TorchvisionResNet(net, groups if norm == "cn" else None)
+
+
+def initialise(net: nn.Module, generator: torch.Generator) -> None:
+    """Kaiming-normal (fan out, ReLU) for every convolution, drawn from `generator` in module order."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)

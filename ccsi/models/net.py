@@ -1,0 +1,70 @@
+"""The growing cosine classifier on a backbone (METHOD section 3; LUCIR, CVPR 2019)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ccsi.models.backbones import Backbone
+from ccsi.models.norm import Tap
+
+
+class IncrementalNet(nn.Module):
+    """z_c(x) = σ · cos(f(x), w_c), with prototypes w added task by task.
+
+    Old and new prototypes are two parameters, so that freezing the old ones is leaving them out of the
+    optimizer: neither momentum nor weight decay can move them.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.old = nn.Parameter(torch.empty(0, backbone.n_features))
+        self.new = nn.Parameter(torch.empty(0, backbone.n_features))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    @property
+    def n_classes(self) -> int:
+        """Classes the net can tell apart now."""
+        return len(self.old) + len(self.new)
+
+    def features(self, x: Tensor, taps: list[Tap] | None = None, update: bool = True) -> Tensor:
+        """f(x): float [N, C, H, W] in [0, 1] to [N, D]."""
+        features: Tensor = self.backbone(x, taps, update)
+        return features
+
+    def cosines(self, features: Tensor) -> Tensor:
+        """cos(f, w_c) for all classes: [N, D] to [N, n_classes] in [-1, 1]."""
+        return F.linear(F.normalize(features), F.normalize(torch.cat([self.old, self.new])))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits z: [N, C, H, W] to [N, n_classes]."""
+        return self.scale * self.cosines(self.features(x))
+
+    def grow(self, prototypes: Tensor) -> None:
+        """The new prototypes become old ones; `prototypes` [n_new, D] are the new ones."""
+        self.resize(self.n_classes, len(prototypes), torch.cat([self.old, self.new, prototypes.to(self.old)]))
+
+    def resize(self, n_old: int, n_new: int, prototypes: Tensor | None = None) -> None:
+        """Room for so many prototypes (before a state is loaded), filled with `prototypes` if given."""
+        shape = (n_old + n_new, self.backbone.n_features)
+        rows = torch.zeros(shape).to(self.old) if prototypes is None else prototypes.detach().clone()
+        self.old, self.new = nn.Parameter(rows[:n_old].clone()), nn.Parameter(rows[n_old:].clone())
+
+
+def random_prototypes(n: int, dim: int, generator: torch.Generator) -> Tensor:
+    """[n, dim], uniform in ±1/sqrt(dim), as LUCIR starts."""
+    return (torch.rand(n, dim, generator=generator) * 2 - 1) / dim**0.5
+
+
+def imprinted_prototypes(features: Tensor, labels: Tensor, classes: range, old: Tensor) -> Tensor:
+    """The mean of the normalized features of each class, rescaled to the mean norm of the old prototypes.
+
+    Args:
+        features: [N, D]; labels: int64 [N]; classes: whose rows to make; old: [n_old, D], n_old >= 1.
+
+    Returns:
+        [len(classes), D]. Source: Qi et al., CVPR 2018 (imprinting); METHOD section 3.
+    """
+    unit = F.normalize(features)
+    means = torch.stack([unit[labels == c].mean(0) for c in classes])
+    return F.normalize(means) * old.norm(dim=1).mean()
