@@ -105,10 +105,14 @@ class Source(ABC):
                 raw = first_of_each_class(raw, self.max_per_class)
             images = fit_images(raw.images, self.size, self.fit, self.channels, where=f"{self.name} ({split})")
             ready[split] = Labelled(images, torch.from_numpy(raw.labels))
+        if len({part.images.shape[1] for part in ready.values()}) > 1:
+            raise UserError(
+                f"{self.name}: some splits are grey and some RGB; expected one kind, or dataset.channels set."
+            )
         digest = hashlib.sha256()
         for part in ready.values():
-            digest.update(part.images.numpy())
-            digest.update(part.labels.numpy())
+            digest.update(part.images.numpy().data)
+            digest.update(part.labels.numpy().data)
         return Dataset(self.name, class_names, ready["train"], ready["val"], ready["test"], digest.hexdigest())
 
 
@@ -116,7 +120,9 @@ def check_labels(raw: Raw, split: str, class_names: tuple[str, ...], where: str)
     """Every label in range and every class present, or UserError."""
     n = len(class_names)
     if len(raw.images) != len(raw.labels):
-        raise UserError(f"{where}: {split} has {len(raw.images)} images but {len(raw.labels)} labels; expected as many.")
+        raise UserError(
+            f"{where}: {split} has {len(raw.images)} images but {len(raw.labels)} labels; expected as many."
+        )
     if len(raw.labels) == 0:
         raise UserError(f"{where}: {split} is empty; expected images of {n} classes.")
     low, high = int(raw.labels.min()), int(raw.labels.max())

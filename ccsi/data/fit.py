@@ -35,7 +35,7 @@ def fit_images(
         x = x.expand(-1, 3, -1, -1)
     elif channels == 1 and x.shape[1] == 3:
         luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-        x = torch.cat([(part * luma).sum(1, keepdim=True).round().to(torch.uint8) for part in x.split(1024)])
+        x = torch.cat([(part * luma).sum(1, keepdim=True).round().to(torch.uint8) for part in torch.split(x, 1024)])
     height, width = x.shape[2:]
     if fit == "pad":
         if max(height, width) > size:
@@ -48,7 +48,7 @@ def fit_images(
     elif (height, width) != (size, size):
         parts = [
             F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
-            for part in x.split(1024)
+            for part in torch.split(x, 1024)
         ]
         x = torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
     return x.contiguous()

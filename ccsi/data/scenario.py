@@ -114,7 +114,8 @@ def make_tasks(
     ends = list(accumulate(len(classes) for classes in plan))
     for index in range(start, len(plan)):
         first = ends[index] - len(plan[index])
-        classes, begin = (sum(plan[: index + 1], []), 0) if everything else (plan[index], first)
+        so_far = [label for classes in plan[: index + 1] for label in classes]
+        classes, begin = (so_far, 0) if everything else (plan[index], first)
         yield Task(
             index,
             range(first, ends[index]),

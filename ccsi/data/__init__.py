@@ -1,0 +1,28 @@
+"""The data room: sources of images, the scenario that deals their classes into tasks, and the tasks.
+
+A source reads uint8 images in three splits and brings them to the model's input size (`Source.load`);
+a `Scenario` says which classes come when; `make_tasks` cuts a `Dataset` into `Task`s on the training
+device. Nothing here knows a model, and only the evaluator is handed `Dataset.test`.
+"""
+
+from ccsi.data.dataset import Dataset, Labelled, Source
+from ccsi.data.digits import Digits
+from ccsi.data.folder import Folder
+from ccsi.data.medmnist import MedMNIST
+from ccsi.data.npz import Npz
+from ccsi.data.scenario import Scenario, Task, make_tasks
+from ccsi.data.torchvision_sets import TorchVision
+
+__all__ = [
+    "Dataset",
+    "Digits",
+    "Folder",
+    "Labelled",
+    "MedMNIST",
+    "Npz",
+    "Scenario",
+    "Source",
+    "Task",
+    "TorchVision",
+    "make_tasks",
+]

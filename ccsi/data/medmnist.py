@@ -1,0 +1,74 @@
+"""The 2-D single-label sets of MedMNIST v2 / MedMNIST+, at four resolutions."""
+
+import ast
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from ccsi.data.dataset import Raw, Source
+from ccsi.data.download import data_folder, fetch
+from ccsi.data.npz import read_npz
+from ccsi.errors import UserError
+
+Flag = Literal[
+    "bloodmnist",
+    "breastmnist",
+    "dermamnist",
+    "octmnist",
+    "organamnist",
+    "organcmnist",
+    "organsmnist",
+    "pathmnist",
+    "pneumoniamnist",
+    "retinamnist",
+    "tissuemnist",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MedMNIST(Source):
+    """A set of MedMNIST with its official splits, downloaded on first use and verified on every use.
+
+    URL, MD5 and class names are those of the installed `medmnist` package. RetinaMNIST's five grades, an
+    ordinal regression there, are five classes here; ChestMNIST (several labels an image) is not offered.
+    Source: Yang et al., "MedMNIST v2", Scientific Data 2023.
+
+    Args:
+        flag: the set's short name.
+        resolution: side of the stored images in pixels; `size` must hold it, or `fit` be resize.
+        root: folder of the .npz files, under the names that `medmnist` gives them; None: CCSI_DATA from the
+            environment, or ~/.cache/ccsi.
+    """
+
+    flag: Flag
+    resolution: Literal[28, 64, 128, 224] = 28
+    root: str | None = None
+
+    def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
+        """See `Source.read`."""
+        about = info()[self.flag]
+        suffix = "" if self.resolution == 28 else f"_{self.resolution}"
+        path = data_folder(self.root) / f"{self.flag}{suffix}.npz"
+        fetch(about[f"url{suffix}"], path, about[f"MD5{suffix}"])
+        return read_npz(path, [about["label"][str(label)] for label in range(len(about["label"]))])
+
+
+@cache
+def info() -> dict[str, dict[str, Any]]:
+    """The table INFO of the installed `medmnist`, read from its source text.
+
+    Importing the package would create ~/.medmnist, and nothing is to be written outside the data folder.
+    """
+    spec = find_spec("medmnist")
+    if spec is None or spec.origin is None:
+        raise UserError("The package medmnist is not installed; expected it beside ccsi: pip install medmnist.")
+    tree = ast.parse(Path(spec.origin).with_name("info.py").read_text(encoding="utf-8"))
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == "INFO" for t in statement.targets
+        ):
+            table: dict[str, dict[str, Any]] = ast.literal_eval(statement.value)
+            return table
+    raise UserError(f"The installed medmnist ({spec.origin}) has no table INFO; expected version 3.")
