@@ -10,14 +10,16 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Union
 
 import annotated_types
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -44,7 +46,12 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base=None):
         try:
-            cfg = compose(name, overrides=list(overrides))
+            cfg = compose(name, overrides=list(overrides), return_hydra_config=True)
+            chosen = cfg.hydra.runtime.choices
+            OmegaConf.set_struct(cfg, False)
+            del cfg["hydra"]
+            if "name" in cfg and cfg.name is None:
+                cfg.name = f"{chosen.dataset}-{chosen.learner}"
             plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error, overrides, name)) from error
@@ -102,7 +109,7 @@ def build(config: Config) -> Any:
     """
     check(config)
     try:
-        return instantiate(config, _convert_="all")
+        made = instantiate(config, _convert_="all")
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, UserError):
@@ -110,6 +117,8 @@ def build(config: Config) -> Any:
         if cause is not None:
             raise UserError(str(cause)) from error
         raise
+    # a run writes down the configuration it was made from
+    return partial(made, config=config) if "config" in inspect.signature(made).parameters else made
 
 
 def _check_node(node: Mapping[str, Any], prefix: str) -> None:
@@ -209,3 +218,40 @@ def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
                 options = sorted(str(path.relative_to(here).with_suffix("")) for path in here.rglob("*.yaml"))
                 return f"{override} names no file in configs/{group}; expected one of {', '.join(options)}."
     return first
+
+
+def from_arguments(arguments: Sequence[str], name: str = "config") -> Config:
+    """The configuration a command line asks for: overrides, or a complete .yaml file first and changes to it.
+
+    Raises:
+        UserError: see `load`; also a file that cannot be read, or changes to it that are not key=value.
+    """
+    files_given = [a for a in arguments if "=" not in a and a.endswith((".yaml", ".yml"))]
+    if not files_given:
+        return load(arguments, name)
+    changes = [a for a in arguments if a not in files_given]
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(files_given[0]), resolve=True)
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{files_given[0]}: cannot be read as a configuration ({type(error).__name__}).") from error
+    if len(files_given) > 1 or not isinstance(tree, dict) or "_target_" not in tree:
+        raise UserError(f"{files_given[-1]}: expected one file with a run's complete configuration, as --show prints it.")
+    try:
+        parsed = OverridesParser.create().parse_overrides(changes)
+    except HydraException as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    return apply({str(k): v for k, v in tree.items()}, {o.key_or_group: o.value() for o in parsed})
+
+
+def to_yaml(config: Config) -> str:
+    """A configuration as the text of a file that `from_arguments` reads."""
+    return OmegaConf.to_yaml(OmegaConf.create(config))
+
+
+def groups_help() -> str:
+    """The config groups and their choices, a line each."""
+    lines = []
+    for group in sorted(path for path in config_dir().iterdir() if path.is_dir()):
+        choices = sorted(str(path.relative_to(group).with_suffix("")) for path in group.rglob("*.yaml"))
+        lines.append(f"  {group.name:11} {', '.join(choices)}")
+    return "\n".join(lines)

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal, TypedDict
+from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic does not take typing.TypedDict before Python 3.12
 
 from ccsi.checks import PositiveInt
-from ccsi.data.dataset import Dataset, Labelled
+from ccsi.data.dataset import Labelled
 from ccsi.errors import UserError
 from ccsi.rng import Streams
 
@@ -105,11 +106,16 @@ def take(part: Labelled, classes: list[int], start: int, device: torch.device) -
 
 
 def make_tasks(
-    dataset: Dataset, plan: list[list[int]], device: torch.device, start: int = 0, everything: bool = False
+    train: Labelled,
+    val: Labelled,
+    plan: list[list[int]],
+    device: torch.device,
+    start: int = 0,
+    everything: bool = False,
 ) -> Iterator[Task]:
     """The tasks of `plan`, from number `start` on, each made when it is asked for.
 
-    `everything` hands each task the images of all classes so far (the joint upper bound, by permission).
+    `train` and `val` carry original labels. `everything` hands each task the images of all classes so far (the joint upper bound, by permission).
     """
     ends = list(accumulate(len(classes) for classes in plan))
     for index in range(start, len(plan)):
@@ -119,6 +125,6 @@ def make_tasks(
         yield Task(
             index,
             range(first, ends[index]),
-            take(dataset.train, classes, begin, device),
-            take(dataset.val, classes, begin, device),
+            take(train, classes, begin, device),
+            take(val, classes, begin, device),
         )

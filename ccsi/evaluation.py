@@ -1,0 +1,61 @@
+"""The only place that holds images of other tasks: it sees the learner, never the other way round."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ccsi import metrics
+from ccsi.data import Labelled
+from ccsi.data.scenario import take
+from ccsi.learners import Learner
+
+
+class Evaluator:
+    """Accuracy on one split (val or test) of all classes seen so far, once after each task.
+
+    Args:
+        split: uint8 images with original labels. plan: original classes of each task.
+        device: where scores are computed.
+    """
+
+    def __init__(self, split: Labelled, plan: Sequence[Sequence[int]], device: torch.device, batch: int = 512) -> None:
+        self.plan, self.device, self.batch = plan, device, batch
+        order = [c for classes in plan for c in classes]
+        self.images = take(split, order, 0, torch.device("cpu"))
+        self.confusions: list[list[list[int]]] = []
+        self.aucs: list[float] = []
+
+    @torch.no_grad()
+    def __call__(self, learner: Learner) -> None:
+        """Score the images of the classes seen so far and keep confusion matrix and AUC.
+
+        The learner is given batches of pixels in a buffer that is overwritten afterwards: whatever it
+        might keep of them holds no image.
+        """
+        n_seen = sum(len(classes) for classes in self.plan[: len(self.confusions) + 1])
+        wanted = self.images.labels < n_seen
+        images, labels = self.images.images[wanted], self.images.labels[wanted]
+        scores = []
+        for part in images.split(self.batch):
+            x = part.to(self.device).float() / 255
+            scores.append(learner.scores(x).double().cpu())
+            x.zero_()
+        probabilities = torch.cat(scores).softmax(1)
+        guesses = probabilities.argmax(1)
+        counts = torch.bincount(labels * n_seen + guesses, minlength=n_seen * n_seen).view(n_seen, n_seen)
+        self.confusions.append(counts.tolist())
+        self.aucs.append(metrics.auc(labels.numpy(), probabilities.numpy().astype(np.float64)))
+
+    def figures(self) -> dict[str, Any]:
+        """All figures after the tasks evaluated so far (see `ccsi.metrics.figures`)."""
+        return metrics.figures(self.confusions, [len(classes) for classes in self.plan], self.aucs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted so far."""
+        return {"confusions": list(self.confusions), "aucs": list(self.aucs)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.confusions, self.aucs = list(state["confusions"]), list(state["aucs"])

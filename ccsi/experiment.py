@@ -1,0 +1,451 @@
+"""The spine: one run, from a data set and a learner to a folder of results. Every driver calls `run`."""
+
+import copy
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from ccsi import metrics
+from ccsi.checkpoint import Checkpoints, sha256_of, write_atomically
+from ccsi.checks import NonNegative, NonNegativeInt, PositiveInt
+from ccsi.data import Dataset, Labelled, Scenario, Source
+from ccsi.data.scenario import make_tasks, take
+from ccsi.errors import UserError
+from ccsi.evaluation import Evaluator
+from ccsi.learners import Learner, Stored
+from ccsi.learners.base import ModelFactory
+from ccsi.rng import Streams
+from ccsi.stage import Stages
+from ccsi.tracking import Progress, RunStart, TaskEnd, Trackers
+from ccsi.training import Training
+
+NOT_COMPARED = ("run_dir", "tracking", "report", "checkpoint_every")
+"""Settings that may differ when a run goes on: they do not touch the result."""
+
+PROTOCOLS = {
+    "all_tasks": "joint training on the images of all tasks (upper bound)",
+    "unlabeled_pool": "transductive: uses unlabelled val images of all classes seen",
+    "test_images": "leaks unlabelled test images into training (only to measure the leak)",
+}
+"""What a permission means for the figures it was used for."""
+
+
+class LearnerFactory(Protocol):
+    """A configured learner, still without what a run gives it."""
+
+    def __call__(
+        self, *, model: ModelFactory, in_channels: int, training: Training, streams: Streams, device: torch.device
+    ) -> Learner: ...
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run. folder: where its files are; figures: the content of result.json."""
+
+    folder: Path
+    figures: dict[str, Any]
+
+
+def run(
+    *,
+    dataset: Source,
+    scenario: Scenario,
+    model: ModelFactory,
+    learner: LearnerFactory,
+    training: Training,
+    tracking: Trackers,
+    name: str,
+    seed: NonNegativeInt = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    threads: PositiveInt = 1,
+    run_dir: str | None = None,
+    evaluate_test: bool = True,
+    report: bool = True,
+    checkpoint_every: NonNegative = 60.0,
+    config: Mapping[str, Any] | None = None,
+    on_task_end: Callable[[TaskEnd], None] | None = None,
+) -> RunResult:
+    """Learn task after task, evaluate after each, and leave everything in the run's folder.
+
+    The same call with the same `run_dir` goes on where the last one was interrupted, to the same bits.
+
+    Args:
+        name: short, for tables and trackers. threads: CPU threads of torch; part of the configuration,
+            because sums over threads differ in their last bits.
+        run_dir: the run's folder; None: runs/<name>. evaluate_test: False keeps test out of reach (tuning).
+        report: draw pictures at the end (they may show a few real images of the data).
+        checkpoint_every: seconds between checkpoints inside a stage.
+        config: the resolved configuration, for the record. on_task_end: called after each task's checkpoint.
+
+    Raises:
+        UserError: settings that do not fit together, a folder that holds something else. Nothing is written.
+    """
+    started = time.monotonic()
+    torch.set_num_threads(threads)
+    where = torch_device(device)
+    if where.type == "cuda":
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    streams = Streams(seed)
+    settings = dict(config or {})
+    folder = Path(run_dir or f"runs/{name}-s{seed}-{short_hash(settings)}").absolute()
+    with claimed(folder, settings) as saved:
+        data = dataset.load()
+        plan = scenario.plan(len(data.class_names), streams)
+        method = learner(
+            model=model, in_channels=data.train.images.shape[1], training=training, streams=streams, device=where
+        )
+        method.check(len(plan))
+        if saved is not None and saved["data"] != data.checksum:
+            raise UserError(f"{folder} was begun on other images (their checksum differs); choose another run_dir.")
+        evaluators = {"val": Evaluator(data.val, plan, where)}
+        if evaluate_test:
+            evaluators["test"] = Evaluator(data.test, plan, where)
+        order = [c for classes in plan for c in classes]
+        journal = Journal(folder, tracking, checkpoint_every, where, started)
+        write_config(folder, settings)
+        result: dict[str, Any] | None = None
+        try:
+            names = tuple(tuple(data.class_names[c] for c in classes) for classes in plan)
+            tracking.start(RunStart(f"{name}-s{seed}", folder, settings, names, saved["lines"] if saved else 0))
+            made = learn_all(data, plan, method, evaluators, journal, folder, saved, on_task_end)
+            result = {
+                "schema": 1,
+                "name": f"{name}-s{seed}",
+                "dataset": {
+                    "name": data.name,
+                    "checksum": data.checksum,
+                    "class_names": [data.class_names[c] for c in order],
+                    "train": len(data.train),
+                    "val": len(data.val),
+                    "test": len(data.test),
+                },
+                "scenario": {"class_order": order, "classes_per_task": [len(classes) for classes in plan]},
+                "seed": seed,
+                **outcome(method, evaluators),
+                "impressions_sha256": made,
+                "seconds": journal.seconds | {"total": journal.total()},
+                "peak_memory_bytes": journal.peak_bytes,
+                "threads": threads,
+                "device": device_name(where),
+                "versions": {"python": platform.python_version()}
+                | {package: version(package) for package in ("torch", "torchvision", "numpy")},
+                "commit": commit(),
+            }
+            write_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
+            if report:
+                draw(folder, data.train, order)
+        finally:
+            tracking.finish(result)
+    return RunResult(folder, result)
+
+
+class Journal:
+    """What a run did and cost so far, and its checkpoint. Holds no image: a learner may reach it.
+
+    Attributes:
+        fixed: the part of a checkpoint that does not change while a task is learned.
+        seconds, peak_bytes: per phase.
+    """
+
+    def __init__(self, folder: Path, trackers: Trackers, every: float, device: torch.device, started: float) -> None:
+        self.checkpoints, self.trackers, self.device = Checkpoints(folder, every), trackers, device
+        self.seconds: dict[str, float] = {}
+        self.peak_bytes: dict[str, int] = {}
+        self.fixed: dict[str, Any] = {}
+        self.started = started
+        self.running: tuple[str, float] | None = None
+
+    @contextmanager
+    def clock(self, phase: str) -> Iterator[None]:
+        """Add the seconds and the peak memory of what runs inside to `phase`."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.running = (phase, time.monotonic())
+        try:
+            yield
+        finally:
+            self.seconds = self.seconds_now()
+            self.running = None
+            self.peak_bytes[phase] = max(self.peak_bytes.get(phase, 0), peak_memory(self.device))
+
+    def seconds_now(self) -> dict[str, float]:
+        """Seconds per phase, and in `total`, over all starts of this run."""
+        seconds = dict(self.seconds)
+        if self.running is not None:
+            phase, began = self.running
+            seconds[phase] = seconds.get(phase, 0.0) + time.monotonic() - began
+        return seconds
+
+    def total(self) -> float:
+        """Seconds of work on this run so far, over all its starts."""
+        return time.monotonic() - self.started
+
+    def stages(self, task: int, saved: dict[str, Any] | None) -> Stages:
+        """The stages of a task, which log, take the time, and save checkpoints here."""
+
+        def offer(make: Callable[[], dict[str, Any]]) -> None:
+            if self.checkpoints.due():
+                self.save(make())
+
+        def log(phase: str, step: int, steps: int, values: Mapping[str, float]) -> None:
+            self.trackers.progress(Progress(task, phase, step, steps, values))
+
+        return Stages(saved, offer, log, self.clock)
+
+    def save(self, stages: dict[str, Any] | None) -> None:
+        """Write the checkpoint: `fixed`, the task's own part, and what was spent."""
+        spent = {"seconds": self.seconds_now(), "total_seconds": self.total(), "peak_bytes": dict(self.peak_bytes)}
+        self.checkpoints.save(self.fixed | spent | {"stages": stages, "lines": self.trackers.files.lines})
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on counting where `state` was saved."""
+        self.seconds, self.peak_bytes = dict(state["seconds"]), dict(state["peak_bytes"])
+        self.started -= state["total_seconds"]
+
+
+def learn_all(
+    data: Dataset,
+    plan: list[list[int]],
+    learner: Learner,
+    evaluators: Mapping[str, Evaluator],
+    journal: Journal,
+    folder: Path,
+    saved: Mapping[str, Any] | None,
+    on_task_end: Callable[[TaskEnd], None] | None,
+) -> list[str]:
+    """Learn and evaluate every task not yet done; returns the SHA-256 of each task's impressions."""
+    done, stages_saved, made = 0, None, list[str]()
+    if saved is not None:
+        done, stages_saved, made = saved["tasks_done"], saved["stages"], list(saved["impressions_sha256"])
+        learner.load_state_dict(saved["learner"])
+        for split, evaluator in evaluators.items():
+            evaluator.load_state_dict(saved["evaluators"][split])
+        journal.load(saved)
+    everything = "all_tasks" in learner.permissions
+    for task in make_tasks(data.train, data.val, plan, journal.device, done, everything):
+        for permission, split in (("unlabeled_pool", data.val), ("test_images", data.test)):
+            if permission in learner.permissions:
+                seen = torch.tensor([c for classes in plan[: task.index + 1] for c in classes])
+                unlabeled = split.images[torch.isin(split.labels, seen)].to(journal.device)
+                task = dataclasses.replace(task, unlabeled=unlabeled)
+        # the learner's state at the start of its task: stages begun later are part of the checkpoint themselves
+        journal.fixed = run_state(data, task.index, copy.deepcopy(learner.state_dict()), evaluators, made)
+        learner.learn(task, journal.stages(task.index, stages_saved))
+        stages_saved = None
+        impressions = keep_impressions(folder, task.index, learner, made)
+        with journal.clock("evaluation"):
+            for evaluator in evaluators.values():
+                evaluator(learner)
+        event = task_end(task.index, len(plan), evaluators, journal, impressions)
+        journal.trackers.task_end(event)
+        journal.fixed = run_state(data, task.index + 1, learner.state_dict(), evaluators, made)
+        journal.save(None)
+        if on_task_end is not None:
+            on_task_end(event)
+    return made
+
+
+def run_state(
+    data: Dataset, tasks_done: int, learner: dict[str, Any], evaluators: Mapping[str, Evaluator], made: list[str]
+) -> dict[str, Any]:
+    """The part of a checkpoint that stays the same while a task is learned."""
+    return {
+        "data": data.checksum,
+        "tasks_done": tasks_done,
+        "learner": learner,
+        "evaluators": {split: evaluator.state_dict() for split, evaluator in evaluators.items()},
+        "impressions_sha256": list(made),
+    }
+
+
+def keep_impressions(folder: Path, index: int, learner: Learner, made: list[str]) -> Path | None:
+    """Write this task's impressions, and the class means, to the run's folder; notes their SHA-256 in `made`."""
+    memory = getattr(learner, "memory", None)
+    if memory is not None and len(memory.means):
+        save_arrays(folder / "class_means.npz", images=memory.means)
+    impressions: Labelled | None = getattr(learner, "impressions", None)
+    if impressions is None:
+        return None
+    made.append(sha256_of({"images": impressions.images, "labels": impressions.labels}))
+    path = folder / "impressions" / f"task{index + 1}.npz"
+    path.parent.mkdir(exist_ok=True)
+    save_arrays(path, images=impressions.images, labels=impressions.labels)
+    return path
+
+
+def task_end(
+    index: int, tasks: int, evaluators: Mapping[str, Evaluator], journal: Journal, impressions: Path | None
+) -> TaskEnd:
+    """What is told to trackers and drivers after a task."""
+    values = {"seconds": journal.total()}
+    for split, evaluator in evaluators.items():
+        now = evaluator.figures()
+        values[f"{split}_micro"] = now["final_accuracy_micro"]
+        values[f"{split}_macro"] = now["final_accuracy_macro"]
+        values[f"{split}_average_incremental"] = now["average_incremental_accuracy"]
+        values[f"{split}_forgetting"] = now["forgetting"]
+    confusion = {split: evaluator.confusions[-1] for split, evaluator in evaluators.items()}
+    return TaskEnd(index, tasks, values, confusion, impressions)
+
+
+def outcome(learner: Learner, evaluators: Mapping[str, Evaluator]) -> dict[str, Any]:
+    """What result.json says about the learner and its figures."""
+    stored: list[Stored] = learner.stored()
+    weights = dict(learner.weights())
+    exemplars = any(item.kind == "exemplars" for item in stored)
+    protocol = "; ".join(PROTOCOLS[p] for p in learner.permissions) or ("exemplar replay" if exemplars else "data-free")
+    test = evaluators["test"].figures() if "test" in evaluators else dict(metrics.EMPTY)
+    return {
+        "learner": learner.name,
+        "data_free": not learner.permissions and not exemplars,
+        "permissions": list(learner.permissions),
+        "protocol": protocol,
+        **test,
+        "val": evaluators["val"].figures(),
+        "stored": [dataclasses.asdict(item) for item in stored],
+        "weights_sha256": sha256_of(weights),
+        "parameters": sum(value.numel() for key, value in weights.items() if "running_" not in key),
+    }
+
+
+@contextmanager
+def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any] | None]:
+    """The folder for this run alone, and the state to go on from (None: a fresh start).
+
+    A folder made here is removed again if the run ends before it wrote anything.
+
+    Raises:
+        UserError: it holds a finished run, a run with other settings, something else, or is in use or not writable.
+    """
+    fresh = not folder.exists()
+    if not fresh:
+        look_into(folder, settings)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"run_dir={folder} cannot be written ({error.strerror}); choose another folder.") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"run_dir={folder} is in use by another process; wait for it or choose another.") from error
+        yield Checkpoints(folder, 0).load()
+    finally:
+        lock.close()
+        if fresh and {path.name for path in folder.iterdir()} <= {".lock"}:
+            (folder / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def look_into(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse a folder that this run must not touch."""
+    if not folder.is_dir():
+        raise UserError(f"run_dir={folder} is a file; expected a folder, or a path that does not exist yet.")
+    held = {path.name for path in folder.iterdir()} - {".lock"}
+    if not held:
+        return
+    if "config.yaml" not in held:
+        raise UserError(f"run_dir={folder} holds other files ({min(held)}); choose an empty or new folder.")
+    if "result.json" in held:
+        raise UserError(f"run_dir={folder} holds a finished run; choose another run_dir, or move that folder away.")
+    before = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    assert isinstance(before, dict)
+    old, new = flat({str(k): v for k, v in before.items()}), flat(settings)
+    for key in sorted(old.keys() | new.keys()):
+        if key.split(".")[0] not in NOT_COMPARED and old.get(key) != new.get(key):
+            raise UserError(
+                f"run_dir={folder} was begun with {key}={old.get(key)}, not {new.get(key)}; use the same settings to "
+                "go on, or another run_dir."
+            )
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to values."""
+    result: dict[str, Any] = {}
+    for key, value in settings.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return result
+
+
+def short_hash(settings: Mapping[str, Any]) -> str:
+    """Six letters and digits that tell runs with different settings apart."""
+    compared = {key: value for key, value in settings.items() if key not in NOT_COMPARED}
+    return hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()[:6]
+
+
+def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
+    """config.yaml, once."""
+    if not (folder / "config.yaml").exists():
+        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(settings))).encode())
+
+
+def save_arrays(path: Path, **tensors: Tensor) -> None:
+    """A compressed .npz, whole or absent."""
+    part = path.with_name(f".{path.name}.part.npz")
+    np.savez_compressed(part, allow_pickle=False, **{key: value.cpu().numpy() for key, value in tensors.items()})
+    os.replace(part, path)
+
+
+def draw(folder: Path, train: Labelled, order: list[int]) -> None:
+    """The run's pictures, with a few images of `train` (original labels) beside the impressions."""
+    from ccsi.report.run import draw_run  # matplotlib takes a second to import; most sweeps' trials do not draw
+
+    draw_run(folder, take(train, order, 0, torch.device("cpu")))
+
+
+def torch_device(wanted: str) -> torch.device:
+    """`auto` takes a GPU if there is one.
+
+    Raises:
+        UserError: `cuda` where there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: this machine has no CUDA GPU that torch can use; expected device=cpu or auto.")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """What figures are reported with."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {os.cpu_count()} cores, {platform.machine()}"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the process's largest resident set so far, or the GPU's allocations since the phase began."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def commit() -> str | None:
+    """The checkout's commit, with `+` if files differ from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

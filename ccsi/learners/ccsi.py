@@ -1,0 +1,230 @@
+"""CCSI (Continual Class-Specific Impression, arXiv 2406.05631), and with other settings CI (arXiv 2207.00005)."""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ccsi.checks import NonNegative, PerTaskPositive, PerTaskShare, PositiveInt, per_task
+from ccsi.data import Augment, Labelled, Task
+from ccsi.errors import UserError
+from ccsi.learners.base import ModelFactory, NetLearner, Stored
+from ccsi.losses import class_centroids, distillation, intra_domain_conservative, margin, moving_centroids
+from ccsi.models import IncrementalNet, imprinted_prototypes
+from ccsi.rng import Streams
+from ccsi.stage import Stages, State
+from ccsi.synthesis import ClassMemory, Synthesis, remember
+from ccsi.training import Training
+
+Target = Literal["new_train", "unlabeled_pool", "as_released"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdC:
+    """Settings of the intra-domain conservative loss.
+
+    Args:
+        rho: ρ, weight of the batch in the running source centroids. tau: τ, temperature. Each one value, or one
+            a task from the second on.
+        form: `sum` (the paper's) or `per_class` (InfoNCE).
+        target: images whose pseudo-labelled centroids are compared: `new_train`, the new task's own training
+            images without labels; `unlabeled_pool`, the val images of all classes so far without labels (a
+            transductive setting); `as_released`, the test images (only to measure the released code's leak).
+        batch_size: images of a target batch; null: as many as in a training batch.
+    """
+
+    rho: PerTaskShare = 0.9
+    tau: PerTaskPositive = 1.0
+    form: Literal["sum", "per_class"] = "sum"
+    target: Target = "new_train"
+    batch_size: PositiveInt | None = None
+
+
+PERMISSION: dict[Target, tuple[str, ...]] = {
+    "new_train": (),
+    "unlabeled_pool": ("unlabeled_pool",),
+    "as_released": ("test_images",),
+}
+
+
+class CCSI(NetLearner):
+    """Synthesize the old classes' images, grow, update on new real and old synthetic images, remember.
+
+    Args:
+        synthesis: how impressions are made. idc: settings of that loss.
+        distillation, w_margin, w_idc: λ (times √(n_old/n_new)) and the weights of margin and IdC; 0 switches a
+            loss off and costs nothing.
+        margin, top_k: m and K of the margin loss.
+        balance: against the imbalance of new and old images: `sampler` (share `synthetic_ratio` of the
+            draws), `class_weights` (inverse frequency in the cross-entropy), `both` or `none`.
+        imprint: new prototypes start at their class's mean feature (else at random).
+        freeze_prototypes: old prototypes stay while a new task is learned.
+    """
+
+    default_name = "ccsi"
+
+    def __init__(
+        self,
+        *,
+        model: ModelFactory,
+        in_channels: int,
+        training: Training,
+        streams: Streams,
+        device: torch.device,
+        synthesis: Synthesis,
+        idc: IdC,
+        name: str | None = None,
+        distillation: NonNegative = 5.0,
+        w_margin: NonNegative = 1.0,
+        margin: NonNegative = 0.3,
+        top_k: PositiveInt = 1,
+        w_idc: NonNegative = 1.0,
+        balance: Literal["sampler", "class_weights", "both", "none"] = "sampler",
+        synthetic_ratio: PerTaskShare = 0.66,
+        imprint: bool = True,
+        freeze_prototypes: bool = True,
+    ) -> None:
+        super().__init__(
+            model=model, in_channels=in_channels, training=training, streams=streams, device=device, name=name
+        )
+        self.synthesis, self.idc = synthesis, idc
+        self.distillation, self.w_margin, self.margin, self.top_k, self.w_idc = distillation, w_margin, margin, top_k, w_idc
+        self.balance, self.synthetic_ratio = balance, synthetic_ratio
+        self.imprint, self.freeze_prototypes = imprint, freeze_prototypes
+        self.permissions = PERMISSION[idc.target] if w_idc > 0 else ()
+        self.memory = ClassMemory(torch.empty(0))
+        self.impressions: Labelled | None = None
+
+    def check(self, n_tasks: int) -> None:
+        per_task_settings = {
+            "learner.synthetic_ratio": self.synthetic_ratio,
+            "learner.idc.rho": self.idc.rho,
+            "learner.idc.tau": self.idc.tau,
+        } | {f"learner.synthesis.{k}": getattr(self.synthesis, k) for k in ("batches", "w_ce", "w_f", "w_tv", "w_l2")}
+        for key, value in per_task_settings.items():
+            if isinstance(value, list) and len(value) != n_tasks - 1:
+                raise UserError(
+                    f"{key}={value} has {len(value)} values; expected one number, or one for each of the "
+                    f"{n_tasks - 1} tasks after the first."
+                )
+
+    def learn(self, task: Task, stages: Stages) -> None:
+        n_old = self.net.n_classes
+        teacher: IncrementalNet | None = None
+        self.impressions = None
+        if n_old:
+            teacher = copy.deepcopy(self.net).requires_grad_(False).eval()
+            made = stages.run(
+                "synthesis", lambda stage: self.synthesis.run(teacher, self.memory, task.index, self.streams, stage)
+            )
+            self.impressions = Labelled(made["images"].to(self.device), made["labels"].to(self.device))
+        self.net.grow(self.new_prototypes(task))
+        objective = Update(self, task, teacher, n_old)
+        sampled = self.balance in ("sampler", "both")
+        self.fit(
+            task,
+            objective,
+            stages,
+            synthetic=self.impressions,
+            synthetic_ratio=per_task(self.synthetic_ratio, task.index) if n_old and sampled else None,
+            train_old_prototypes=not self.freeze_prototypes,
+        )
+        self.memory = self.memory.extended(remember(self.net, task.train, task.classes))
+
+    def new_prototypes(self, task: Task) -> Tensor:
+        """[n_new, D]: imprinted from the new images, or random (always so for the first task)."""
+        if not self.imprint or not self.net.n_classes:
+            return self.random_prototypes(len(task.classes), task.index)
+        self.net.eval()
+        with torch.no_grad():
+            features = torch.cat([self.net.features(x.to(self.net.scale.dtype) / 255) for x in task.train.images.split(256)])
+            old = torch.cat([self.net.old, self.net.new])
+            return imprinted_prototypes(features, task.train.labels, task.classes, old)
+
+    def stored(self) -> list[Stored]:
+        return [Stored(kind, kind, n) for kind, n in self.memory.n_bytes().items() if n]
+
+    def state_dict(self) -> State:
+        memory = self.memory
+        return super().state_dict() | {
+            "memory": {"means": memory.means, "group_means": memory.group_means, "group_vars": memory.group_vars}
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.memory = ClassMemory(**state["memory"])
+
+
+class Update:
+    """L = L_cnce + λ_t·L_dist + w_m·L_margin + w_idc·L_idc on one batch (METHOD section 5)."""
+
+    def __init__(self, learner: CCSI, task: Task, teacher: IncrementalNet | None, n_old: int) -> None:
+        self.learner, self.teacher, self.n_old = learner, teacher, n_old
+        self.smoothing = learner.training.label_smoothing
+        self.augment: Augment | None = learner.training.augment
+        n_all, n_new = task.classes.stop, len(task.classes)
+        device = learner.device
+        old = n_old > 0
+        self.w_distillation = learner.distillation * math.sqrt(n_old / n_new) if old else 0.0
+        self.w_margin = learner.w_margin if old else 0.0
+        self.w_idc = learner.w_idc if old else 0.0
+        self.class_weights: Tensor | None = None
+        if old and learner.balance in ("class_weights", "both") and learner.impressions is not None:
+            counts = torch.bincount(torch.cat([task.train.labels, learner.impressions.labels]), minlength=n_all)
+            self.class_weights = counts.sum() / (n_all * counts)
+        if self.w_idc:
+            self.rho = per_task(learner.idc.rho, task.index)
+            self.tau = per_task(learner.idc.tau, task.index)
+            self.target = task.train.images if task.unlabeled is None else task.unlabeled
+            self.draws = learner.streams.generator("target", task.index, device=device)
+            self.source = torch.zeros(n_all, n_all, device=device, dtype=learner.net.scale.dtype)
+            self.seen = torch.zeros(n_all, dtype=torch.bool, device=device)
+
+    def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        features = net.features(images)
+        cosines = net.cosines(features).to(net.scale.dtype)
+        weights = None if self.class_weights is None else self.class_weights.to(cosines.dtype)
+        parts = {
+            "ce": F.cross_entropy(net.scale * cosines, labels, weights, label_smoothing=self.smoothing),
+        }
+        if self.w_distillation and self.teacher is not None:
+            with torch.no_grad():
+                old_features = self.teacher.features(images)
+            parts["distillation"] = self.w_distillation * distillation(features, old_features)
+        if self.w_margin:
+            m, k = self.learner.margin, self.learner.top_k
+            parts["margin"] = self.w_margin * margin(cosines, labels, self.n_old, m, k)
+        if self.w_idc:
+            parts["idc"] = self.w_idc * self.idc(net, cosines, labels)
+        return parts
+
+    def idc(self, net: IncrementalNet, cosines: Tensor, labels: Tensor) -> Tensor:
+        """L_idc of this batch; moves the running source centroids."""
+        n = len(self.seen)
+        batch, present = class_centroids(cosines, labels, n)
+        source, self.seen = moving_centroids(self.source, self.seen, batch, present, self.rho)
+        self.source = source.detach()
+        size = self.learner.idc.batch_size or len(labels)
+        chosen = torch.randint(len(self.target), (size,), generator=self.draws, device=self.target.device)
+        x = self.target[chosen].to(net.scale.dtype) / 255
+        if self.augment is not None:
+            x = self.augment(x, self.draws)
+        # training-mode moments like the labelled batch, but these images move no running moment
+        target = net.cosines(net.features(x, update=False)).to(net.scale.dtype)
+        centroids, found = class_centroids(target, target.detach().argmax(1), n)
+        return intra_domain_conservative(centroids, source, self.seen & found, self.tau, self.learner.idc.form)
+
+    def state_dict(self) -> State:
+        if not self.w_idc:
+            return {}
+        return {"source": self.source, "seen": self.seen, "draws": self.draws.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self.w_idc:
+            self.source, self.seen = state["source"].to(self.source), state["seen"].to(self.seen)
+            self.draws.set_state(state["draws"])

@@ -1,0 +1,113 @@
+"""From confusion matrices and scores to every figure (METHOD section 8). Fractions in [0, 1]; NumPy only.
+
+R[i][j] is the accuracy on the classes of task j after task i (0-based here), a row for each task i with
+i + 1 entries. confusion[i][a][b] counts images of class a called b after task i.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Matrix = Sequence[Sequence[float]]
+
+
+def accuracy_row(confusion: npt.ArrayLike, sizes: Sequence[int]) -> list[float]:
+    """R[i]: recall averaged over the images of each task seen so far.
+
+    Args:
+        confusion: counts [n_seen, n_seen], rows are true classes. sizes: classes of each task (may go on
+            beyond those seen).
+    """
+    counts = np.asarray(confusion)
+    row = []
+    for end, size in zip(accumulate(sizes), sizes, strict=True):
+        if end > len(counts):
+            break
+        block = counts[end - size : end]
+        row.append(float(block[:, end - size : end].diagonal().sum() / block.sum()))
+    return row
+
+
+def micro(confusion: npt.ArrayLike) -> float:
+    """Share of all images called right: Σ_a n_aa / Σ_ab n_ab."""
+    counts = np.asarray(confusion)
+    return float(np.trace(counts) / counts.sum())
+
+
+def macro(row: Sequence[float]) -> float:
+    """Mean over tasks of one row of R (LifeLonger's final accuracy, for the last row)."""
+    return float(np.mean(row))
+
+
+def average_incremental(micros: Sequence[float]) -> float:
+    """Mean over i of the micro accuracy after task i."""
+    return float(np.mean(micros))
+
+
+def forgetting(r: Matrix) -> float:
+    """Mean over j < T of max_{j <= i < T} R[i][j] − R[T][j]. May be negative. 0 for a single task."""
+    last = len(r) - 1
+    drops = [max(r[i][j] for i in range(j, last)) - r[last][j] for j in range(last)]
+    return float(np.mean(drops)) if drops else 0.0
+
+
+def forgetting_nonnegative(r: Matrix) -> float:
+    """The definition with the final row inside the max: mean over j < T of max_{i <= T} R[i][j] − R[T][j]."""
+    last = len(r) - 1
+    drops = [max(r[i][j] for i in range(j, last + 1)) - r[last][j] for j in range(last)]
+    return float(np.mean(drops)) if drops else 0.0
+
+
+def backward_transfer(r: Matrix) -> float:
+    """Mean over j < T of R[T][j] − R[j][j] (Lopez-Paz & Ranzato, 2017). 0 for a single task."""
+    last = len(r) - 1
+    gains = [r[last][j] - r[j][j] for j in range(last)]
+    return float(np.mean(gains)) if gains else 0.0
+
+
+def auc(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> float:
+    """MedMNIST's AUC for multi-class sets: the mean over classes of the one-against-rest ROC area.
+
+    Args:
+        labels: [N]. probabilities: [N, n]. A class without images, or with all of them, has no area; the
+            mean is over the others (MedMNIST's own sets have none such).
+    """
+    from sklearn.metrics import roc_auc_score
+
+    areas = []
+    for c in range(probabilities.shape[1]):
+        positive = labels == c
+        if 0 < positive.sum() < len(labels):
+            areas.append(roc_auc_score(positive, probabilities[:, c]))
+    return float(np.mean(areas)) if areas else float("nan")
+
+
+def figures(confusions: Sequence[npt.ArrayLike], sizes: Sequence[int], aucs: Sequence[float]) -> dict[str, Any]:
+    """Every figure of a run so far, under the names of result.json (see README, "Figures").
+
+    Args:
+        confusions: after each task done. sizes: classes of each task. aucs: `auc` after each task.
+    """
+    r = [accuracy_row(confusion, sizes) for confusion in confusions]
+    micros = [micro(confusion) for confusion in confusions]
+    return {
+        "accuracy_matrix": r,
+        "accuracy_after_task": micros,
+        "final_accuracy_macro": macro(r[-1]),
+        "final_accuracy_micro": micros[-1],
+        "average_incremental_accuracy": average_incremental(micros),
+        "forgetting": forgetting(r),
+        "forgetting_nonnegative": forgetting_nonnegative(r),
+        "backward_transfer": backward_transfer(r),
+        "acc": micros[-1],
+        "auc": aucs[-1],
+        "auc_after_task": list(aucs),
+        "confusion": [np.asarray(confusion).tolist() for confusion in confusions],
+    }
+
+
+EMPTY: dict[str, None] = dict.fromkeys(figures([[[1]]], [1], [1.0]))
+"""The figures' names, for a split that was not evaluated."""

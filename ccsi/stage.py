@@ -1,0 +1,62 @@
+"""A learner's task in stages that can be left and entered again in the middle."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+State = dict[str, Any]
+
+
+class Stage:
+    """One stage of learning a task (`synthesis`, `training`), as the code inside sees it.
+
+    A loop starts from `state` if it is not None, calls `offer` after each step with a function that makes
+    its state (called only when a checkpoint is due), and `log` at logging points.
+    """
+
+    def __init__(
+        self,
+        state: State | None = None,
+        offer: Callable[[Callable[[], State]], None] = lambda make: None,
+        log: Callable[[int, int, Mapping[str, float]], None] = lambda step, steps, metrics: None,
+    ) -> None:
+        self.state, self.offer, self.log = state, offer, log
+
+
+class Stages:
+    """The stages of one task: runs each once, whatever happens in between.
+
+    The results of finished stages and the state of the one in progress are the task's part of a checkpoint.
+    Results are made of tensors, numbers, strings, lists and dicts.
+    """
+
+    def __init__(
+        self,
+        saved: State | None = None,
+        offer: Callable[[Callable[[], State]], None] = lambda make: None,
+        log: Callable[[str, int, int, Mapping[str, float]], None] = lambda name, step, steps, metrics: None,
+        clock: Callable[[str], Any] | None = None,
+    ) -> None:
+        self.done: State = dict(saved["done"]) if saved else {}
+        self.current: tuple[str, State] | None = (saved["name"], saved["state"]) if saved else None
+        self._offer, self._log, self._clock = offer, log, clock
+
+    def run(self, name: str, work: Callable[[Stage], T]) -> T:
+        """The result of `work`, from the checkpoint if this stage was finished before."""
+        if name in self.done:
+            result: T = self.done[name]
+            return result
+        state = self.current[1] if self.current and self.current[0] == name else None
+        self.current = None
+
+        def offer(make: Callable[[], State]) -> None:
+            self._offer(lambda: {"done": self.done, "name": name, "state": make()})
+
+        stage = Stage(state, offer, lambda step, steps, metrics: self._log(name, step, steps, metrics))
+        if self._clock is None:
+            result = work(stage)
+        else:
+            with self._clock(name):
+                result = work(stage)
+        self.done[name] = result
+        return result

@@ -1,0 +1,269 @@
+"""Class impressions: images optimised under a frozen model (METHOD section 4)."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ccsi.checks import (
+    NonNegative,
+    NonNegativeInt,
+    PerTaskCount,
+    PerTaskNonNegative,
+    Positive,
+    PositiveInt,
+    Probability,
+    Share,
+    per_task,
+)
+from ccsi.models import IncrementalNet, Tap
+from ccsi.rng import Streams
+from ccsi.stage import Stage
+from ccsi.synthesis.moments import ClassMemory, batch_norm_distance, class_moment_distance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesis:
+    """How class impressions are made. Names and defaults are METHOD section 4's.
+
+    Args:
+        iterations: Adam steps per image. lr, beta1, beta2: Adam's. warmup: steps of linear warm-up (at most
+            half of `iterations`), then cosine to 0.
+        per_class: impressions of each old class; or `batches`: so many groups of `group_size` in all, as in
+            the release (a number, or one a task from the second on). Exactly one of the two is set.
+        group_size: images whose batch statistics are matched together (B).
+        together: groups optimised as one tensor; `auto` takes one at a time on a CPU, where more only
+            leave the cache, and as many as 2,048 images on a GPU. The result does not depend on it.
+        statistics: `group`, or `pooled`: all impressions of the task form one group (another method).
+        w_ce, w_f, w_tv, w_l2: weights of the four terms; 0 switches a term off.
+        stem_weight: a_l of the first norm layer (1 for the others).
+        class_moments: weight of the class-adaptive part of R_l relative to its BN part; 0: off.
+        bn_moments: weight of the BN part of R_l.
+        init: `mean` (class mean image + `noise` · N(0,1)) or `noise` (N(0,1), DeepInversion's).
+        jitter: random shift of at most so many pixels; flip: probability of a horizontal flip.
+        keep_border: pixels that are 0 in every real image so far (padding) stay 0: their valid range.
+        precision: of the network's forward pass; images and their optimiser are always float32.
+    """
+
+    iterations: PositiveInt = 2000
+    lr: Positive = 0.05
+    beta1: Share = 0.5
+    beta2: Share = 0.9
+    warmup: NonNegativeInt = 100
+    per_class: PositiveInt | None = 100
+    batches: PerTaskCount | None = None
+    group_size: PositiveInt = 40
+    together: Literal["auto"] | PositiveInt = "auto"
+    statistics: Literal["group", "pooled"] = "group"
+    w_ce: PerTaskNonNegative = 1.0
+    w_f: PerTaskNonNegative = 1.0
+    w_tv: PerTaskNonNegative = 0.01
+    w_l2: PerTaskNonNegative = 0.1
+    stem_weight: NonNegative = 10.0
+    class_moments: NonNegative = 1.0
+    bn_moments: NonNegative = 1.0
+    init: Literal["mean", "noise"] = "mean"
+    noise: NonNegative = 0.1
+    jitter: NonNegativeInt = 2
+    flip: Probability = 0.5
+    keep_border: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def labels(self, n_old: int, task: int) -> Tensor:
+        """Labels of all impressions, one row a group: int64 [groups, B], classes in turn."""
+        if self.batches is not None:
+            n, size = per_task(self.batches, task) * self.group_size, self.group_size
+        else:
+            assert self.per_class is not None
+            n, size = self.per_class * n_old, self.group_size
+        groups = 1 if self.statistics == "pooled" else math.ceil(n / size)
+        size = math.ceil(n / groups)
+        return (torch.arange(groups * size) % n_old).view(groups, size)
+
+    def learning_rate(self, step: int) -> float:
+        """Of 0-based `step`: linear warm-up, then cosine to 0."""
+        warmup = min(self.warmup, self.iterations // 2)
+        if step < warmup:
+            return self.lr * (step + 1) / warmup
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (self.iterations - warmup)))
+
+    def groups_together(self, size: int, device: torch.device) -> int:
+        """How many groups of `size` images are optimised as one tensor."""
+        if self.together != "auto":
+            return self.together
+        return 1 if device.type == "cpu" else max(1, 2048 // size)
+
+    def run(
+        self, net: IncrementalNet, memory: ClassMemory, task: int, streams: Streams, stage: Stage
+    ) -> dict[str, Tensor]:
+        """Impressions of all classes in `memory`, under `net`, which stays as it is.
+
+        Args:
+            task: 0-based number of the task they are for (chooses per-task values and random streams).
+
+        Returns:
+            `images` uint8 [n, C, S, S] and `labels` int64 [n], on the net's device.
+        """
+        labels = self.labels(len(memory.means), task)
+        weights = {name: per_task(getattr(self, name), task) for name in ("w_ce", "w_f", "w_tv", "w_l2")}
+        device = net.scale.device
+        n_together = self.groups_together(labels.shape[1], device)
+        chunks = list(torch.arange(len(labels)).split(n_together))
+        saved: Mapping[str, Any] = stage.state or {"done": [], "chunk": None}
+        done: list[Tensor] = list(saved["done"])
+        for number, groups in enumerate(chunks[len(done) :], start=len(done)):
+
+            def offer(make: Callable[[], dict[str, Any]], done: list[Tensor] = done) -> None:
+                stage.offer(lambda: {"done": done, "chunk": make()})
+
+            def log(step: int, metrics: Mapping[str, float], number: int = number) -> None:
+                stage.log(number * self.iterations + step, len(chunks) * self.iterations, metrics)
+
+            draws = [self.draw(memory, labels[g], task, int(g), streams) for g in groups]
+            images = self.invert(
+                net, memory, labels[groups].to(device), draws, weights, saved["chunk"], offer, log
+            )
+            done.append((images.flatten(0, 1) * 255).round().to(torch.uint8))
+            saved = {"done": done, "chunk": None}
+        keep = labels.numel() if self.per_class is None else self.per_class * len(memory.means)
+        return {"images": torch.cat(done)[:keep], "labels": labels.flatten()[:keep].to(device)}
+
+    def draw(
+        self, memory: ClassMemory, labels: Tensor, task: int, group: int, streams: Streams
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All random choices of one group: start [B, C, S, S], shifts int [steps, 2], flips bool [steps]."""
+        generator = streams.generator("synthesis", task, group)
+        shape = (len(labels), *memory.means.shape[1:])
+        noise = torch.randn(shape, generator=generator).to(memory.means)
+        start = memory.means[labels.to(memory.means.device)] + self.noise * noise if self.init == "mean" else noise
+        shifts = torch.randint(-self.jitter, self.jitter + 1, (self.iterations, 2), generator=generator)
+        return start, shifts, torch.rand(self.iterations, generator=generator) < self.flip
+
+    def invert(
+        self,
+        net: IncrementalNet,
+        memory: ClassMemory,
+        labels: Tensor,
+        draws: list[tuple[Tensor, Tensor, Tensor]],
+        weights: Mapping[str, float],
+        saved: Mapping[str, Any] | None = None,
+        offer: Callable[[Callable[[], dict[str, Any]]], None] = lambda make: None,
+        log: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
+    ) -> Tensor:
+        """Optimise G groups of B images together; each has its own statistics, jitter, flips and best state.
+
+        Args:
+            labels: int64 [G, B]. draws: one of `draw` per group. saved: state to go on from.
+
+        Returns:
+            float [G, B, C, S, S] in [0, 1]: each group's state of lowest loss.
+        """
+        net.eval()
+        wanted = [p for p in net.parameters() if p.requires_grad]
+        for p in wanted:
+            p.requires_grad_(False)
+        top = (memory.means.amax(0) > 0).to(memory.means) if self.keep_border else torch.ones_like(memory.means[0])
+        x = torch.stack([start for start, _, _ in draws])
+        x.requires_grad_(True)
+        shifts = torch.stack([shift for _, shift, _ in draws], 1).tolist()  # [steps][G][2]
+        flips = torch.stack([flip for _, _, flip in draws], 1).tolist()
+        optimizer = torch.optim.Adam([x], lr=self.lr, betas=(self.beta1, self.beta2))
+        best, lowest, first = x.detach().clone(), torch.full((len(labels),), torch.inf).to(x), 0
+        if saved is not None:
+            x.data.copy_(saved["x"])
+            best, lowest, first = saved["best"].to(x), saved["lowest"].to(x), saved["step"]
+            optimizer.load_state_dict(saved["optimizer"])
+        for step in range(first, self.iterations):
+            optimizer.param_groups[0]["lr"] = self.learning_rate(step)
+            parts = self.objective(net, memory, view(x, shifts[step], flips[step]), labels, weights)
+            losses = torch.stack(list(parts.values())).sum(0)  # [G]
+            (x.grad,) = torch.autograd.grad(losses.sum(), x)
+            with torch.no_grad():
+                better = losses < lowest
+                lowest = torch.where(better, losses, lowest)
+                best = torch.where(better[:, None, None, None, None], x, best)
+                optimizer.step()
+                x.clamp_(min=0)
+                torch.minimum(x, top, out=x)
+            if (step + 1) % 50 == 0 or step + 1 == self.iterations:
+                log(step + 1, {f"loss_{name}": value.mean().item() for name, value in parts.items()})
+            offer(
+                lambda step=step, best=best, lowest=lowest: {  # type: ignore[misc]  # lambda with bound defaults
+                    "x": x.detach(),
+                    "best": best,
+                    "lowest": lowest,
+                    "step": step + 1,
+                    "optimizer": optimizer.state_dict(),
+                }
+            )
+        for p in wanted:
+            p.requires_grad_(True)
+        return torch.minimum(best.clamp_(min=0), top)  # the start itself may lie outside
+
+    def objective(
+        self, net: IncrementalNet, memory: ClassMemory, x: Tensor, labels: Tensor, weights: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        """The weighted terms of L, each [G], for images [G, B, C, S, S] with labels [G, B]."""
+        n_groups, size = labels.shape
+        flat, y = x.flatten(0, 1), labels.flatten()
+        moments = weights["w_f"] > 0 and (self.bn_moments > 0 or self.class_moments > 0)
+        parts: dict[str, Tensor] = {}
+        if weights["w_ce"] > 0 or moments:
+            taps: list[Tap] | None = [] if moments else None
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                features = net.features(flat, taps)
+            if weights["w_ce"] > 0:
+                z = net.scale * net.cosines(features.to(x.dtype))
+                parts["ce"] = weights["w_ce"] * F.cross_entropy(z, y, reduction="none").view(n_groups, size).mean(1)
+            if taps is not None:
+                parts["moments"] = weights["w_f"] * self.moment_terms(taps, memory, y, n_groups)
+        if weights["w_tv"] > 0:
+            parts["tv"] = weights["w_tv"] * total_variation(x)
+        if weights["w_l2"] > 0:
+            parts["l2"] = weights["w_l2"] * torch.linalg.vector_norm(x.flatten(2), dim=2).mean(1)
+        return parts or {"none": x.flatten(1).sum(1) * 0}
+
+    def moment_terms(self, taps: list[Tap], memory: ClassMemory, y: Tensor, n_groups: int) -> Tensor:
+        """Σ_l a_l·R_l, [G]."""
+        total = torch.zeros(n_groups, device=y.device)
+        layer = 0
+        for number, seen in enumerate(taps):
+            tap = Tap(seen.norm, seen.input.to(memory.means.dtype), seen.normalized.to(memory.means.dtype))
+            term = torch.zeros(n_groups, device=y.device)
+            if self.bn_moments > 0:
+                term = self.bn_moments * batch_norm_distance(tap, n_groups)
+            if tap.norm.groups is not None and memory.group_means:
+                if self.class_moments > 0:
+                    far = class_moment_distance(tap, memory.group_means[layer], memory.group_vars[layer], y)
+                    term = term + self.class_moments * far.view(n_groups, -1).mean(1)
+                layer += 1
+            total = total + (self.stem_weight if number == 0 else 1.0) * term
+        return total
+
+
+def view(x: Tensor, shifts: list[list[int]], flips: list[bool]) -> Tensor:
+    """x̃: each group of [G, B, C, S, S] shifted (pixels that leave come in at the other side) and flipped."""
+    seen = []
+    for group, (dy, dx), flip in zip(x, shifts, flips, strict=True):
+        moved = group.roll((dy, dx), (-2, -1)) if dy or dx else group
+        seen.append(moved.flip(-1) if flip else moved)
+    return torch.stack(seen)
+
+
+def total_variation(x: Tensor) -> Tensor:
+    """Sum of the Frobenius norms of the four difference images of each group: [G, B, C, H, W] to [G].
+
+    Horizontal, vertical and both diagonal neighbours, over the whole group (DeepInversion's TV-l2).
+    """
+    differences = (
+        x[..., :, 1:] - x[..., :, :-1],
+        x[..., 1:, :] - x[..., :-1, :],
+        x[..., 1:, 1:] - x[..., :-1, :-1],
+        x[..., 1:, :-1] - x[..., :-1, 1:],
+    )
+    norms = [torch.linalg.vector_norm(d.flatten(1), dim=1) for d in differences]
+    return torch.stack(norms).sum(0)

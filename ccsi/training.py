@@ -1,0 +1,212 @@
+"""The training loop every learner shares: batches, augmentation, schedule, selection, and going on in the middle."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ccsi.checks import NonNegative, NonNegativeInt, Positive, PositiveInt, Probability, Share
+from ccsi.data import Augment, Labelled
+from ccsi.models import IncrementalNet
+from ccsi.rng import Streams
+from ccsi.stage import Stage, State
+
+LOG_EVERY = 50  # steps between logging points: the only places where the host waits for the device
+
+
+class Objective(Protocol):
+    """A learner's loss on a batch, and whatever running state it has."""
+
+    def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Weighted loss parts by name (their sum is minimised); images float [N, C, S, S], labels int64 [N]."""
+
+    def state_dict(self) -> State:
+        """Running state, for a checkpoint."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """SGD on uint8 images that live on the device.
+
+    Args:
+        epochs, batch_size, lr, momentum, weight_decay: as usual. The release: 100, 40, 0.1, 0, 0.
+        first_lr, first_epochs: for the first task, if not null.
+        schedule: `cosine` to 0 over all steps; `plateau`: times `plateau_factor` when val accuracy on the
+            task's own val images has not risen for `plateau_patience` epochs (the release's, with the right
+            split and direction); `constant`.
+        warmup: steps of linear warm-up.
+        select: keep the `last` weights, or those of the epoch with the `best_val` accuracy on the task's own
+            val images (copied).
+        augment: random changes of every training image (real, synthetic, target), or null.
+        precision: of the network's forward pass; weights and optimiser are float32. bfloat16 pays on
+            processors with AVX512-BF16/AMX and on GPUs.
+        label_smoothing: of the cross-entropy.
+        clip_norm: largest gradient norm, or null.
+    """
+
+    epochs: PositiveInt = 100
+    batch_size: PositiveInt = 40
+    lr: Positive = 0.1
+    momentum: Share = 0.0
+    weight_decay: NonNegative = 0.0
+    first_lr: Positive | None = None
+    first_epochs: PositiveInt | None = None
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    plateau_factor: Share = 0.3
+    plateau_patience: NonNegativeInt = 5
+    warmup: NonNegativeInt = 0
+    select: Literal["last", "best_val"] = "last"
+    augment: Augment | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    label_smoothing: Probability = 0.0
+    clip_norm: Positive | None = None
+
+    def fit(
+        self,
+        net: IncrementalNet,
+        real: Labelled,
+        val: Labelled,
+        objective: Objective,
+        task: int,
+        streams: Streams,
+        stage: Stage,
+        synthetic: Labelled | None = None,
+        synthetic_ratio: float | None = None,
+        train_old_prototypes: bool = True,
+    ) -> State:
+        """Train `net` in place on `real` and `synthetic` images (uint8, same device as the net).
+
+        Args:
+            synthetic_ratio: share of each epoch's draws that come from `synthetic` (METHOD section 5); None:
+                every image once an epoch.
+            task: 0-based; chooses random streams. stage: to go on from and to offer checkpoints to.
+
+        Returns:
+            the net's state (no copy), so that a finished stage can be restored from its result.
+        """
+        device, dtype = net.scale.device, net.scale.dtype
+        images, labels, n_real = real.images, real.labels, len(real)
+        if synthetic is not None:
+            images = torch.cat([images, synthetic.images])
+            labels = torch.cat([labels, synthetic.labels])
+        base_lr = self.first_lr if task == 0 and self.first_lr else self.lr
+        epochs = self.first_epochs if task == 0 and self.first_epochs else self.epochs
+        trained = [p for p in net.parameters() if p.numel() and (train_old_prototypes or p is not net.old)]
+        optimizer = torch.optim.SGD(trained, base_lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        first_epoch, first_batch, factor, best, wait = 0, 0, 1.0, -1.0, 0
+        kept: State | None = None
+        augmenting = streams.generator("augmentation", task, device=device)
+        if stage.state is not None:
+            saved = stage.state
+            net.load_state_dict(saved["net"])
+            optimizer.load_state_dict(saved["optimizer"])
+            objective.load_state_dict(saved["objective"])
+            augmenting.set_state(saved["augmenting"])
+            first_epoch, first_batch = saved["epoch"], saved["batch"]
+            factor, best, wait, kept = saved["factor"], saved["best"], saved["wait"], saved["kept"]
+        per_epoch = draws_per_epoch(len(labels), n_real, synthetic_ratio)
+        n_batches = math.ceil(per_epoch / self.batch_size)
+        steps = epochs * n_batches
+
+        def state(epoch: int, batch: int) -> State:
+            return {
+                "net": net.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "objective": objective.state_dict(),
+                "augmenting": augmenting.get_state(),
+                "epoch": epoch,
+                "batch": batch,
+                "factor": factor,
+                "best": best,
+                "wait": wait,
+                "kept": kept,
+            }
+
+        for epoch in range(first_epoch, epochs):
+            net.train()
+            # drawn anew from its name on resume, so the order itself needs no place in a checkpoint
+            order = epoch_order(len(labels), n_real, synthetic_ratio, streams.generator("batches", task, epoch))
+            order = order.to(device)
+            for batch in range(first_batch, n_batches):
+                step = epoch * n_batches + batch
+                optimizer.param_groups[0]["lr"] = base_lr * factor * self.multiplier(step, steps)
+                chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+                x = images[chosen].to(dtype) / 255
+                if self.augment is not None:
+                    x = self.augment(x, augmenting)
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                    parts = objective(net, x, labels[chosen])
+                    total = torch.stack(list(parts.values())).sum()
+                optimizer.zero_grad(set_to_none=True)
+                total.backward()
+                if self.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(trained, self.clip_norm)
+                optimizer.step()
+                if (step + 1) % LOG_EVERY == 0 and batch + 1 < n_batches:
+                    stage.log(step + 1, steps, metrics_of(parts, optimizer))
+                if batch + 1 < n_batches:
+                    stage.offer(lambda epoch=epoch, batch=batch: state(epoch, batch + 1))  # type: ignore[misc]
+            first_batch = 0
+            accuracy = own_accuracy(net, val)
+            stage.log((epoch + 1) * n_batches, steps, metrics_of(parts, optimizer) | {"val_accuracy": accuracy})
+            if accuracy > best:
+                best, wait = accuracy, 0
+                if self.select == "best_val":
+                    kept = {key: value.clone() for key, value in net.state_dict().items()}
+            else:
+                wait += 1
+                if self.schedule == "plateau" and wait > self.plateau_patience:
+                    factor, wait = factor * self.plateau_factor, 0
+            stage.offer(lambda epoch=epoch: state(epoch + 1, 0))  # type: ignore[misc]
+        if kept is not None:
+            net.load_state_dict(kept)
+        net.eval()
+        result: State = net.state_dict()
+        return result
+
+    def multiplier(self, step: int, steps: int) -> float:
+        """Of the learning rate at 0-based `step` of `steps`."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        if self.schedule != "cosine":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
+
+
+def draws_per_epoch(n: int, n_real: int, ratio: float | None) -> int:
+    """Images an epoch: all `n`, or N_new / (1 − ratio) of them (METHOD section 5)."""
+    return n if ratio is None or n == n_real else round(n_real / (1 - ratio))
+
+
+def epoch_order(n: int, n_real: int, ratio: float | None, generator: torch.Generator) -> Tensor:
+    """Indices of one epoch, int64: a permutation of all n, or draws with replacement of which exactly the
+    share `ratio` falls on the synthetic images, [n_real, n)."""
+    if ratio is None or n == n_real:
+        return torch.randperm(n, generator=generator)
+    draws = draws_per_epoch(n, n_real, ratio)
+    n_synthetic = round(ratio * draws)
+    real = torch.randint(0, n_real, (draws - n_synthetic,), generator=generator)
+    synthetic = torch.randint(n_real, n, (n_synthetic,), generator=generator)
+    return torch.cat([real, synthetic])[torch.randperm(draws, generator=generator)]
+
+
+def metrics_of(parts: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Loss parts of the last batch and the learning rate, on the host (one transfer)."""
+    values = torch.stack([value.detach().float() for value in parts.values()]).tolist()
+    metrics = {f"loss_{name}": value for name, value in zip(parts, values, strict=True)}
+    return {"loss": sum(values), **metrics, "lr": optimizer.param_groups[0]["lr"]}
+
+
+@torch.no_grad()
+def own_accuracy(net: IncrementalNet, data: Labelled, batch_size: int = 512) -> float:
+    """Accuracy among all classes seen so far on images of the current task, in [0, 1]."""
+    net.eval()
+    parts = zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)
+    hits = [(net(x.to(net.scale.dtype) / 255).argmax(1) == y).sum() for x, y in parts]
+    return int(torch.stack(hits).sum()) / len(data)
