@@ -50,7 +50,8 @@ class TaskEnd:
         figures: `val_micro`, `val_macro`, `val_average_incremental` and, when test is evaluated, the same with
             `test_`; fractions in [0, 1]. `seconds` spent so far.
         confusion: split → counts [n_seen][n_seen], rows are true classes.
-        impressions: PNG of this task's impressions in the run's folder, if any were made.
+        impressions: `impressions/task<k>.npz` in the run's folder (`images` uint8 [N, C, S, S], `labels` int64
+            [N]), if this task used any.
     """
 
     task: int

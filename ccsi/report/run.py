@@ -1,0 +1,244 @@
+"""Pictures of one run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike, NDArray
+
+from ccsi.errors import UserError
+from ccsi.report.style import COLOURS, INK, bare, figure, short, task_labels
+
+CELL = 0.44
+"""Inches of one image in a grid."""
+
+
+class Labelled(Protocol):
+    """Images and labels: tensors or arrays, uint8 [N, C, S, S] and integers [N] (positions in the class order)."""
+
+    @property
+    def images(self) -> Any: ...
+
+    @property
+    def labels(self) -> Any: ...
+
+
+def draw_run(folder: Path, real_images: Labelled | None = None) -> list[Path]:
+    """Draw a finished run's pictures from its files into `<folder>/plots`.
+
+    impressions.png (if the run made any), accuracy_matrix.png, accuracy_over_tasks.png, confusion.png, each
+    beside a PDF. On test where the run was evaluated on it, else on val; the pictures say which.
+
+    Args:
+        folder: a run's folder.
+        real_images: some real images to show beside the impressions, where the user allows reading the data.
+
+    Returns:
+        The PNG files written.
+
+    Raises:
+        UserError: the folder has no result.json.
+    """
+    path = folder / "result.json"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no result.json; expected the folder of a finished run.")
+    result = json.loads(path.read_text(encoding="utf-8"))
+    names, sizes = result["dataset"]["class_names"], result["scenario"]["classes_per_task"]
+    split, figures = ("test", result) if result.get("accuracy_matrix") else ("val", result["val"])
+    plots = folder / "plots"
+    written = [
+        draw_accuracy_matrix(plots / "accuracy_matrix.png", figures["accuracy_matrix"], names, sizes, split),
+        draw_accuracy_over_tasks(plots / "accuracy_over_tasks.png", result),
+        draw_confusion(plots / "confusion.png", figures["confusion"][-1], names, split),
+    ]
+    latest = max(folder.glob("impressions/task*.npz"), key=lambda p: int(p.stem.removeprefix("task")), default=None)
+    if latest is not None:
+        with np.load(latest) as made:
+            images, labels = made["images"], made["labels"]
+        means_file = folder / "class_means.npz"
+        means = None
+        if means_file.exists():
+            with np.load(means_file) as kept:
+                means = kept["images"]
+        written.append(draw_impressions(plots / "impressions.png", images, labels, names, means, real_images))
+    return written
+
+
+def draw_impressions(
+    path_out: Path,
+    images: ArrayLike,
+    labels: ArrayLike,
+    class_names: Sequence[str],
+    means: ArrayLike | None = None,
+    real: Labelled | None = None,
+    per_class: int = 8,
+    real_per_class: int = 4,
+) -> Path:
+    """A row a class that has impressions: its mean image, its first impressions, and a few real images apart.
+
+    Args:
+        path_out: the PNG to write; a PDF is written beside it.
+        images: uint8 [N, C, S, S], C 1 or 3. labels: integers [N], positions in `class_names`.
+        means: float [n, C, S, S] in [0, 1], row c for class c.
+        real: real images, as `images` and `labels`.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    shown = [int(c) for c in np.unique(labels)]
+    blocks: list[tuple[str, list[NDArray[np.uint8]]]] = []
+    if means is not None:
+        bytes_of_means = (np.clip(np.asarray(means), 0, 1) * 255).round().astype(np.uint8)
+        blocks.append(("class\nmean", [bytes_of_means[c : c + 1] for c in shown]))
+    blocks.append(("impressions (synthesized)", [images[labels == c][:per_class] for c in shown]))
+    if real is not None:
+        real_images, real_labels = _array(real.images), _array(real.labels)
+        blocks.append(("real images", [real_images[real_labels == c][:real_per_class] for c in shown]))
+
+    columns = [max((len(row) for row in rows), default=0) or 1 for _, rows in blocks]
+    label_width = 0.25 + 0.075 * max(len(short(class_names[c])) for c in shown)
+    width = label_width + CELL * (sum(columns) + 0.45 * (len(blocks) - 1)) + 0.1
+    with figure(path_out, width, CELL * len(shown) + 0.4) as fig:
+        fig.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+        gaps = [0.45] * (len(blocks) - 1) + [0.0]
+        ratios = [ratio for pair in zip(columns, gaps, strict=True) for ratio in pair][: 2 * len(blocks) - 1]
+        grid = fig.add_gridspec(1, len(ratios), width_ratios=ratios)
+        for number, (title, rows) in enumerate(blocks):
+            ax = fig.add_subplot(grid[2 * number])
+            ax.imshow(_mosaic(rows, columns[number]), extent=(0, columns[number], len(shown), 0), interpolation="none")
+            ax.set_title(title, pad=3)
+            ax.set_xticks([])
+            ax.set_yticks(np.arange(len(shown)) + 0.5 if number == 0 else [])
+            if number == 0:
+                ax.set_yticklabels([short(class_names[c]) for c in shown])
+            bare(ax)
+    return path_out
+
+
+def draw_accuracy_matrix(
+    path_out: Path,
+    matrix: Sequence[Sequence[float]],
+    class_names: Sequence[str],
+    classes_per_task: Sequence[int],
+    split: str,
+) -> Path:
+    """R[i][j] as a heat map: accuracy on task j's classes (column) after task i (row), in percent."""
+    tasks = len(matrix)
+    square = np.full((tasks, tasks), np.nan)
+    for i, row in enumerate(matrix):
+        square[i, : len(row)] = 100 * np.asarray(row)
+    names = task_labels(class_names, classes_per_task)[:tasks]
+    side = max(0.5 * tasks, 0.95 * tasks if tasks <= 6 else 0)
+    with figure(path_out, side + 1.3, 0.5 * tasks + 1.1) as fig:
+        ax = fig.subplots()
+        _heat_map(ax, square, digits=1 if tasks <= 12 else 0)
+        ax.set_xticks(range(tasks), names if tasks <= 6 else [str(j + 1) for j in range(tasks)])
+        ax.set_yticks(range(tasks), [f"after task {i + 1}" for i in range(tasks)])
+        if tasks > 6:
+            ax.set_xlabel("task")
+        ax.set_title(f"accuracy on each task's classes, {split} (%)")
+    return path_out
+
+
+def draw_confusion(path_out: Path, counts: ArrayLike, class_names: Sequence[str], split: str) -> Path:
+    """A confusion matrix (counts [n][n], rows are true classes) as shares of each row, in percent."""
+    square = np.asarray(counts, dtype=float)
+    totals = square.sum(axis=1, keepdims=True)
+    share = 100 * np.divide(square, totals, out=np.full_like(square, np.nan), where=totals > 0)
+    n = len(square)
+    cell = 0.4 if n <= 20 else max(0.1, 8 / n)
+    names = [short(name) for name in class_names[:n]]
+    margin = 0.5 + 0.06 * max(map(len, names))
+    with figure(path_out, cell * n + margin + 0.5, cell * n + margin + 0.3) as fig:
+        ax = fig.subplots()
+        _heat_map(ax, share, digits=0 if n <= 20 else None)
+        ticks = range(n)
+        size = 8 if n <= 20 else max(3, 50 * cell / 1.4)
+        ax.set_xticks(ticks, names, rotation=45 if n <= 20 else 90, ha="right" if n <= 20 else "center", fontsize=size)
+        ax.set_yticks(ticks, names, fontsize=size)
+        ax.tick_params(axis="x", rotation_mode="anchor" if n <= 20 else "default")
+        ax.set_xlabel("predicted class")
+        ax.set_ylabel("true class")
+        ax.set_title(f"share of each true class, {split} (%)")
+    return path_out
+
+
+def draw_accuracy_over_tasks(path_out: Path, result: dict[str, Any]) -> Path:
+    """Accuracy over all classes seen (test, val) and on each task's classes, against the tasks learned."""
+    val = result.get("val") or {}
+    test_curve = result.get("accuracy_after_task")
+    split, matrix = ("test", result["accuracy_matrix"]) if test_curve else ("val", val["accuracy_matrix"])
+    tasks = len(matrix)
+    learned = np.arange(1, tasks + 1)
+    with figure(path_out, 4.8, 2.9) as fig:
+        ax = fig.subplots()
+        for j in range(tasks):
+            curve = 100 * np.array([row[j] for row in matrix[j:]])
+            colour = COLOURS[j % 6] if tasks <= 6 else "#999999"
+            label = f"task {j + 1}'s classes, {split}" if tasks <= 6 else None
+            ax.plot(learned[j:], curve, color=colour, linewidth=0.9, marker="o", markersize=2.5, label=label)
+        if tasks > 6:
+            ax.plot([], [], color="#999999", linewidth=0.9, marker="o", markersize=2.5, label=f"each task, {split}")
+        if test_curve:
+            ax.plot(
+                learned,
+                100 * np.asarray(test_curve),
+                color="black",
+                linewidth=1.8,
+                marker="s",
+                label="all classes seen, test",
+            )
+        if val.get("accuracy_after_task"):
+            curve = 100 * np.asarray(val["accuracy_after_task"])
+            ax.plot(learned, curve, color="black", linestyle=(0, (3, 2)), linewidth=1.2, label="all classes seen, val")
+        _task_axis(ax, tasks)
+        ax.set_ylabel("accuracy (%)")
+        handles, labels = ax.get_legend_handles_labels()
+        order = sorted(range(len(labels)), key=lambda i: not labels[i].startswith("all"))
+        ax.legend([handles[i] for i in order], [labels[i] for i in order], loc="center left", bbox_to_anchor=(1, 0.5))
+    return path_out
+
+
+def _task_axis(ax: Axes, tasks: int) -> None:
+    ax.set_xticks(range(1, tasks + 1, max(1, tasks // 10)))
+    ax.set_xlim(0.85 if tasks > 1 else 0.5, tasks + 0.15 if tasks > 1 else 1.5)
+    ax.set_ylim(-2, 102)
+    ax.set_xlabel("tasks learned")
+    ax.grid(axis="y", color="#e5e5e5", linewidth=0.5)
+    ax.set_axisbelow(True)
+
+
+def _heat_map(ax: Axes, percent: NDArray[np.float64], digits: int | None) -> None:
+    ax.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    bare(ax)
+    n_rows, n_columns = percent.shape
+    ax.set_xticks(np.arange(n_columns + 1) - 0.5, minor=True)
+    ax.set_yticks(np.arange(n_rows + 1) - 0.5, minor=True)
+    ax.grid(which="minor", color="white", linewidth=1 if digits is not None else 0.2)
+    ax.tick_params(which="minor", length=0)
+    if digits is not None:
+        for (i, j), value in np.ndenumerate(percent):
+            if not np.isnan(value):
+                ink = "white" if value > 60 else INK
+                ax.text(j, i, f"{value:.{digits}f}", ha="center", va="center", color=ink, fontsize=7)
+
+
+def _mosaic(rows: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
+    """Images of each row side by side on white, RGB [rows·P, columns·P, 3]; enlarged here so that no viewer blurs."""
+    side = max((image.shape[-1] for row in rows for image in row), default=1)
+    scale = max(1, round(120 / side))
+    cell = side * scale
+    pitch = cell + max(2, cell // 20)
+    canvas = np.full((len(rows) * pitch, columns * pitch, 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            rgb = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)
+            large = rgb.repeat(scale, axis=0).repeat(scale, axis=1)
+            canvas[i * pitch : i * pitch + cell, j * pitch : j * pitch + cell] = large
+    return canvas
+
+
+def _array(values: Any) -> NDArray[Any]:
+    """A tensor (on any device) or array as an array."""
+    return np.asarray(values.cpu() if hasattr(values, "cpu") else values)

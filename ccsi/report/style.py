@@ -1,0 +1,81 @@
+"""How every picture looks: one place for sizes, colours and how a figure becomes a file."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# matplotlib writes its font cache to the home folder unless told otherwise before the import
+os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / f"ccsi-matplotlib-{os.getuid()}"))
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, told apart by the colour-blind too."""
+LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+INK = "#333333"
+
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, has Greek
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "pdf.fonttype": 42,  # text stays text
+    "figure.dpi": 200,
+}
+
+
+@contextmanager
+def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure of `width` by `height` inches; written to `path` (PNG, 200 dpi) and beside it as PDF on leaving.
+
+    No pyplot: no figure is kept, and the settings hold only inside.
+    """
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(figsize=(width, height), layout="constrained")
+        yield fig
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fig.savefig(path, dpi=200)
+        fig.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+
+
+def bare(ax: Axes) -> None:
+    """No frame and no tick marks."""
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    ax.tick_params(length=0)
+
+
+def short(name: str, most: int = 22) -> str:
+    """A label of at most `most` characters."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def task_labels(class_names: Sequence[str], classes_per_task: Sequence[int], most: int = 3) -> list[str]:
+    """A label for each task: its classes' names, one a line, or their number where there are more than `most`."""
+    labels, end = [], 0
+    for number, count in enumerate(classes_per_task, start=1):
+        end += count
+        names = "\n".join(short(name) for name in class_names[end - count : end])
+        labels.append(f"task {number}\n" + (names if count <= most else f"{count} classes"))
+    return labels

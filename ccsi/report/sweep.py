@@ -1,0 +1,217 @@
+"""Pictures of a sweep."""
+
+import ast
+import csv
+import json
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from ccsi.errors import UserError
+from ccsi.report.style import COLOURS, INK, LINES, MARKERS, figure, short
+
+Trial = dict[str, str]
+METRIC = "val_average_incremental_accuracy"
+GREEK = {
+    name: unicodedata.lookup(f"GREEK SMALL LETTER {spoken}")
+    for name, spoken in {
+        "lambda": "LAMDA",
+        "rho": "RHO",
+        "tau": "TAU",
+        "sigma": "SIGMA",
+        "beta": "BETA",
+        "gamma": "GAMMA",
+    }.items()
+}
+SYMBOLS = {**GREEK, "lr": "learning rate"}
+
+
+def draw_sweep(folder: Path) -> list[Path]:
+    """Draw a sweep's pictures from its trials.csv and its runs' result.json into `<folder>/plots`.
+
+    swept_keys.png: the search metric (average incremental accuracy on val) over each swept key, phase 1.
+    top_settings.png: accuracy over tasks of phase 2's settings, mean and ± 1 standard deviation over seeds.
+    Each beside a PDF; one for which there is nothing to draw is left out.
+
+    Returns:
+        The PNG files written.
+
+    Raises:
+        UserError: the folder has no trials.csv.
+    """
+    path = folder / "trials.csv"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no trials.csv; expected the folder of a sweep.")
+    with path.open(newline="", encoding="utf-8") as file:
+        trials = list(csv.DictReader(file))
+    written = []
+    phases = {trial.get("phase", "") for trial in trials}
+    searched = [t for t in trials if "1" not in phases or t.get("phase") == "1"]
+    finished = complete(searched)
+    keys = [k for k in (trials[0] if trials else {}) if k.startswith("config/")]
+    keys = [k for k in keys if len({t[k] for t in finished}) > 1]
+    if finished and keys:
+        out = folder / "plots" / "swept_keys.png"
+        _draw_swept_keys(out, finished, keys, left_out=len(searched) - len(finished))
+        written.append(out)
+    curves = reporting_curves(folder, [t for t in trials if t.get("phase") == "2"])
+    if curves:
+        written.append(_draw_top_settings(folder / "plots" / "top_settings.png", curves))
+    return written
+
+
+def complete(trials: Sequence[Trial]) -> list[Trial]:
+    """Trials with a metric that did all tasks: after fewer tasks the average over them is higher, not better."""
+    most = max((number(t.get("tasks_done")) or 0 for t in trials), default=0)
+    return [t for t in trials if number(t.get(METRIC)) is not None and (number(t.get("tasks_done")) or 0) == most]
+
+
+def reporting_curves(folder: Path, trials: Sequence[Trial]) -> list[tuple[str, str, np.ndarray[Any, Any]]]:
+    """Per setting: its name, the split, and accuracy after each task in percent, [seeds, tasks]; best on val first.
+
+    A setting that lacks a seed another one has is left out: an incomplete group is never averaged.
+    """
+    seeds = {t.get("seed", "") for t in trials}
+    by_setting = sorted(trials, key=lambda t: t.get("setting", ""))
+    groups = [list(group) for _, group in groupby(by_setting, key=lambda t: t.get("setting", ""))]
+    differing = [
+        key for key in (trials[0] if trials else {}) if key.startswith("config/") and len({t[key] for t in trials}) > 1
+    ]
+    curves: list[tuple[float, str, str, np.ndarray[Any, Any]]] = []
+    for group in groups:
+        results = [result for t in group if (result := _result_of(folder, t)) is not None]
+        if len(results) < len(group) or {t.get("seed", "") for t in group} != seeds:
+            continue
+        split = "test" if all(r.get("accuracy_after_task") for r in results) else "val"
+        rows = [(r if split == "test" else r["val"])["accuracy_after_task"] for r in results]
+        if len({len(row) for row in rows}) == 1:
+            words = [f"{key_label(key, short_form=True)} = {rounded(group[0][key])}" for key in differing]
+            name = ", ".join(words) or f"setting {group[0].get('setting', '')}"
+            on_val = fmean(r["val"]["average_incremental_accuracy"] for r in results)
+            curves.append((on_val, name, split, 100 * np.asarray(rows)))
+    return [curve[1:] for curve in sorted(curves, key=lambda curve: -curve[0])]
+
+
+def _result_of(folder: Path, trial: Trial) -> Mapping[str, Any] | None:
+    run_dir = trial.get("run_dir", "")
+    for place in (folder / run_dir, folder / "runs" / Path(run_dir).name):  # the second: the sweep was moved
+        if run_dir and (place / "result.json").is_file():
+            result = json.loads((place / "result.json").read_text(encoding="utf-8"))
+            return result if isinstance(result, dict) and result.get("val") else None
+    return None
+
+
+def _draw_swept_keys(path_out: Path, trials: Sequence[Trial], keys: Sequence[str], left_out: int) -> None:
+    columns = min(3, len(keys))
+    rows = math.ceil(len(keys) / columns)
+    scores = np.array([100 * float(t[METRIC]) for t in trials])
+    with figure(path_out, max(2.4 * columns, 3.2) + 0.2, 2.1 * rows + 0.2) as fig:
+        axes = fig.subplots(rows, columns, sharey=True, squeeze=False)
+        for index, ax in enumerate(axes.flat):
+            if index >= len(keys):
+                ax.set_axis_off()
+                continue
+            _draw_key(ax, [t[keys[index]] for t in trials], scores)
+            ax.set_xlabel(key_label(keys[index]))
+        note = f"; {left_out} stopped or failed, not shown" if left_out else ""
+        fig.suptitle(f"search on val: {len(trials)} trials{note}; bars are means", fontsize=8)
+        fig.supylabel("average incremental accuracy, val (%)", fontsize=8)
+
+
+def _draw_key(ax: Axes, texts: Sequence[str], scores: np.ndarray[Any, Any]) -> None:
+    numbers = [number(text) for text in texts]
+    values: list[Any] = list(texts) if None in numbers else numbers
+    unique = sorted(set(values))
+    kind = axis_kind(unique)
+    place = {value: position for position, value in enumerate(unique)} if kind == "category" else None
+    x = np.array([place[v] for v in values] if place is not None else values, dtype=float)
+    ax.scatter(x, scores, s=12, color=COLOURS[0], alpha=0.55, linewidths=0, label="trial")
+    if len(unique) < len(values) and len(unique) <= 12:
+        where = np.unique(x)
+        means = [scores[x == position].mean() for position in where]
+        style = "none" if place is not None and isinstance(unique[0], str) else "-"
+        ax.plot(where, means, color=INK, linestyle=style, linewidth=0.9, marker="_", markersize=11, markeredgewidth=1.6)
+    if place is not None:
+        labels = [short(v, 16) if isinstance(v, str) else f"{v:g}" for v in unique]
+        crowded = sum(map(len, labels)) > 24
+        ax.set_xticks(range(len(unique)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
+        ax.set_xlim(-0.5, len(unique) - 0.5)
+    elif kind == "log":
+        ax.set_xscale("log")
+        steps = (1.0,) if unique[-1] / unique[0] >= 300 else (1.0, 3.0)
+        ax.xaxis.set_major_locator(LogLocator(subs=steps))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.grid(axis="y", color="#e5e5e5", linewidth=0.5)
+    ax.set_axisbelow(True)
+
+
+def axis_kind(unique: Sequence[Any]) -> str:
+    """`category` for text, and for few numbers with a 0 among decades; `log` for decades; else `linear`."""
+    if any(isinstance(value, str) for value in unique):
+        return "category"
+    positive = [value for value in unique if value > 0]
+    decades = bool(positive) and max(positive) / min(positive) >= 20
+    if len(positive) == len(unique):
+        return "log" if decades else "linear"
+    return "category" if decades and len(unique) <= 12 else "linear"
+
+
+def _draw_top_settings(path_out: Path, curves: Sequence[tuple[str, str, np.ndarray[Any, Any]]]) -> Path:
+    shown = curves[: len(COLOURS)]
+    tasks = max(rows.shape[1] for _, _, rows in shown)
+    lines_of_legend = len(shown) + 1
+    with figure(path_out, 4.2, 2.7 + 0.17 * lines_of_legend) as fig:
+        ax = fig.subplots()
+        for index, (name, _, rows) in enumerate(shown):
+            learned, mean = np.arange(1, rows.shape[1] + 1), rows.mean(axis=0)
+            look = {"color": COLOURS[index], "linestyle": LINES[index % 4], "marker": MARKERS[index]}
+            final = f"{mean[-1]:.1f}"
+            if len(rows) > 1:
+                spread = rows.std(axis=0, ddof=1)
+                low, high = np.clip(mean - spread, 0, 100), np.clip(mean + spread, 0, 100)
+                ax.fill_between(learned, low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
+                final += f" ± {spread[-1]:.1f}"
+            ax.plot(learned, mean, label=f"{short(name, 60)}: {final}", **look)  # type: ignore[arg-type]
+        splits, counts = {split for _, split, _ in shown}, {len(rows) for _, _, rows in shown}
+        ax.set_ylabel(f"accuracy on all classes seen, {'/'.join(sorted(splits))} (%)")
+        ax.set_xlabel("tasks learned")
+        ax.set_xticks(range(1, tasks + 1, max(1, tasks // 10)))
+        ax.grid(axis="y", color="#e5e5e5", linewidth=0.5)
+        title = f"final accuracy, micro (%): mean ± standard deviation, n = {'/'.join(map(str, sorted(counts)))} seeds"
+        fig.legend(loc="outside lower left", title=title, title_fontsize=7, alignment="left")
+    return path_out
+
+
+def key_label(column: str, short_form: bool = False) -> str:
+    """`config/learner.losses.lambda_distillation` in words: the last two parts of the key, Greek as Greek."""
+    parts = column.removeprefix("config/").split(".")[-1 if short_form else -2 :]
+    words = [" ".join(SYMBOLS.get(word, word) for word in part.split("_") if word) for part in parts]
+    return ": ".join(words)
+
+
+def rounded(text: str) -> str:
+    """A value as a label: numbers to three digits."""
+    value = number(text)
+    return text if value is None else f"{value:.3g}"
+
+
+def number(text: str | None) -> float | None:
+    """A finite number, or None for anything else (empty, text, true, a list, nan)."""
+    try:
+        value = ast.literal_eval(text or "")
+    except (ValueError, SyntaxError, MemoryError):
+        return None
+    return (
+        float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        else None
+    )

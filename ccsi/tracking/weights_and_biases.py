@@ -1,0 +1,233 @@
+"""Weights & Biases, told only what is about the experiment: no key, account, machine or code.
+
+The module is not called wandb.py because it would then import itself. The package is imported only when
+it is used: it is an extra, and costs a second.
+"""
+
+import importlib.util
+import netrc
+import os
+import shutil
+import tempfile
+import urllib.parse
+import uuid
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ccsi.errors import UserError
+from ccsi.tracking.events import Progress, RunStart, TaskEnd
+
+if TYPE_CHECKING:
+    import wandb
+
+SECONDS_TO_CONNECT = 30.0
+SECONDS_TO_UPLOAD = 300.0
+"""At the end of an online run; what is left then stays on disk for `wandb sync`."""
+
+
+class WeightsAndBiases:
+    """Logs a run to W&B.
+
+    Per logging point `<phase>/<metric>`; per task the figures against `task`, the impressions as an image and
+    the confusion matrices as images; at the end every figure of result.json in the summary.
+
+    Args:
+        mode: `disabled` does nothing; `offline` writes `<run folder>/wandb`, for `wandb sync` later; `online`
+            uploads as well.
+        project, entity, group, job_type: as in W&B; entity None is the key's own account.
+        name: shown for the run; None: the run's own name.
+
+    Raises:
+        UserError: the package is missing, or `online` and there is no key.
+    """
+
+    def __init__(
+        self,
+        mode: Literal["offline", "online", "disabled"] = "disabled",
+        project: str = "ccsi",
+        entity: str | None = None,
+        group: str | None = None,
+        job_type: str | None = "run",
+        name: str | None = None,
+    ) -> None:
+        self.mode, self.project, self.entity, self.group = mode, project, entity, group
+        self.job_type, self.name = job_type, name
+        self._run: wandb.Run | None = None
+        self._folder = Path()
+        self._class_names: list[str] = []
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._environment_before: dict[str, str | None] = {}
+        if mode != "disabled" and importlib.util.find_spec("wandb") is None:
+            raise UserError(
+                f"tracking.wandb.mode={mode} needs the package wandb: install ccsi[wandb], or set it to disabled."
+            )
+        if mode == "online" and not has_key():
+            raise UserError(
+                "tracking.wandb.mode=online found no key: set WANDB_API_KEY or run `wandb login` once, "
+                "or use tracking.wandb.mode=offline and upload later with `wandb sync`."
+            )
+
+    def start(self, run: RunStart) -> None:
+        """Begin the W&B run, or go on with it (online), under an id kept in the run's folder.
+
+        Raises:
+            UserError: W&B refuses the key or cannot be reached.
+        """
+        if self.mode == "disabled":
+            return
+        self._folder = folder = run.folder.resolve()
+        self._class_names = list(chain(*run.tasks))
+        self._keep_inside(folder)
+        import wandb
+
+        id_file = folder / "wandb" / "run_id"
+        id_file.parent.mkdir(exist_ok=True)
+        if not id_file.exists():
+            id_file.write_text(uuid.uuid4().hex[:12])
+        settings = wandb.Settings(
+            x_disable_meta=True,  # no wandb-metadata.json: host, user, command line, git remote, …
+            x_disable_machine_info=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
+            disable_code=True,
+            disable_git=True,
+            disable_job_creation=True,
+            save_code=False,
+            host="",
+            username="",
+            email="",
+            program="ccsi",
+            console="off",
+            silent=True,
+            symlink=False,  # they would hold absolute paths
+            init_timeout=SECONDS_TO_CONNECT,
+            login_timeout=SECONDS_TO_CONNECT,
+            finish_timeout=SECONDS_TO_UPLOAD,
+        )
+        try:
+            self._run = wandb.init(
+                mode=self.mode,
+                id=id_file.read_text(),
+                project=self.project,
+                entity=self.entity,
+                group=self.group,
+                job_type=self.job_type,
+                name=self.name or run.name,
+                resume="allow",
+                dir=str(folder),
+                config={key: portable(value) for key, value in run.config.items() if key != "tracking"},
+                settings=settings,
+            )
+        except (wandb.errors.Error, ValueError, OSError) as error:
+            self.finish(None)
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"tracking.wandb.mode={self.mode}: W&B did not start ({reason}); check the key and the network, "
+                "or use tracking.wandb.mode=offline."
+            ) from error
+        for figures in ("val_*", "test_*", "confusion/*", "impressions"):
+            self._run.define_metric(figures, step_metric="task")
+
+    def progress(self, event: Progress) -> None:
+        """One row of history: `task` (1-based), `<phase>/step`, `<phase>/<metric>`."""
+        if self._run is not None:
+            values = {"step": event.step, **event.metrics}
+            self._run.log({"task": event.task + 1} | {f"{event.phase}/{key}": v for key, v in values.items()})
+
+    def task_end(self, event: TaskEnd) -> None:
+        """One row of history with the figures, the impressions and the confusion matrices."""
+        if self._run is None:
+            return
+        import wandb
+
+        # pictures, not W&B's own confusion chart: that is an artifact, whose record holds an absolute path
+        from ccsi.report import draw_confusion, draw_impressions
+
+        scratch = Path(tempfile.mkdtemp(dir=self._scratch.name if self._scratch else None))
+        row: dict[str, Any] = {"task": event.task + 1, **event.figures}
+        for split, counts in event.confusion.items():
+            picture = draw_confusion(scratch / f"confusion_{split}.png", counts, self._class_names, split)
+            row[f"confusion/{split}"] = wandb.Image(str(picture))
+        if event.impressions is not None:
+            with np.load(event.impressions) as made:
+                images, labels = made["images"], made["labels"]
+            picture = draw_impressions(scratch / "impressions.png", images, labels, self._class_names)
+            row["impressions"] = wandb.Image(str(picture))
+        self._run.log(row)
+
+    def finish(self, result: Mapping[str, Any] | None) -> None:
+        """Put the final figures into the summary and end W&B's own process; a stopped run is marked failed."""
+        try:
+            if self._run is not None:
+                if result is not None:
+                    for key, value in summary_of(result).items():
+                        self._run.summary[key] = value
+                self._run.finish(exit_code=0 if result is not None else 1)
+        finally:
+            self._run = None
+            if self._scratch is not None:
+                self._clean_up()
+
+    def _keep_inside(self, folder: Path) -> None:
+        """Let W&B write in `folder` and a temporary folder only, and report no errors to its makers."""
+        self._scratch = tempfile.TemporaryDirectory(prefix="ccsi-wandb-", ignore_cleanup_errors=True)
+        wanted = {
+            "WANDB_DIR": str(folder),
+            "WANDB_ERROR_REPORTING": "false",
+            **{f"WANDB_{kind}_DIR": self._scratch.name for kind in ("CACHE", "CONFIG", "DATA", "ARTIFACT")},
+        }
+        self._environment_before = {key: os.environ.get(key) for key in wanted}
+        os.environ.update(wanted)
+
+    def _clean_up(self) -> None:
+        import wandb
+
+        wandb.teardown()  # or its process and its settings would outlive this run
+        for key, value in self._environment_before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+        for logs in (self._folder / "wandb").glob("*run-*/logs"):
+            shutil.rmtree(logs, ignore_errors=True)  # W&B's own debug logs: they name absolute paths
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
+
+
+def has_key() -> bool:
+    """Whether W&B would find a key without asking: environment, or the netrc file's entry for its host."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    candidates = [os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"]
+    for path in candidates:
+        try:
+            if path and netrc.netrc(str(path)).authenticators(host):
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False
+
+
+def portable(value: Any) -> Any:
+    """A config value with the home folder written as `~`: its path usually holds the account's name."""
+    if isinstance(value, Mapping):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    return str(value).replace(str(Path.home()), "~") if isinstance(value, str | Path) else value
+
+
+def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of result.json and the accuracy matrices; those on val are named `val/<name>`."""
+    val = {f"val/{key}": value for key, value in (result.get("val") or {}).items()}
+    seconds = {f"seconds/{key}": value for key, value in (result.get("seconds") or {}).items()}
+    flat = {**result, **val, **seconds}
+    matrices = ("accuracy_matrix", "val/accuracy_matrix")
+    stored = {"stored_bytes": sum(item["bytes"] for item in result.get("stored") or [])}
+    return {k: v for k, v in flat.items() if isinstance(v, int | float | bool) or (k in matrices and v)} | stored
