@@ -78,7 +78,7 @@ def download(url: str, path: Path, md5: str) -> None:
             part.open("xb") as file,
         ):
             total = int(response.headers.get("Content-Length", 0)) or None
-            with progress_bar(path.name) as bar:
+            with progress_bar() as bar:
                 say(f"Downloading {path.name}{f' ({total / 1e6:.1f} MB)' if total else ''} from {url} to {path.parent}")
                 task = bar.add_task(path.name, total=total)
                 while chunk := response.read(CHUNK):
@@ -126,11 +126,10 @@ def md5_of(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def progress_bar(label: str) -> Progress:
+def progress_bar() -> Progress:
     """Bytes, speed and time left on stderr; shows nothing when that is not a terminal."""
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True)
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
 def say(line: str) -> None:

@@ -115,7 +115,8 @@ def make_tasks(
 ) -> Iterator[Task]:
     """The tasks of `plan`, from number `start` on, each made when it is asked for.
 
-    `train` and `val` carry original labels. `everything` hands each task the images of all classes so far (the joint upper bound, by permission).
+    `train` and `val` carry original labels. `everything` hands each task the images of all classes so far (the
+    joint upper bound, by permission).
     """
     ends = list(accumulate(len(classes) for classes in plan))
     for index in range(start, len(plan)):
