@@ -103,7 +103,7 @@ def test_tasks(made: tuple[Dataset, int], seed: int, data: st.DataObject, everyt
     for task in tasks:
         first, end = task.index * size, (task.index + 1) * size
         assert task.classes == range(first, end) and task.unlabeled is None
-        wanted = range(0, end) if everything else range(first, end)
+        wanted = range(end) if everything else range(first, end)
         for part, whole in ((task.train, dataset.train), (task.val, dataset.val)):
             expected = [(number, order.index(label)) for number, label in pairs(whole) if order.index(label) in wanted]
             assert pairs(part) == expected
