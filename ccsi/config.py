@@ -7,6 +7,7 @@ the setting is used, and every mistake is told with its full key before any work
 
 import difflib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -207,16 +208,18 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
 def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
     """Hydra's complaint as one sentence with the full key."""
     first = str(error).strip().splitlines()[0]
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read; expected key=value, with quotes around unusual signs: key='\"a value\"'."
+    if found := re.search(r"Could not override '([^']+)'", first):
+        groups = [o for o in overrides if (config_dir() / o.split("=")[0]).is_dir()]  # they decide what keys there are
+        return unknown_key(found[1], load(groups, name))
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
-        if f"'{key}'" in first or f"'{override}'" in first or key in first:
-            if "Could not override" in first:
-                return unknown_key(key, load([], name))
-            if "Could not find" in first or "no match" in first.lower():
-                group = key.split("@")[0]
-                here = config_dir() / group
-                options = sorted(str(path.relative_to(here).with_suffix("")) for path in here.rglob("*.yaml"))
-                return f"{override} names no file in configs/{group}; expected one of {', '.join(options)}."
+        if ("Could not find" in first or "no match" in first.lower()) and key in first:
+            group = key.split("@")[0]
+            here = config_dir() / group
+            options = sorted(str(path.relative_to(here).with_suffix("")) for path in here.rglob("*.yaml"))
+            return f"{override} names no file in configs/{group}; expected one of {', '.join(options)}."
     return first
 
 

@@ -5,6 +5,7 @@ a `Scenario` says which classes come when; `make_tasks` cuts a `Dataset` into `T
 device. Nothing here knows a model, and only the evaluator is handed `Dataset.test`.
 """
 
+from ccsi.data.augment import Augment
 from ccsi.data.dataset import Dataset, Labelled, Source
 from ccsi.data.digits import Digits
 from ccsi.data.folder import Folder
@@ -14,6 +15,7 @@ from ccsi.data.scenario import Scenario, Task, make_tasks
 from ccsi.data.torchvision_sets import TorchVision
 
 __all__ = [
+    "Augment",
     "Dataset",
     "Digits",
     "Folder",
