@@ -1,5 +1,12 @@
 """Pictures from a finished run's or sweep's files, and from nothing else."""
 
+import os
+import tempfile
+from pathlib import Path
+
+# matplotlib keeps its font cache in the home folder unless told otherwise before its first import
+os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / f"ccsi-matplotlib-{os.getuid()}"))
+
 from ccsi.report.run import draw_confusion, draw_impressions, draw_run
 from ccsi.report.sweep import draw_sweep
 

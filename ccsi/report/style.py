@@ -1,14 +1,9 @@
 """How every picture looks: one place for sizes, colours and how a figure becomes a file."""
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-# matplotlib writes its font cache to the home folder unless told otherwise before the import
-os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / f"ccsi-matplotlib-{os.getuid()}"))
 
 import matplotlib
 from matplotlib.axes import Axes

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ccsi.errors import UserError
 from ccsi.report.style import COLOURS, INK, LINES, MARKERS, figure, short
 
 Trial = dict[str, str]
+LEGEND_WIDTH = 72
 METRIC = "val_average_incremental_accuracy"
 GREEK = {
     name: unicodedata.lookup(f"GREEK SMALL LETTER {spoken}")
@@ -168,7 +170,7 @@ def axis_kind(unique: Sequence[Any]) -> str:
 def _draw_top_settings(path_out: Path, curves: Sequence[tuple[str, str, np.ndarray[Any, Any]]]) -> Path:
     shown = curves[: len(COLOURS)]
     tasks = max(rows.shape[1] for _, _, rows in shown)
-    lines_of_legend = len(shown) + 1
+    lines_of_legend = 1 + sum(1 + (len(name) + 14) // LEGEND_WIDTH for name, _, _ in shown)
     with figure(path_out, 4.2, 2.7 + 0.17 * lines_of_legend) as fig:
         ax = fig.subplots()
         for index, (name, _, rows) in enumerate(shown):
@@ -180,7 +182,7 @@ def _draw_top_settings(path_out: Path, curves: Sequence[tuple[str, str, np.ndarr
                 low, high = np.clip(mean - spread, 0, 100), np.clip(mean + spread, 0, 100)
                 ax.fill_between(learned, low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
                 final += f" ± {spread[-1]:.1f}"
-            ax.plot(learned, mean, label=f"{short(name, 60)}: {final}", **look)  # type: ignore[arg-type]
+            ax.plot(learned, mean, label=fill(f"{name}: {final}", LEGEND_WIDTH), **look)  # type: ignore[arg-type]
         splits, counts = {split for _, split, _ in shown}, {len(rows) for _, _, rows in shown}
         ax.set_ylabel(f"accuracy on all classes seen, {'/'.join(sorted(splits))} (%)")
         ax.set_xlabel("tasks learned")

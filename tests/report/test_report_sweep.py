@@ -1,0 +1,161 @@
+"""A sweep's pictures, from trials.csv and the runs' result.json."""
+
+import csv
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from finished import figures, make_run
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from ccsi.errors import UserError
+from ccsi.report import draw_sweep
+from ccsi.report.sweep import axis_kind, key_label, number
+
+KEYS = ["config/learner.lambda_distillation", "config/training.lr", "config/learner.synthesis.init"]
+SETTINGS: dict[str, list[Any]] = {"a": [5.0, 0.1, "mean"], "b": [0.0, 0.001, "noise"], "c": [5.0, 0.01, "noise"]}
+LEVEL = {"a": 0.6, "b": 0.5, "c": 0.3}
+
+
+def searched(
+    setting: str, seed: int, score: float | str, tasks_done: int = 2, status: str = "complete"
+) -> dict[str, Any]:
+    row = {"phase": 1, "setting": setting, "seed": seed, "status": status, "tasks_done": tasks_done}
+    values = dict(zip(KEYS, SETTINGS[setting], strict=True))
+    return {**row, "val_average_incremental_accuracy": score, "run_dir": "", **values}
+
+
+def reported(folder: Path, setting: str, seed: int, write: bool = True, absolute: bool = False) -> dict[str, Any]:
+    """A phase 2 trial whose test accuracy after each task is level + seed / 100."""
+    run_dir = f"runs/p2-{setting}-{seed}"
+    if write:
+        level = LEVEL[setting]
+        curve = [level + 0.3 + seed / 100, level + seed / 100]
+        val = {**figures("val"), "average_incremental_accuracy": 1 - level}  # val ranks the other way round than test
+        make_run(folder / run_dir, impressions=False, accuracy_after_task=curve, val=val)
+    row = searched(setting, seed, 0.5)
+    return {**row, "phase": 2, "run_dir": str(folder / run_dir) if absolute else run_dir}
+
+
+def write_trials(folder: Path, rows: list[dict[str, Any]], drop: tuple[str, ...] = ()) -> None:
+    folder.mkdir(exist_ok=True)
+    with (folder / "trials.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [key for key in rows[0] if key not in drop], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    folder = tmp_path / "sweep"
+    rows = [searched(s, seed, LEVEL[s] + seed / 100) for s in SETTINGS for seed in (0, 2)]
+    rows += [searched("a", 4, 0.99, tasks_done=1, status="pruned"), searched("b", 4, "", 0, "failed")]
+    rows += [reported(folder, s, seed, absolute=s == "b") for s in SETTINGS for seed in (5, 6, 7)]
+    write_trials(folder, rows)
+    return folder
+
+
+def test_scores_over_each_swept_key(sweep: Path, drawn: dict[str, Figure]) -> None:
+    assert [path.name for path in draw_sweep(sweep)] == ["swept_keys.png", "top_settings.png"]
+    fig = drawn["swept_keys.png"]
+    weights, rate, init = fig.axes
+    assert [ax.get_xlabel() for ax in fig.axes] == [
+        "learner: λ distillation",
+        "training: learning rate",
+        "synthesis: init",
+    ]
+    assert rate.get_xscale() == "log"
+    assert weights.get_xscale() == "linear"
+    assert [label.get_text() for label in init.get_xticklabels()] == ["mean", "noise"]
+
+    points = np.asarray(rate.collections[0].get_offsets())
+    expected = {(SETTINGS[s][1], round(100 * LEVEL[s] + seed, 6)) for s in SETTINGS for seed in (0, 2)}
+    assert {(float(x), round(float(y), 6)) for x, y in points} == expected  # neither the pruned nor the failed trial
+    assert "6 trials; 2 stopped or failed" in fig.get_suptitle()
+    means = dict(np.asarray(init.lines[0].get_xydata()).tolist())
+    assert means == pytest.approx({0: 61, 1: 41})  # mean: a; noise: b and c
+
+
+def test_curves_of_the_reported_settings(sweep: Path, drawn: dict[str, Figure]) -> None:
+    draw_sweep(sweep)
+    fig = drawn["top_settings.png"]
+    ax = fig.axes[0]
+    finals = [float(np.asarray(line.get_ydata())[-1]) for line in ax.lines]
+    assert finals == pytest.approx([36, 56, 66])  # best on val first: c, b, a
+    label = str(ax.lines[-1].get_label()).replace("\n", " ")
+    spread = statistics.stdev([65, 66, 67])
+    assert label == f"λ distillation = 5, learning rate = 0.1, init = mean: 66.0 ± {spread:.1f}"
+    band = np.asarray(ax.collections[-1].get_paths()[0].vertices)
+    assert {round(float(y), 6) for x, y in band if x == 2} == {65, 67}
+    assert "test" in ax.get_ylabel()
+    assert "n = 3 seeds" in fig.legends[0].get_title().get_text()
+
+
+def test_a_setting_that_lacks_a_seed_is_not_averaged(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+    rows = [reported(tmp_path, "a", seed) for seed in (5, 6)]
+    rows += [reported(tmp_path, "b", 5), reported(tmp_path, "b", 6, write=False)]  # failed: no result.json
+    rows += [reported(tmp_path, "c", 5)]  # never started
+    write_trials(tmp_path, rows)
+    draw_sweep(tmp_path)
+    assert len(drawn["top_settings.png"].axes[0].lines) == 1
+
+
+def test_a_sweep_that_was_moved_still_finds_its_runs(sweep: Path) -> None:
+    moved = sweep.rename(sweep.with_name("elsewhere"))
+    assert (moved / "plots" / "top_settings.png") in draw_sweep(moved)
+
+
+@pytest.mark.parametrize("drop", [("phase", "run_dir"), ("tasks_done", "seed", "setting", "status"), tuple(KEYS)])
+def test_missing_columns_cost_a_picture_at_most(tmp_path: Path, drop: tuple[str, ...]) -> None:
+    rows = [searched(s, seed, LEVEL[s]) for s in SETTINGS for seed in (0, 1)]
+    write_trials(tmp_path, rows, drop)
+    expected = [] if drop == tuple(KEYS) else ["swept_keys.png"]
+    assert [path.name for path in draw_sweep(tmp_path)] == expected
+
+
+@pytest.mark.parametrize("score", ["", "nan"])
+def test_a_sweep_where_all_failed_has_no_pictures(tmp_path: Path, score: str) -> None:
+    write_trials(tmp_path, [searched("a", 0, score, 0, "failed"), searched("b", 0, score, 0, "failed")])
+    assert draw_sweep(tmp_path) == []
+    (tmp_path / "trials.csv").write_text("phase,trial\n")
+    assert draw_sweep(tmp_path) == []
+
+
+def test_a_folder_that_is_no_sweep(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no trials\.csv; expected the folder of a sweep"):
+        draw_sweep(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["mean", "noise"], "category"),
+        ([0.001, 0.01, 0.1], "log"),
+        ([1.0, 5.0, 10.0], "linear"),
+        ([0.0, 0.01, 1.0], "category"),
+        ([0.0, 0.5, 1.0], "linear"),
+        ([-1.0, 0.0, 1.0], "linear"),
+        ([0.0], "linear"),
+    ],
+)
+def test_axes_fit_their_values(values: list[Any], kind: str) -> None:
+    assert axis_kind(values) == kind
+
+
+@given(st.floats() | st.integers(-(10**9), 10**9) | st.booleans() | st.none() | st.text(max_size=5))
+def test_a_number_is_a_finite_number_and_nothing_else(value: Any) -> None:
+    numeric = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, str):
+        assert number(str(value)) == (value if numeric else None)
+    else:
+        number(value)  # any text is told apart without an error
+
+
+def test_keys_in_words() -> None:
+    assert key_label("config/learner.idc.rho") == "idc: \N{GREEK SMALL LETTER RHO}"
+    assert key_label("config/training.batch_size", short_form=True) == "batch size"

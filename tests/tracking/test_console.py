@@ -1,0 +1,155 @@
+"""What a person sees: on a terminal, in a log file, and at the end."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finished import result
+
+from ccsi.tracking import Console, Progress, RunStart, TaskEnd
+from ccsi.tracking.console import clock, show_metrics, show_result, size
+
+DEMO = """
+import time
+from pathlib import Path
+from ccsi.tracking import Console, Progress, RunStart, TaskEnd
+console = Console()
+console.start(RunStart("demo", Path("/tmp/a [b]"), {}, (("cat", "dog"), ("fox", "yak"))))
+for task in range(2):
+    for phase in ("synthesis", "training"):
+        for step in (1, 99, 100):
+            console.progress(Progress(task, phase, step, 100, {"loss": 0.5, "loss_ce": 0.25, "val_accuracy": 0.625}))
+            time.sleep(0.11)  # the live line is redrawn ten times a second
+    console.task_end(TaskEnd(task, 2, {"val_micro": 0.5, "val_macro": 0.25, "seconds": 65}, {}))
+console.finish(None)
+"""
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_in_a_log_at_most_one_line_in_ten_seconds_of_a_phase(
+    run: RunStart, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = Clock()
+    monkeypatch.setattr(time, "monotonic", now)
+    console = Console()
+    console.start(run)
+    for step in range(1, 61):  # a step a second
+        console.progress(Progress(0, "training", step, 120, {"loss": 2.0}))
+        now.now += 1
+    console.progress(Progress(1, "synthesis", 1, 10, {}))
+    console.task_end(TaskEnd(1, 2, {"val_micro": 0.5, "test_micro": 0.25, "seconds": 65}, {}))
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert len(lines) == 1 + 6 + 1 + 1
+    assert lines[2] == "task 1/2  training   11/120  loss 2  1:49 left"  # 10 steps in 10 s, 109 to go
+    assert lines[-2].startswith("task 2/2  synthesis")
+    assert lines[-1] == "task 2/2 done: val micro 50.0 %, test micro 25.0 %, after 1:05"
+    assert "\x1b" not in err
+
+
+def test_on_a_terminal_one_line_a_phase_is_left_behind(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen([sys.executable, "-c", DEMO], stderr=theirs, stdout=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(ours, 4096)
+            except OSError:  # Linux: the other end is closed
+                break
+            if not chunk:
+                break
+            shown += chunk
+        os.close(ours)
+    assert process.returncode == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "demo starts: 4 classes in 2 tasks, folder /tmp/a [b]" in text
+    for task in ("1/2", "2/2"):
+        for phase in ("synthesis", "training "):
+            line = f"task {task}  {phase}  100/100  loss 0.5 (ce 0.25)  val 62.5 %  in 0:00"
+            assert text.count(line) == 1
+    assert "0:00 left" in text
+
+
+def test_quiet_prints_nothing(run: RunStart, capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(quiet=True)
+    console.start(run)
+    console.progress(Progress(0, "training", 1, 10, {"loss": 1.0}))
+    console.task_end(TaskEnd(0, 2, {"val_micro": 0.5}, {}))
+    console.finish(result())
+    assert capsys.readouterr() == ("", "")
+
+
+def cells(text: str, first: str) -> list[str]:
+    """The columns of the table row that begins with `first`."""
+    row = next(line for line in text.splitlines() if line.strip().startswith(first))
+    return re.split(r"\s{2,}", row.strip())
+
+
+def test_the_final_tables_go_to_stdout_with_val_beside_test(run: RunStart, capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.start(run)
+    capsys.readouterr()
+    console.finish(result())
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "accuracy matrix, test (%)" in out
+    assert cells(out, "1 ") == ["1", "90.0", "91.0"]
+    assert cells(out, "2 ") == ["2", "25.0", "75.0", "51.0"]
+    assert cells(out, "final accuracy, macro") == ["final accuracy, macro over tasks", "50.0", "50.0"]
+    assert cells(out, "final accuracy, micro") == ["final accuracy, micro over images", "51.0", "51.0"]
+    assert cells(out, "forgetting") == ["forgetting", "45.0", "65.0"]
+    assert cells(out, "AUC")[1:] == ["87.5", "87.5"]
+    for words in ("basophil", "platelet", "class means 75.3 kB, moments 9.2 kB", "permissions         none"):
+        assert words in out
+    assert "synthesis 1:01, training 1:40, total 1:02:05" in out
+    assert f"folder              {run.folder}\n" in out  # in one line, however long
+
+
+def test_without_test_figures_the_tables_say_val() -> None:
+    file = io.StringIO()
+    show_result(result(evaluate_test=False), Path("x"), file)
+    assert "accuracy matrix, val (%)" in file.getvalue()
+    assert cells(file.getvalue(), "2 ") == ["2", "35.0", "65.0", "51.0"]
+    assert cells(file.getvalue(), "forgetting") == ["forgetting", "45.0", "-"]
+
+
+def test_many_classes_a_task_are_counted() -> None:
+    file = io.StringIO()
+    names = [f"c{i}" for i in range(10)]
+    changes: dict[str, Any] = {"dataset": {"name": "x", "class_names": names}, "scenario": {"classes_per_task": [5, 5]}}
+    show_result(result(**changes), None, file)
+    assert "2: 5 classes" in file.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (65, "1:05"), (3725, "1:02:05")])
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_500_000, "2.5 MB"), (7 * 10**12, "7000.0 GB")]
+)
+def test_size(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+def test_metrics_in_a_line() -> None:
+    metrics = {"loss": 1.234567, "loss_ce": 0.5, "loss_idc": 0.25, "lr": 0.05, "val_accuracy": 0.8125}
+    assert show_metrics(metrics) == "loss 1.23 (ce 0.5, idc 0.25)  lr 0.05  val 81.2 %"
+    assert show_metrics({}) == ""

@@ -1,0 +1,113 @@
+"""All trackers as one, and their settings."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import ccsi.config
+from ccsi.errors import UserError
+from ccsi.tracking import Console, Progress, RunStart, TaskEnd, Trackers, WeightsAndBiases
+
+DEFAULT = Path(__file__).parents[2] / "configs" / "tracking" / "default.yaml"
+
+
+class Recorder(Console):
+    def __init__(self, fails: str = "") -> None:
+        super().__init__(quiet=True)
+        self.calls: list[str] = []
+        self.fails = fails
+
+    def _note(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.fails:
+            raise OSError(name)
+
+    def start(self, run: RunStart) -> None:
+        self._note("start")
+
+    def progress(self, event: Progress) -> None:
+        self._note("progress")
+
+    def task_end(self, event: TaskEnd) -> None:
+        self._note("task_end")
+
+    def finish(self, result: Mapping[str, Any] | None) -> None:
+        self._note(f"finish {result}")
+
+
+def test_every_event_reaches_every_tracker(run: RunStart) -> None:
+    console = Recorder()
+    trackers = Trackers(console=console)
+    trackers.start(run)
+    trackers.progress(Progress(0, "training", 1, 1, {}))
+    trackers.task_end(TaskEnd(0, 1, {}, {}))
+    trackers.finish({})
+    assert console.calls == ["start", "progress", "task_end", "finish {}"]
+    assert trackers.files.lines == 2 == len((run.folder / "metrics.jsonl").read_text().splitlines())
+
+
+def test_a_tracker_that_cannot_start_closes_the_others(run: RunStart) -> None:
+    trackers = Trackers(console=Recorder(fails="start"))
+    with pytest.raises(OSError, match="start"):
+        trackers.start(run)
+    with pytest.raises(RuntimeError):  # the file is closed
+        trackers.files.progress(Progress(0, "training", 1, 1, {}))
+
+
+def test_files_are_closed_even_if_the_console_fails(run: RunStart) -> None:
+    trackers = Trackers(console=Recorder(fails="finish None"))
+    trackers.start(run)
+    with pytest.raises(OSError, match="finish"):
+        trackers.finish(None)
+    with pytest.raises(RuntimeError):
+        trackers.files.progress(Progress(0, "training", 1, 1, {}))
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    tree = OmegaConf.load(DEFAULT)
+    for key, value in changes.items():
+        OmegaConf.update(tree, key.replace("__", "."), value)
+    plain = OmegaConf.to_container(tree, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def made(config: dict[str, Any]) -> Trackers:
+    ccsi.config.check(config)
+    trackers = instantiate(config, _convert_="all")
+    assert isinstance(trackers, Trackers)
+    return trackers
+
+
+def test_the_shipped_settings_make_trackers_with_wandb_off() -> None:
+    trackers = made(settings())
+    assert trackers.wandb.mode == "disabled"
+    assert not trackers.console.quiet
+    defaults = {field.name: field.default for field in dataclasses.fields(Trackers) if field.init}
+    assert set(settings()) == {"_target_", *defaults}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"wandb__mode": "on"}, "wandb.mode=on: expected one of offline, online, disabled"),
+        ({"console__quiet": "yes"}, "console.quiet=yes: expected true or false"),
+        ({"wandb__grop": "x"}, "wandb.grop is not a setting; did you mean wandb.group?"),
+        ({"wandb__project": None}, "wandb.project=null: expected text"),
+    ],
+)
+def test_a_wrong_setting_is_told_with_its_key(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as told:
+        ccsi.config.check(settings(**change))
+    assert message in str(told.value)
+
+
+def test_settings_reach_wandb() -> None:
+    trackers = made(settings(wandb__group="sweep 7"))
+    assert isinstance(trackers.wandb, WeightsAndBiases)
+    assert trackers.wandb.group == "sweep 7"
