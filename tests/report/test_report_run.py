@@ -110,7 +110,7 @@ def test_many_tasks_and_classes(tmp_path: Path, drawn: dict[str, Figure]) -> Non
     names = [f"a class with quite a long name {i}" for i in range(tasks * per_task)]
     matrix = [[0.5] * (i + 1) for i in range(tasks)]
     confusion = [np.eye((i + 1) * per_task, dtype=int).tolist() for i in range(tasks)]
-    figures = {"accuracy_matrix": matrix, "confusion": confusion, "accuracy_after_task": [0.5] * tasks}
+    figures: dict[str, Any] = {"accuracy_matrix": matrix, "confusion": confusion, "accuracy_after_task": [0.5] * tasks}
     changes: dict[str, Any] = {"dataset": {"class_names": names}, "scenario": {"classes_per_task": [per_task] * tasks}}
     folder = make_run(tmp_path / "run", impressions=False, **changes, **figures, val=figures)
     draw_run(folder)
