@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, "Figure"]:
     """The figures drawn in a test, by the name of their file: what they say can be read from them."""
-    figures: dict[str, "Figure"] = {}
+    figures: dict[str, Figure] = {}
 
     @contextmanager
     def watched(path: Path, width: float, height: float) -> "Iterator[Figure]":
