@@ -14,13 +14,11 @@ class Tap:
     """What one norm layer saw in a forward pass: all that the moment losses of synthesis need.
 
     Attributes:
-        norm: the layer. input: what went in, [N, C, H, W]. normalized: the input of its BN part, that is,
-            the output of its GN part (or `input` itself for plain BatchNorm), [N, C, H, W].
+        norm: the layer. input: what went in, [N, C, H, W].
     """
 
     norm: "ContinualNorm2d"
     input: Tensor
-    normalized: Tensor
 
 
 class ContinualNorm2d(nn.Module):
@@ -48,8 +46,12 @@ class ContinualNorm2d(nn.Module):
         In training mode BN uses the batch's moments and, if `update`, moves its running moments towards
         them; in eval mode it uses the running moments. `taps` collects what the layer saw.
         """
-        h = a if self.groups is None else F.group_norm(a, self.groups, eps=self.eps)
         if taps is not None:
-            taps.append(Tap(self, a, h))
+            taps.append(Tap(self, a))
+        if self.groups is not None and not self.training:
+            # BN is a fixed affine map now, and GN takes one: one pass over the map instead of two
+            weight = self.weight * torch.rsqrt(self.running_var + self.eps)
+            return F.group_norm(a, self.groups, weight, self.bias - self.running_mean * weight, self.eps)
+        h = a if self.groups is None else F.group_norm(a, self.groups, eps=self.eps)
         moments = (self.running_mean, self.running_var) if update or not self.training else (None, None)
         return F.batch_norm(h, *moments, self.weight, self.bias, self.training, self.momentum, self.eps)

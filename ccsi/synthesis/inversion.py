@@ -23,7 +23,14 @@ from ccsi.checks import (
 from ccsi.models import IncrementalNet, Tap
 from ccsi.rng import Streams
 from ccsi.stage import Stage
-from ccsi.synthesis.moments import ClassMemory, batch_norm_distance, class_moment_distance
+from ccsi.synthesis.moments import (
+    ClassMemory,
+    batch_norm_distance,
+    class_moment_distance,
+    group_moments,
+    map_moments,
+    normalized_moments,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,17 +238,21 @@ class Synthesis:
         """Σ_l a_l·R_l, [G]."""
         total = torch.zeros(n_groups, device=y.device)
         layer = 0
-        for number, seen in enumerate(taps):
-            tap = Tap(seen.norm, seen.input.to(memory.means.dtype), seen.normalized.to(memory.means.dtype))
-            term = torch.zeros(n_groups, device=y.device)
-            if self.bn_moments > 0:
-                term = self.bn_moments * batch_norm_distance(tap, n_groups)
-            if tap.norm.groups is not None and memory.group_means:
+        for number, tap in enumerate(taps):
+            norm, a = tap.norm, tap.input.to(memory.means.dtype)
+            first, second = map_moments(a)
+            weight = self.stem_weight if number == 0 else 1.0
+            if norm.groups is not None and memory.group_means:
                 if self.class_moments > 0:
-                    far = class_moment_distance(tap, memory.group_means[layer], memory.group_vars[layer], y)
-                    term = term + self.class_moments * far.view(n_groups, -1).mean(1)
+                    of_class = memory.group_means[layer][y], memory.group_vars[layer][y]
+                    far = class_moment_distance(*group_moments(first, second, norm.groups), *of_class)
+                    total = total + weight * self.class_moments * far.view(n_groups, -1).mean(1)
                 layer += 1
-            total = total + (self.stem_weight if number == 0 else 1.0) * term
+            if self.bn_moments > 0:
+                if norm.groups is not None:
+                    first, second = normalized_moments(first, second, norm.groups, norm.eps)
+                far = batch_norm_distance(norm, first, second, n_groups)
+                total = total + weight * self.bn_moments * far
         return total
 
 

@@ -1,12 +1,13 @@
 """What is remembered of a class's real images, and how far a batch is from it (METHOD section 4)."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ccsi.data import Labelled
-from ccsi.models import IncrementalNet, Tap
+from ccsi.models import ContinualNorm2d, IncrementalNet, Tap
 
 
 @dataclass
@@ -43,10 +44,44 @@ class ClassMemory:
         )
 
 
-def group_moments(a: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Per image and channel group: mean and (biased) variance of [N, C, H, W], each [N, G]."""
-    var, mean = torch.var_mean(a.reshape(len(a), groups, -1), dim=2, correction=0)
-    return mean, var
+class _Moments(torch.autograd.Function):
+    """First and second moment of each map; written out because its backward is then one pass, not three."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(a)
+        return a.mean((2, 3)), a.square().mean((2, 3))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (a,) = ctx.saved_tensors
+        g1, g2 = (g[:, :, None, None] / (a.shape[2] * a.shape[3]) for g in grads)
+        return torch.addcmul(g1, a, 2 * g2)
+
+
+def map_moments(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and mean square of each map of [N, C, H, W] over its pixels, each [N, C].
+
+    Group and batch statistics of a layer's input, and of its GN output, all follow from these two: the maps
+    themselves are read once.
+    """
+    first, second = _Moments.apply(a)
+    return first, second
+
+
+def group_moments(first: Tensor, second: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Per image and channel group: mean and (biased) variance, each [N, G], from `map_moments`."""
+    mean = first.unflatten(1, (groups, -1)).mean(2)
+    return mean, (second.unflatten(1, (groups, -1)).mean(2) - mean.square()).clamp(min=0)
+
+
+def normalized_moments(first: Tensor, second: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """`map_moments` of GN_G(a), from those of a: GN subtracts a group's mean and divides by its deviation."""
+    mean, var = group_moments(first, second, groups)
+    size = first.shape[1] // groups
+    mean = mean.repeat_interleave(size, 1)
+    scale = torch.rsqrt(var + eps).repeat_interleave(size, 1)
+    return (first - mean) * scale, (second - 2 * mean * first + mean.square()) * scale.square()
 
 
 @torch.no_grad()
@@ -68,7 +103,7 @@ def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: in
             taps: list[Tap] = []
             net.features(x, taps)
             image_sum += x.sum(0, dtype=torch.float64)
-            layers = [group_moments(tap.input, tap.norm.groups) for tap in taps if tap.norm.groups is not None]
+            layers = [group_moments(*map_moments(tap.input), tap.norm.groups) for tap in taps if tap.norm.groups]
             new = [(mean.sum(0), var.sum(0)) for mean, var in layers]
             sums = [(m + dm, v + dv) for (m, v), (dm, dv) in zip(sums, new, strict=True)] if sums else new
         means.append((image_sum / len(images)).to(net.scale.dtype))
@@ -82,25 +117,27 @@ def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: in
     )
 
 
-def batch_norm_distance(tap: Tap, n_groups: int) -> Tensor:
+def batch_norm_distance(norm: ContinualNorm2d, first: Tensor, second: Tensor, n_groups: int) -> Tensor:
     """‖μ − mean‖₂ + ‖σ² − var‖₂ over channels, against BN's running moments, per synthesis group.
 
-    The batch [N, C, H, W] of the tap is `n_groups` synthesis groups of N / n_groups images one behind the
-    other; μ and σ² are a group's own. Returns [n_groups]. DeepInversion, eq. 4 (norms not squared).
-    """
-    h = tap.normalized.unflatten(0, (n_groups, -1))
-    var, mean = torch.var_mean(h, dim=(1, 3, 4), correction=0)
-    far = torch.linalg.vector_norm(mean - tap.norm.running_mean, dim=1)
-    return far + torch.linalg.vector_norm(var - tap.norm.running_var, dim=1)
-
-
-def class_moment_distance(tap: Tap, mean_of_class: Tensor, var_of_class: Tensor, labels: Tensor) -> Tensor:
-    """‖GN group means − m_y‖₂ + ‖GN group variances − v_y‖₂ per image, [N]. CCSI, class-adaptive moments.
-
     Args:
-        mean_of_class, var_of_class: [n, G] of this layer. labels: int64 [N].
+        first, second: `map_moments` of the input of the layer's BN part (the GN output under CN), [N, C]; the
+            batch is `n_groups` synthesis groups one behind the other; μ and σ² are a group's own.
+
+    Returns:
+        [n_groups]. Source: DeepInversion, eq. 4 (norms not squared).
     """
-    assert tap.norm.groups is not None
-    mean, var = group_moments(tap.input, tap.norm.groups)
-    far = torch.linalg.vector_norm(mean - mean_of_class[labels], dim=1)
-    return far + torch.linalg.vector_norm(var - var_of_class[labels], dim=1)
+    mean = first.unflatten(0, (n_groups, -1)).mean(1)
+    var = (second.unflatten(0, (n_groups, -1)).mean(1) - mean.square()).clamp(min=0)
+    far = torch.linalg.vector_norm(mean - norm.running_mean, dim=1)
+    return far + torch.linalg.vector_norm(var - norm.running_var, dim=1)
+
+
+def class_moment_distance(mean: Tensor, var: Tensor, mean_of_class: Tensor, var_of_class: Tensor) -> Tensor:
+    """‖GN group means − m_y‖₂ + ‖GN group variances − v_y‖₂ per image. All [N, G], result [N].
+
+    Source: CCSI, class-adaptive moments (METHOD section 4), `mean_of_class` and `var_of_class` being those of each
+    image's class.
+    """
+    far = torch.linalg.vector_norm(mean - mean_of_class, dim=1)
+    return far + torch.linalg.vector_norm(var - var_of_class, dim=1)
