@@ -1,0 +1,312 @@
+"""What a sweep is: everything that decides its result, checked before it starts and kept in sweep.yaml."""
+
+import copy
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+
+import ccsi.config
+from ccsi.checks import NonNegative, NonNegativeInt, Positive, PositiveInt
+from ccsi.config import Config
+from ccsi.errors import UserError
+from ccsi.sweep.space import Dimension, Values, check_optuna, grid, parse, same, sample
+
+FREE = {"ray.address", "ray.dashboard", "ray.num_cpus", "sweep.max_concurrent", "sweep.max_failures", "sweep.dir"}
+"""Keys a resumed sweep may change: they say where and how fast, not what comes out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """Seeds of the search (phase 1) and fresh ones for what is reported (phase 2)."""
+
+    tuning: list[NonNegativeInt]
+    reporting: list[NonNegativeInt]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The keys under `sweep`.
+
+    Args:
+        space: config key -> candidates; see `ccsi.sweep.space`.
+        num_samples: settings drawn in phase 1 (`search=grid` takes every combination instead).
+        seeds: of the two phases; no seed may be in both.
+        top_k: how many settings go on to phase 2.
+        metric: what phase 1 selects on and phase 2 ranks by; always on val, larger is better.
+        search: how settings are chosen. `optuna` is TPE.
+        scheduler: `asha` stops settings of phase 1 that lag behind others at equal tasks done.
+        max_concurrent: trials at a time; null is as many as fit.
+        max_failures: how often a trial that broke off is started again from its last checkpoint.
+        seed: of the search.
+        name: shown in Weights & Biases as the group; null is the folder's name.
+        dir: the output folder; null is `sweeps/<name>`, or `sweeps/<date-time>` without a name.
+        debug: run the first trial in this process, without Ray, and stop.
+    """
+
+    space: dict[str, dict[str, Any]]
+    num_samples: PositiveInt
+    seeds: Seeds
+    top_k: PositiveInt
+    metric: Literal["val_average_incremental", "val_macro", "val_micro"]
+    search: Literal["random", "grid", "optuna"]
+    scheduler: Literal["none", "asha"]
+    max_concurrent: PositiveInt | None
+    max_failures: NonNegativeInt
+    seed: NonNegativeInt
+    name: str | None
+    dir: str | None
+    debug: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one trial gets. `cpu`: null is the run's `threads`. `gpu`: a fraction shares a card."""
+
+    cpu: Positive | None
+    gpu: NonNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where to run.
+
+    Args:
+        address: null starts Ray on this machine for the time of the sweep, `auto` or host:port joins a cluster.
+        dashboard: serve Ray's dashboard on 127.0.0.1:8265 (local only; a cluster has its own).
+        num_cpus: CPUs Ray may use locally; null is all.
+    """
+
+    address: str | None
+    dashboard: bool
+    num_cpus: PositiveInt | None
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A checked sweep.
+
+    Attributes:
+        bases: the run's configuration for every combination of swept config groups, by `group_key`;
+            without swept groups there is one, under "".
+        overrides: as typed, without `resume`; with the current tree they give `bases` again.
+        sections: the sweep's own part of the tree, as it is kept in sweep.yaml.
+        cwd: where the command was typed; relative paths in the configuration start there.
+    """
+
+    sweep: Sweep
+    resources: Resources
+    ray: Cluster
+    bases: dict[str, Config]
+    overrides: list[str]
+    sections: dict[str, Any] = field(repr=False)
+    cwd: str = field(default_factory=os.getcwd)
+
+    @property
+    def space(self) -> list[Dimension]:
+        return parse(self.sweep.space)
+
+    @property
+    def groups(self) -> list[str]:
+        """The swept keys that are config groups."""
+        return [part.split("=")[0] for part in next(iter(self.bases)).split("&") if part]
+
+    @property
+    def folder(self) -> Path:
+        assert self.sweep.dir is not None
+        return Path(self.sweep.dir)
+
+    @property
+    def name(self) -> str:
+        return self.sweep.name or self.folder.name
+
+    def listed(self) -> list[Values]:
+        """The settings of phase 1 when they are known beforehand (not for Optuna)."""
+        if self.sweep.search == "grid":
+            return grid(self.space)
+        return sample(self.space, self.sweep.num_samples, self.sweep.seed)
+
+    def config(self, values: Values) -> Config:
+        """The run's configuration with a setting's values, before the sweep's own keys are set."""
+        base = copy.deepcopy(self.bases[group_key(values, self.groups)])
+        return ccsi.config.apply(base, {key: value for key, value in values.items() if key not in self.groups})
+
+    def run_config(self, values: Values, phase: int, seed: int, run_dir: Path) -> Config:
+        """The configuration of one run: phase 1 on val alone, phase 2 with test."""
+        config = self.config(values) | {"seed": seed, "run_dir": str(run_dir), "threads": self.threads(values)}
+        config |= {"evaluate_test": True} if phase == 2 else {"evaluate_test": False, "report": False}
+        if self.resources.gpu > 0:
+            config["device"] = "cuda"
+        elif config.get("device") == "auto":  # what a trial was not given it must not find by itself
+            config["device"] = "cpu"
+        wandb = config.get("tracking", {}).get("wandb") if isinstance(config.get("tracking"), dict) else None
+        if isinstance(wandb, dict):
+            wandb |= {"group": self.name, "job_type": f"phase {phase}", "name": run_dir.name}
+        return config
+
+    def threads(self, values: Values) -> int:
+        """Threads of a run: its CPUs."""
+        if self.resources.cpu is not None:
+            return max(1, int(self.resources.cpu))
+        return int(self.bases[group_key(values, self.groups)].get("threads", 1))
+
+    def cpus(self) -> float:
+        """CPUs of a trial."""
+        if self.resources.cpu is not None:
+            return self.resources.cpu
+        return float(max(base.get("threads", 1) for base in self.bases.values()))
+
+    def dump(self) -> str:
+        """The text of sweep.yaml."""
+        head = "# What this sweep is. Go on with it: python tune/sweep.py resume=<this folder>\n"
+        record = {"schema": 1, "cwd": self.cwd, "overrides": self.overrides, **self.sections, "bases": self.bases}
+        return head + yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
+
+
+def group_key(values: Values, groups: Sequence[str]) -> str:
+    """`learner=ccsi&dataset=digits`: which base a setting builds on."""
+    return "&".join(f"{group}={values[group]}" for group in groups)
+
+
+def compose(overrides: Sequence[str]) -> Definition:
+    """The definition from what was typed; `sweep.space=…` replaces the whole space.
+
+    Raises:
+        UserError: anything wrong with a key, a value, or a candidate of the space, with its full key.
+    """
+    typed: list[str] = []
+    for override in overrides:
+        typed += ["~sweep.space", "+" + override] if override.startswith("sweep.space=") else [override]
+    tree = ccsi.config.load(typed, name="sweep")
+    sections = {key: tree.pop(key) for key in ("sweep", "resources", "ray")}
+    tree.pop("resume", None)
+    space = parse(_checked(sections)[0].space)
+    options = [[(d.key, str(value)) for value in d.values] for d in space if d.listed and _is_group(d.key, d.values)]
+    bases = {}
+    for combination in itertools.product(*options):
+        fixed = {key for key, _ in combination}
+        kept = [override for override in typed if override.split("=")[0] not in fixed]
+        base = ccsi.config.load([*kept, *(f"{key}={value}" for key, value in combination)], name="sweep")
+        for key in ("sweep", "resources", "ray", "resume"):
+            base.pop(key, None)
+        bases[group_key(dict(combination), list(dict(combination)))] = base
+    return define(sections, bases, list(overrides))
+
+
+def define(sections: Mapping[str, Any], bases: dict[str, Config], overrides: list[str]) -> Definition:
+    """Check everything that can be checked without running anything.
+
+    Raises:
+        UserError: see `compose`.
+    """
+    sweep, resources, ray = _checked(sections)
+    definition = Definition(sweep, resources, ray, bases, overrides, copy.deepcopy(dict(sections)))
+    for kind, seeds in (("tuning", sweep.seeds.tuning), ("reporting", sweep.seeds.reporting)):
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise UserError(f"sweep.seeds.{kind}={seeds}: expected at least one seed, none of them twice.")
+    both = sorted(set(sweep.seeds.tuning) & set(sweep.seeds.reporting))
+    if both:
+        raise UserError(
+            f"sweep.seeds.tuning and sweep.seeds.reporting share {', '.join(map(str, both))}: "
+            "what is reported must come from seeds the search has not seen."
+        )
+    if sweep.search == "optuna":
+        check_optuna(definition.space)
+    if sweep.search == "grid":
+        grid(definition.space)
+    for base in bases.values():
+        if resources.gpu == 0 and str(base.get("device", "")).startswith("cuda"):
+            raise UserError(
+                "device=cuda, but resources.gpu is 0: say how much of a card a trial gets, resources.gpu=1."
+            )
+        ccsi.config.check(base)
+        for dimension in definition.space:
+            if dimension.key in definition.groups:
+                continue
+            for value in dimension.values:
+                try:
+                    ccsi.config.check(ccsi.config.apply(base, {dimension.key: value}))
+                except UserError as error:
+                    raise UserError(f"sweep.space: {error}") from error
+    return definition
+
+
+def _checked(sections: Mapping[str, Any]) -> tuple[Sweep, Resources, Cluster]:
+    """The three sections as objects, their types and ranges checked against the declarations above."""
+    here = __name__
+    sweep, seeds = dict(sections["sweep"]), dict(sections["sweep"].get("seeds") or {})
+    nodes = {
+        "sweep": {**sweep, "_target_": f"{here}.Sweep", "seeds": {**seeds, "_target_": f"{here}.Seeds"}},
+        "resources": {**sections["resources"], "_target_": f"{here}.Resources"},
+        "ray": {**sections["ray"], "_target_": f"{here}.Cluster"},
+    }
+    ccsi.config.check({"_target_": f"{here}.sections", **nodes})
+    return Sweep(**{**sweep, "seeds": Seeds(**seeds)}), Resources(**sections["resources"]), Cluster(**sections["ray"])
+
+
+def sections(sweep: Any, resources: Any, ray: Any) -> None:
+    """The sweep's own sections, as a callable whose nodes `ccsi.config.check` can walk."""
+
+
+def _is_group(key: str, values: Sequence[Any]) -> bool:
+    return (ccsi.config.config_dir() / key).is_dir() and all(isinstance(value, str) for value in values)
+
+
+def read(folder: Path) -> Definition:
+    """The definition an earlier call left in `folder`.
+
+    Raises:
+        UserError: no sweep there, or its sweep.yaml is damaged.
+    """
+    path = folder / "sweep.yaml"
+    try:
+        record = yaml.safe_load(path.read_text())
+        saved = {key: cast(dict[str, Any], record[key]) for key in ("sweep", "resources", "ray")}
+        bases, overrides, cwd = record["bases"], record["overrides"], record["cwd"]
+    except FileNotFoundError:
+        raise UserError(f"resume={folder}: there is no sweep.yaml; expected the folder of an earlier sweep.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"resume={folder}: sweep.yaml cannot be read ({type(error).__name__}): start anew.") from error
+    return placed(replace(define(saved, bases, overrides), cwd=cwd), folder)  # the folder may have been moved
+
+
+def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
+    """The definition in `folder`, with the overrides typed beside `resume=` merged in where that is harmless.
+
+    Raises:
+        UserError: an override changes what the sweep is, naming the key.
+    """
+    saved = read(folder)
+    if not overrides:
+        return saved
+    again = {override.lstrip("+~").split("=")[0] for override in overrides}
+    kept = [override for override in saved.overrides if override.lstrip("+~").split("=")[0] not in again]
+    asked = compose([*kept, *overrides])
+    before, after = (_flat({**d.sections, **d.bases}) for d in (saved, asked))
+    for key in [*before, *after]:
+        if key not in FREE and not same(before.get(key), after.get(key)):
+            raise UserError(
+                f"resume={folder}: {key.lstrip('.')} was {ccsi.config.shown(before.get(key))} when the sweep began and "
+                f"is now {ccsi.config.shown(after.get(key))}; leave it, or start a new sweep."
+            )
+    return placed(replace(asked, overrides=saved.overrides, cwd=saved.cwd), folder)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def placed(definition: Definition, folder: Path) -> Definition:
+    """The same sweep with `folder` (absolute) as its output folder."""
+    sections = {**definition.sections, "sweep": {**definition.sections["sweep"], "dir": str(folder)}}
+    return replace(definition, sweep=replace(definition.sweep, dir=str(folder)), sections=sections)

@@ -1,0 +1,240 @@
+"""The command behind `python tune/sweep.py`: two phases (METHOD section 8), then the tables.
+
+Phase 1: one Tune trial is one *setting*, which runs its tuning seeds in turn. So a setting is suggested, pruned,
+scored and counted as a whole, ASHA compares settings at the same seed and task, and no mean is ever taken over the
+seeds that happened to survive. Phase 2: one trial is one run, (setting, reporting seed), and nothing is pruned.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ccsi.config import groups_help, shown
+from ccsi.errors import UserError
+from ccsi.sweep.book import Book
+from ccsi.sweep.definition import Definition, compose, placed, resumed
+from ccsi.sweep.space import suggest
+from ccsi.sweep.trial import LIVE, execute
+
+HELP = """\
+A sweep: settings are searched on tuning seeds by val accuracy, the best are run again on fresh seeds and reported.
+
+  python tune/sweep.py                                        the default sweep on digits
+  python tune/sweep.py dataset=pbcblood dataset.path=FILE sweep.dir=FOLDER sweep.num_samples=20
+  python tune/sweep.py 'sweep.space={{learner.w_idc: {{choice: [0, 1]}}, training.lr: {{loguniform: [0.01, 0.2]}}}}'
+  python tune/sweep.py resume=FOLDER                          go on with an interrupted sweep
+
+The sweep (key=value):
+  sweep.space={{KEY: {{choice|grid: [a, b, …]}}, KEY: {{uniform|loguniform|randint: [low, high]}}}}
+                            any configuration key, or a group (learner: {{grid: [ccsi, finetune]}})
+  sweep.search=random|grid|optuna  sweep.num_samples=N  sweep.seed=N  sweep.scheduler=none|asha
+  sweep.seeds.tuning=[100,101]  sweep.seeds.reporting=[0,1,2]  sweep.top_k=2
+  sweep.metric=val_average_incremental|val_macro|val_micro
+  sweep.dir=FOLDER (default sweeps/<name>)  sweep.name=NAME  sweep.max_concurrent=N  sweep.max_failures=N
+  sweep.debug=true          the first trial in this process, without Ray, for a debugger
+  resources.cpu=X (of a trial; default: its threads)  resources.gpu=X (0.25: four trials share a card)
+  ray.address=null|auto|HOST:PORT  ray.dashboard=true|false  ray.num_cpus=N
+
+Everything else is a setting of the runs, as for `python -m ccsi` (see its --help). Groups:
+{groups}"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code.
+
+    0: done. 1: nothing could be reported, or a reported setting lacks seeds. 2: bad input. 130: interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(arguments):
+        print(HELP.format(groups=groups_help()))
+        return 0
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log file has room for a table
+    try:
+        with opened(arguments) as definition:
+            if definition.sweep.debug:
+                return debug(Book(definition, console), console)
+            return sweep(definition, console)
+    except UserError as error:
+        print(f"sweep: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sweep: interrupted.", file=sys.stderr)
+        return 130
+
+
+@contextlib.contextmanager
+def opened(arguments: Sequence[str]) -> Iterator[Definition]:
+    """The sweep that was asked for, its folder made or found, and locked.
+
+    A new folder in which nothing ran is removed again when the user's input turns out to be at fault.
+
+    Raises:
+        UserError: anything wrong with the input; a folder that is taken, in use, or cannot be written.
+    """
+    resume = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
+    overrides = [argument for argument in arguments if not argument.startswith("resume=")]
+    if resume and resume[-1] != "null":
+        folder = Path(resume[-1]).absolute()
+        definition, fresh = resumed(folder, overrides), False
+    else:
+        definition, fresh = compose(overrides), True
+        chosen = definition.sweep.dir or f"sweeps/{definition.sweep.name or time.strftime('%Y%m%d-%H%M%S')}"
+        folder = Path(chosen).absolute()
+        definition = placed(definition, folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(
+                f"sweep.dir={folder} exists already; choose another, or go on with it by resume={shown(chosen)}."
+            )
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "runs").mkdir(exist_ok=True)
+        room = folder / ".room"  # a full disk is better found now than at the first checkpoint
+        room.write_bytes(bytes(8 * 2**20))
+        room.unlink()
+        if fresh:
+            (folder / "sweep.yaml").write_text(definition.dump())
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        if fresh:
+            empty(folder, made)
+        raise UserError(f"sweep.dir={folder} cannot be written ({error.strerror}); choose another folder.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"sweep.dir={folder} is in use: another sweep process works on it.") from None
+        except OSError:
+            pass  # a file system without locks
+        try:
+            yield definition
+        except UserError:
+            if fresh and not any((folder / "runs").iterdir()):
+                empty(folder, made)
+            raise
+        finally:
+            for left in (folder / ".lock", *(folder / "runs").glob(".*.lock")):
+                left.unlink(missing_ok=True)
+
+
+def empty(folder: Path, made: bool) -> None:
+    """Take back what `opened` wrote."""
+    if made:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    for name in ("sweep.yaml", "journal.jsonl", ".lock", ".room"):
+        with contextlib.suppress(OSError):
+            (folder / name).unlink(missing_ok=True)
+
+
+def debug(book: Book, console: Console) -> int:
+    """The first setting's first tuning seed in this process: breakpoints work, exceptions come through."""
+    number = next_suggestion(book) if not book.settings else 0
+    assert number is not None
+    seed, run = book.runs(1, number)[0]
+    os.chdir(book.definition.cwd)
+    result = execute(book.config(1, number, seed, run), on_task_end=lambda event: None)
+    metric = book.definition.sweep.metric
+    console.print(f"{run}: {metric} {result['val'][LIVE[metric]]:.3f}  ({book.folder(run)})", highlight=False)
+    return 0
+
+
+def sweep(definition: Definition, console: Console) -> int:
+    """Both phases and the tables; see `main` for the exit code."""
+    book = Book(definition, console)
+    console.print(f"Sweep {definition.name} in {definition.folder}", highlight=False)
+    try:
+        if not book.complete():
+            both_phases(book, console)
+    except KeyboardInterrupt:
+        from ccsi.sweep.tables import write_trials
+
+        write_trials(book)
+        done = sum(row["status"] == "done" for row in book.rows())
+        console.print(f"Interrupted: {done} runs are done (trials.csv). Go on with:", highlight=False)
+        console.print(f"  python tune/sweep.py resume={definition.folder}", highlight=False, soft_wrap=True)
+        return 130
+    return tables(book, console)
+
+
+def both_phases(book: Book, console: Console) -> None:
+    """Start Ray and run what is left of the two phases."""
+    console.print(f"Starting Ray ({shown(book.definition.ray.address or 'local')}) …", highlight=False)
+    if book.definition.ray.address is None and "RAY_AUTH_MODE" not in os.environ:
+        # A token of our own, before ray is imported: without one Ray would write ~/.ray/auth_token.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    from ccsi.sweep.schedule import as_trial, cluster, run_trials  # seconds to import
+
+    def trials() -> Iterator[dict[str, Any] | None]:
+        sweep = book.definition.sweep
+        left = [n for n in range(len(book.settings)) if book.group(1, n) == "incomplete"]
+        book.begin("phase 1", "p1", sweep.num_samples if sweep.search == "optuna" else len(book.settings))
+        while (setting := left.pop(0) if left else next_suggestion(book)) is not None:
+            configs = [book.config(1, setting, seed, run) for seed, run in book.runs(1, setting)]
+            yield as_trial(book.trial(1, setting, 0), True, configs)
+        while not book.searched():
+            yield None
+        best = book.best()
+        book.begin("phase 2", "p2", len(best) * len(sweep.seeds.reporting))
+        for setting in best:
+            for seed, run in book.runs(2, setting):
+                if book.status(2, setting, seed) == "incomplete":
+                    yield as_trial(run, False, [book.config(2, setting, seed, run)])
+
+    with cluster(book.definition.ray):
+        run_trials(book.definition, book, trials())
+
+
+def next_suggestion(book: Book) -> int | None:
+    """Optuna's next suggestion, noted in the journal; None at the end, or when the settings are a list anyway."""
+    sweep = book.definition.sweep
+    if book.suggested_all:
+        return None
+    if len(book.settings) < sweep.num_samples:
+        values = suggest(book.definition.space, book.tried(), sweep.seed)
+        if values is not None:
+            return book.add(values)
+    book.search_ended()
+    return None
+
+
+def tables(book: Book, console: Console) -> int:
+    """Write and print what came out; returns the exit code."""
+    from ccsi.sweep.tables import leaderboard, pictures, write_leaderboard, write_trials
+
+    rows = write_trials(book)
+    failed = rows[rows["status"] == "failed"]
+    for _, row in failed.iterrows():
+        console.print(f"failed: {row['trial']}: {row['error']}", highlight=False, markup=False)
+    board = leaderboard(book)
+    if not any(row["status"] == "done" for row in board):
+        phase = 2 if board else 1
+        why = f"; the first error: {failed.iloc[0]['error']}" if len(failed) else ""
+        print(f"sweep: nothing to report: no setting completed phase {phase}{why} (see trials.csv)", file=sys.stderr)
+        return 1
+    write_leaderboard(book, console)
+    problem = pictures(book.definition.folder)
+    if problem:
+        print(f"sweep: {problem}", file=sys.stderr)
+    console.print(f"Tables, best.yaml and plots: {book.definition.folder}", highlight=False, soft_wrap=True)
+    incomplete = [row["setting"] for row in board if row["status"] != "done"]
+    if incomplete:
+        print(
+            f"sweep: {', '.join(incomplete)} lack reporting seeds and are not averaged; "
+            f"try them again with resume={book.definition.folder}",
+            file=sys.stderr,
+        )
+        return 1
+    return 0

@@ -1,0 +1,245 @@
+"""Ray: start or join it, hand Tune one trial after another, leave nothing behind.
+
+Tune decides where and when a trial runs, restarts it when it breaks off, and prunes. What has been done is
+never asked of Tune but read from the runs' own folders, and every sweep uses a fresh Tuner: that is what makes
+going on after kill -9 exact (Tune's own restore lags behind and may lose trials without a word).
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ccsi.config import Config
+from ccsi.errors import UserError
+from ccsi.sweep.book import Book
+from ccsi.sweep.definition import Cluster, Definition
+from ccsi.sweep.trial import run_trial
+
+os.environ |= {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # Tune's actors cannot use workers started beforehand
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs keep their own record
+    "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be switched off
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: stop at once, write the tables, say how to go on
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+import ray  # it reads the variables above when it is imported
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import Searcher
+
+ANSWER_WITHIN = 13.0
+"""Seconds a Ray address has to answer."""
+PASSED_ON = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY")
+
+
+@contextlib.contextmanager
+def cluster(settings: Cluster) -> Iterator[None]:
+    """Ray for the time of a `with` block.
+
+    Raises:
+        UserError: the address is not one, or nobody answers there in time.
+    """
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    warnings.filterwarnings("ignore", module="ray")
+    if settings.address is None:
+        arguments: dict[str, Any] = {"address": "local", "num_cpus": settings.num_cpus}
+        arguments |= {"include_dashboard": settings.dashboard}
+        arguments |= {"dashboard_host": "127.0.0.1", "object_store_memory": 150 * 2**20}  # default: 30 % of memory
+    else:
+        answers(settings.address)
+        arguments = {"address": settings.address}
+    try:
+        try:
+            ray.init(**arguments, **quiet)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            where = f"join ray.address={settings.address}" if settings.address else "start on this machine"
+            raise UserError(f"Ray could not {where}: {str(error).strip().splitlines()[0]}") from error
+        for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def answers(address: str) -> None:
+    """UserError unless a Ray cluster answers at `address` (auto or host:port) within about 15 s."""
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit() or "/" in address:
+            raise UserError(f"ray.address={address}: expected null, auto, or host:port of a running cluster.")
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            raise UserError(
+                f"ray.address={address}: nobody answers there ({error}); start a cluster with `ray start --head`, or "
+                "leave ray.address=null to use this machine."
+            ) from error
+    # Something listens, but is it Ray? Ask in a child: ray.init itself waits for a minute, deaf to signals.
+    ask = f"import ray; ray.init({address!r}, log_to_driver=False, logging_level='CRITICAL'); ray.shutdown()"
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", ask], check=False, capture_output=True, text=True, timeout=ANSWER_WITHIN
+        )
+        problem = "" if child.returncode == 0 else (child.stderr.strip().splitlines() or ["no reason given"])[-1]
+    except subprocess.TimeoutExpired:
+        problem = f"no answer within {ANSWER_WITHIN:.0f} s"
+    if problem:
+        raise UserError(
+            f"ray.address={address}: no Ray cluster answers there ({problem}); is it up, is it the same Ray version "
+            f"({ray.__version__}), and does it want a token (RAY_AUTH_MODE=token)?"
+        )
+
+
+def capacity(cpu: float, gpu: float) -> int:
+    """How many trials fit the machines at once.
+
+    Raises:
+        UserError: not even one, saying what there is. (Tune would wait for ever without a word.)
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    fits = 0
+    for node in nodes:
+        by_cpu = node.get("CPU", 0.0) / cpu
+        by_gpu = node.get("GPU", 0.0) / gpu if gpu > 0 else math.inf
+        if 0 < gpu < 1:  # a trial's share must lie on one card
+            by_gpu = node.get("GPU", 0.0) * math.floor(1 / gpu + 1e-6)
+        fits += math.floor(min(by_cpu, by_gpu) + 1e-6)
+    if fits == 0:
+        there = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        raise UserError(
+            f"resources: a trial wants {cpu:g} CPUs and {gpu:g} GPUs, but no machine has them (there is: {there})."
+        )
+    return fits
+
+
+class Supply(Searcher):
+    """Tune's search algorithm that asks us for the next trial."""
+
+    def __init__(self, trials: Iterator[dict[str, Any] | None], at_a_time: int) -> None:
+        super().__init__()
+        self.trials, self.at_a_time, self.live = trials, at_a_time, set[str]()
+
+    def suggest(self, trial_id: str) -> Any:
+        if len(self.live) >= self.at_a_time:
+            return None
+        try:
+            trial = next(self.trials)
+        except StopIteration:
+            return Searcher.FINISHED
+        if trial is not None:
+            self.live.add(trial_id)
+        return trial
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        self.live.discard(trial_id)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune keeps a copy of everything for a restore that never happens
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: going on is our own affair."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+
+class Events(tune.Callback):
+    """Tune's events by the trial's short name, told to the journal and the progress line."""
+
+    def __init__(self, book: Book) -> None:
+        self.book = book
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        self.book.started(trial.config["name"])
+
+    def on_trial_result(self, iteration: int, trials: Sequence[Any], trial: Any, result: Any, **info: Any) -> None:
+        if "value" in result:
+            report = {key: result[key] for key in ("run", "task", "tasks_done", "value")}
+            self.book.reported(trial.config["name"], report)
+
+    def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        self.book.ended(trial.config["name"], (trial.last_result or {}).get("error"))
+
+    def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        text = Path(trial.error_file).read_text() if trial.error_file else "it broke off without a reason"
+        self.book.broke(trial.config["name"], text)
+
+    def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
+        self.book.tick()
+
+
+def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, Any] | None]) -> None:
+    """Run every trial of `trials` (see `as_trial`; None: nothing until one of those running ends) and keep the book.
+
+    Both phases go through one Tuner, so that phase 2 finds phase 1's worker processes warm.
+
+    Raises:
+        UserError: no machine has what a trial wants.
+    """
+    sweep, cpu, gpu = definition.sweep, definition.cpus(), definition.resources.gpu
+    fits = capacity(cpu, gpu)
+    at_a_time = min(fits, sweep.max_concurrent or fits)
+    ahead = 1 if sweep.search != "optuna" and at_a_time == fits else 0  # one trial waiting, so that no worker idles
+    scheduler = None
+    if sweep.scheduler == "asha":
+        # Tasks are few, so every doubling is a rung. No max_t is needed: a trial ends by itself. Phase 2's reports
+        # lack `compared`, so nothing is pruned there.
+        scheduler = ASHAScheduler(
+            time_attr="tasks_done", metric="compared", mode="max", max_t=2**20, grace_period=1, reduction_factor=2
+        )
+        nobody: Any = None  # ASHA asks the controller nothing
+        for name, reports in book.history().items():  # what earlier calls of an interrupted sweep have seen
+            ghost: Any = SimpleNamespace(trial_id=name)
+            scheduler.on_trial_add(nobody, ghost)
+            for report in reports:
+                scheduler.on_trial_result(nobody, ghost, report | {"compared": report["value"]})
+    environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+    trainable = tune.with_parameters(
+        run_trial, environment=environment, cwd=definition.cwd, metric=sweep.metric, gpu=gpu
+    )
+    storage = definition.folder / "ray"
+    shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": cpu, "gpu": gpu} if gpu > 0 else {"cpu": cpu}),
+        tune_config=tune.TuneConfig(
+            search_alg=Supply(trials, at_a_time + ahead),
+            scheduler=scheduler,
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.config["name"],
+            trial_dirname_creator=lambda trial: trial.config["name"],
+        ),
+        run_config=tune.RunConfig(
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            storage_path=str(storage),
+            failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
+            callbacks=[Events(book)],
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def as_trial(name: str, prunable: bool, runs: Sequence[Config]) -> dict[str, Any]:
+    """A trial as `run_trial` wants it; the configurations as text, so that Tune looks into none of it."""
+    return {"name": name, "prunable": prunable, "runs": json.dumps(runs)}

@@ -1,0 +1,165 @@
+"""What a sweep leaves behind: the trials table, the leaderboard, and the best setting's configuration."""
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+import ccsi.config
+from ccsi.checkpoint import write_atomically
+from ccsi.sweep.book import Book
+from ccsi.sweep.statistics import Summary, summary
+from ccsi.sweep.trial import LIVE
+
+FIGURES = {
+    "final_accuracy_macro": "macro",
+    "final_accuracy_micro": "micro",
+    "average_incremental_accuracy": "avg. incremental",
+    "forgetting": "forgetting",
+}
+"""Figures of the leaderboard, as result.json names them -> as a heading."""
+
+
+def write_trials(book: Book) -> pd.DataFrame:
+    """trials.csv and trials.parquet: one row per run of both phases."""
+    table = pd.DataFrame(book.rows())
+    for name in table.columns:
+        if name.startswith("config/"):  # lists and mixed kinds as text: a Parquet column has one type
+            values = [value for value in table[name] if not (isinstance(value, float) and math.isnan(value))]
+            if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+                table[name] = [value if isinstance(value, str) else json.dumps(value) for value in table[name]]
+        elif name.startswith(("val_", "test_")) or name == "seconds":
+            table[name] = table[name].astype("float64")
+    folder = book.definition.folder
+    write_atomically(folder / "trials.csv", table.to_csv(index=False).encode())
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    write_atomically(folder / "trials.parquet", buffer.getvalue())
+    return table
+
+
+def leaderboard(book: Book) -> list[dict[str, Any]]:
+    """The settings of phase 2, best first: by their mean val metric over the reporting seeds, never by test.
+
+    Each has `rank` (None while its seeds are not complete: nothing is averaged then), `setting`, `status`,
+    `n` of `seeds` runs, `config/…`, and for complete ones `<split>_<figure>_mean|std|low|high`.
+    """
+    if not book.searched():
+        return []
+    rows = []
+    for setting in book.best():
+        runs = book.runs(2, setting)
+        results = [result for _, run in runs if (result := book.result(run)) is not None]
+        status = book.group(2, setting)
+        row: dict[str, Any] = {"rank": None, "setting": f"c{setting:02d}", "status": status}
+        row |= {"n": len(results), "seeds": len(runs)}
+        row |= {f"config/{key}": value for key, value in book.settings[setting].items()}
+        row["phase_1_score"] = book.score(1, setting)
+        if status == "done":
+            for split, figures in (("test", results), ("val", [r["val"] for r in results])):
+                for name in FIGURES:
+                    values = [float(one[name]) for one in figures if one.get(name) is not None]
+                    if len(values) == len(runs):
+                        s = summary(values)
+                        row |= {f"{split}_{name}_{part}": getattr(s, part) for part in ("mean", "std", "low", "high")}
+        rows.append(row)
+    key = f"val_{LIVE[book.definition.sweep.metric]}_mean"
+    rows.sort(key=lambda row: (row["status"] != "done", -row.get(key, 0.0), row["setting"]))
+    for number, row in enumerate(rows, 1):
+        row["rank"] = number if row["status"] == "done" else None
+    return rows
+
+
+def protocol(book: Book) -> str:
+    """Where the leaderboard's numbers come from, in words."""
+    sweep, known = book.definition.sweep, len(book.settings)
+    statuses = [book.group(1, n) for n in range(known)]
+    ends = ", ".join(f"{statuses.count(s)} {s}" for s in ("pruned", "failed", "incomplete") if s in statuses)
+    sources = {
+        result.get("protocol") for n in book.best() for _, run in book.runs(2, n) if (result := book.result(run))
+    }
+    named = ", ".join(sorted(str(source) for source in sources if source))
+    return (
+        f"Phase 1: {known} settings ({sweep.search} search{', ASHA' if sweep.scheduler == 'asha' else ''}"
+        f"{'; ' + ends if ends else ''}) on tuning seeds {sweep.seeds.tuning}, chosen by mean {sweep.metric}; "
+        f"test not read. Phase 2: the best {len(book.best())} on fresh reporting seeds {sweep.seeds.reporting}, "
+        f"nothing pruned, ranked by mean {sweep.metric}. All figures are phase 2's: mean ± standard deviation over "
+        f"seeds, [95 % bootstrap interval of the mean], in %." + (f" Protocol: {named}." if named else "")
+    )
+
+
+def write_leaderboard(book: Book, console: Console) -> None:
+    """leaderboard.csv, leaderboard.md, best.yaml; and the leaderboard in the terminal."""
+    rows, folder = leaderboard(book), book.definition.folder
+    flat = [{k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()} for row in rows]
+    write_atomically(folder / "leaderboard.csv", pd.DataFrame(flat).to_csv(index=False).encode())
+    keys = list(book.settings[0]) if book.settings else []
+    heads = ["rank", "setting", *keys, "n"] + [
+        f"{split} {name}" for name in FIGURES.values() for split in ("test", "val")
+    ]
+    lines = [[cell.replace("\n", " ") for cell in line] for line in (_cells(row, keys) for row in rows)]
+    text = [f"# {book.definition.name}", "", protocol(book), "", " | ".join(["", *heads, ""]).strip()]
+    text += ["|" + "---|" * len(heads), *(" | ".join(["", *line, ""]).strip() for line in lines)]
+    text += ["", "`best.yaml` is the first row's configuration: `python -m ccsi best.yaml`.", ""]
+    write_atomically(folder / "leaderboard.md", "\n".join(text).encode())
+    if rows and rows[0]["status"] == "done":
+        write_atomically(folder / "best.yaml", best_yaml(book, int(rows[0]["setting"][1:])).encode())
+    table = Table(title=f"{book.definition.name}: phase 2, {len(book.definition.sweep.seeds.reporting)} reporting seeds")
+    kept = [n for n, head in enumerate(heads) if head not in keys and "micro" not in head and head != "val forgetting"]
+    for n in kept:
+        table.add_column(heads[n].replace(" ", "\n", 1))
+    for line in lines:
+        table.add_row(*(line[n].replace(" [", "\n[").replace("[", "\\[") for n in kept))
+    console.print(table)
+    for row in rows:
+        values = " ".join(f"{key}={_short(row[f'config/{key}'])}" for key in keys)
+        console.print(f"{row['setting']}: {values}", highlight=False, markup=False)
+    console.print(protocol(book), highlight=False, markup=False)
+
+
+def best_yaml(book: Book, setting: int) -> str:
+    """A setting's whole configuration, as `python -m ccsi <file>` takes it: first reporting seed, test evaluated."""
+    definition, values = book.definition, book.settings[setting]
+    config = definition.config(values) | {
+        "seed": definition.sweep.seeds.reporting[0],
+        "threads": definition.threads(values),
+        "run_dir": None,
+        "evaluate_test": True,
+    }
+    return f"# The best setting (c{setting:02d}) of {definition.name}, on val.\n" + ccsi.config.to_yaml(config)
+
+
+def _cells(row: dict[str, Any], keys: list[str]) -> list[str]:
+    settings = [_short(row[f"config/{key}"]) for key in keys]
+    if row["status"] != "done":
+        state = f"{row['n']} of {row['seeds']}, {row['status']}"
+        return ["-", row["setting"], *settings, state, *["-"] * (2 * len(FIGURES))]
+    figures = [_figure(row, f"{split}_{name}") for name in FIGURES for split in ("test", "val")]
+    return [str(row["rank"]), row["setting"], *settings, str(row["n"]), *figures]
+
+
+def _figure(row: dict[str, Any], name: str) -> str:
+    if f"{name}_mean" not in row:
+        return "-"
+    s = Summary(row["n"], *(100 * row[f"{name}_{part}"] for part in ("mean", "std", "low", "high")))
+    return f"{s.mean:.1f}" if s.n == 1 else f"{s.mean:.1f} ± {s.std:.1f} [{s.low:.1f}, {s.high:.1f}]"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else ccsi.config.shown(value)
+
+
+def pictures(folder: Path) -> str:
+    """Draw the sweep's plots; returns what went wrong, if anything: a picture must not cost a sweep its tables."""
+    try:
+        from ccsi.report.sweep import draw_sweep
+
+        draw_sweep(folder)
+    except Exception as error:
+        return f"plots were not drawn ({type(error).__name__}: {error})"
+    return ""
