@@ -90,22 +90,23 @@ def draw_impressions(
     blocks: list[tuple[str, list[NDArray[np.uint8]]]] = []
     if means is not None:
         bytes_of_means = (np.clip(np.asarray(means), 0, 1) * 255).round().astype(np.uint8)
-        blocks.append(("class\nmean", [bytes_of_means[c : c + 1] for c in shown]))
+        blocks.append(("mean", [bytes_of_means[c : c + 1] for c in shown]))
     blocks.append(("impressions (synthesized)", [images[labels == c][:per_class] for c in shown]))
     if real is not None:
         real_images, real_labels = _array(real.images), _array(real.labels)
         blocks.append(("real images", [real_images[real_labels == c][:real_per_class] for c in shown]))
 
     columns = [max((len(row) for row in rows), default=0) or 1 for _, rows in blocks]
-    label_width = 0.25 + 0.075 * max(len(short(class_names[c])) for c in shown)
-    width = label_width + CELL * (sum(columns) + 0.45 * (len(blocks) - 1)) + 0.1
-    with figure(path_out, width, CELL * len(shown) + 0.4) as fig:
-        fig.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-        gaps = [0.45] * (len(blocks) - 1) + [0.0]
-        ratios = [ratio for pair in zip(columns, gaps, strict=True) for ratio in pair][: 2 * len(blocks) - 1]
-        grid = fig.add_gridspec(1, len(ratios), width_ratios=ratios)
+    # placed by hand, in inches: the constrained layout shrinks axes of fixed aspect into uneven gaps
+    left = 0.15 + 0.068 * max(len(short(class_names[c])) for c in shown)
+    gap, title_height, height = 0.4 * CELL, 0.26, CELL * len(shown)
+    width = left + CELL * sum(columns) + gap * (len(blocks) - 1) + 0.03
+    with figure(path_out, width, height + title_height) as fig:
+        fig.set_layout_engine("none")
         for number, (title, rows) in enumerate(blocks):
-            ax = fig.add_subplot(grid[2 * number])
+            across = CELL * columns[number]
+            ax = fig.add_axes((left / width, 0, across / width, height / (height + title_height)))
+            left += across + gap
             ax.imshow(_mosaic(rows, columns[number]), extent=(0, columns[number], len(shown), 0), interpolation="none")
             ax.set_title(title, pad=3)
             ax.set_xticks([])

@@ -84,7 +84,7 @@ def test_the_latest_impressions_beside_means_and_real_images(tmp_path: Path, dra
     )
     draw_run(folder, real)
     fig = drawn["impressions.png"]
-    assert titles(fig) == ["class\nmean", "impressions (synthesized)", "real images"]
+    assert titles(fig) == ["mean", "impressions (synthesized)", "real images"]
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == NAMES[:2]  # task10.npz holds classes 0, 1
     columns = [round(ax.get_xlim()[1]) for ax in fig.axes]
     assert columns == [1, 4, 4]  # four impressions of each class in task10.npz, three in task2.npz
