@@ -241,10 +241,10 @@ def learn_all(
         journal.load(saved)
     everything = "all_tasks" in learner.permissions
     for task in make_tasks(data.train, data.val, plan, journal.device, done, everything):
-        for permission, split in (("unlabeled_pool", data.val), ("test_images", data.test)):
+        for permission, pool in (("unlabeled_pool", data.val), ("test_images", data.test)):
             if permission in learner.permissions:
                 seen = torch.tensor([c for classes in plan[: task.index + 1] for c in classes])
-                unlabeled = split.images[torch.isin(split.labels, seen)].to(journal.device)
+                unlabeled = pool.images[torch.isin(pool.labels, seen)].to(journal.device)
                 task = dataclasses.replace(task, unlabeled=unlabeled)
         # the learner's state at the start of its task: stages begun later are part of the checkpoint themselves
         journal.fixed = run_state(data, task.index, copy.deepcopy(learner.state_dict()), evaluators, made)

@@ -96,7 +96,7 @@ class TorchvisionResNet(Backbone):
     def __init__(self, net: ResNet, groups: int | None) -> None:
         super().__init__()
         self.n_features = net.fc.in_features
-        net.fc = nn.Identity()  # type: ignore[assignment]  # torchvision types it as Linear
+        net.fc = nn.Identity()
         self.net = net
         for parent in list(net.modules()):
             for name, child in list(parent.named_children()):
@@ -111,7 +111,8 @@ class TorchvisionResNet(Backbone):
         for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
             for block in layer:
                 h = self._block(block, h, taps, update)
-        return net.avgpool(h).flatten(1)
+        features: Tensor = net.avgpool(h).flatten(1)
+        return features
 
     @staticmethod
     def _block(block: BasicBlock | Bottleneck, x: Tensor, taps: list[Tap] | None, update: bool) -> Tensor:
@@ -181,7 +182,7 @@ def resnet(
             ) from error
     if stem == "small":
         net.conv1 = nn.Conv2d(in_channels, 64, 3, 1, 1, bias=False)
-        net.maxpool = nn.Identity()  # type: ignore[assignment]  # typed as MaxPool2d
+        net.maxpool = nn.Identity()
         initialise(net.conv1, generator)
     elif in_channels != 3:
         if weights is not None:

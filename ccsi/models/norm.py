@@ -53,5 +53,6 @@ class ContinualNorm2d(nn.Module):
             weight = self.weight * torch.rsqrt(self.running_var + self.eps)
             return F.group_norm(a, self.groups, weight, self.bias - self.running_mean * weight, self.eps)
         h = a if self.groups is None else F.group_norm(a, self.groups, eps=self.eps)
-        moments = (self.running_mean, self.running_var) if update or not self.training else (None, None)
-        return F.batch_norm(h, *moments, self.weight, self.bias, self.training, self.momentum, self.eps)
+        keep = update or not self.training
+        mean, var = (self.running_mean, self.running_var) if keep else (None, None)
+        return F.batch_norm(h, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)

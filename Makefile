@@ -1,0 +1,40 @@
+# Needs python3 (>= 3.11) and make; everything else is put into .venv/ by the first target that needs it.
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+# keep what tools write about themselves inside this folder or the temporary one
+export UV_NO_CACHE := 1
+export PIP_NO_CACHE_DIR := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: sweep debug test lint bench clean
+
+sweep: $(READY)  ## the main job: Ray Tune sweeps CCSI on digits, in two phases
+	$(PY) tune/sweep.py $(ARGS)
+
+debug: $(READY)  ## one small trial in this process, without Ray
+	$(PY) tune/sweep.py sweep.debug=true $(ARGS)
+
+test: $(READY)
+	$(PY) -m pytest $(ARGS)
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
+
+bench: $(READY)  ## speed against bare loops
+	$(PY) tests/benchmarks/bench_loops.py $(ARGS)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(PY) || python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet uv
+	$(VENV)/bin/uv pip install --quiet --python $(PY) --constraint constraints.txt --editable '.[sweep,wandb,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
