@@ -1,17 +1,18 @@
 """The networks of METHOD section 2, and torchvision's ResNets with their norms replaced."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision import models as tv
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from ccsi.checks import PositiveInt
 from ccsi.errors import UserError
 from ccsi.models.norm import ContinualNorm2d, Tap
+
+if TYPE_CHECKING:  # its import takes seconds, which every other backbone need not pay
+    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 Norm = Literal["cn", "batch"]
 
@@ -93,7 +94,7 @@ class TorchvisionResNet(Backbone):
     called, because their own `forward` could not return what the norm layers saw.
     """
 
-    def __init__(self, net: ResNet, groups: int | None) -> None:
+    def __init__(self, net: "ResNet", groups: int | None) -> None:
         super().__init__()
         self.n_features = net.fc.in_features
         net.fc = nn.Identity()
@@ -115,9 +116,9 @@ class TorchvisionResNet(Backbone):
         return features
 
     @staticmethod
-    def _block(block: BasicBlock | Bottleneck, x: Tensor, taps: list[Tap] | None, update: bool) -> Tensor:
+    def _block(block: "BasicBlock | Bottleneck", x: Tensor, taps: list[Tap] | None, update: bool) -> Tensor:
         parts = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
-        if isinstance(block, Bottleneck):
+        if hasattr(block, "conv3"):
             parts.append((block.conv3, block.bn3))
         h = x
         for number, (conv, norm) in enumerate(parts):
@@ -165,6 +166,8 @@ def resnet(
     Raises:
         UserError: weights that cannot be read, fetched, or that do not fit.
     """
+    from torchvision import models as tv
+
     net: ResNet = getattr(tv, arch)(weights=None)
     initialise(net, generator)
     if weights is not None:
