@@ -1,0 +1,1 @@
+"""Data-free class-incremental learning: CCSI and its rivals on one protocol (see README.md)."""
