@@ -97,7 +97,8 @@ class Training:
             labels = torch.cat([labels, synthetic.labels])
         base_lr = self.first_lr if task == 0 and self.first_lr else self.lr
         epochs = self.first_epochs if task == 0 and self.first_epochs else self.epochs
-        trained = [p for p in net.parameters() if p.numel() and (train_old_prototypes or p is not net.old)]
+        net.old.requires_grad_(train_old_prototypes)
+        trained = [p for p in net.parameters() if p.numel() and p.requires_grad]
         optimizer = torch.optim.SGD(trained, base_lr, momentum=self.momentum, weight_decay=self.weight_decay)
         first_epoch, first_batch, factor, best, wait = 0, 0, 1.0, -1.0, 0
         kept: State | None = None

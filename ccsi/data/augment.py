@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccsi.checks import NonNegative
+from ccsi.checks import NonNegative, NonNegativeInt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Augment:
     Args:
         flip_horizontal, flip_vertical, transpose: each with probability 1/2 (all three: the eight
             symmetries of the square).
-        shift: at most so many pixels, each axis, uniform.
+        shift: at most so many whole pixels, each axis, uniform (a part of a pixel would blur).
         rotate: at most so many degrees either way, uniform. scale: log-uniform in [1/(1+scale), 1+scale].
         brightness, colour: the image (each channel) times a factor log-uniform in [1/(1+b), 1+b].
         gamma: x^γ with γ log-uniform in [1/(1+gamma), 1+gamma]. Zeros (padding) stay zeros in all of these.
@@ -25,7 +25,7 @@ class Augment:
     flip_horizontal: bool = False
     flip_vertical: bool = False
     transpose: bool = False
-    shift: NonNegative = 0.0
+    shift: NonNegativeInt = 0
     rotate: NonNegative = 0.0
     scale: NonNegative = 0.0
     brightness: NonNegative = 0.0
@@ -54,7 +54,8 @@ class Augment:
             rows = rows * flips[:, :, None]
             if self.transpose:
                 rows = torch.where(uniform()[:, None, None] < 0, rows.flip(1), rows)
-            moves = uniform(2, 1) * (2 * self.shift / size)
+            pixels = torch.randint(-self.shift, self.shift + 1, (n, 2, 1), generator=generator, device=x.device)
+            moves = pixels.to(x.dtype) * (2 / size)
             grid = F.affine_grid(torch.cat([rows, moves], 2), [n, channels, size, size], align_corners=False)
             x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         if self.gamma:

@@ -176,7 +176,7 @@ class Update:
         self.class_weights: Tensor | None = None
         if old and learner.balance in ("class_weights", "both") and learner.impressions is not None:
             counts = torch.bincount(torch.cat([task.train.labels, learner.impressions.labels]), minlength=n_all)
-            self.class_weights = counts.sum() / (n_all * counts)
+            self.class_weights = counts.sum() / (n_all * counts.clamp(min=1))  # `batches` may leave a class out
         if self.w_idc:
             self.rho = per_task(learner.idc.rho, task.index)
             self.tau = per_task(learner.idc.tau, task.index)
@@ -206,9 +206,6 @@ class Update:
     def idc(self, net: IncrementalNet, cosines: Tensor, labels: Tensor) -> Tensor:
         """L_idc of this batch; moves the running source centroids."""
         n = len(self.seen)
-        batch, present = class_centroids(cosines, labels, n)
-        source, self.seen = moving_centroids(self.source, self.seen, batch, present, self.rho)
-        self.source = source.detach()
         size = self.learner.idc.batch_size or len(labels)
         chosen = torch.randint(len(self.target), (size,), generator=self.draws, device=self.target.device)
         x = self.target[chosen].to(net.scale.dtype) / 255
@@ -216,8 +213,12 @@ class Update:
             x = self.augment(x, self.draws)
         # training-mode moments like the labelled batch, but these images move no running moment
         target = net.cosines(net.features(x, update=False)).to(net.scale.dtype)
-        centroids, found = class_centroids(target, target.detach().argmax(1), n)
-        return intra_domain_conservative(centroids, source, self.seen & found, self.tau, self.learner.idc.form)
+        with torch.autocast(x.device.type, enabled=False):  # centroids are sums: not in bfloat16
+            batch, present = class_centroids(cosines, labels, n)
+            source, self.seen = moving_centroids(self.source, self.seen, batch, present, self.rho)
+            self.source = source.detach()
+            centroids, found = class_centroids(target, target.detach().argmax(1), n)
+            return intra_domain_conservative(centroids, source, self.seen & found, self.tau, self.learner.idc.form)
 
     def state_dict(self) -> State:
         if not self.w_idc:

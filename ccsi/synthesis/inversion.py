@@ -20,6 +20,7 @@ from ccsi.checks import (
     Share,
     per_task,
 )
+from ccsi.errors import UserError
 from ccsi.models import IncrementalNet, Tap
 from ccsi.rng import Streams
 from ccsi.stage import Stage
@@ -80,6 +81,13 @@ class Synthesis:
     keep_border: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
 
+    def __post_init__(self) -> None:
+        if (self.per_class is None) == (self.batches is None):
+            raise UserError(
+                f"learner.synthesis.per_class={self.per_class} and learner.synthesis.batches={self.batches}: "
+                "expected one of them a number and the other null."
+            )
+
     def labels(self, n_old: int, task: int) -> Tensor:
         """Labels of all impressions, one row a group: int64 [groups, B], classes in turn."""
         if self.batches is not None:
@@ -121,7 +129,7 @@ class Synthesis:
         n_together = self.groups_together(labels.shape[1], device)
         chunks = list(torch.arange(len(labels)).split(n_together))
         saved: Mapping[str, Any] = stage.state or {"done": [], "chunk": None}
-        done: list[Tensor] = list(saved["done"])
+        done: list[Tensor] = [images.to(device) for images in saved["done"]]
         for number, groups in enumerate(chunks[len(done) :], start=len(done)):
 
             def offer(make: Callable[[], dict[str, Any]], done: list[Tensor] = done) -> None:
