@@ -122,7 +122,7 @@ class Definition:
 
     @property
     def name(self) -> str:
-        return self.sweep.name or self.folder.name
+        return self.sweep.name or Path(self.sweep.dir or "sweep").name
 
     def listed(self) -> list[Values]:
         """The settings of phase 1 when they are known beforehand (not for Optuna)."""

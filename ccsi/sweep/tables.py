@@ -109,7 +109,9 @@ def write_leaderboard(book: Book, console: Console) -> None:
     write_atomically(folder / "leaderboard.md", "\n".join(text).encode())
     if rows and rows[0]["status"] == "done":
         write_atomically(folder / "best.yaml", best_yaml(book, int(rows[0]["setting"][1:])).encode())
-    table = Table(title=f"{book.definition.name}: phase 2, {len(book.definition.sweep.seeds.reporting)} reporting seeds")
+    table = Table(
+        title=f"{book.definition.name}: phase 2, {len(book.definition.sweep.seeds.reporting)} reporting seeds"
+    )
     kept = [n for n, head in enumerate(heads) if head not in keys and "micro" not in head and head != "val forgetting"]
     for n in kept:
         table.add_column(heads[n].replace(" ", "\n", 1))

@@ -1,0 +1,25 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from launcher import Sweep
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
+    """Starts sweeps; whatever still lives at the end of the test is ended, by id."""
+    started: list[Sweep] = []
+
+    def begin(*arguments: str) -> Sweep:
+        home = tmp_path / "home"
+        home.mkdir(exist_ok=True)
+        started.append(Sweep(home, list(arguments)))
+        return started[-1]
+
+    yield begin
+    for sweep in started:
+        for process in sweep.family():
+            process.kill()
+        if sweep.process.stdout is not None:
+            sweep.process.stdout.close()
+        sweep.process.wait()

@@ -1,0 +1,63 @@
+"""A sweep as a user starts it: its own process, an empty home, and a look afterwards at what it left behind."""
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "CCSI_TEST_SWEEP"
+
+
+class Sweep:
+    """`python tune/sweep.py` with `arguments`, on two CPUs; every process it starts carries a mark of ours."""
+
+    def __init__(self, home: Path, arguments: list[str]) -> None:
+        self.mark, self.home = uuid.uuid4().hex, home
+        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        env = os.environ | {"HOME": str(home), MARK: self.mark, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        env |= {"MPLCONFIGDIR": str(home / "mpl"), "PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tune" / "sweep.py"), "ray.num_cpus=2", *arguments],
+            cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        self.said = ""
+
+    def wait(self, seconds: float = 240) -> int:
+        """The exit code; `said` holds what was printed."""
+        self.said, _ = self.process.communicate(timeout=seconds)
+        return self.process.returncode
+
+    def family(self) -> list[psutil.Process]:
+        """The processes this sweep started that are alive, itself included."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that run trials."""
+        return [process for process in self.family() if process.cmdline() and "ImplicitFunc" in process.cmdline()[0]]
+
+    def gone(self, seconds: float = 30) -> bool:
+        """Whether nothing of it is left, at most so many seconds from now."""
+        return until(lambda: not self.family(), seconds)
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> bool:
+    """Wait for `condition`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True

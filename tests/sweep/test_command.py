@@ -1,0 +1,205 @@
+"""The command as it is typed, where no Ray is needed (and none is imported)."""
+
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+
+import ccsi.config
+from ccsi.sweep.book import Book, reason
+from ccsi.sweep.definition import compose, placed
+from ccsi.sweep.main import main
+from ccsi.sweep.tables import leaderboard, write_leaderboard, write_trials
+
+STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
+SPACE = "sweep.space={quality: {grid: [0.3, 0.6, 0.9, 0.1]}}"
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_help_names_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for key in ("sweep.space", "sweep.top_k", "sweep.scheduler", "resources.gpu", "ray.address", "resume=", "learner "):
+        assert key in shown
+
+
+def test_debug_runs_one_trial_here_without_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = set(sys.modules)
+    assert main([*STANDIN, "sweep.debug=true", f"sweep.dir={tmp_path / 's'}", "sweep.search=grid", SPACE]) == 0
+    assert "ray" not in set(sys.modules) - before
+    result = json.loads((tmp_path / "s/runs/p1-c00-s100/result.json").read_text())
+    assert result["val"]["average_incremental_accuracy"] == pytest.approx(0.4)
+    assert result["final_accuracy_macro"] is None  # phase 1 has no test
+    assert (tmp_path / "s/runs/p1-c00-s100/starts.txt").read_text().startswith(str(os.getpid()))
+
+
+def test_debug_lets_exceptions_through(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="boom"):
+        main([*STANDIN, "fault=crash", "sweep.debug=true", f"sweep.dir={tmp_path / 's'}", "sweep.space={}"])
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.count("\n") == 0
+    assert said.startswith("sweep: ")
+    return said
+
+
+def test_a_folder_that_is_taken_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/mine.txt").write_text("mine")
+    assert "exists already" in refused([f"sweep.dir={tmp_path / 's'}"], capsys)
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["mine.txt"]
+
+
+def test_bad_input_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for bad in ("sweep.top_k=0", "sweep.tpo_k=1", "learner.w_idc=-1", "ray.address=nowhere", "resume=nowhere"):
+        assert bad.split("=")[0] in refused([bad, "sweep.dir=s"], capsys)
+        assert not (tmp_path / "s").exists()
+
+
+def test_an_address_nobody_answers_fails_soon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ray")
+    said = refused(["ray.address=127.0.0.1:9", "sweep.dir=s"], capsys)
+    assert "ray.address=127.0.0.1:9: nobody answers" in said
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot be written" in refused(["sweep.dir=file/s"], capsys)
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)  # a full disk cannot be had without root
+    assert "No space left" in refused(["sweep.dir=s"], capsys)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_sweep_in_use_is_not_entered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import fcntl
+
+    definition = placed(compose([]), tmp_path / "s")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/sweep.yaml").write_text(definition.dump())
+    with (tmp_path / "s/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "in use" in refused([f"resume={tmp_path / 's'}"], capsys)
+
+
+# A book filled by hand: what the tables say must follow from the folders alone.
+
+
+def filled(folder: Path, **more: Any) -> Book:
+    """Four settings on two tuning seeds; c01 pruned, c03 failed; phase 2 of c02 and c00 on two seeds."""
+    overrides = [*STANDIN, SPACE, "sweep.search=grid", "sweep.seeds.tuning=[10,11]", "sweep.seeds.reporting=[0,1]"]
+    definition = placed(compose([*overrides, "sweep.top_k=2"]), folder)
+    (folder / "runs").mkdir(parents=True)
+    for run, val, test in [
+        ("p1-c00-s10", 0.30, None), ("p1-c00-s11", 0.50, None), ("p1-c02-s10", 0.60, None), ("p1-c02-s11", 0.70, None),
+        ("p1-c01-s10", 0.99, None), ("p2-c00-s0", 0.80, 0.1), ("p2-c00-s1", 0.90, 0.3), ("p2-c02-s0", 0.5, 0.9),
+        ("p2-c02-s1", 0.7, 0.9),
+    ]:  # fmt: skip
+        if run not in more.get("without", ()):
+            finish(folder / "runs" / run, val, test)
+    journal = [{"trial": "p1-c01", "report": {"run": "p1-c01-s11", "task": 1, "tasks_done": 3, "value": 0.9}}]
+    journal += [{"trial": "p1-c01", "end": "pruned", "error": ""}]
+    (folder / "journal.jsonl").write_text("".join(json.dumps(e) + "\n" for e in journal) + '{"trial": "p1-c0')
+    book = Book(definition, Console(quiet=True))
+    book.broke("p1-c03", "Traceback (most recent call last):\n  File …\nValueError: boom\n")
+    return book
+
+
+def finish(folder: Path, val: float, test: float | None) -> None:
+    names = ("average_incremental_accuracy", "final_accuracy_macro", "final_accuracy_micro", "forgetting")
+    result: dict[str, Any] = {name: test for name in names} | {"val": dict.fromkeys(names, val)}
+    result |= {"scenario": {"classes_per_task": [2, 2]}, "seconds": {"total": 1.5}, "protocol": "data-free"}
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def test_only_complete_groups_are_picked_and_the_best_on_val_is_best(tmp_path: Path) -> None:
+    book = filled(tmp_path / "s")
+    assert [book.group(1, n) for n in range(4)] == ["done", "pruned", "done", "failed"]
+    assert book.best() == [2, 0]  # c01's one seed had 0.99
+    assert book.score(1, 0) == pytest.approx(0.4)
+    rows = leaderboard(book)
+    assert [(row["rank"], row["setting"], row["n"]) for row in rows] == [
+        (1, "c00", 2),
+        (2, "c02", 2),
+    ]  # on val, not test
+    assert rows[0]["val_average_incremental_accuracy_mean"] == pytest.approx(0.85)
+    assert rows[0]["test_final_accuracy_macro_mean"] == pytest.approx(0.2)
+    assert rows[0]["test_final_accuracy_macro_std"] == pytest.approx(np.std([0.1, 0.3], ddof=1))
+
+
+def test_the_files_hold_every_run_and_read_back(tmp_path: Path) -> None:
+    book = filled(tmp_path / "s")
+    write_trials(book)
+    write_leaderboard(book, Console(quiet=True))
+    table, same = pd.read_csv(tmp_path / "s/trials.csv"), pd.read_parquet(tmp_path / "s/trials.parquet")
+    assert len(table) == 4 * 2 + 2 * 2
+    assert list(table["trial"]) == list(same["trial"])
+    by_name = table.set_index("trial")
+    assert by_name.loc["p1-c01-s11", "status"] == "pruned"
+    assert by_name.loc["p1-c01-s11", "tasks_done"] == 1
+    assert by_name.loc["p1-c03-s10", "error"] == "ValueError: boom"
+    assert by_name.loc["p1-c00-s10", "config/quality"] == 0.3
+    assert by_name.loc["p2-c02-s1", "test_final_accuracy_macro"] == 0.9
+    assert np.isnan(by_name.loc["p1-c00-s10", "test_final_accuracy_macro"])
+    text = (tmp_path / "s/leaderboard.md").read_text()
+    assert "Phase 1: 4 settings" in text
+    assert "1 pruned, 1 failed" in text
+    assert "20.0 ± 14.1 [10.0, 30.0]" in text
+    best = yaml.safe_load((tmp_path / "s/best.yaml").read_text())
+    assert (best["quality"], best["seed"], best["run_dir"], best["evaluate_test"]) == (0.3, 0, None, True)
+    ccsi.config.check(ccsi.config.from_arguments([str(tmp_path / "s/best.yaml")]))
+
+
+def test_an_incomplete_group_is_named_and_not_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    book = filled(tmp_path / "s", without=["p2-c00-s1"])
+    rows = leaderboard(book)
+    assert [(row["rank"], row["setting"], row["status"]) for row in rows] == [
+        (1, "c02", "done"),
+        (None, "c00", "incomplete"),
+    ]
+    assert not any(key.endswith("_mean") for key in rows[1])
+    from ccsi.sweep.main import tables
+
+    assert tables(book, Console(quiet=True)) == 1
+    assert "c00 lack reporting seeds" in capsys.readouterr().err
+    assert "1 of 2, incomplete" in (tmp_path / "s/leaderboard.md").read_text()
+
+
+def test_a_failed_trial_is_tried_again_by_a_resumed_sweep_and_a_pruned_one_is_not(tmp_path: Path) -> None:
+    filled(tmp_path / "s")
+    again = Book(
+        placed(compose([*STANDIN, SPACE, "sweep.search=grid", "sweep.seeds.tuning=[10,11]"]), tmp_path / "s"), Console()
+    )
+    assert [again.group(1, n) for n in range(4)] == ["done", "pruned", "done", "incomplete"]
+    assert not again.searched()
+    assert list(again.history()) == ["p1-c01"]
+
+
+def test_the_reason_of_a_failure_is_its_last_word() -> None:
+    assert reason("Traceback (most recent call last):\n  x\ntorch.OutOfMemoryError: CUDA out of memory\n") == (
+        "torch.OutOfMemoryError: CUDA out of memory"
+    )
+    assert "worker process died" in reason("The actor died unexpectedly before finishing this task.\n\tclass_name: X\n")

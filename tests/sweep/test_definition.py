@@ -1,0 +1,133 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ccsi.config
+from ccsi.errors import UserError
+from ccsi.sweep.definition import compose, placed, read, resumed
+
+
+def space(text: str) -> str:
+    return f"sweep.space={{{text}}}"
+
+
+def test_the_shipped_sweep_is_valid_and_its_runs_are() -> None:
+    definition = compose([])
+    settings = definition.listed()
+    assert len(settings) >= 6
+    assert len(definition.sweep.seeds.reporting) >= 3
+    for phase in (1, 2):
+        config = definition.run_config(settings[0], phase, 7, Path("/nowhere/p1-c00-s7"))
+        ccsi.config.check(config)
+        assert config["evaluate_test"] is (phase == 2)
+        assert config["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("sweep.num_samples=0", "sweep.num_samples=0: expected a whole number >= 1"),
+        ("sweep.num_samples=2.5", "sweep.num_samples=2.5"),
+        ("sweep.top_k=-1", "sweep.top_k=-1"),
+        ("sweep.search=bayes", "sweep.search=bayes: expected one of random, grid, optuna"),
+        ("sweep.metric=test_macro", "sweep.metric=test_macro: expected one of val_average_incremental"),
+        ("sweep.numsamples=3", "sweep.numsamples is not a setting; did you mean sweep.num_samples"),
+        ("sweep.seeds.tuning=[0,1]", "sweep.seeds.tuning and sweep.seeds.reporting share 0, 1"),
+        ("sweep.seeds.tuning=[]", "sweep.seeds.tuning=[]: expected at least one seed"),
+        ("sweep.seeds.reporting=[3,3]", "sweep.seeds.reporting=[3, 3]"),
+        ("sweep.seeds.tuning=[a]", "sweep.seeds.tuning=['a']"),
+        ("resources.cpu=0", "resources.cpu=0: expected a number > 0"),
+        ("resources.gpu=-1", "resources.gpu=-1"),
+        ("device=cuda", "resources.gpu is 0"),
+        (space("learner.w_ids: {choice: [0.0]}"), "learner.w_ids is not a setting; did you mean learner.w_idc"),
+        (space("learner.w_idc: {choice: [0.0, -1.0]}"), "learner.w_idc=-1.0: expected a number >= 0"),
+        (space("learner.w_idc: {uniform: [-1, 1]}"), "learner.w_idc=-1.0"),
+        (space("training.epochs: {uniform: [1, 4]}"), "training.epochs=1.0: expected a whole number"),
+        (space("learner: {grid: [ccsi, cssi]}"), "learner=cssi names no file"),
+        ("training.epocs=3", "training.epocs"),
+    ],
+)
+def test_bad_input_is_told_in_one_sentence_with_its_full_key(override: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose([override])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_typed_space_replaces_the_shipped_one() -> None:
+    definition = compose([space("learner.w_idc: {choice: [0.0, 1.0]}, training.lr: {loguniform: [0.01, 0.1]}")])
+    assert [d.key for d in definition.space] == ["learner.w_idc", "training.lr"]
+    values = {"learner.w_idc": 0.0, "training.lr": 0.05}
+    config = definition.config(values)
+    assert (config["learner"]["w_idc"], config["training"]["lr"]) == (0.0, 0.05)
+    assert definition.bases[""]["training"]["lr"] != 0.05
+
+
+def test_a_config_group_is_swept_with_all_it_brings() -> None:
+    definition = compose(
+        [space("learner: {grid: [ccsi, finetune]}, training.epochs: {grid: [1, 2]}"), "sweep.search=grid"]
+    )
+    settings = definition.listed()
+    assert len(settings) == 4
+    for values in settings:
+        config = definition.config(values)
+        alone = ccsi.config.load([f"learner={values['learner']}", f"training.epochs={values['training.epochs']}"])
+        assert config == alone
+
+
+def test_threads_follow_the_trials_cpus() -> None:
+    folder = Path("/nowhere/x")
+    assert compose(["threads=2"]).cpus() == 2
+    assert compose(["threads=2", "resources.cpu=3"]).run_config({}, 1, 0, folder)["threads"] == 3
+    assert compose(["resources.cpu=0.5"]).run_config({}, 1, 0, folder)["threads"] == 1
+    assert compose(["resources.gpu=0.25"]).run_config({}, 1, 0, folder)["device"] == "cuda"
+    assert compose([]).run_config({}, 1, 0, folder)["device"] == "cpu"
+
+
+def kept(tmp_path: Path, overrides: list[str]) -> Any:
+    definition = placed(compose(overrides), tmp_path)
+    (tmp_path / "sweep.yaml").write_text(definition.dump())
+    return definition
+
+
+def test_what_is_kept_is_read_back_the_same(tmp_path: Path) -> None:
+    typed = ["training.lr=1e-5", space("learner: {grid: [ccsi, finetune]}, training.epochs: {choice: [1, 3]}")]
+    definition = kept(tmp_path, typed)
+    again = read(tmp_path)
+    assert again == definition
+    assert again.listed() == definition.listed()
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("sweep.num_samples=7", "sweep.num_samples was 6"),
+        ("sweep.seeds.tuning=[9]", "sweep.seeds.tuning"),
+        ("training.lr=0.3", "training.lr was 0.02"),
+        ("learner=finetune", "learner."),
+        (space("training.epochs: {choice: [1]}"), "sweep.space.training.epochs.choice"),
+        ("resources.cpu=2", "resources.cpu"),
+    ],
+)
+def test_a_resumed_sweep_refuses_a_changed_definition(tmp_path: Path, override: str, key: str) -> None:
+    kept(tmp_path, ["training.lr=0.02", "sweep.num_samples=6", space("training.epochs: {choice: [1, 2]}")])
+    with pytest.raises(UserError) as caught:
+        resumed(tmp_path, [override])
+    assert key in str(caught.value)
+
+
+def test_a_resumed_sweep_may_change_where_it_runs(tmp_path: Path) -> None:
+    definition = kept(tmp_path, ["training.lr=0.02", "sweep.dir=elsewhere"])
+    assert resumed(tmp_path, []) == definition
+    again = resumed(tmp_path, ["training.lr=0.02", "ray.num_cpus=1", "sweep.max_concurrent=1", "sweep.dir=elsewhere"])
+    assert (again.ray.num_cpus, again.sweep.max_concurrent) == (1, 1)
+    assert again.bases == definition.bases
+
+
+def test_a_folder_that_holds_no_sweep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no sweep\.yaml"):
+        read(tmp_path)
+    (tmp_path / "sweep.yaml").write_text("schema: [")
+    with pytest.raises(UserError, match="cannot be read"):
+        read(tmp_path)

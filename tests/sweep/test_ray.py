@@ -1,0 +1,181 @@
+"""Whole sweeps on Ray: what is killed ends as if nothing had happened, and nothing is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from launcher import Sweep, until
+from rich.console import Console
+
+import ccsi.config
+from ccsi.sweep.book import Book
+from ccsi.sweep.definition import compose, placed
+from ccsi.sweep.trial import execute
+
+pytest.importorskip("ray")
+
+STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
+DIGITS = [
+    "dataset=digits", "dataset.max_per_class=30", "scenario.classes_per_task=[4,3,3]", "training.epochs=1", "report=false",
+    "learner.synthesis.iterations=20", "learner.synthesis.per_class=10", "checkpoint_every=0.2",
+    "sweep.space={learner.w_idc: {choice: [0.0, 1.0]}}", "sweep.num_samples=2", "sweep.top_k=1",
+    "sweep.seeds.tuning=[100]", "sweep.seeds.reporting=[0]",
+]  # fmt: skip
+
+Start = Callable[..., Sweep]
+
+
+def sums(folder: Path) -> dict[str, tuple[str, Any, Any]]:
+    """Of every finished run of a sweep: the weights' SHA-256, the accuracy matrices."""
+    results = {path.parent.name: json.loads(path.read_text()) for path in (folder / "runs").glob("*/result.json")}
+    return {run: (r["weights_sha256"], r["accuracy_matrix"], r["val"]["accuracy_matrix"]) for run, r in results.items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Any, Any]]:
+    """What the digits sweep must come to: the same runs one after another in this process, as `python -m ccsi` does."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "runs").mkdir()
+    book = Book(placed(compose(DIGITS), folder), Console(quiet=True))
+    for setting in range(2):
+        for seed, run in book.runs(1, setting):
+            execute(book.config(1, setting, seed, run), lambda event: None)
+    for seed, run in book.runs(2, book.best()[0]):
+        execute(book.config(2, book.best()[0], seed, run), lambda event: None)
+    return sums(folder)
+
+
+def test_a_killed_worker_changes_nothing(
+    start: Start, tmp_path: Path, undisturbed: dict[str, tuple[str, Any, Any]]
+) -> None:
+    sweep = start(*DIGITS, f"sweep.dir={tmp_path / 's'}")
+    assert until(lambda: list((tmp_path / "s").glob("runs/*/checkpoint*")))
+    for worker in sweep.workers():
+        worker.kill()
+    assert sweep.wait() == 0, sweep.said
+    assert sums(tmp_path / "s") == undisturbed
+    table = pd.read_csv(tmp_path / "s/trials.csv")
+    assert set(table["status"]) == {"done"}
+    assert sweep.gone(), [process.cmdline() for process in sweep.family()]
+    assert {path.name for path in sweep.home.iterdir()} <= {"mpl"}
+    left = {path.name for path in (tmp_path / "s").iterdir()}
+    expected = {"best.yaml", "journal.jsonl", "leaderboard.csv", "leaderboard.md", "plots", "runs", "sweep.yaml"}
+    assert left == expected | {"trials.csv", "trials.parquet"}
+    best = ccsi.config.from_arguments([str(tmp_path / "s/best.yaml")]) | {"run_dir": str(tmp_path / "again")}
+    assert (
+        execute(best, lambda event: None)["weights_sha256"] == undisturbed[next(r for r in undisturbed if "p2" in r)][0]
+    )
+
+
+def test_a_killed_driver_changes_nothing(
+    start: Start, tmp_path: Path, undisturbed: dict[str, tuple[str, Any, Any]]
+) -> None:
+    folder = tmp_path / "s"
+    sweep = start(*DIGITS, f"sweep.dir={folder}")
+    assert until(lambda: list(folder.glob("runs/p1-*/result.json")))
+    sweep.process.kill()
+    sweep.wait()
+    done = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
+    again = start(f"resume={folder}")
+    assert again.wait() == 0, again.said
+    assert sums(folder) == undisturbed
+    assert {path: path.stat().st_mtime_ns for path in done} == done  # what was finished was not run again
+    assert again.gone()
+    assert sweep.gone()
+    third = start(f"resume={folder}", "sweep.num_samples=3")
+    assert third.wait() == 2
+    assert "sweep.num_samples was 2" in third.said
+
+
+def test_failures_are_told_and_others_go_on(start: Start, tmp_path: Path) -> None:
+    space = "sweep.space={fault: {grid: [none, once, crash, user]}}"
+    sweep = start(*STANDIN, space, "sweep.search=grid", f"sweep.dir={tmp_path / 's'}", "sweep.max_failures=1")
+    assert sweep.wait() == 0, sweep.said
+    table = pd.read_csv(tmp_path / "s/trials.csv").set_index("trial")
+    assert list(table["status"]) == ["done", "done", "failed", "failed", *["done"] * 6]
+    assert table.loc["p1-c02-s100", "error"] == "ValueError: boom"
+    assert table.loc["p1-c03-s100", "error"] == "quality is not to my liking."
+    assert "boom" in (tmp_path / "s/runs/p1-c02.error.txt").read_text()
+    starts = (tmp_path / "s/runs/p1-c01-s100/starts.txt").read_text().splitlines()
+    assert [line.split()[1] for line in starts] == ["0", "1"]  # the second time from its checkpoint
+    assert "ray" not in sweep.said.lower().replace("starting ray", ""), sweep.said  # no noise
+    assert sweep.gone()
+
+
+def test_asha_prunes_whole_settings_which_optuna_suggested(start: Start, tmp_path: Path) -> None:
+    sweep = start(
+        *STANDIN, "tasks=4", "sweep.space={quality: {uniform: [0, 0.8]}}", "sweep.search=optuna", "sweep.num_samples=8",
+        "sweep.scheduler=asha", "sweep.seeds.tuning=[10,11]", f"sweep.dir={tmp_path / 's'}", "sweep.seeds.reporting=[0]",
+    )  # fmt: skip
+    assert sweep.wait() == 0, sweep.said
+    table = pd.read_csv(tmp_path / "s/trials.csv")
+    first = table[table["phase"] == 1]
+    statuses = first.groupby("setting")["status"].agg(lambda s: "pruned" if "pruned" in set(s) else s.iloc[0])
+    assert len(statuses) == 8
+    assert set(statuses) == {"done", "pruned"}
+    pruned = first[first["setting"].isin(statuses[statuses == "pruned"].index)]
+    assert (pruned.groupby("setting")["tasks_done"].sum() < 8).all()
+    second = table[table["phase"] == 2]
+    assert set(second["status"]) == {"done"}
+    assert all(statuses[setting] == "done" for setting in second["setting"])
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    sweep = start(
+        *STANDIN,
+        "wait=1",
+        "sweep.space={quality: {grid: [0.1, 0.2, 0.3, 0.4]}}",
+        "sweep.search=grid",
+        f"sweep.dir={folder}",
+    )
+    assert until(lambda: list(folder.glob("runs/*/result.json")))
+    sweep.process.send_signal(signal.SIGINT)
+    assert sweep.wait() == 130, sweep.said
+    assert f"resume={folder}" in sweep.said.replace("\n", "")
+    assert "Traceback" not in sweep.said
+    assert set(pd.read_csv(folder / "trials.csv")["status"]) == {"done", "incomplete"}
+    assert sweep.gone()
+
+
+CLUSTER = """
+import ray, sys, time
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20})
+cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+def test_a_running_cluster_is_joined_and_left_running(start: Start, tmp_path: Path) -> None:
+    env = os.environ | {"HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert cluster.stdout is not None
+        address = cluster.stdout.readline().strip()
+        space = ["sweep.space={quality: {grid: [0.1, 0.2]}}", "sweep.search=grid", "sweep.seeds.reporting=[0]"]
+        sweep = start(*STANDIN, *space, f"ray.address={address}", f"sweep.dir={tmp_path / 's'}")
+        assert sweep.wait() == 0, sweep.said
+        assert len(pd.read_csv(tmp_path / "s/trials.csv")) == 4
+        assert sweep.gone()
+        greedy = start(
+            *STANDIN, f"ray.address={address}", "resources.cpu=2", "sweep.space={}", f"sweep.dir={tmp_path / 't'}"
+        )
+        assert greedy.wait() == 2, greedy.said
+        assert "no machine has them (there is: 1 CPUs and 0 GPUs; 1 CPUs and 0 GPUs)" in greedy.said
+        assert not (tmp_path / "t").exists()
+        assert cluster.poll() is None
+    finally:
+        cluster.communicate("")

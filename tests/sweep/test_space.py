@@ -1,0 +1,121 @@
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ccsi.errors import UserError
+from ccsi.sweep.space import Tried, check_optuna, grid, parse, sample, suggest
+
+SPACE = {
+    "learner.w_idc": {"choice": [0, 0.5, [1.0, 2.0], None]},
+    "training.lr": {"loguniform": [1e-3, 1e-1]},
+    "learner.margin": {"uniform": [0.1, 0.9]},
+    "training.epochs": {"randint": [3, 5]},
+}
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"choose": [1]}, "expected exactly one of choice"),
+        ({"choice": [1], "grid": [1]}, "expected exactly one of"),
+        ({"choice": []}, "expected a list of values"),
+        ({"choice": 3}, "expected a list of values"),
+        ({"uniform": [1, 1]}, "low < high"),
+        ({"uniform": [1, 2, 3]}, "low < high"),
+        ({"uniform": ["a", "b"]}, "two numbers"),
+        ({"loguniform": [0, 1]}, "low > 0"),
+        ({"randint": [0.5, 2]}, "whole numbers"),
+    ],
+)
+def test_a_malformed_entry_is_named(entry: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=r"sweep\.space\.training\.lr") as caught:
+        parse({"training.lr": entry})
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["seed", "run_dir", "threads", "evaluate_test", "report"])
+def test_what_the_sweep_sets_itself_cannot_be_swept(key: str) -> None:
+    with pytest.raises(UserError, match="the sweep sets it itself"):
+        parse({key: {"choice": [1]}})
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12))
+def test_draws_lie_in_the_space_and_repeat_with_the_seed(seed: int, number: int) -> None:
+    drawn = sample(parse(SPACE), number, seed)
+    assert drawn == sample(parse(SPACE), number, seed)
+    assert len(drawn) == number == len({repr(values) for values in drawn})
+    for values in drawn:
+        assert list(values) == list(SPACE)
+        assert values["learner.w_idc"] in [0, 0.5, [1.0, 2.0], None]
+        assert 1e-3 <= values["training.lr"] <= 1e-1
+        assert 0.1 <= values["learner.margin"] <= 0.9
+        assert values["training.epochs"] in (3, 4, 5)
+        assert isinstance(values["training.epochs"], int)
+
+
+def test_more_samples_keep_the_earlier_ones() -> None:
+    assert sample(parse(SPACE), 9, seed=3)[:4] == sample(parse(SPACE), 4, seed=3)
+
+
+def test_a_loguniform_draw_is_even_in_the_logarithm() -> None:
+    logs = [math.log10(v["k"]) for v in sample(parse({"k": {"loguniform": [1e-4, 1.0]}}), 4000, seed=0)]
+    assert abs(sum(logs) / len(logs) + 2) < 0.06  # mean of U(-4, 0), three standard errors: 3 * 4 / sqrt(12 * 4000)
+    assert abs(sum(x < -3 for x in logs) / len(logs) - 0.25) < 0.025
+
+
+def test_both_ends_of_randint_turn_up() -> None:
+    assert {v["k"] for v in sample(parse({"k": {"randint": [1, 3]}}), 10, seed=0)} == {1, 2, 3}
+
+
+def test_grid_is_the_product_and_random_crosses_it() -> None:
+    space = parse({"a": {"grid": [1, 2]}, "b": {"choice": ["x", "y", "y"]}})
+    assert [tuple(v.values()) for v in grid(space)] == list(itertools.product([1, 2], ["x", "y"]))
+    drawn = sample(space, 10, seed=0)
+    assert sorted(tuple(v.values()) for v in drawn) == sorted(itertools.product([1, 2], ["x", "y"]))
+    assert grid([]) == [{}] == sample([], 5, seed=0)
+    with pytest.raises(UserError, match="takes only grid or choice"):
+        grid(parse({"a": {"uniform": [0, 1]}}))
+
+
+def test_values_of_different_types_are_different() -> None:
+    assert [d.values for d in parse({"a": {"choice": [1, 1.0, True, 1]}})] == [(1, 1.0, True)]
+
+
+def test_optuna_refuses_what_it_cannot_search() -> None:
+    with pytest.raises(UserError, match="cannot cross"):
+        check_optuna(parse({"a": {"grid": [1]}}))
+    with pytest.raises(UserError, match="nothing to search"):
+        check_optuna([])
+
+
+def search(number: int, seed: int) -> list[Tried]:
+    """A sequential search whose score is best at w = 0.8, b."""
+    space = parse({"w": {"uniform": [0, 1]}, "kind": {"choice": ["a", "b", ["c"]]}})
+    tried: list[Tried] = []
+    for _ in range(number):
+        values = suggest(space, tried, seed)
+        assert values is not None
+        assert 0 <= values["w"] <= 1
+        assert values["kind"] in ["a", "b", ["c"]]
+        tried.append(Tried(values, -abs(values["w"] - 0.8) - (values["kind"] != "b"), "done"))
+    return tried
+
+
+def test_tpe_repeats_resumes_and_beats_random() -> None:
+    whole = search(30, seed=1)
+    assert whole[:12] == search(12, seed=1)  # an interrupted search told what was done asks the same next
+    assert len({one.values["w"] for one in whole}) == 30
+    late = sum(one.score or 0.0 for one in whole[15:]) / 15
+    assert late > -0.65  # random search: -1.01 (= -0.34 - 0.67), with a standard error of 0.14
+
+
+def test_tpe_stops_when_a_small_space_is_exhausted() -> None:
+    space = parse({"a": {"choice": [1, 2]}})
+    tried = [Tried({"a": 1}, 0.1, "done"), Tried({"a": 2}, None, "failed")]
+    assert suggest(space, tried, 0) is None
+    both = [Tried({"a": 1}, None, "running")]
+    assert suggest(space, both, 0) == {"a": 2}
+    assert suggest(space, [Tried({"a": 1}, 0.3, "pruned")], 0) == {"a": 2}

@@ -1,0 +1,46 @@
+import math
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from ccsi.sweep.statistics import summary
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=10))
+def test_mean_and_deviation_agree_with_the_standard_library(values: list[float]) -> None:
+    s = summary(values, resamples=200)
+    assert s.n == len(values)
+    assert s.mean == pytest.approx(statistics.fmean(values))
+    assert s.std == pytest.approx(statistics.stdev(values), abs=1e-12)
+    assert min(values) - 1e-12 <= s.low <= s.high <= max(values) + 1e-12
+
+
+def test_the_interval_agrees_with_scipys_bootstrap() -> None:
+    values = np.random.default_rng(5).normal(0.6, 0.1, size=12)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    s = summary(list(values), resamples=20_000)
+    assert s.low == pytest.approx(theirs.low, abs=2e-3)
+    assert s.high == pytest.approx(theirs.high, abs=2e-3)
+    assert summary(list(values)) == summary(list(values))
+
+
+def test_three_values_by_hand() -> None:
+    # of the 27 equally likely samples of (0, 0, 3) with replacement 8 have mean 0 and one has mean 3 (3.7 %)
+    s = summary([0.0, 0.0, 3.0])
+    assert (s.mean, s.std, s.low, s.high) == (1.0, pytest.approx(math.sqrt(3)), 0.0, 3.0)
+
+
+def test_one_value_has_no_spread_and_none_is_refused() -> None:
+    s = summary([0.5])
+    assert (s.n, s.mean) == (1, 0.5)
+    assert math.isnan(s.std)
+    assert math.isnan(s.low)
+    for bad in ([], [0.5, math.nan], [math.inf]):
+        with pytest.raises(ValueError, match="finite"):
+            summary(bad)
