@@ -112,7 +112,8 @@ class Training:
             first_epoch, first_batch = saved["epoch"], saved["batch"]
             factor, best, wait, kept = saved["factor"], saved["best"], saved["wait"], saved["kept"]
         per_epoch = draws_per_epoch(len(labels), n_real, synthetic_ratio)
-        n_batches = math.ceil(per_epoch / self.batch_size)
+        # an image left over joins the last batch: alone it has no batch statistics
+        n_batches = max(1, math.ceil((per_epoch - 1) / self.batch_size))
         steps = epochs * n_batches
 
         def state(epoch: int, batch: int) -> State:
@@ -137,7 +138,8 @@ class Training:
             for batch in range(first_batch, n_batches):
                 step = epoch * n_batches + batch
                 optimizer.param_groups[0]["lr"] = base_lr * factor * self.multiplier(step, steps)
-                chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+                end = (batch + 1) * self.batch_size if batch + 1 < n_batches else per_epoch
+                chosen = order[batch * self.batch_size : end]
                 x = images[chosen].to(dtype) / 255
                 if self.augment is not None:
                     x = self.augment(x, augmenting)

@@ -62,7 +62,9 @@ def test_class_centroids(n, n_classes, seed):
         rows = [s for s, y in zip(scores.tolist(), labels.tolist(), strict=True) if y == c]
         assert present[c].item() == bool(rows)
         if rows:
-            assert centroids[c].tolist() == pytest.approx([sum(column) / len(rows) for column in zip(*rows, strict=True)])
+            assert centroids[c].tolist() == pytest.approx(
+                [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+            )
 
 
 def test_moving_centroids_over_three_batches_by_hand():
@@ -139,7 +141,9 @@ def test_gradients_are_those_of_finite_differences():
     a, b = drawn(3, 4, 4).requires_grad_(), drawn(4, 4, 4).requires_grad_()
     cosines = drawn(5, 5, 4).tanh().requires_grad_()
     for form in ("sum", "per_class"):
-        assert torch.autograd.gradcheck(lambda t, s, form=form: intra_domain_conservative(t, s, both, 0.7, form), (a, b))
+        assert torch.autograd.gradcheck(
+            lambda t, s, form=form: intra_domain_conservative(t, s, both, 0.7, form), (a, b)
+        )
     assert torch.autograd.gradcheck(lambda s: margin(s, labels, 2, 0.5, 2), (cosines,))
     assert torch.autograd.gradcheck(lambda s: class_centroids(s, labels, 4)[0], (cosines,))
     assert torch.autograd.gradcheck(distillation, (a, b))

@@ -93,7 +93,13 @@ class CCSI(NetLearner):
             model=model, in_channels=in_channels, training=training, streams=streams, device=device, name=name
         )
         self.synthesis, self.idc = synthesis, idc
-        self.distillation, self.w_margin, self.margin, self.top_k, self.w_idc = distillation, w_margin, margin, top_k, w_idc
+        self.distillation, self.w_margin, self.margin, self.top_k, self.w_idc = (
+            distillation,
+            w_margin,
+            margin,
+            top_k,
+            w_idc,
+        )
         self.balance, self.synthetic_ratio = balance, synthetic_ratio
         self.imprint, self.freeze_prototypes = imprint, freeze_prototypes
         self.permissions = PERMISSION[idc.target] if w_idc > 0 else ()
@@ -142,7 +148,9 @@ class CCSI(NetLearner):
             return self.random_prototypes(len(task.classes), task.index)
         self.net.eval()
         with torch.no_grad():
-            features = torch.cat([self.net.features(x.to(self.net.scale.dtype) / 255) for x in task.train.images.split(256)])
+            features = torch.cat(
+                [self.net.features(x.to(self.net.scale.dtype) / 255) for x in task.train.images.split(256)]
+            )
             old = torch.cat([self.net.old, self.net.new])
             return imprinted_prototypes(features, task.train.labels, task.classes, old)
 

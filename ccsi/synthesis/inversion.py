@@ -139,9 +139,7 @@ class Synthesis:
                 stage.log(number * self.iterations + step, len(chunks) * self.iterations, metrics)
 
             draws = [self.draw(memory, labels[g], task, int(g), streams) for g in groups]
-            images = self.invert(
-                net, memory, labels[groups].to(device), draws, weights, saved["chunk"], offer, log
-            )
+            images = self.invert(net, memory, labels[groups].to(device), draws, weights, saved["chunk"], offer, log)
             done.append((images.flatten(0, 1) * 255).round().to(torch.uint8))
             saved = {"done": done, "chunk": None}
         keep = labels.numel() if self.per_class is None else self.per_class * len(memory.means)

@@ -129,7 +129,7 @@ def batch_norm_distance(norm: ContinualNorm2d, first: Tensor, second: Tensor, n_
     """
     mean = first.unflatten(0, (n_groups, -1)).mean(1)
     var = (second.unflatten(0, (n_groups, -1)).mean(1) - mean.square()).clamp(min=0)
-    far = torch.linalg.vector_norm(mean - norm.running_mean, dim=1)
+    far: Tensor = torch.linalg.vector_norm(mean - norm.running_mean, dim=1)
     return far + torch.linalg.vector_norm(var - norm.running_var, dim=1)
 
 
@@ -139,5 +139,5 @@ def class_moment_distance(mean: Tensor, var: Tensor, mean_of_class: Tensor, var_
     Source: CCSI, class-adaptive moments (METHOD section 4), `mean_of_class` and `var_of_class` being those of each
     image's class.
     """
-    far = torch.linalg.vector_norm(mean - mean_of_class, dim=1)
+    far: Tensor = torch.linalg.vector_norm(mean - mean_of_class, dim=1)
     return far + torch.linalg.vector_norm(var - var_of_class, dim=1)
