@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Union
@@ -21,11 +22,13 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
-from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from typing_extensions import is_typeddict  # typing's own knows only typing's own
 
 from ccsi.errors import UserError
 
@@ -44,6 +47,7 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
     Raises:
         UserError: an unknown key or group, or an override that cannot be parsed.
     """
+    parse(overrides)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base=None):
         try:
@@ -54,10 +58,32 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
             if "name" in cfg and cfg.name is None:
                 cfg.name = f"{chosen.dataset}-{chosen.learner}"
             plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: dataset=null
             raise UserError(explain(error, overrides, name)) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Overrides in Hydra's syntax, one value each.
+
+    Raises:
+        UserError: one that cannot be read, or has several values.
+    """
+    read = []
+    for text in overrides:
+        try:
+            read.append(OverridesParser.create().parse_override(text))
+        except (HydraException, OmegaConfBaseException) as error:
+            several = "," in text.partition("=")[2]
+            raise UserError(
+                f"{text} cannot be read; expected key=value, with "
+                + ("[…] around a list." if several else "quotes around unusual signs: key='\"a value\"'.")
+            ) from error
+    for text, override in zip(overrides, read, strict=True):
+        if override.is_sweep_override():
+            raise UserError(f"{text} has several values; expected one (a list is [1,2]; sweeps have sweep.space).")
+    return read
 
 
 def apply(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -99,7 +125,7 @@ def check(config: Config) -> None:
     Raises:
         UserError: the first wrong key, missing value, type or range, with the full key.
     """
-    _check_node(config, "")
+    _check_node(config, "", Any)
 
 
 def build(config: Config) -> Any:
@@ -122,8 +148,12 @@ def build(config: Config) -> Any:
     return partial(made, config=config) if "config" in inspect.signature(made).parameters else made
 
 
-def _check_node(node: Mapping[str, Any], prefix: str) -> None:
-    target = get_object(node["_target_"])
+def _check_node(node: Mapping[str, Any], prefix: str, wanted: Any) -> None:
+    module, _, attribute = str(node["_target_"]).rpartition(".")
+    try:
+        target = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{prefix}_target_={node['_target_']}: expected the full name of a callable.") from error
     hints, required, open_ended = signature_of(target)
     given = {key: value for key, value in node.items() if not key.startswith("_")}
     for key, value in given.items():
@@ -133,30 +163,38 @@ def _check_node(node: Mapping[str, Any], prefix: str) -> None:
         if value == "???":
             raise UserError(f"{full} is not set; expected {describe(hints[key])}: give {full}=… on the command line.")
         _check_value(value, hints.get(key, Any), full)
-    missing = required - given.keys()
-    if missing and not node.get("_partial_"):
+    later: set[str] = set()  # what a factory is given when it is called: its protocol, if it has one, says what
+    if node.get("_partial_") and prefix:
+        is_protocol = getattr(wanted, "_is_protocol", False)
+        later = set(inspect.signature(wanted.__call__).parameters) if is_protocol else set(required)
+    if missing := required - given.keys() - later:
         raise UserError(f"{prefix}{min(missing)} is missing in the configuration of {target.__qualname__}.")
 
 
 def _check_value(value: Any, hint: Any, full: str) -> None:
     if isinstance(value, dict) and "_target_" in value:
-        _check_node(value, full + ".")
+        _check_node(value, full + ".", hint)
     elif isinstance(value, list) and any(isinstance(item, dict) and "_target_" in item for item in value):
         for number, item in enumerate(value):
             _check_value(item, Any, f"{full}.{number}")
+    elif isinstance(hint, type) and hint.__module__.startswith("ccsi.") and not is_typeddict(hint):
+        raise UserError(f"{full}: expected a group of settings with a _target_, as --show prints it.")
     else:
         try:
-            adapter(hint).validate_python(value)
+            adapter(hint).validate_python(value, strict=True)
         except ValidationError as error:
             raise UserError(f"{full}={shown(value)}: expected {describe(hint)}.") from error
 
 
+WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+"""Types a value is written as, and how they are called in a message."""
+
+
 def adapter(hint: Any) -> TypeAdapter[Any]:
-    """A strict checker for a type hint: no strings as numbers, no NaN, no infinity."""
-    config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    """A checker for a type hint, to be used strictly: no strings as numbers, no NaN, no infinity."""
     try:
-        return TypeAdapter(hint, config=config)
-    except Exception:  # pydantic refuses a config for types that carry their own (dataclasses, TypedDict)
+        return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True))
+    except PydanticUserError:  # a TypedDict by itself carries its own
         return TypeAdapter(hint)
 
 
@@ -173,7 +211,7 @@ def signature_of(target: Callable[..., Any]) -> tuple[dict[str, Any], frozenset[
 
 def shown(value: Any) -> str:
     """A value as one would type it."""
-    return "null" if value is None else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def describe(hint: Any) -> str:
@@ -193,10 +231,9 @@ def describe(hint: Any) -> str:
         return "one of " + ", ".join(map(shown, arguments))
     if origin in (list, Sequence) or (origin is not None and origin.__name__ in ("list", "Sequence")):
         return f"a list, each entry {describe(arguments[0])}" if arguments else "a list"
-    if typing.is_typeddict(hint):
+    if is_typeddict(hint):
         return "{" + ", ".join(f"{key}: …" for key in hint.__annotations__) + "}"
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    return words.get(hint, getattr(hint, "__name__", str(hint)))
+    return WORDS.get(hint, "a group of settings" if isinstance(hint, type) else str(hint))
 
 
 def unknown_key(key: str, known: Mapping[str, Any]) -> str:
@@ -208,10 +245,11 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
 def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
     """Hydra's complaint as one sentence with the full key."""
     first = str(error).strip().splitlines()[0]
-    if isinstance(error, OverrideParseException):
-        return f"{error.override} cannot be read; expected key=value, with quotes around unusual signs: key='\"a value\"'."
+    if empty := [o for o in overrides if o.endswith("=null") and (config_dir() / o.partition("=")[0]).is_dir()]:
+        return f"{empty[0]}: expected a choice; see --help for the groups."
     if found := re.search(r"Could not override '([^']+)'", first):
-        groups = [o for o in overrides if (config_dir() / o.split("=")[0]).is_dir()]  # they decide what keys there are
+        # groups decide what keys there are
+        groups = [o for o in overrides if (config_dir() / o.split("=")[0].lstrip("~")).is_dir()]
         return unknown_key(found[1], load(groups, name))
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
@@ -238,12 +276,10 @@ def from_arguments(arguments: Sequence[str], name: str = "config") -> Config:
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{files_given[0]}: cannot be read as a configuration ({type(error).__name__}).") from error
     if len(files_given) > 1 or not isinstance(tree, dict) or "_target_" not in tree:
-        raise UserError(f"{files_given[-1]}: expected one file with a run's complete configuration, as --show prints it.")
-    try:
-        parsed = OverridesParser.create().parse_overrides(changes)
-    except HydraException as error:
-        raise UserError(str(error).splitlines()[0]) from error
-    return apply({str(k): v for k, v in tree.items()}, {o.key_or_group: o.value() for o in parsed})
+        raise UserError(
+            f"{files_given[-1]}: expected one file with a run's complete configuration, as --show prints it."
+        )
+    return apply({str(k): v for k, v in tree.items()}, {o.key_or_group: o.value() for o in parse(changes)})
 
 
 def to_yaml(config: Config) -> str:
