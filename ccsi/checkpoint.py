@@ -76,7 +76,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         UserError: the folder is read-only or full.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.part")  # what a kill leaves of it, the next write replaces
     try:
         with part.open("wb") as file:
             file.write(data)

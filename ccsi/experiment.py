@@ -2,9 +2,12 @@
 
 import copy
 import dataclasses
+import errno
 import fcntl
 import hashlib
+import io
 import json
+import math
 import os
 import platform
 import resource
@@ -16,16 +19,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TextIO
 
 import numpy as np
 import torch
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from ccsi import metrics
 from ccsi.checkpoint import Checkpoints, sha256_of, write_atomically
 from ccsi.checks import NonNegative, NonNegativeInt, PositiveInt
+from ccsi.config import shown
 from ccsi.data import Dataset, Labelled, Scenario, Source
 from ccsi.data.scenario import make_tasks, take
 from ccsi.errors import UserError
@@ -90,7 +96,8 @@ def run(
     Args:
         name: short, for tables and trackers. threads: CPU threads of torch; part of the configuration,
             because sums over threads differ in their last bits.
-        run_dir: the run's folder; None: runs/<name>. evaluate_test: False keeps test out of reach (tuning).
+        run_dir: the run's folder; None: runs/<name>-s<seed>-<hash of the settings>.
+        evaluate_test: False keeps test out of reach (tuning).
         report: draw pictures at the end (they may show a few real images of the data).
         checkpoint_every: seconds between checkpoints inside a stage.
         config: the resolved configuration, for the record. on_task_end: called after each task's checkpoint.
@@ -105,14 +112,16 @@ def run(
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     streams = Streams(seed)
     settings = dict(config or {})
-    folder = Path(run_dir or f"runs/{name}-s{seed}-{short_hash(settings)}").absolute()
+    folder = Path(run_dir or f"runs/{name}-s{seed}-{short_hash(settings)}").expanduser().absolute()
+    look_into(folder, settings)  # before the data is read, which may take long
+    code = commit()
+    data = dataset.load()
+    plan = scenario.plan(len(data.class_names), streams)
+    method = learner(
+        model=model, in_channels=data.train.images.shape[1], training=training, streams=streams, device=where
+    )
+    method.check(len(plan))
     with claimed(folder, settings) as saved:
-        data = dataset.load()
-        plan = scenario.plan(len(data.class_names), streams)
-        method = learner(
-            model=model, in_channels=data.train.images.shape[1], training=training, streams=streams, device=where
-        )
-        method.check(len(plan))
         if saved is not None and saved["data"] != data.checksum:
             raise UserError(f"{folder} was begun on other images (their checksum differs); choose another run_dir.")
         evaluators = {"val": Evaluator(data.val, plan, where)}
@@ -147,9 +156,10 @@ def run(
                 "device": device_name(where),
                 "versions": {"python": platform.python_version()}
                 | {package: version(package) for package in ("torch", "torchvision", "numpy")},
-                "commit": commit(),
+                "commit": code,
             }
-            write_atomically(folder / "result.json", json.dumps(result, indent=1).encode())
+            result = finite(result)
+            write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False).encode())
             if report:
                 draw(folder, data.train, order)
         finally:
@@ -333,50 +343,82 @@ def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any
     A folder made here is removed again if the run ends before it wrote anything.
 
     Raises:
-        UserError: it holds a finished run, a run with other settings, something else, or is in use or not writable.
+        UserError: it holds a finished run, a run with other settings, something else, or is in use, or it cannot
+            be written (also later, by what is done inside).
     """
-    fresh = not folder.exists()
-    if not fresh:
-        look_into(folder, settings)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with locked(folder):
+            look_into(folder, settings)  # again: another process may have used it since
+            yield Checkpoints(folder, 0).load()
+    except OSError as error:
+        if error.errno not in (errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS):
+            raise
+        raise UserError(f"{folder} cannot be written ({error.strerror}); make room, or set another run_dir.") from error
+    finally:
+        if made and folder.is_dir() and not held_in(folder):
+            with suppress(OSError):
+                for path in folder.iterdir():
+                    path.unlink()
+                for path in made:
+                    path.rmdir()
+
+
+def locked(folder: Path) -> TextIO:
+    """Make the folder, and hold it until the file returned is closed (or the process ends, however it ends)."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
     except OSError as error:
         raise UserError(f"run_dir={folder} cannot be written ({error.strerror}); choose another folder.") from error
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"run_dir={folder} is in use by another process; wait for it or choose another.") from error
-        yield Checkpoints(folder, 0).load()
-    finally:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
         lock.close()
-        if fresh and {path.name for path in folder.iterdir()} <= {".lock"}:
-            (folder / ".lock").unlink(missing_ok=True)
-            with suppress(OSError):
-                folder.rmdir()
+        raise UserError(f"run_dir={folder} is in use by another process; wait for it or choose another.") from error
+    return lock
+
+
+def held_in(folder: Path) -> set[str]:
+    """Names of what a folder holds, apart from what a killed run may leave before it wrote anything."""
+    return {path.name for path in folder.iterdir() if path.name != ".lock" and path.suffix != ".part"}
 
 
 def look_into(folder: Path, settings: Mapping[str, Any]) -> None:
     """Refuse a folder that this run must not touch."""
+    if not folder.exists():
+        return
     if not folder.is_dir():
         raise UserError(f"run_dir={folder} is a file; expected a folder, or a path that does not exist yet.")
-    held = {path.name for path in folder.iterdir()} - {".lock"}
+    held = held_in(folder)
     if not held:
         return
     if "config.yaml" not in held:
         raise UserError(f"run_dir={folder} holds other files ({min(held)}); choose an empty or new folder.")
     if "result.json" in held:
         raise UserError(f"run_dir={folder} holds a finished run; choose another run_dir, or move that folder away.")
-    before = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    assert isinstance(before, dict)
-    old, new = flat({str(k): v for k, v in before.items()}), flat(settings)
+    old, new = flat(read_config(folder / "config.yaml")), flat(settings)
     for key in sorted(old.keys() | new.keys()):
         if key.split(".")[0] not in NOT_COMPARED and old.get(key) != new.get(key):
             raise UserError(
-                f"run_dir={folder} was begun with {key}={old.get(key)}, not {new.get(key)}; use the same settings to "
-                "go on, or another run_dir."
+                f"run_dir={folder} was begun with {key}={shown(old.get(key))}, not {shown(new.get(key))}; "
+                "use the same settings to go on, or another run_dir."
             )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings that a run was begun with.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        settings = OmegaConf.to_container(OmegaConf.load(path))
+    except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        settings = error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} is not a run's configuration; put it back to go on, or choose another run_dir.")
+    return {str(key): value for key, value in settings.items()}
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -401,9 +443,18 @@ def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def save_arrays(path: Path, **tensors: Tensor) -> None:
     """A compressed .npz, whole or absent."""
-    part = path.with_name(f".{path.name}.part.npz")
-    np.savez_compressed(part, allow_pickle=False, **{key: value.cpu().numpy() for key, value in tensors.items()})
-    os.replace(part, path)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **{key: value.cpu().numpy() for key, value in tensors.items()})
+    write_atomically(path, buffer.getvalue())
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for every number that JSON has no word for (the AUC of a single class)."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def draw(folder: Path, train: Labelled, order: list[int]) -> None:
@@ -440,11 +491,17 @@ def peak_memory(device: torch.device) -> int:
 
 def commit() -> str | None:
     """The checkout's commit, with `+` if files differ from it; None outside a checkout."""
-    here = Path(__file__).resolve().parent
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / ".git").exists():  # installed: a repository further up would be somebody else's
+        return None
     try:
         done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
-            capture_output=True, text=True, timeout=10, check=True,
+            ["git", "--no-optional-locks", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
