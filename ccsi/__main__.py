@@ -1,5 +1,6 @@
 """`python -m ccsi …`: one run, no Ray."""
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -30,13 +31,15 @@ All settings: add --show."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run with command-line `arguments`; returns the exit code (0 done, 2 bad input, 130 interrupted)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if {"-h", "--help"} & set(arguments):
+    options = {a for a in arguments if a.startswith("-")}
+    if {"-h", "--help"} & options:
         print(HELP.format(groups=config.groups_help()))
         return 0
     try:
-        show = "--show" in arguments
-        settings = config.from_arguments([a for a in arguments if a != "--show"])
-        if show:
+        if unknown := options - {"--show"}:
+            raise UserError(f"{min(unknown)} is not an option; expected key=value, or --help or --show.")
+        settings = config.from_arguments([a for a in arguments if a not in options])
+        if options:
             print(config.to_yaml(settings), end="")
             return 0
         config.build(settings)()
@@ -50,4 +53,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a scheduler sends is like Ctrl-C
     sys.exit(main())
