@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         print(HELP.format(groups=groups_help()))
         return 0
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is as clean as Ctrl-C
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)  # a log file has room for a table
@@ -187,7 +190,8 @@ def both_phases(book: Book, console: Console) -> None:
         while not book.searched():
             yield None
         best = book.best()
-        book.begin("phase 2", "p2", len(best) * len(sweep.seeds.reporting))
+        if best:
+            book.begin("phase 2", "p2", len(best) * len(sweep.seeds.reporting))
         for setting in best:
             for seed, run in book.runs(2, setting):
                 if book.status(2, setting, seed) == "incomplete":

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +33,7 @@ os.environ |= {
     "RAY_prestart_worker_first_driver": "0",  # Tune's actors cannot use workers started beforehand
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs keep their own record
     "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be switched off
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # phase 2 reports nothing to compare
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: stop at once, write the tables, say how to go on
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -68,6 +70,7 @@ def cluster(settings: Cluster) -> Iterator[None]:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = f"join ray.address={settings.address}" if settings.address else "start on this machine"
             raise UserError(f"Ray could not {where}: {str(error).strip().splitlines()[0]}") from error
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own there
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         yield
@@ -236,6 +239,13 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     )
     try:
         tuner.fit()
+    except tune.TuneError as error:
+        last = str(error).strip().splitlines()[-1]
+        if last.startswith(("OSError", "PermissionError")):  # what our own callbacks met, wrapped by Tune
+            raise UserError(
+                f"{definition.folder} can no longer be written ({last}); go on with resume={definition.folder}."
+            ) from error
+        raise
     finally:
         shutil.rmtree(storage, ignore_errors=True)
 

@@ -23,8 +23,8 @@ pytest.importorskip("ray")
 
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
 DIGITS = [
-    "dataset=digits", "dataset.max_per_class=30", "scenario.classes_per_task=[4,3,3]", "training.epochs=1", "report=false",
-    "learner.synthesis.iterations=20", "learner.synthesis.per_class=10", "checkpoint_every=0.2",
+    "dataset=digits", "dataset.max_per_class=30", "scenario.classes_per_task=[4,3,3]", "training.epochs=1",
+    "report=false", "learner.synthesis.iterations=20", "learner.synthesis.per_class=10", "checkpoint_every=0.2",
     "sweep.space={learner.w_idc: {choice: [0.0, 1.0]}}", "sweep.num_samples=2", "sweep.top_k=1",
     "sweep.seeds.tuning=[100]", "sweep.seeds.reporting=[0]",
 ]  # fmt: skip
@@ -111,8 +111,9 @@ def test_failures_are_told_and_others_go_on(start: Start, tmp_path: Path) -> Non
 
 def test_asha_prunes_whole_settings_which_optuna_suggested(start: Start, tmp_path: Path) -> None:
     sweep = start(
-        *STANDIN, "tasks=4", "sweep.space={quality: {uniform: [0, 0.8]}}", "sweep.search=optuna", "sweep.num_samples=8",
-        "sweep.scheduler=asha", "sweep.seeds.tuning=[10,11]", f"sweep.dir={tmp_path / 's'}", "sweep.seeds.reporting=[0]",
+        *STANDIN, "tasks=4", "sweep.space={quality: {uniform: [0, 0.8]}}", "sweep.search=optuna",
+        "sweep.num_samples=8",
+        "sweep.scheduler=asha", "sweep.seeds.tuning=[10,11]", "sweep.seeds.reporting=[0]", f"sweep.dir={tmp_path / 's'}",
     )  # fmt: skip
     assert sweep.wait() == 0, sweep.said
     table = pd.read_csv(tmp_path / "s/trials.csv")
@@ -127,7 +128,8 @@ def test_asha_prunes_whole_settings_which_optuna_suggested(start: Start, tmp_pat
     assert all(statuses[setting] == "done" for setting in second["setting"])
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT])
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(start: Start, tmp_path: Path, signum: int) -> None:
     folder = tmp_path / "s"
     sweep = start(
         *STANDIN,
@@ -137,7 +139,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(start: Start, tmp_path: Path
         f"sweep.dir={folder}",
     )
     assert until(lambda: list(folder.glob("runs/*/result.json")))
-    sweep.process.send_signal(signal.SIGINT)
+    sweep.process.send_signal(signum)
     assert sweep.wait() == 130, sweep.said
     assert f"resume={folder}" in sweep.said.replace("\n", "")
     assert "Traceback" not in sweep.said
@@ -158,6 +160,7 @@ cluster.shutdown()
 
 def test_a_running_cluster_is_joined_and_left_running(start: Start, tmp_path: Path) -> None:
     env = os.environ | {"HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    env["PYTHONPATH"] = str(Path(__file__).parent)  # a cluster's nodes have what trials import installed
     cluster = subprocess.Popen(
         [sys.executable, "-c", CLUSTER], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
