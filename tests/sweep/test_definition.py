@@ -66,10 +66,10 @@ def test_a_typed_space_replaces_the_shipped_one() -> None:
 
 def test_a_config_group_is_swept_with_all_it_brings() -> None:
     definition = compose(
-        [space("learner: {grid: [ccsi, finetune]}, training.epochs: {grid: [1, 2]}"), "sweep.search=grid"]
+        [space("learner: {grid: [ccsi, ci, finetune]}, training.epochs: {grid: [1, 2]}"), "sweep.search=grid"]
     )
     settings = definition.listed()
-    assert len(settings) == 4
+    assert len(settings) == 6
     for values in settings:
         config = definition.config(values)
         alone = ccsi.config.load([f"learner={values['learner']}", f"training.epochs={values['training.epochs']}"])

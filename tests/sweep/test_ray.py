@@ -113,7 +113,8 @@ def test_asha_prunes_whole_settings_which_optuna_suggested(start: Start, tmp_pat
     sweep = start(
         *STANDIN, "tasks=4", "sweep.space={quality: {uniform: [0, 0.8]}}", "sweep.search=optuna",
         "sweep.num_samples=8",
-        "sweep.scheduler=asha", "sweep.seeds.tuning=[10,11]", "sweep.seeds.reporting=[0]", f"sweep.dir={tmp_path / 's'}",
+        "sweep.scheduler=asha", "sweep.seeds.tuning=[10,11]", "sweep.seeds.reporting=[0]",
+        f"sweep.dir={tmp_path / 's'}",
     )  # fmt: skip
     assert sweep.wait() == 0, sweep.said
     table = pd.read_csv(tmp_path / "s/trials.csv")
@@ -128,7 +129,7 @@ def test_asha_prunes_whole_settings_which_optuna_suggested(start: Start, tmp_pat
     assert all(statuses[setting] == "done" for setting in second["setting"])
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(start: Start, tmp_path: Path, signum: int) -> None:
     folder = tmp_path / "s"
     sweep = start(
