@@ -1,0 +1,82 @@
+"""Six easy classes in three tasks of 8 x 8 pixels, and learners small enough to run in a second."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from ccsi.data import Labelled
+from ccsi.data.scenario import make_tasks
+from ccsi.learners import CCSI, Finetune, IdC, Joint
+from ccsi.models.backbones import ResidualNet, initialise
+from ccsi.rng import Streams
+from ccsi.stage import Stages
+from ccsi.synthesis import Synthesis
+from ccsi.training import Training
+
+PLAN = [[0, 1], [2, 3, 4], [5]]
+
+
+def tiny(in_channels: int, generator: torch.Generator, norm: str = "cn") -> ResidualNet:
+    net = ResidualNet(in_channels, [8, 16], 1, 1, 2, True, 4 if norm == "cn" else None)
+    initialise(net, generator)
+    return net
+
+
+def patterns(n: int, seed: int) -> Labelled:
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 6
+    images = torch.randint(0, 60, (n, 1, 8, 8), generator=g)
+    for i, c in enumerate(labels.tolist()):
+        images[i, 0, 1 + c % 3 * 2 : 3 + c % 3 * 2, 1 + c // 3 * 3 : 4 + c // 3 * 3] += 180
+    return Labelled(images.to(torch.uint8), labels)
+
+
+@pytest.fixture
+def tasks():
+    """A function that makes the three tasks anew."""
+    return lambda **options: list(make_tasks(patterns(96, 0), patterns(36, 1), PLAN, torch.device("cpu"), **options))
+
+
+@pytest.fixture
+def make():
+    """A function of a learner's name and its settings (those of training and synthesis as dicts)."""
+
+    def make(kind: str = "ccsi", seed: int = 0, norm: str = "cn", training=None, synthesis=None, idc=None, **options):
+        common = {
+            "model": partial(tiny, norm=norm),
+            "in_channels": 1,
+            "training": Training(**{"epochs": 2, "batch_size": 16, "lr": 0.1} | (training or {})),
+            "streams": Streams(seed),
+            "device": torch.device("cpu"),
+        }
+        if kind != "ccsi":
+            return {"finetune": Finetune, "joint": Joint}[kind](**common, **options)
+        few = {"iterations": 4, "warmup": 1, "per_class": 6, "group_size": 6}
+        return CCSI(**common, synthesis=Synthesis(**few | (synthesis or {})), idc=IdC(**(idc or {})), **options)
+
+    return make
+
+
+@pytest.fixture
+def learned(make, tasks):
+    """A function that makes a learner and lets it learn so many tasks."""
+
+    def learned(n_tasks: int, kind: str = "ccsi", **options):
+        learner = make(kind, **options)
+        for task in tasks(everything=kind == "joint")[:n_tasks]:
+            learner.learn(task, Stages())
+        return learner
+
+    return learned
+
+
+@pytest.fixture
+def same():
+    """Whether two learners have the same weights, to the bit."""
+
+    def same(a, b) -> bool:
+        x, y = a.weights(), b.weights()
+        return x.keys() == y.keys() and all(torch.equal(x[key], y[key]) for key in x)
+
+    return same

@@ -1,0 +1,146 @@
+"""What holds for every learner: it learns, goes on to the same bits, and keeps nothing it must not."""
+
+import copy
+import gc
+import io
+
+import pytest
+import torch
+
+from ccsi.stage import Stages
+
+KINDS = ["ccsi", "finetune", "joint"]
+
+
+class StopError(Exception):
+    pass
+
+
+def through_a_file(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+
+
+def accuracy(learner, part) -> float:
+    with torch.no_grad():
+        return (learner.scores(part.images / 255).argmax(1) == part.labels).float().mean().item()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_learns_its_task_and_scores_all_classes_seen(learned, tasks, kind):
+    learner = learned(2, kind, training={"epochs": 12, "momentum": 0.9})
+    task = tasks()[1]
+    scores = learner.scores(task.val.images / 255)
+    assert scores.shape == (18, 5) and not learner.net.training
+    assert accuracy(learner, task.val) > 0.8
+    everything = tasks(everything=True)[1].val
+    if kind == "joint":
+        assert accuracy(learner, everything) > 0.8
+    if kind == "finetune":
+        assert accuracy(learner, everything) < 0.75  # the lower bound forgets
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_seed_decides_and_nothing_else(learned, same, kind):
+    torch.manual_seed(1)
+    first = learned(2, kind)
+    torch.manual_seed(2)
+    assert same(first, learned(2, kind)) and not same(first, learned(2, kind, seed=1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_learner_goes_on_from_its_state_after_a_task(make, learned, tasks, same, kind):
+    whole = learned(3, kind)
+    saved = through_a_file(learned(2, kind).state_dict())
+    rest = make(kind)
+    rest.load_state_dict(saved)
+    rest.learn(tasks(everything=kind == "joint")[2], Stages())
+    assert same(whole, rest)
+    assert rest.stored() == whole.stored()
+
+
+@pytest.mark.parametrize(
+    ("kind", "at"),
+    [*(("ccsi", at) for at in (1, 8, 9, 17, 18, 26)), ("finetune", 1), ("finetune", 6), ("joint", 5), ("joint", 7)],
+)
+def test_a_learner_goes_on_in_the_middle_of_a_task(make, learned, tasks, same, kind, at):
+    """Inside synthesis (8 steps) and training (18) of the second task, as the spine saves and restores it."""
+    whole = learned(2, kind)
+    task = tasks(everything=kind == "joint")[1]
+    learner = learned(1, kind)
+    start = copy.deepcopy(learner.state_dict())
+    saved, offers = None, 0
+
+    def offer(make_state) -> None:
+        nonlocal saved, offers
+        offers += 1
+        if offers == at:
+            saved = through_a_file({"learner": start, "stages": make_state()})
+            raise StopError
+
+    with pytest.raises(StopError):
+        learner.learn(task, Stages(None, offer))
+    rest = make(kind)
+    rest.load_state_dict(saved["learner"])
+    rest.learn(task, Stages(saved["stages"]))
+    assert same(whole, rest)
+    if kind == "ccsi":
+        assert torch.equal(whole.impressions.images, rest.impressions.images)
+        assert torch.equal(whole.memory.means, rest.memory.means)
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "batch"}, {"kind": "finetune"}, {"balance": "none", "w_idc": 0.0}])
+def test_a_data_free_learner_never_looks_back(make, tasks, same, options):
+    """Each task's arrays are overwritten with noise once it is learned."""
+    options = dict(options)
+    kind = options.pop("kind", "ccsi")
+    clean, poisoned = make(kind, **options), make(kind, **options)
+    for learner, poison in ((clean, False), (poisoned, True)):
+        for task in tasks():
+            learner.learn(task, Stages())
+            if poison:
+                for part in (task.train, task.val):
+                    part.images.random_(0, 256, generator=torch.Generator().manual_seed(task.index))
+                    part.labels.zero_()
+    assert same(clean, poisoned)
+    assert clean.permissions == ()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_tensor_a_learner_holds_has_an_image_of_its_tasks(learned, tasks, kind):
+    learner = learned(2, kind)
+    reached, seen = [learner], set()
+    while reached:  # everything that can be reached from the learner
+        thing = reached.pop()
+        if id(thing) in seen or isinstance(thing, type) or type(thing).__name__ == "module":
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, torch.Tensor):
+            assert thing.dtype != torch.uint8 or (kind == "ccsi" and thing is learner.impressions.images)
+        if callable(thing) and hasattr(thing, "__globals__"):
+            reached += [cell.cell_contents for cell in thing.__closure__ or ()]
+            continue
+        reached += gc.get_referents(thing)
+
+
+def test_finetune_and_joint_store_nothing(learned):
+    assert learned(1, "finetune").stored() == [] and learned(1, "joint").stored() == []
+
+
+def test_joint_is_a_fresh_net_on_all_tasks_by_permission(learned, make, tasks, same):
+    whole = learned(3, "joint")
+    assert whole.permissions == ("all_tasks",) and make("finetune").permissions == ()
+    last_only = make("joint")
+    last_only.learn(tasks(everything=True)[2], Stages())
+    assert same(whole, last_only)  # nothing of the first two nets is left in it
+
+
+def test_joints_tasks_hold_all_classes_so_far(tasks):
+    assert tasks(everything=True)[1].train.labels.unique().tolist() == [0, 1, 2, 3, 4]
+    assert tasks()[1].train.labels.unique().tolist() == [2, 3, 4]
+
+
+def test_names(make):
+    assert [make(kind).name for kind in KINDS] == KINDS
+    assert make("ccsi", name="ci").name == "ci"
