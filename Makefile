@@ -12,11 +12,13 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 .PHONY: sweep debug test lint bench clean
 
+EXPERIMENT ?= quick/digits
+
 sweep: $(READY)  ## the main job: Ray Tune sweeps CCSI on digits, in two phases
-	$(PY) tune/sweep.py $(ARGS)
+	$(PY) tune/sweep.py experiment=$(EXPERIMENT) $(ARGS)
 
 debug: $(READY)  ## one small trial in this process, without Ray
-	$(PY) tune/sweep.py sweep.debug=true $(ARGS)
+	$(PY) tune/sweep.py experiment=$(EXPERIMENT) sweep.debug=true $(ARGS)
 
 test: $(READY)
 	$(PY) -m pytest $(ARGS)
