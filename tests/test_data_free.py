@@ -1,0 +1,161 @@
+"""Data-free by construction: old images may turn to noise, and no path leads from a learner to other images."""
+
+import functools
+import gc
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_run import ANY_LEARNER, TINY, run_tiny
+
+import ccsi.config
+import ccsi.experiment
+from ccsi.data import Dataset, Digits, Labelled, Source, Task
+from ccsi.data.scenario import make_tasks
+from ccsi.evaluation import Evaluator
+from ccsi.learners import CCSI, Finetune, Joint
+from ccsi.stage import Stages
+
+LEARNERS = sorted(path.stem for path in (ccsi.config.config_dir() / "learner").glob("*.yaml"))
+
+
+def poisoned(
+    train: Labelled, val: Labelled, plan: list[list[int]], device: torch.device, *options: Any
+) -> Iterator[Task]:
+    """`make_tasks`, but when the next task is asked for the last one's images, and their originals, are noise."""
+    noise = torch.Generator().manual_seed(0)
+
+    def overwrite(images: torch.Tensor, where: torch.Tensor) -> None:
+        images[where] = torch.randint(256, images[where].shape, generator=noise, dtype=torch.uint8)
+
+    for task in make_tasks(train, val, plan, device, *options):
+        yield task
+        for part in (task.train, task.val):
+            overwrite(part.images, torch.ones(len(part), dtype=torch.bool))
+        for part in (train, val):
+            overwrite(part.images, torch.isin(part.labels, torch.tensor(plan[task.index])))
+
+
+@pytest.mark.parametrize("override", [*(f"learner={name}" for name in LEARNERS), "learner.idc.target=unlabeled_pool"])
+def test_old_images_turned_to_noise(override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = ANY_LEARNER if override in ("learner=finetune", "learner=joint") else TINY
+    clean = run_tiny(tmp_path / "clean", override, base=base)
+    monkeypatch.setattr(ccsi.experiment, "make_tasks", poisoned)
+    after = run_tiny(tmp_path / "poisoned", override, base=base)
+    same = ("weights_sha256", "impressions_sha256", "accuracy_matrix", "val", "auc_after_task")
+    if clean["data_free"]:
+        assert {key: after[key] for key in same} == {key: clean[key] for key in same}
+    else:  # the poison works
+        assert after["weights_sha256"] != clean["weights_sha256"]
+        assert clean["permissions"]
+
+
+# ---- what a learner can reach ----
+
+OPAQUE = (types.ModuleType, type)
+
+
+def reachable(*roots: Any) -> list[Any]:
+    """Every object that a reference leads to, but for what modules and classes hold (which everybody can import)."""
+    globals_of = {id(vars(module)) for module in list(sys.modules.values()) if isinstance(module, types.ModuleType)}
+    found: dict[int, Any] = {}
+    ahead = list(roots)
+    while ahead:
+        thing = ahead.pop()
+        if id(thing) in found or id(thing) in globals_of or isinstance(thing, OPAQUE):
+            continue
+        found[id(thing)] = thing
+        ahead += gc.get_referents(thing)
+    return list(found.values())
+
+
+def storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def others() -> set[int]:
+    """Storages of all images and labels that a data set or an evaluator holds now."""
+    holders = [thing for thing in gc.get_objects() if type(thing) in (Dataset, Evaluator)]
+    assert {type(holder) for holder in holders} == {Dataset, Evaluator}
+    parts: list[Labelled] = []
+    for holder in holders:
+        parts += [holder.images] if isinstance(holder, Evaluator) else [holder.train, holder.val, holder.test]
+    return {storage(tensor) for part in parts for tensor in (part.images, part.labels)}
+
+
+def leaks(*roots: Any) -> list[str]:
+    """What can be reached and must not be."""
+    forbidden = others()
+    bad = []
+    for thing in reachable(*roots):
+        is_image = type(thing) in (torch.Tensor, torch.nn.Parameter) and storage(thing) in forbidden
+        if is_image or isinstance(thing, Dataset | Evaluator | Source | types.GeneratorType | types.FrameType):
+            bad.append(type(thing).__name__)
+    return bad
+
+
+@pytest.mark.parametrize(("learner", "kind"), [("ccsi", CCSI), ("ci", CCSI), ("finetune", Finetune), ("joint", Joint)])
+def test_no_way_from_a_learner_to_other_images(
+    learner: str, kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn, looked = kind.learn, list[list[str]]()
+
+    def watched(self: Any, task: Task, stages: Stages) -> None:
+        looked.append(leaks(self, task, stages))
+        learn(self, task, stages)
+        looked.append(leaks(self, task, stages))
+        if learner != "joint":
+            assert set(task.train.labels.tolist()) == set(task.val.labels.tolist()) == set(task.classes)
+
+    monkeypatch.setattr(kind, "learn", watched)
+    run_tiny(tmp_path / "run", f"learner={learner}", base=TINY if kind is CCSI else ANY_LEARNER)
+    assert looked == [[]] * 6
+
+
+def in_a_closure(secret: Any) -> Any:
+    return lambda: secret
+
+
+def in_a_frame(secret: Any) -> Iterator[Any]:
+    yield secret
+
+
+class Slotted:
+    __slots__ = ("secret",)
+
+    def __init__(self, secret: Any) -> None:
+        self.secret = secret
+
+    def method(self) -> None: ...
+
+
+PLANTS: dict[str, Callable[[Dataset, Evaluator], Any]] = {
+    "evaluator": lambda data, evaluator: evaluator,
+    "view": lambda data, evaluator: data.test.images[:1, :, 2:],
+    "labels": lambda data, evaluator: {"deep": [(data.val.labels.view(-1, 1),)]},
+    "closure": lambda data, evaluator: in_a_closure(data.test),
+    "default": lambda data, evaluator: lambda x=data.test: x,
+    "partial": lambda data, evaluator: functools.partial(print, end=data.test),
+    "bound method": lambda data, evaluator: Slotted(evaluator.images).method,
+    "generator": lambda data, evaluator: in_a_frame(data),
+    "subclass": lambda data, evaluator: torch.nn.Parameter(data.train.images, requires_grad=False),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+@pytest.mark.parametrize("root", ["learner", "stages"])
+def test_the_walk_finds_what_is_planted(plant: str, root: str) -> None:
+    data = Digits(size=8, max_per_class=2).load()
+    evaluator = Evaluator(data.test, [list(range(10))], torch.device("cpu"))
+
+    class Holder:
+        pass
+
+    learner, stages = Holder(), Stages()
+    assert leaks(learner, stages) == []
+    vars(learner if root == "learner" else stages)["planted"] = PLANTS[plant](data, evaluator)
+    assert leaks(learner, stages)

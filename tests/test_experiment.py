@@ -1,0 +1,274 @@
+"""The spine on a tiny budget: every ablation is one override, and the record says what was done."""
+
+import errno
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import ANY_LEARNER, TINY, run_tiny
+
+from ccsi.checkpoint import Checkpoints, sha256_of
+from ccsi.errors import UserError
+from ccsi.experiment import finite, flat
+from ccsi.tracking.files import Files
+
+
+def base_for(override: str) -> list[str]:
+    """What the run `override` is put on: only CCSI's kin have a synthesis."""
+    return ANY_LEARNER if override in ("learner=finetune", "learner=joint") else TINY
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder and the figures of a run with nothing changed."""
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    return folder, run_tiny(folder)
+
+
+Plain = tuple[Path, dict[str, Any]]
+
+LOSSES = {  # override -> the loss part that must be gone from the metrics, and the phase it was in
+    "learner.distillation=0": ("training", "distillation"),
+    "learner.w_margin=0": ("training", "margin"),
+    "learner.w_idc=0": ("training", "idc"),
+    "learner.synthesis.w_ce=0": ("synthesis", "ce"),
+    "learner.synthesis.w_f=0": ("synthesis", "moments"),
+    "learner.synthesis.w_tv=0": ("synthesis", "tv"),
+    "learner.synthesis.w_l2=0": ("synthesis", "l2"),
+}
+OTHERS = [
+    "learner.synthesis.init=noise",
+    "learner.synthesis.class_moments=0",
+    "learner.synthesis.bn_moments=0",
+    "learner.synthesis.group_size=8",
+    "learner.synthesis.jitter=0 learner.synthesis.flip=0",
+    "learner.synthesis.per_class=null learner.synthesis.batches=2 learner.synthesis.group_size=8",
+    "model.norm=batch",
+    "model.groups=4",
+    "learner.idc.form=per_class",
+    "learner.idc.target=unlabeled_pool",
+    "learner.idc.target=as_released",
+    "learner.idc.batch_size=8",
+    "learner.imprint=false",
+    "learner.freeze_prototypes=false",
+    "learner.balance=class_weights",
+    "learner.balance=both",
+    "learner.balance=none",
+    "training.select=best_val training.epochs=2",
+    "training.schedule=plateau training.plateau_patience=0 training.epochs=3",
+    "training.schedule=constant",
+    "training.label_smoothing=0.1",
+    "training.clip_norm=0.1",
+    "training.precision=bfloat16",
+    "scenario.class_order=shuffle",
+]
+
+
+@pytest.mark.parametrize("ablation", [*LOSSES, *OTHERS])
+def test_every_ablation_is_one_override(ablation: str, plain: Plain, tmp_path: Path) -> None:
+    folder, before = plain
+    after = run_tiny(tmp_path / "run", *ablation.split(), "evaluate_test=false")
+    assert after["weights_sha256"] != before["weights_sha256"]  # it does something
+    assert all(0 <= accuracy <= 1 for row in after["val"]["accuracy_matrix"] for accuracy in row)
+    if ablation in LOSSES:
+        phase, part = LOSSES[ablation]
+        for where, expected in ((folder, True), (tmp_path / "run", False)):
+            logged = [line for line in lines_of(where) if line["phase"] == phase and line["task"] > 1]
+            assert logged and all((f"loss_{part}" in line) == expected for line in logged)
+
+
+def test_pooled_is_one_group(plain: Plain, tmp_path: Path) -> None:
+    pooled = run_tiny(tmp_path / "run", "learner.synthesis.statistics=pooled", "learner.synthesis.group_size=8")
+    assert pooled["weights_sha256"] == plain[1]["weights_sha256"]  # where all fit into one group of 40
+
+
+UPPER = "joint training on the images of all tasks (upper bound)"
+TRANSDUCTIVE = "transductive: uses unlabelled val images of all classes seen"
+LEAK = "leaks unlabelled test images into training (only to measure the leak)"
+BOTH = {"class means", "normalization moments"}
+
+
+@pytest.mark.parametrize(
+    ("override", "permissions", "protocol", "kept"),
+    [
+        ("learner=ccsi", [], "data-free", BOTH),
+        ("learner=ci", [], "data-free", {"class means"}),
+        ("learner=finetune", [], "data-free", set()),
+        ("learner=joint", ["all_tasks"], UPPER, set()),
+        ("learner.idc.target=unlabeled_pool", ["unlabeled_pool"], TRANSDUCTIVE, BOTH),
+        ("learner.idc.target=as_released", ["test_images"], LEAK, BOTH),
+        ("learner.idc.target=as_released learner.w_idc=0", [], "data-free", BOTH),
+    ],
+)
+def test_the_record_names_permissions_and_protocol(
+    override: str, permissions: list[str], protocol: str, kept: set[str], tmp_path: Path
+) -> None:
+    figures = run_tiny(tmp_path / "run", *override.split(), base=base_for(override))
+    assert (figures["permissions"], figures["protocol"]) == (permissions, protocol)
+    assert figures["data_free"] == (not permissions)
+    stored = {item["kind"]: item["bytes"] for item in figures["stored"]}
+    assert stored.keys() == kept
+    assert stored.get("class means", 2560) == 10 * 8 * 8 * 4
+
+
+PER_TASK = ["synthetic_ratio", "idc.rho", "idc.tau", *(f"synthesis.{name}" for name in ("w_ce", "w_f", "w_tv", "w_l2"))]
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The figures of a run whose per-task settings are all 0.5."""
+    folder = tmp_path_factory.mktemp("halves") / "run"
+    figures: dict[str, Any] = run_tiny(folder, *(f"learner.{key}=0.5" for key in PER_TASK))
+    return figures
+
+
+def test_a_list_of_equal_values_is_that_value(halves: dict[str, Any], tmp_path: Path) -> None:
+    listed = run_tiny(tmp_path / "run", *(f"learner.{key}=[0.5,0.5]" for key in PER_TASK))
+    assert listed["weights_sha256"] == halves["weights_sha256"]
+
+
+@pytest.mark.parametrize("key", PER_TASK)
+def test_a_value_a_task(key: str, halves: dict[str, Any], tmp_path: Path) -> None:
+    settings = {name: "0.5" for name in PER_TASK} | {key: "[0.5,0.25]"}
+    other = run_tiny(tmp_path / "run", *(f"learner.{name}={value}" for name, value in settings.items()))
+    assert other["confusion"][:2] == halves["confusion"][:2]  # the first entry is for the second task
+    assert other["impressions_sha256"][0] == halves["impressions_sha256"][0]
+    assert other["weights_sha256"] != halves["weights_sha256"]
+    assert (other["impressions_sha256"][1] != halves["impressions_sha256"][1]) == key.startswith("synthesis.")
+
+
+@pytest.mark.parametrize("key", [*PER_TASK, "synthesis.batches"])
+@pytest.mark.parametrize("values", ["[]", "[1]", "[1,1,1]"])
+def test_a_list_of_wrong_length(key: str, values: str, tmp_path: Path) -> None:
+    batches = ["learner.synthesis.per_class=null"] if key == "synthesis.batches" else []
+    values = values.replace("1", "0.5") if key != "synthesis.batches" else values
+    with pytest.raises(UserError, match=rf"^learner.{key}=\[.* values; expected .* each of the 2 tasks"):
+        run_tiny(tmp_path / "run", f"learner.{key}={values}", *batches)
+    assert not (tmp_path / "run").exists()
+
+
+def test_same_settings_same_bits(plain: Plain, tmp_path: Path) -> None:
+    torch.manual_seed(123)  # nobody draws from the global generator
+    torch.rand(7)
+    _, before = plain
+    after = run_tiny(tmp_path / "run")
+    for key in ("seconds", "peak_memory_bytes", "commit"):  # the checkout may change under a test
+        after, before = ({k: v for k, v in figures.items() if k != key} for figures in (after, before))
+    assert after == before
+
+
+def test_other_seeds_differ(plain: Plain, tmp_path: Path) -> None:
+    other = run_tiny(tmp_path / "run", "seed=1")
+    assert other["weights_sha256"] != plain[1]["weights_sha256"]
+    assert other["impressions_sha256"] != plain[1]["impressions_sha256"]
+    assert other["seed"] == 1 and other["name"] == "digits-ccsi-s1"
+
+
+def test_without_test_the_weights_are_the_same(plain: Plain, tmp_path: Path) -> None:
+    figures = run_tiny(tmp_path / "run", "evaluate_test=false")
+    assert figures["weights_sha256"] == plain[1]["weights_sha256"]
+    assert figures["val"] == plain[1]["val"]
+    assert all(figures[key] is None for key in figures["val"])
+    assert not any(key.startswith("test") for line in lines_of(tmp_path / "run") for key in line)
+
+
+def test_what_the_folder_holds(plain: Plain) -> None:
+    folder, figures = plain
+    held = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert held == {
+        ".lock",
+        "config.yaml",
+        "metrics.jsonl",
+        "checkpoint.pt",
+        "result.json",
+        "class_means.npz",
+        "impressions/task2.npz",
+        "impressions/task3.npz",
+    }
+    assert json.loads((folder / "result.json").read_text()) == figures
+    state = Checkpoints(folder, 0).load()
+    assert state is not None and sha256_of(state["learner"]["net"]) == figures["weights_sha256"]
+    for task, digest in zip((2, 3), figures["impressions_sha256"], strict=True):
+        with np.load(folder / "impressions" / f"task{task}.npz") as made:
+            images, labels = made["images"], made["labels"]
+        assert sha256_of({"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}) == digest
+        n_old = 4 if task == 2 else 7
+        assert images.dtype == np.uint8 and images.shape == (4 * n_old, 1, 8, 8)
+        assert np.bincount(labels).tolist() == [4] * n_old
+    with np.load(folder / "class_means.npz") as kept:
+        assert kept["images"].shape == (10, 1, 8, 8) and kept["images"].max() <= 1
+    assert figures["scenario"] == {"class_order": list(range(10)), "classes_per_task": [4, 3, 3]}
+    assert figures["dataset"]["train"] == 100
+    assert figures["threads"] == 1
+    assert [len(row) for row in figures["accuracy_matrix"]] == [1, 2, 3]
+    assert {"synthesis", "training", "evaluation", "total"} == set(figures["seconds"])
+    assert set(figures["peak_memory_bytes"]) == {"synthesis", "training", "evaluation"}
+    ends = [line for line in lines_of(folder) if line["phase"] == "task_end"]
+    assert [line["task"] for line in ends] == [1, 2, 3]
+    assert [line["test_micro"] for line in ends] == figures["accuracy_after_task"]
+
+
+def test_class_order_says_which_class_comes_when(tmp_path: Path) -> None:
+    order = [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+    figures = run_tiny(tmp_path / "run", f"scenario.class_order={order}")
+    assert figures["scenario"]["class_order"] == order
+    assert figures["dataset"]["class_names"] == [str(c) for c in order]
+
+
+def test_a_task_of_one_class_has_no_auc(tmp_path: Path) -> None:
+    def refuse(constant: str) -> float:
+        raise AssertionError(f"{constant} is no JSON")
+
+    figures = run_tiny(tmp_path / "run", "scenario.classes_per_task=[1,9]")
+    written = json.loads((tmp_path / "run" / "result.json").read_text(), parse_constant=refuse)
+    assert written == figures and written["auc_after_task"][0] is None
+
+
+def test_one_task_alone(tmp_path: Path) -> None:
+    figures = run_tiny(tmp_path / "run", "scenario.classes_per_task=10", "learner.idc.rho=[]")
+    assert figures["forgetting"] == 0 and figures["impressions_sha256"] == []
+
+
+def test_threads_are_as_configured(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    before = torch.get_num_threads()
+    try:
+        with pytest.raises(UserError, match="is a file"):
+            run_tiny(tmp_path / "file", "threads=3")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_disk_that_fills_up_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Files, record: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    whole = run_tiny(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Files, "_write", full)
+        with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
+            run_tiny(tmp_path / "run")
+    assert run_tiny(tmp_path / "run")["weights_sha256"] == whole["weights_sha256"]
+
+
+def test_other_os_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Files, record: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Files, "_write", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        run_tiny(tmp_path / "run")
+
+
+def test_finite_and_flat() -> None:
+    assert finite({"a": [1.0, math.nan, {"b": math.inf}], "c": "nan"}) == {"a": [1.0, None, {"b": None}], "c": "nan"}
+    assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
