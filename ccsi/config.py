@@ -41,13 +41,22 @@ def config_dir() -> Path:
     return checkout if checkout.is_dir() else Path(str(files("ccsi.configs")))
 
 
+def is_group(key: str) -> bool:
+    """Whether a key is chosen as a whole from the files of a folder: `dataset`, `learner`, …"""
+    return (config_dir() / key).is_dir()
+
+
 def load(overrides: Sequence[str], name: str = "config") -> Config:
     """Compose `configs/<name>.yaml` with `overrides` (Hydra's syntax) into a plain, resolved dict.
 
     Raises:
         UserError: an unknown key or group, or an override that cannot be parsed.
     """
-    parse(overrides)
+    for override in parse(overrides):
+        value: Any = override.value()
+        is_choice = all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
+        if is_group(override.key_or_group) and not override.is_delete() and not is_choice:
+            raise UserError(f"{override.input_line}: expected one of {override.key_or_group}'s choices; see --help.")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base=None):
         try:
@@ -58,7 +67,7 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
             if "name" in cfg and cfg.name is None:
                 cfg.name = f"{chosen.dataset}-{chosen.learner}"
             plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: dataset=null
+        except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error, overrides, name)) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -245,11 +254,11 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
 def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
     """Hydra's complaint as one sentence with the full key."""
     first = str(error).strip().splitlines()[0]
-    if empty := [o for o in overrides if o.endswith("=null") and (config_dir() / o.partition("=")[0]).is_dir()]:
-        return f"{empty[0]}: expected a choice; see --help for the groups."
+    if first.startswith("Error merging override "):
+        return f"{first.removeprefix('Error merging override ')} cannot take the place of what was set before."
     if found := re.search(r"Could not override '([^']+)'", first):
         # groups decide what keys there are
-        groups = [o for o in overrides if (config_dir() / o.split("=")[0].lstrip("~")).is_dir()]
+        groups = [o for o in overrides if is_group(o.split("=")[0].lstrip("~"))]
         return unknown_key(found[1], load(groups, name))
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")

@@ -6,6 +6,7 @@ from itertools import accumulate
 from typing import Literal
 
 import torch
+from pydantic import ConfigDict, with_config
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic does not take typing.TypedDict before Python 3.12
 
@@ -15,6 +16,7 @@ from ccsi.errors import UserError
 from ccsi.rng import Streams
 
 
+@with_config(ConfigDict(extra="forbid"))
 class FirstIncrement(TypedDict):
     """`first` classes in the first task, then `increment` a task."""
 
