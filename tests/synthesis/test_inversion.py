@@ -259,7 +259,7 @@ class StopError(Exception):
 
 
 @pytest.mark.parametrize("together", [1, 3])
-@pytest.mark.parametrize("at", [1, 7, 8, 9, 15, 16])
+@pytest.mark.parametrize("at", [1, 8, 9, 16])
 def test_interrupted_and_gone_on_gives_the_same_bits(made, together, at):
     net, memory = made("cn", torch.float32)
     synthesis = Synthesis(iterations=8, together=together, per_class=8, group_size=4, warmup=3)  # six groups
