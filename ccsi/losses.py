@@ -44,9 +44,7 @@ def class_centroids(scores: Tensor, labels: Tensor, n_classes: int) -> tuple[Ten
     return (member.T @ scores) / counts.clamp(min=1)[:, None], counts > 0
 
 
-def moving_centroids(
-    before: Tensor, seen: Tensor, batch: Tensor, present: Tensor, rho: float
-) -> tuple[Tensor, Tensor]:
+def moving_centroids(before: Tensor, seen: Tensor, batch: Tensor, present: Tensor, rho: float) -> tuple[Tensor, Tensor]:
     """S ← (1−ρ)·S + ρ·s_batch for classes in the batch; a class's first batch sets it; absent ones stay.
 
     Args:

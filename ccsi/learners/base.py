@@ -68,7 +68,7 @@ class Learner(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
 
-    def check(self, n_tasks: int) -> None:
+    def check(self, n_tasks: int) -> None:  # noqa: B027  # most learners fit any number
         """Raise UserError if the settings do not fit a sequence of `n_tasks` tasks."""
 
 

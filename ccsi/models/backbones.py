@@ -129,18 +129,14 @@ class TorchvisionResNet(Backbone):
         return F.relu(h + x)
 
 
-def ccsi_small(
-    in_channels: int, generator: torch.Generator, norm: Norm = "cn", groups: PositiveInt = 8
-) -> ResidualNet:
+def ccsi_small(in_channels: int, generator: torch.Generator, norm: Norm = "cn", groups: PositiveInt = 8) -> ResidualNet:
     """METHOD's network for 28/32 px: 16/32/64 channels, stride 1 after the stem, 2x2 pooling, 256-d."""
     net = ResidualNet(in_channels, [16, 32, 64], 1, 1, 2, True, groups if norm == "cn" else None)
     initialise(net, generator)
     return net
 
 
-def ccsi_large(
-    in_channels: int, generator: torch.Generator, norm: Norm = "cn", groups: PositiveInt = 8
-) -> ResidualNet:
+def ccsi_large(in_channels: int, generator: torch.Generator, norm: Norm = "cn", groups: PositiveInt = 8) -> ResidualNet:
     """METHOD's network for 224 px: four stages of two blocks, 16/32/64/128, stride 2 each, 128-d."""
     net = ResidualNet(in_channels, [16, 32, 64, 128], 2, 2, 1, False, groups if norm == "cn" else None)
     initialise(net, generator)
