@@ -31,7 +31,9 @@ class ContinualNorm2d(nn.Module):
     def __init__(self, channels: int, groups: int | None, momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
         if groups is not None and channels % groups:
-            raise UserError(f"model.groups={groups}: expected a divisor of every layer's channels; one has {channels}.")
+            raise UserError(
+                f"model.groups={groups} does not divide a layer's {channels} channels; expected one that does."
+            )
         self.groups, self.momentum, self.eps = groups, momentum, eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))

@@ -133,6 +133,6 @@ def test_weights_that_do_not_fit_or_are_not_there(like_torchvision, tmp_path):
 
 @pytest.mark.parametrize("make", [ccsi_small, ccsi_large, resnet])
 def test_groups_that_do_not_divide_name_their_key(make):
-    with pytest.raises(UserError, match=r"model\.groups=5: "):
+    with pytest.raises(UserError, match=r"model\.groups=5 does"):
         make(3, generator(), groups=5)
     make(3, generator(), groups=5, norm="batch")  # means nothing there
