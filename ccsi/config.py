@@ -46,6 +46,12 @@ def is_group(key: str) -> bool:
     return (config_dir() / key).is_dir()
 
 
+def choices(group: str) -> list[str]:
+    """What a group can be set to; a file called `common` is only a part of its neighbours."""
+    files_of_group = (path.relative_to(config_dir() / group) for path in (config_dir() / group).rglob("*.yaml"))
+    return sorted(str(path.with_suffix("")) for path in files_of_group if path.stem != "common")
+
+
 def load(overrides: Sequence[str], name: str = "config") -> Config:
     """Compose `configs/<name>.yaml` with `overrides` (Hydra's syntax) into a plain, resolved dict.
 
@@ -261,12 +267,9 @@ def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
         groups = [o for o in overrides if is_group(o.split("=")[0].lstrip("~"))]
         return unknown_key(found[1], load(groups, name))
     for override in overrides:
-        key = override.split("=")[0].lstrip("+~")
-        if ("Could not find" in first or "no match" in first.lower()) and key in first:
-            group = key.split("@")[0]
-            here = config_dir() / group
-            options = sorted(str(path.relative_to(here).with_suffix("")) for path in here.rglob("*.yaml"))
-            return f"{override} names no file in configs/{group}; expected one of {', '.join(options)}."
+        group, _, choice = override.lstrip("+").partition("=")
+        if f"Could not find '{group}/{choice}'" in first:
+            return f"{override} names no file in configs/{group}; expected one of {', '.join(choices(group))}."
     return first
 
 
@@ -299,7 +302,6 @@ def to_yaml(config: Config) -> str:
 def groups_help() -> str:
     """The config groups and their choices, a line each."""
     lines = []
-    for group in sorted(path for path in config_dir().iterdir() if path.is_dir()):
-        choices = sorted(str(path.relative_to(group).with_suffix("")) for path in group.rglob("*.yaml"))
-        lines.append(f"  {group.name:11} {', '.join(choices)}")
+    for group in sorted(path.name for path in config_dir().iterdir() if path.is_dir()):
+        lines.append(f"  {group:11} {', '.join(choices(group))}")
     return "\n".join(lines)

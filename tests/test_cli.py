@@ -1,0 +1,230 @@
+"""What one types: help, one run in a process of its own, and every mistake in one sentence."""
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fork_server import Server
+from tiny_run import TINY, run_tiny
+
+import ccsi.config
+from ccsi.__main__ import main
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, where a run without run_dir would be put, and no account to log in with."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "NETRC", "CCSI_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "here"
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one sentence on stderr with which `arguments` are refused."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("ccsi: ") and err[-2:] in (".\n", "?\n") and err.count("\n") == 1, err
+    return err
+
+
+MISTAKES = {
+    # keys and groups
+    "datset=digits": "datset is not a setting; did you mean dataset?",
+    "learner.synthesis.iteration=5": "did you mean learner.synthesis.iterations?",
+    "+learner.foo=1": "learner.foo is not a setting",
+    "learner.synthesis.w_tv.x=1": "learner.synthesis.w_tv.x is not a setting",
+    "dataset=digit": "dataset=digit names no file in configs/dataset; expected one of bloodmnist,",
+    "experiment=quick": "experiment=quick names no file in configs/experiment; expected one of quick/digits,",
+    "dataset=null": "dataset=null: expected one of dataset's choices",
+    "training=[1]": "training=[1]: expected one of training's choices",
+    "dataset=npz": "dataset.path is not set; expected text",
+    "seed": "seed cannot be read; expected key=value",
+    "seed=1,2": "seed=1,2 has several values",
+    "scenario.classes_per_task=[1": "cannot be read; expected key=value",
+    "--shwo": "--shwo is not an option; expected key=value, or --help or --show",
+    # types and ranges
+    "seed=1.5": "seed=1.5: expected a whole number >= 0",
+    "seed=true": "seed=true: expected a whole number >= 0",
+    "seed=-1": "seed=-1: expected a whole number >= 0",
+    "training.epochs=0": "training.epochs=0: expected a whole number >= 1",
+    "training.epochs=-3": "training.epochs=-3: expected a whole number >= 1",
+    "training.batch_size=0": "training.batch_size=0: expected a whole number >= 1",
+    "training.lr=0": "training.lr=0: expected a number > 0",
+    "training.lr=nan": "training.lr=nan: expected a number > 0",
+    "training.lr=inf": "training.lr=inf: expected a number > 0",
+    "training.lr=fast": "training.lr=fast: expected a number > 0",
+    "training.schedule=linear": "training.schedule=linear: expected one of cosine, plateau, constant",
+    "learner.synthesis.iterations=0": "learner.synthesis.iterations=0: expected a whole number >= 1",
+    "learner.synthesis.per_class=0": "learner.synthesis.per_class=0: expected a whole number >= 1, or null",
+    "learner.synthesis.per_class=null": "learner.synthesis.batches",
+    "learner.synthesis.batches=3": "learner.synthesis.per_class",
+    "learner.synthesis.w_tv=-1": "learner.synthesis.w_tv=-1: expected a number >= 0, or a list",
+    "learner.synthesis.w_tv=[0.1,nan]": "learner.synthesis.w_tv=[0.1, nan]: expected",
+    "learner.synthetic_ratio=1": "learner.synthetic_ratio=1: expected a number >= 0 and < 1",
+    "learner.idc.rho=[0.9]": "learner.idc.rho=[0.9] has 1 values; expected one number, or one for each of the 2 tasks",
+    "learner.w_idc=-1": "learner.w_idc=-1: expected a number >= 0",
+    "learner.imprint=1": "learner.imprint=1: expected true or false",
+    "learner.idc.target=test": "learner.idc.target=test: expected one of new_train, unlabeled_pool, as_released",
+    "threads=0": "threads=0: expected a whole number >= 1",
+    "checkpoint_every=-1": "checkpoint_every=-1: expected a number >= 0",
+    "model.groups=0": "model.groups=0: expected a whole number >= 1",
+    "tracking.wandb.mode=on": "tracking.wandb.mode=on: expected one of offline, online, disabled",
+    # what only shows when things are put together
+    "scenario.classes_per_task=3": "scenario.classes_per_task=3 makes 9 classes, but the data set has 10",
+    "scenario.classes_per_task=[4,4]": "scenario.classes_per_task=[4, 4] makes 8 classes",
+    "scenario.classes_per_task=[]": "scenario.classes_per_task=[] makes 0 classes",
+    "scenario.classes_per_task=0": "or {first: …, increment: …}",
+    "scenario.class_order=[0,0,2,3,4,5,6,7,8,9]": "expected each of the classes 0 to 9 exactly once",
+    "scenario.class_order=[0,1]": "expected each of the classes 0 to 9 exactly once",
+    "model.groups=5": "model.groups=5 does not divide a layer's 16 channels",
+    "device=gpu": "device=gpu: expected one of auto, cpu, cuda",
+    "tracking.wandb.mode=online": "found no key: set WANDB_API_KEY or run `wandb login`",
+    "model=resnet18 model.weights=nothing.pth": "model.weights=nothing.pth: cannot be used for resnet18",
+    "model=resnet18 model.weights=IMAGENET": "expected a state_dict file ending in .pt or .pth, or one of IMAGENET",
+    "dataset=npz dataset.path=nothing.npz": "nothing.npz does not exist; expected an .npz file in MedMNIST's layout",
+    "run_dir=/dev/null": "run_dir=/dev/null is a file; expected a folder",
+    "run_dir=/dev/null/run": "run_dir=/dev/null/run cannot be written (Not a directory)",
+    "run_dir=/proc/run": "run_dir=/proc/run cannot be written",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_one_sentence(mistake: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own_data = [o for o in TINY if not o.startswith("dataset.")] if mistake.startswith("dataset=") else TINY
+    assert MISTAKES[mistake] in refusal(capsys, *own_data, *mistake.split())
+    assert list(here.iterdir()) == list((here.parent / "home").iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_cuda_where_there_is_none(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "device=cuda: this machine has no CUDA GPU" in refusal(capsys, *TINY, "device=cuda")
+    assert list(here.iterdir()) == []
+
+
+def test_files_that_are_no_configuration(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, content in {"a.yaml": "seed: [", "b.yaml": "- 1", "c.yaml": "seed: 1"}.items():
+        (here / name).write_text(content)
+        assert refusal(capsys, name).startswith(f"ccsi: {name}: ")
+    assert "nothing.yaml: cannot be read" in refusal(capsys, "nothing.yaml")
+    (here / "d.yaml").write_text(ccsi.config.to_yaml(ccsi.config.load(TINY)))
+    assert "foo is not a setting" in refusal(capsys, "d.yaml", "foo=1")
+    assert "learner: expected a group of settings" in refusal(capsys, "d.yaml", "learner=joint")
+    assert "seed=1,2 has several values" in refusal(capsys, "d.yaml", "seed=1,2")
+    assert "expected one file" in refusal(capsys, "d.yaml", "d.yaml")
+    assert sorted(path.name for path in here.iterdir()) == ["a.yaml", "b.yaml", "c.yaml", "d.yaml"]
+
+
+def snapshot(folder: Path) -> dict[str, Any]:
+    return {str(path): path.is_file() and (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def test_folders_that_hold_something(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_tiny(here / "done")
+    (here / "other").mkdir()
+    (here / "other" / "thesis.tex").write_text("precious")
+    before = snapshot(here)
+    assert "done holds a finished run; choose another run_dir" in refusal(capsys, *TINY, "run_dir=done")
+    assert "done holds a finished run" in refusal(capsys, *TINY, "run_dir=done", "seed=7")
+    assert "other holds other files (thesis.tex)" in refusal(capsys, *TINY, "run_dir=other")
+    assert snapshot(here) == before
+
+
+def test_a_folder_in_use(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "run").mkdir()
+    with (here / "run" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "run is in use by another process" in refusal(capsys, *TINY, "run_dir=run")
+    assert [path.name for path in (here / "run").iterdir()] == [".lock"]
+    assert main([*TINY, "run_dir=run"]) == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "locked").mkdir(mode=0o500)
+    assert "cannot be written (Permission denied)" in refusal(capsys, *TINY, "run_dir=locked/run")
+
+
+def test_a_home_folder_is_one(here: Path) -> None:
+    assert main([*TINY, "run_dir='~/run'"]) == 0  # as a shell leaves it that does not expand it
+    assert (here.parent / "home" / "run" / "result.json").is_file() and not list(here.iterdir())
+
+
+def test_a_full_disk(here: Path, ccsi_process: Server) -> None:
+    folder = here / "new" / "run"
+    full = ccsi_process(*TINY, f"run_dir={folder}", file_size=1500)  # not even config.yaml
+    assert full["rc"] == 2 and full["stderr"].count("\n") == 1
+    assert "config.yaml cannot be written (File too large)" in full["stderr"]
+    assert list(here.iterdir()) == []
+    full = ccsi_process(*TINY, f"run_dir={folder}", file_size=20_000)  # no checkpoint
+    assert full["rc"] == 2 and full["stderr"].count("\n") == 1
+    assert "checkpoint.pt cannot be written (File too large)" in full["stderr"]
+    assert not list(folder.glob("*.part")) and not (folder / "checkpoint.pt").exists()
+    assert ccsi_process(*TINY, f"run_dir={folder}")["rc"] == 0
+
+
+def test_help_names_every_choice_and_only_real_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-h", "dataset=nonsense"]) == 0
+    text = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
+    for path in ccsi.config.config_dir().glob("*/**/*.yaml"):
+        group, _, choice = str(path.relative_to(ccsi.config.config_dir()).with_suffix("")).partition("/")
+        assert (choice in re.split(r"[, ]+", lines[group])) == (path.stem != "common")
+    real: set[str] = set()
+    for dataset in ("digits", "npz", "bloodmnist"):
+        real |= set(ccsi.config.keys(ccsi.config.load([f"dataset={dataset}"])))
+    shown = set(re.findall(r"([a-z_]+(?:\.[a-z_0-9]+)*)=", text.partition("Common settings (key=value):")[2]))
+    assert len(shown) > 20 and shown <= real
+
+
+def test_what_show_prints_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "--show"]) == 0
+    (here / "run.yaml").write_text(capsys.readouterr().out)
+    assert main(["run.yaml", "run_dir=fromfile"]) == 0
+    assert main([*TINY, "run_dir=typed"]) == 0
+    fresh = [(here / name / "result.json").read_text() for name in ("fromfile", "typed")]
+    digests = [re.findall(r'"weights_sha256": "(\w+)"', text) for text in fresh]
+    assert digests[0] == digests[1] != []
+
+
+def test_without_run_dir_each_setting_has_its_own_folder(here: Path) -> None:
+    assert main([*TINY, "learner.w_idc=0"]) == main([*TINY, "learner.w_idc=1"]) == main([*TINY, "seed=3"]) == 0
+    names = sorted(path.name for path in (here / "runs").iterdir())
+    assert len(names) == 3
+    assert [re.sub(r"-[0-9a-f]{6}$", "", name) for name in names] == [f"digits-ccsi-s{seed}" for seed in (0, 0, 3)]
+
+
+def test_the_command_itself(tmp_path: Path) -> None:
+    """Pictures and all: exit code, stdout and stderr as they should be, and nothing written beside the run's folder."""
+    for name in ("home", "temp", "work"):
+        (tmp_path / name).mkdir()
+    keep = {key: value for key, value in os.environ.items() if not key.startswith(("MPL", "XDG", "WANDB", "PYTHON"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "ccsi", *TINY, "tracking.console.quiet=false", "report=true", "run_dir=run"],
+        cwd=tmp_path / "work",
+        env=keep | {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "temp"), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "accuracy matrix, test (%)" in done.stdout and "data-free" in done.stdout
+    lines = done.stderr.splitlines()
+    assert lines and all(line.startswith(("digits-ccsi-s0 starts: ", "task ")) for line in lines), done.stderr
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["run"]
+    assert list((tmp_path / "home").iterdir()) == []
+    pictures = {path.name for path in (tmp_path / "work" / "run" / "plots").glob("*.png")}
+    assert pictures == {"accuracy_matrix.png", "accuracy_over_tasks.png", "confusion.png", "impressions.png"}
+    figures = run_tiny(tmp_path / "again")
+    assert f'"weights_sha256": "{figures["weights_sha256"]}"' in (tmp_path / "work" / "run" / "result.json").read_text()
