@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny_run import ANY_LEARNER, TINY, run_tiny
 
+import ccsi.config
 from ccsi.checkpoint import Checkpoints, sha256_of
 from ccsi.errors import UserError
 from ccsi.experiment import finite, flat
@@ -146,12 +147,15 @@ def test_a_value_a_task(key: str, halves: dict[str, Any], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("key", [*PER_TASK, "synthesis.batches"])
-@pytest.mark.parametrize("values", ["[]", "[1]", "[1,1,1]"])
-def test_a_list_of_wrong_length(key: str, values: str, tmp_path: Path) -> None:
-    batches = ["learner.synthesis.per_class=null"] if key == "synthesis.batches" else []
-    values = values.replace("1", "0.5") if key != "synthesis.batches" else values
-    with pytest.raises(UserError, match=rf"^learner.{key}=\[.* values; expected .* each of the 2 tasks"):
-        run_tiny(tmp_path / "run", f"learner.{key}={values}", *batches)
+def test_a_list_of_wrong_length(key: str, tmp_path: Path) -> None:
+    tree = ccsi.config.load([*TINY, f"run_dir={tmp_path / 'run'}"])
+    if key == "synthesis.batches":
+        tree = ccsi.config.apply(tree, {"learner.synthesis.per_class": None})
+    value = 1 if key == "synthesis.batches" else 0.5
+    for n in (0, 1, 3):
+        run = ccsi.config.build(ccsi.config.apply(tree, {f"learner.{key}": [value] * n}))
+        with pytest.raises(UserError, match=rf"^learner.{key}=\[.* {n} values; expected .* each of the 2 tasks"):
+            run()
     assert not (tmp_path / "run").exists()
 
 
