@@ -43,9 +43,8 @@ class Server:
         return answer
 
     def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(60)
+        self.process.kill()
+        self.process.communicate()
 
 
 def child(job: dict[str, Any], stages: Path) -> None:
