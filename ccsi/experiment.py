@@ -115,12 +115,7 @@ def run(
     folder = Path(run_dir or f"runs/{name}-s{seed}-{short_hash(settings)}").expanduser().absolute()
     look_into(folder, settings)  # before the data is read, which may take long
     code = commit()
-    data = dataset.load()
-    plan = scenario.plan(len(data.class_names), streams)
-    method = learner(
-        model=model, in_channels=data.train.images.shape[1], training=training, streams=streams, device=where
-    )
-    method.check(len(plan))
+    data, plan, method = prepared(dataset, scenario, model, learner, training, streams, where)
     with claimed(folder, settings) as saved:
         if saved is not None and saved["data"] != data.checksum:
             raise UserError(f"{folder} was begun on other images (their checksum differs); choose another run_dir.")
@@ -165,6 +160,45 @@ def run(
         finally:
             tracking.finish(result)
     return RunResult(folder, result)
+
+
+def prepared(
+    dataset: Source,
+    scenario: Scenario,
+    model: ModelFactory,
+    learner: LearnerFactory,
+    training: Training,
+    streams: Streams,
+    device: torch.device,
+) -> tuple[Dataset, list[list[int]], Learner]:
+    """The data, the classes of each task and the learner, which fit together.
+
+    Raises:
+        UserError: they do not.
+    """
+    data = dataset.load()
+    plan = scenario.plan(len(data.class_names), streams)
+    channels = data.train.images.shape[1]
+    method = learner(model=model, in_channels=channels, training=training, streams=streams, device=device)
+    method.check(len(plan))
+    return data, plan, method
+
+
+def rehearse(
+    *,
+    dataset: Source,
+    scenario: Scenario,
+    model: ModelFactory,
+    learner: LearnerFactory,
+    training: Training,
+    **others: Any,
+) -> None:
+    """What `run` does before it writes anything, on the CPU: lets a sweep find bad input before its first trial.
+
+    Raises:
+        UserError: as `run`, for settings that do not fit the data or each other.
+    """
+    prepared(dataset, scenario, model, learner, training, Streams(0), torch.device("cpu"))
 
 
 class Journal:

@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ccsi.config import groups_help, shown
+from ccsi.config import build, groups_help, shown
 from ccsi.errors import UserError
 from ccsi.sweep.book import Book
 from ccsi.sweep.definition import Definition, compose, placed, resumed
@@ -169,8 +169,23 @@ def sweep(definition: Definition, console: Console) -> int:
     return tables(book, console)
 
 
+def rehearse(definition: Definition) -> None:
+    """Find out before Ray starts whether data, scenario, model and learner fit together.
+
+    Only for a sweep on this machine: a cluster's nodes may have data that the driver's machine lacks.
+
+    Raises:
+        UserError: they do not.
+    """
+    run = "ccsi.experiment.run"
+    for base in definition.bases.values():
+        if definition.ray.address is None and base["_target_"] == run:
+            build(base | {"_target_": "ccsi.experiment.rehearse"})()
+
+
 def both_phases(book: Book, console: Console) -> None:
     """Start Ray and run what is left of the two phases."""
+    rehearse(book.definition)
     console.print(f"Starting Ray ({shown(book.definition.ray.address or 'local')}) …", highlight=False)
     if book.definition.ray.address is None and "RAY_AUTH_MODE" not in os.environ:
         # A token of our own, before ray is imported: without one Ray would write ~/.ray/auth_token.
