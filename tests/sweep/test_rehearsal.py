@@ -1,0 +1,24 @@
+"""Bad input is found before Ray starts, and leaves nothing behind."""
+
+from pathlib import Path
+
+import pytest
+
+from ccsi.sweep.main import main
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["dataset=npz", "dataset.path=/nowhere/at_all.npz"], "/nowhere/at_all.npz does not exist"),
+        (["scenario.classes_per_task=3"], "scenario.classes_per_task=3"),
+        (["model.groups=32"], "model.groups=32"),
+    ],
+)
+def test_what_does_not_fit_is_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], told: str
+) -> None:
+    folder = tmp_path / "sweep"
+    assert main([*overrides, f"sweep.dir={folder}"]) == 2
+    assert told in capsys.readouterr().err
+    assert not folder.exists()
