@@ -10,6 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -145,13 +146,13 @@ def synthesis_loops(device: torch.device, steps: int) -> tuple[Timed, Timed]:
     return ours, bare
 
 
-def grouped(device: torch.device, steps: int, groups: int, choices: list[int | str]) -> list[Timed]:
+def grouped(device: torch.device, steps: int, groups: int, choices: list[int | Literal["auto"]]) -> list[Timed]:
     """`Synthesis.run` of so many groups of 40, with each number of groups that go together."""
     net = net_of(2, 2, device).eval().requires_grad_(False)
     memory = remember(net, random_images(160, range(4), device), range(4))
 
-    def made(together: int | str) -> Timed:
-        synthesis = Synthesis(iterations=steps, per_class=None, batches=groups, together=together)  # type: ignore
+    def made(together: int | Literal["auto"]) -> Timed:
+        synthesis = Synthesis(iterations=steps, per_class=None, batches=groups, together=together)
         return lambda: synthesis.run(net, memory, 1, Streams(0), Stage()) and None
 
     return [made(together) for together in choices]
