@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ccsi.checks import NonNegative, NonNegativeInt, Positive, PositiveInt, Probability, Share
 from ccsi.data import Augment, Labelled
 from ccsi.models import IncrementalNet
+from ccsi.optim import SGD
 from ccsi.rng import Streams
 from ccsi.stage import Stage, State
 
@@ -99,7 +100,7 @@ class Training:
         epochs = self.first_epochs if task == 0 and self.first_epochs else self.epochs
         net.old.requires_grad_(train_old_prototypes)
         trained = [p for p in net.parameters() if p.numel() and p.requires_grad]
-        optimizer = torch.optim.SGD(trained, base_lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        optimizer = SGD(trained, momentum=self.momentum, weight_decay=self.weight_decay)
         first_epoch, first_batch, factor, best, wait = 0, 0, 1.0, -1.0, 0
         kept: State | None = None
         augmenting = streams.generator("augmentation", task, device=device)
@@ -137,7 +138,7 @@ class Training:
             order = order.to(device)
             for batch in range(first_batch, n_batches):
                 step = epoch * n_batches + batch
-                optimizer.param_groups[0]["lr"] = base_lr * factor * self.multiplier(step, steps)
+                lr = base_lr * factor * self.multiplier(step, steps)
                 end = (batch + 1) * self.batch_size if batch + 1 < n_batches else per_epoch
                 chosen = order[batch * self.batch_size : end]
                 x = images[chosen].to(dtype) / 255
@@ -146,18 +147,18 @@ class Training:
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
                     parts = objective(net, x, labels[chosen])
                     total = torch.stack(list(parts.values())).sum()
-                optimizer.zero_grad(set_to_none=True)
+                optimizer.zero_grad()
                 total.backward()
                 if self.clip_norm is not None:
                     nn.utils.clip_grad_norm_(trained, self.clip_norm)
-                optimizer.step()
+                optimizer.step(lr)
                 if (step + 1) % LOG_EVERY == 0 and batch + 1 < n_batches:
-                    stage.log(step + 1, steps, metrics_of(parts, optimizer))
+                    stage.log(step + 1, steps, metrics_of(parts, lr))
                 if batch + 1 < n_batches:
                     stage.offer(lambda epoch=epoch, batch=batch: state(epoch, batch + 1))  # type: ignore[misc]
             first_batch = 0
             accuracy = own_accuracy(net, val)
-            stage.log((epoch + 1) * n_batches, steps, metrics_of(parts, optimizer) | {"val_accuracy": accuracy})
+            stage.log((epoch + 1) * n_batches, steps, metrics_of(parts, lr) | {"val_accuracy": accuracy})
             if accuracy > best:
                 best, wait = accuracy, 0
                 if self.select == "best_val":
@@ -199,11 +200,11 @@ def epoch_order(n: int, n_real: int, ratio: float | None, generator: torch.Gener
     return torch.cat([real, synthetic])[torch.randperm(draws, generator=generator)]
 
 
-def metrics_of(parts: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Loss parts of the last batch and the learning rate, on the host (one transfer)."""
+def metrics_of(parts: Mapping[str, Tensor], lr: float) -> dict[str, float]:
+    """Loss parts of the last batch on the host (one transfer), and the learning rate."""
     values = torch.stack([value.detach().float() for value in parts.values()]).tolist()
     metrics = {f"loss_{name}": value for name, value in zip(parts, values, strict=True)}
-    return {"loss": sum(values), **metrics, "lr": optimizer.param_groups[0]["lr"]}
+    return {"loss": sum(values), **metrics, "lr": lr}
 
 
 @torch.no_grad()

@@ -84,7 +84,7 @@ def child(job: dict[str, Any], stages: Path) -> None:
 
 
 def serve() -> None:
-    for name in ("sklearn.datasets", "sklearn.metrics", "torch._dynamo", "ccsi.experiment"):  # dynamo: optimizers do
+    for name in ("sklearn.datasets", "sklearn.metrics", "ccsi.experiment"):
         importlib.import_module(name)
     for line in sys.stdin:
         job = json.loads(line)

@@ -19,7 +19,10 @@ class Augment:
         shift: at most so many whole pixels, each axis, uniform (a part of a pixel would blur).
         rotate: at most so many degrees either way, uniform. scale: log-uniform in [1/(1+scale), 1+scale].
         brightness, colour: the image (each channel) times a factor log-uniform in [1/(1+b), 1+b].
-        gamma: x^γ with γ log-uniform in [1/(1+gamma), 1+gamma]. Zeros (padding) stay zeros in all of these.
+        gamma: x^γ with γ log-uniform in [1/(1+gamma), 1+gamma].
+        noise: Gaussian noise whose standard deviation is uniform in [0, noise], clamped to [0, 1].
+
+    Zeros (padding) stay zeros in the last four.
     """
 
     flip_horizontal: bool = False
@@ -31,6 +34,7 @@ class Augment:
     brightness: NonNegative = 0.0
     colour: NonNegative = 0.0
     gamma: NonNegative = 0.0
+    noise: NonNegative = 0.0
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Float [N, C, S, S] in [0, 1] to the same; `generator` lives on x's device."""
@@ -62,4 +66,8 @@ class Augment:
             x = x.clamp(min=0) ** factor(self.gamma, 1, 1, 1)
         if self.brightness or self.colour:
             x = (x * (factor(self.brightness, 1, 1, 1) * factor(self.colour, channels, 1, 1))).clamp(max=1)
+        if self.noise:
+            deviation = self.noise * torch.rand(n, 1, 1, 1, generator=generator, device=x.device, dtype=x.dtype)
+            draws = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            x = torch.where(x == 0, x, (x + deviation * draws).clamp(0, 1))
         return x

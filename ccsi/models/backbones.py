@@ -129,16 +129,36 @@ class TorchvisionResNet(Backbone):
         return F.relu(h + x)
 
 
-def ccsi_small(in_channels: int, generator: torch.Generator, norm: Norm = "cn", groups: PositiveInt = 8) -> ResidualNet:
-    """METHOD's network for 28/32 px: 16/32/64 channels, stride 1 after the stem, 2x2 pooling, 256-d."""
-    net = ResidualNet(in_channels, [16, 32, 64], 1, 1, 2, True, groups if norm == "cn" else None)
+def ccsi_small(
+    in_channels: int,
+    generator: torch.Generator,
+    norm: Norm = "cn",
+    groups: PositiveInt = 8,
+    last_relu: bool = True,
+) -> ResidualNet:
+    """METHOD's network for 28/32 px: 16/32/64 channels, stride 1 after the stem, 2x2 pooling, 256-d.
+
+    Args:
+        last_relu: False leaves out the last block's ReLU (LUCIR, section 4.1): features then point in all
+            directions, and cosines of different classes need not be positive.
+    """
+    net = ResidualNet(in_channels, [16, 32, 64], 1, 1, 2, last_relu, groups if norm == "cn" else None)
     initialise(net, generator)
     return net
 
 
-def ccsi_large(in_channels: int, generator: torch.Generator, norm: Norm = "cn", groups: PositiveInt = 8) -> ResidualNet:
-    """METHOD's network for 224 px: four stages of two blocks, 16/32/64/128, stride 2 each, 128-d."""
-    net = ResidualNet(in_channels, [16, 32, 64, 128], 2, 2, 1, False, groups if norm == "cn" else None)
+def ccsi_large(
+    in_channels: int,
+    generator: torch.Generator,
+    norm: Norm = "cn",
+    groups: PositiveInt = 8,
+    last_relu: bool = False,
+) -> ResidualNet:
+    """METHOD's network for 224 px: four stages of two blocks, 16/32/64/128, stride 2 each, 128-d.
+
+    `last_relu` as in `ccsi_small`.
+    """
+    net = ResidualNet(in_channels, [16, 32, 64, 128], 2, 2, 1, last_relu, groups if norm == "cn" else None)
     initialise(net, generator)
     return net
 

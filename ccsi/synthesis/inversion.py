@@ -22,6 +22,7 @@ from ccsi.checks import (
 )
 from ccsi.errors import UserError
 from ccsi.models import IncrementalNet, Tap
+from ccsi.optim import Adam
 from ccsi.rng import Streams
 from ccsi.stage import Stage
 from ccsi.synthesis.moments import (
@@ -184,22 +185,21 @@ class Synthesis:
         x.requires_grad_(True)
         shifts = torch.stack([shift for _, shift, _ in draws], 1).tolist()  # [steps][G][2]
         flips = torch.stack([flip for _, _, flip in draws], 1).tolist()
-        optimizer = torch.optim.Adam([x], lr=self.lr, betas=(self.beta1, self.beta2))
+        optimizer = Adam(x, beta1=self.beta1, beta2=self.beta2)
         best, lowest, first = x.detach().clone(), torch.full((len(labels),), torch.inf).to(x), 0
         if saved is not None:
             x.data.copy_(saved["x"])
             best, lowest, first = saved["best"].to(x), saved["lowest"].to(x), saved["step"]
             optimizer.load_state_dict(saved["optimizer"])
         for step in range(first, self.iterations):
-            optimizer.param_groups[0]["lr"] = self.learning_rate(step)
             parts = self.objective(net, memory, view(x, shifts[step], flips[step]), labels, weights)
             losses = torch.stack(list(parts.values())).sum(0)  # [G]
-            (x.grad,) = torch.autograd.grad(losses.sum(), x)
+            (grad,) = torch.autograd.grad(losses.sum(), x)
             with torch.no_grad():
                 better = losses < lowest
                 lowest = torch.where(better, losses, lowest)
                 best = torch.where(better[:, None, None, None, None], x, best)
-                optimizer.step()
+                optimizer.step(grad, self.learning_rate(step))
                 x.clamp_(min=0)
                 torch.minimum(x, top, out=x)
             if (step + 1) % 50 == 0 or step + 1 == self.iterations:

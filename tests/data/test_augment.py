@@ -115,7 +115,7 @@ def test_gamma_is_a_power_an_image():
 def test_everything_at_once_keeps_zeros_range_type_and_is_the_generators():
     every = Augment(
         flip_horizontal=True, flip_vertical=True, transpose=True, shift=2, rotate=10, scale=0.2, brightness=0.3,
-        colour=0.2, gamma=0.2,
+        colour=0.2, gamma=0.2, noise=0.1,
     )  # fmt: skip
     x = images().float()
     changed = every(x, generator())
@@ -123,3 +123,14 @@ def test_everything_at_once_keeps_zeros_range_type_and_is_the_generators():
     assert changed.min() >= 0 and changed.max() <= 1
     assert torch.equal(changed, every(x, generator())) and not torch.equal(changed, every(x, generator(2)))
     assert torch.equal(every(torch.zeros_like(x), generator()), torch.zeros_like(x))
+
+
+def test_noise_has_a_deviation_of_its_own_an_image_up_to_the_given_one_and_leaves_padding():
+    x = torch.full((400, 3, 24, 24), 0.5, dtype=torch.float64)
+    x[:, :, :2] = 0
+    noisy = Augment(noise=0.1)(x, generator())
+    assert (noisy[:, :, :2] == 0).all() and noisy.min() >= 0 and noisy.max() <= 1
+    added = noisy[:, :, 2:] - 0.5
+    deviations = added.std((1, 2, 3))
+    assert 0 < deviations.min() < 0.005 and 0.095 < deviations.max() < 0.105
+    assert abs(deviations.mean() - 0.05) < 0.005 and abs(added.mean()) < 1e-3

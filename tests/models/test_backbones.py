@@ -39,6 +39,15 @@ def test_ccsi_large_has_128_features_and_no_last_relu():
     assert (ccsi_small(3, generator()).eval()(torch.rand(2, 3, 32, 32)) >= 0).all()
 
 
+def test_the_last_relu_can_be_switched_and_is_the_only_difference():
+    for make, size in ((ccsi_small, 32), (ccsi_large, 224)):
+        x = torch.rand(2, 3, size, size)
+        with_relu, without = (make(3, generator(), last_relu=on).eval() for on in (True, False))
+        assert (with_relu(x) >= 0).all() and (without(x) < 0).any()
+        with_relu.pool = without.pool = x.shape[-1] // (2 if make is ccsi_small else 32)  # no pooling: maps compare
+        assert torch.equal(with_relu(x), without(x).clamp(min=0))
+
+
 @pytest.mark.parametrize("make", [ccsi_small, ccsi_large])
 def test_all_norms_are_tapped_in_order_and_stay_without_update(make):
     net = make(3, generator())

@@ -1,0 +1,93 @@
+"""SGD and Adam: torch's own update rules, called by their functions.
+
+The classes of torch.optim import torch._dynamo at first use: seconds in every process, which neither a run of
+half a minute nor a Ray worker should pay for code it never runs.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+from ccsi.stage import State
+
+
+class SGD:
+    """`torch.optim.SGD` with the learning rate as an argument of `step`; a parameter without a gradient stays."""
+
+    def __init__(self, params: list[Tensor], *, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
+        self.params, self.momentum, self.weight_decay = params, momentum, weight_decay
+        self.buffers: list[Tensor | None] = [None] * len(params)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for p in self.params:
+            p.grad = None
+
+    def step(self, lr: float) -> None:
+        """One update from the parameters' gradients."""
+        moved = [i for i, p in enumerate(self.params) if p.grad is not None]
+        params, buffers = [self.params[i] for i in moved], [self.buffers[i] for i in moved]
+        grads = [p.grad for p in params if p.grad is not None]
+        with torch.no_grad():
+            sgd(
+                params,
+                grads,
+                buffers,
+                lr=lr,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+            )
+        for i, buffer in zip(moved, buffers, strict=True):
+            self.buffers[i] = buffer
+
+    def state_dict(self) -> State:
+        """Momentum, by parameter."""
+        return {"momentum": self.buffers}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.buffers = [b if b is None else b.to(p) for b, p in zip(state["momentum"], self.params, strict=True)]
+
+
+class Adam:
+    """`torch.optim.Adam` (eps 1e-8) of one tensor, changed in place; gradient and learning rate go to `step`."""
+
+    def __init__(self, x: Tensor, *, beta1: float, beta2: float) -> None:
+        self.x, self.beta1, self.beta2 = x, beta1, beta2
+        self.mean, self.square = torch.zeros_like(x), torch.zeros_like(x)
+        self.steps = torch.zeros(())
+
+    def step(self, grad: Tensor, lr: float) -> None:
+        """One update."""
+        with torch.no_grad():
+            adam(
+                [self.x],
+                [grad],
+                [self.mean],
+                [self.square],
+                [],
+                [self.steps],
+                lr=lr,
+                beta1=self.beta1,
+                beta2=self.beta2,
+                eps=1e-8,
+                weight_decay=0.0,
+                amsgrad=False,
+                maximize=False,
+            )
+
+    def state_dict(self) -> State:
+        """Both moments and the number of steps."""
+        return {"mean": self.mean, "square": self.square, "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.mean, self.square = state["mean"].to(self.x), state["square"].to(self.x)
+        self.steps = state["steps"]
