@@ -21,7 +21,6 @@ from ccsi.report.style import COLOURS, INK, LINES, MARKERS, figure, short
 
 Trial = dict[str, str]
 LEGEND_WIDTH = 72
-METRIC = "val_average_incremental_accuracy"
 GREEK = {
     name: unicodedata.lookup(f"GREEK SMALL LETTER {spoken}")
     for name, spoken in {
@@ -36,12 +35,16 @@ GREEK = {
 SYMBOLS = {**GREEK, "lr": "learning rate"}
 
 
-def draw_sweep(folder: Path) -> list[Path]:
+def draw_sweep(folder: Path, metric: str = "average_incremental_accuracy") -> list[Path]:
     """Draw a sweep's pictures from its trials.csv and its runs' result.json into `<folder>/plots`.
 
-    swept_keys.png: the search metric (average incremental accuracy on val) over each swept key, phase 1.
+    swept_keys.png: the search metric on val over each swept key, phase 1.
     top_settings.png: accuracy over tasks of phase 2's settings, mean and ± 1 standard deviation over seeds.
     Each beside a PDF; one for which there is nothing to draw is left out.
+
+    Args:
+        folder: the sweep's.
+        metric: what the sweep selects and ranks by, as result.json names it under `val`.
 
     Returns:
         The PNG files written.
@@ -57,26 +60,30 @@ def draw_sweep(folder: Path) -> list[Path]:
     written = []
     phases = {trial.get("phase", "") for trial in trials}
     searched = [t for t in trials if "1" not in phases or t.get("phase") == "1"]
-    finished = complete(searched)
+    finished = complete(searched, metric)
     keys = [k for k in (trials[0] if trials else {}) if k.startswith("config/")]
     keys = [k for k in keys if len({t[k] for t in finished}) > 1]
     if finished and keys:
         out = folder / "plots" / "swept_keys.png"
-        _draw_swept_keys(out, finished, keys, left_out=len(searched) - len(finished))
+        _draw_swept_keys(out, finished, keys, metric, left_out=len(searched) - len(finished))
         written.append(out)
-    curves = reporting_curves(folder, [t for t in trials if t.get("phase") == "2"])
+    curves = reporting_curves(folder, [t for t in trials if t.get("phase") == "2"], metric)
     if curves:
         written.append(_draw_top_settings(folder / "plots" / "top_settings.png", curves))
     return written
 
 
-def complete(trials: Sequence[Trial]) -> list[Trial]:
-    """Trials with a metric that did all tasks: after fewer tasks the average over them is higher, not better."""
-    most = max((number(t.get("tasks_done")) or 0 for t in trials), default=0)
-    return [t for t in trials if number(t.get(METRIC)) is not None and (number(t.get("tasks_done")) or 0) == most]
+def complete(trials: Sequence[Trial], metric: str) -> list[Trial]:
+    """The trials of the settings that are done on every seed: an incomplete group is never averaged."""
+
+    def done(trial: Trial) -> bool:
+        return trial.get("status", "done") == "done" and number(trial.get(f"val_{metric}")) is not None
+
+    lacking = {t["setting"] for t in trials if "setting" in t and not done(t)}
+    return [t for t in trials if done(t) and t.get("setting") not in lacking]
 
 
-def reporting_curves(folder: Path, trials: Sequence[Trial]) -> list[tuple[str, str, np.ndarray[Any, Any]]]:
+def reporting_curves(folder: Path, trials: Sequence[Trial], metric: str) -> list[tuple[str, str, np.ndarray[Any, Any]]]:
     """Per setting: its name, the split, and accuracy after each task in percent, [seeds, tasks]; best on val first.
 
     A setting that lacks a seed another one has is left out: an incomplete group is never averaged.
@@ -97,7 +104,7 @@ def reporting_curves(folder: Path, trials: Sequence[Trial]) -> list[tuple[str, s
         if len({len(row) for row in rows}) == 1:
             words = [f"{key_label(key, short_form=True)} = {rounded(group[0][key])}" for key in differing]
             name = ", ".join(words) or f"setting {group[0].get('setting', '')}"
-            on_val = fmean(r["val"]["average_incremental_accuracy"] for r in results)
+            on_val = fmean(r["val"][metric] for r in results)
             curves.append((on_val, name, split, 100 * np.asarray(rows)))
     return [curve[1:] for curve in sorted(curves, key=lambda curve: -curve[0])]
 
@@ -111,10 +118,10 @@ def _result_of(folder: Path, trial: Trial) -> Mapping[str, Any] | None:
     return None
 
 
-def _draw_swept_keys(path_out: Path, trials: Sequence[Trial], keys: Sequence[str], left_out: int) -> None:
+def _draw_swept_keys(path_out: Path, trials: Sequence[Trial], keys: Sequence[str], metric: str, left_out: int) -> None:
     columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
-    scores = np.array([100 * float(t[METRIC]) for t in trials])
+    scores = np.array([100 * float(t[f"val_{metric}"]) for t in trials])
     with figure(path_out, max(2.4 * columns, 3.2) + 0.2, 2.1 * rows + 0.2) as fig:
         axes = fig.subplots(rows, columns, sharey=True, squeeze=False)
         for index, ax in enumerate(axes.flat):
@@ -123,9 +130,9 @@ def _draw_swept_keys(path_out: Path, trials: Sequence[Trial], keys: Sequence[str
                 continue
             _draw_key(ax, [t[keys[index]] for t in trials], scores)
             ax.set_xlabel(key_label(keys[index]))
-        note = f"; {left_out} stopped or failed, not shown" if left_out else ""
+        note = f"; {left_out} of settings not done on every seed not shown" if left_out else ""
         fig.suptitle(f"search on val: {len(trials)} trials{note}; bars are means", fontsize=8)
-        fig.supylabel("average incremental accuracy, val (%)", fontsize=8)
+        fig.supylabel(f"{metric.replace('_', ' ')}, val (%)", fontsize=8)
 
 
 def _draw_key(ax: Axes, texts: Sequence[str], scores: np.ndarray[Any, Any]) -> None:

@@ -19,15 +19,15 @@ from ccsi.report.sweep import axis_kind, key_label, number
 
 KEYS = ["config/learner.lambda_distillation", "config/training.lr", "config/learner.synthesis.init"]
 SETTINGS: dict[str, list[Any]] = {"a": [5.0, 0.1, "mean"], "b": [0.0, 0.001, "noise"], "c": [5.0, 0.01, "noise"]}
+BROKEN: dict[str, list[Any]] = {"p": [7.0, 0.02, "mean"], "f": [8.0, 0.03, "mean"]}
 LEVEL = {"a": 0.6, "b": 0.5, "c": 0.3}
 
 
-def searched(
-    setting: str, seed: int, score: float | str, tasks_done: int = 2, status: str = "complete"
-) -> dict[str, Any]:
+def searched(setting: str, seed: int, score: float | str, tasks_done: int = 2, status: str = "done") -> dict[str, Any]:
     row = {"phase": 1, "setting": setting, "seed": seed, "status": status, "tasks_done": tasks_done}
-    values = dict(zip(KEYS, SETTINGS[setting], strict=True))
-    return {**row, "val_average_incremental_accuracy": score, "run_dir": "", **values}
+    values = dict(zip(KEYS, (SETTINGS | BROKEN)[setting], strict=True))
+    scores = {"val_average_incremental_accuracy": score, "val_final_accuracy_macro": score and 1 - float(score)}
+    return {**row, **scores, "run_dir": "", **values}
 
 
 def reported(folder: Path, setting: str, seed: int, write: bool = True, absolute: bool = False) -> dict[str, Any]:
@@ -36,7 +36,11 @@ def reported(folder: Path, setting: str, seed: int, write: bool = True, absolute
     if write:
         level = LEVEL[setting]
         curve = [level + 0.3 + seed / 100, level + seed / 100]
-        val = {**figures("val"), "average_incremental_accuracy": 1 - level}  # val ranks the other way round than test
+        val = {
+            **figures("val"),
+            "average_incremental_accuracy": 1 - level,
+            "final_accuracy_macro": level,
+        }  # val ranks the other way round than test
         make_run(folder / run_dir, impressions=False, accuracy_after_task=curve, val=val)
     row = searched(setting, seed, 0.5)
     return {**row, "phase": 2, "run_dir": str(folder / run_dir) if absolute else run_dir}
@@ -54,7 +58,9 @@ def write_trials(folder: Path, rows: list[dict[str, Any]], drop: tuple[str, ...]
 def sweep(tmp_path: Path) -> Path:
     folder = tmp_path / "sweep"
     rows = [searched(s, seed, LEVEL[s] + seed / 100) for s in SETTINGS for seed in (0, 2)]
-    rows += [searched("a", 4, 0.99, tasks_done=1, status="pruned"), searched("b", 4, "", 0, "failed")]
+    # one seed of each is done, and no reason to show it beside settings that are done on both
+    rows += [searched("p", 0, 0.9), searched("p", 2, 0.99, tasks_done=1, status="pruned")]
+    rows += [searched("f", 0, 0.9), searched("f", 2, "", 0, "failed")]
     rows += [reported(folder, s, seed, absolute=s == "b") for s in SETTINGS for seed in (5, 6, 7)]
     write_trials(folder, rows)
     return folder
@@ -75,8 +81,9 @@ def test_scores_over_each_swept_key(sweep: Path, drawn: dict[str, Figure]) -> No
 
     points = np.asarray(rate.collections[0].get_offsets())
     expected = {(SETTINGS[s][1], round(100 * LEVEL[s] + seed, 6)) for s in SETTINGS for seed in (0, 2)}
-    assert {(float(x), round(float(y), 6)) for x, y in points} == expected  # neither the pruned nor the failed trial
-    assert "6 trials; 2 stopped or failed" in fig.get_suptitle()
+    assert {(float(x), round(float(y), 6)) for x, y in points} == expected  # no seed of p and f
+    assert "6 trials; 4 of settings not done on every seed" in fig.get_suptitle()
+    assert fig.get_supylabel() == "average incremental accuracy, val (%)"
     means = dict(np.asarray(init.lines[0].get_xydata()).tolist())
     assert means == pytest.approx({0: 61, 1: 41})  # mean: a; noise: b and c
 
@@ -94,6 +101,15 @@ def test_curves_of_the_reported_settings(sweep: Path, drawn: dict[str, Figure]) 
     assert {round(float(y), 6) for x, y in band if x == 2} == {65, 67}
     assert "test" in ax.get_ylabel()
     assert "n = 3 seeds" in fig.legends[0].get_title().get_text()
+
+
+def test_the_sweeps_own_metric_is_drawn_and_ranks(sweep: Path, drawn: dict[str, Figure]) -> None:
+    draw_sweep(sweep, "final_accuracy_macro")
+    heights = np.asarray(drawn["swept_keys.png"].axes[0].collections[0].get_offsets())[:, 1]
+    assert sorted(heights) == pytest.approx(sorted(100 - 100 * LEVEL[s] - seed for s in SETTINGS for seed in (0, 2)))
+    assert drawn["swept_keys.png"].get_supylabel() == "final accuracy macro, val (%)"
+    lines = drawn["top_settings.png"].axes[0].lines
+    assert [float(np.asarray(line.get_ydata())[-1]) for line in lines] == pytest.approx([66, 56, 36])  # a, b, c
 
 
 def test_a_setting_that_lacks_a_seed_is_not_averaged(tmp_path: Path, drawn: dict[str, Figure]) -> None:
