@@ -33,7 +33,7 @@ bench: $(READY)  ## speed against bare loops
 	$(PY) tests/benchmarks/bench_loops.py $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
-	test -x $(PY) || python3 -m venv $(VENV)
+	$(PY) -m pip --version >/dev/null 2>&1 || python3 -m venv --clear $(VENV)  # a broken-off one too
 	$(PY) -m pip install --quiet uv
 	$(VENV)/bin/uv pip install --quiet --python $(PY) --constraint constraints.txt --editable '.[sweep,wandb,dev]'
 	touch $@

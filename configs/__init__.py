@@ -1,0 +1,1 @@
+"""The configuration tree; a package (`ccsi.configs`) only so that an installation finds it."""
