@@ -22,6 +22,10 @@ Status = Literal["done", "pruned", "failed", "incomplete"]
 Report = dict[str, Any]
 
 
+class BrokenOffError(Exception):
+    """A sweep came to its end early, through no fault of its configuration; what is done is on disk."""
+
+
 class Book:
     """The state of a sweep, read from its folder; events are added as they come.
 
@@ -136,15 +140,26 @@ class Book:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dict per run of both phases: the trials table."""
-        phases = [(1, n) for n in range(len(self.settings))] + [(2, n) for n in self.best() if self.searched()]
-        return [self._row(phase, n, seed, run) for phase, n in phases for seed, run in self.runs(phase, n)]
+        """One dict per run: the trials table. Of phase 2 the best settings' runs, and whatever else is finished.
+
+        The latter happens when a setting that failed in phase 1 is tried again: who is best is then open once more.
+        """
+        best, known = self.best() if self.searched() else [], range(len(self.settings))
+        rows = [self._row(1, n, seed, run) for n in known for seed, run in self.runs(1, n)]
+        others = [n for n in known if n not in best]
+        return rows + [
+            self._row(2, n, seed, run)
+            for n in [*best, *others]
+            for seed, run in self.runs(2, n)
+            if n in best or self.result(run) is not None
+        ]
 
     def _row(self, phase: int, setting: int, seed: int, run: str) -> dict[str, Any]:
         trial, result = self.trial(phase, setting, seed), self.result(run)
         figures = ["average_incremental_accuracy", "final_accuracy_macro", "final_accuracy_micro", "forgetting"]
         row: dict[str, Any] = {"phase": phase, "trial": run, "setting": f"c{setting:02d}", "seed": seed}
         row["status"] = self.status(phase, setting, seed)
+        row["protocol"] = result["protocol"] if result else None
         told = [report["task"] for report in self.reports.get(trial, []) if report["run"] == run]
         row["tasks_done"] = tasks_of(result) if result else max(told, default=0)
         row |= {f"val_{figure}": result["val"].get(figure) if result else None for figure in figures}

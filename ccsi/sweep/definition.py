@@ -44,7 +44,7 @@ class Sweep:
         max_failures: how often a trial that broke off is started again from its last checkpoint.
         seed: of the search.
         name: shown in Weights & Biases as the group; null is the folder's name.
-        dir: the output folder; null is `sweeps/<name>`, or `sweeps/<date-time>` without a name.
+        dir: the output folder; null is `sweeps/<name>`, or `sweeps/<date-time>-<four digits>` without a name.
         debug: run the first trial in this process, without Ray, and stop.
     """
 
@@ -139,14 +139,16 @@ class Definition:
         """The configuration of one run: phase 1 on val alone, phase 2 with test."""
         config = self.config(values) | {"seed": seed, "run_dir": str(run_dir), "threads": self.threads(values)}
         config |= {"evaluate_test": True} if phase == 2 else {"evaluate_test": False, "report": False}
-        if self.resources.gpu > 0:
-            config["device"] = "cuda"
-        elif config.get("device") == "auto":  # what a trial was not given it must not find by itself
-            config["device"] = "cpu"
+        config["device"] = self.device(config)
         wandb = config.get("tracking", {}).get("wandb") if isinstance(config.get("tracking"), dict) else None
         if isinstance(wandb, dict):
             wandb |= {"group": self.name, "job_type": f"phase {phase}", "name": run_dir.name}
         return config
+
+    def device(self, config: Config) -> str:
+        """Where a run computes: what its trial was not given it must not find by itself."""
+        wanted = str(config["device"])
+        return "cuda" if self.resources.gpu > 0 else "cpu" if wanted == "auto" else wanted
 
     def threads(self, values: Values) -> int:
         """Threads of a run: its CPUs."""

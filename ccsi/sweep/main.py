@@ -20,7 +20,7 @@ from rich.console import Console
 
 from ccsi.config import build, groups_help, shown
 from ccsi.errors import UserError
-from ccsi.sweep.book import Book
+from ccsi.sweep.book import Book, BrokenOffError
 from ccsi.sweep.definition import Definition, compose, placed, resumed
 from ccsi.sweep.space import suggest
 from ccsi.sweep.trial import LIVE, execute
@@ -51,7 +51,8 @@ Everything else is a setting of the runs, as for `python -m ccsi` (see its --hel
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code.
 
-    0: done. 1: nothing could be reported, or a reported setting lacks seeds. 2: bad input. 130: interrupted.
+    0: done. 1: it broke off, nothing could be reported, or a reported setting lacks seeds. 2: bad input.
+    130: interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(arguments):
@@ -84,32 +85,46 @@ def opened(arguments: Sequence[str]) -> Iterator[Definition]:
     """
     resume = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
     overrides = [argument for argument in arguments if not argument.startswith("resume=")]
-    if resume and resume[-1] != "null":
-        folder = Path(resume[-1]).absolute()
-        definition, fresh = resumed(folder, overrides), False
+    fresh = not resume or resume[-1] == "null"
+    if fresh:
+        definition = compose(overrides)
+        unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        chosen = definition.sweep.dir or f"sweeps/{definition.sweep.name or unique}"
+        definition = placed(definition, Path(chosen).absolute())
     else:
-        definition, fresh = compose(overrides), True
-        chosen = definition.sweep.dir or f"sweeps/{definition.sweep.name or time.strftime('%Y%m%d-%H%M%S')}"
-        folder = Path(chosen).absolute()
-        definition = placed(definition, folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        definition = resumed(Path(resume[-1]).absolute(), overrides)
+    folder = definition.folder
+    with locked(folder) as made:
+        if fresh and visible(folder):
             raise UserError(
                 f"sweep.dir={folder} exists already; choose another, or go on with it by resume={shown(chosen)}."
             )
-    made = not folder.exists()
+        try:
+            furnish(definition, fresh)
+            yield definition
+        except UserError:
+            if fresh and not visible(folder / "runs"):
+                empty(folder, made)
+            raise
+        finally:
+            for left in (folder / "runs").glob(".*.lock"):
+                left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Make a folder, if need be, and hold its lock; gives whether it was made.
+
+    Raises:
+        UserError: another process holds it; the folder cannot be made or written.
+    """
+    path = folder / ".lock"
     try:
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "runs").mkdir(exist_ok=True)
-        room = folder / ".room"  # a full disk is better found now than at the first checkpoint
-        room.write_bytes(bytes(8 * 2**20))
-        room.unlink()
-        if fresh:
-            (folder / "sweep.yaml").write_text(definition.dump())
-        lock = (folder / ".lock").open("w")
+        lock = path.open("w")
     except OSError as error:
-        if fresh:
-            empty(folder, made)
-        raise UserError(f"sweep.dir={folder} cannot be written ({error.strerror}); choose another folder.") from error
+        raise unwritable(folder, error) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,33 +133,59 @@ def opened(arguments: Sequence[str]) -> Iterator[Definition]:
         except OSError:
             pass  # a file system without locks
         try:
-            yield definition
-        except UserError:
-            if fresh and not any((folder / "runs").iterdir()):
-                empty(folder, made)
-            raise
+            yield made
         finally:
-            for left in (folder / ".lock", *(folder / "runs").glob(".*.lock")):
-                left.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+
+def furnish(definition: Definition, fresh: bool) -> None:
+    """Write what a sweep's folder holds before anything ran.
+
+    Raises:
+        UserError: there is no room.
+    """
+    from ccsi.checkpoint import write_atomically  # and with it torch, which --help can do without
+
+    folder = definition.folder
+    room = folder / ".room"  # a full disk is better found now than at the first checkpoint
+    try:
+        room.write_bytes(bytes(8 * 2**20))
+        room.unlink()
+        if fresh:
+            write_atomically(folder / "sweep.yaml", definition.dump().encode())
+        (folder / "runs").mkdir(exist_ok=True)
+    except OSError as error:
+        room.unlink(missing_ok=True)
+        raise unwritable(folder, error) from error
+
+
+def unwritable(folder: Path, error: OSError) -> UserError:
+    """What to say of a folder that cannot be written."""
+    return UserError(f"sweep.dir={folder} cannot be written ({error.strerror}); choose another folder.")
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, hidden files (locks) aside."""
+    return [path for path in folder.glob("*") if not path.name.startswith(".")]
 
 
 def empty(folder: Path, made: bool) -> None:
-    """Take back what `opened` wrote."""
+    """Take back what `furnish` wrote."""
     if made:
         shutil.rmtree(folder, ignore_errors=True)
         return
     shutil.rmtree(folder / "runs", ignore_errors=True)
-    for name in ("sweep.yaml", "journal.jsonl", ".lock", ".room"):
+    for name in ("sweep.yaml", "journal.jsonl"):
         with contextlib.suppress(OSError):
             (folder / name).unlink(missing_ok=True)
 
 
 def debug(book: Book, console: Console) -> int:
     """The first setting's first tuning seed in this process: breakpoints work, exceptions come through."""
+    rehearse(book.definition)
     number = next_suggestion(book) if not book.settings else 0
     assert number is not None
     seed, run = book.runs(1, number)[0]
-    os.chdir(book.definition.cwd)
     result = execute(book.config(1, number, seed, run), on_task_end=lambda event: None)
     metric = book.definition.sweep.metric
     console.print(f"{run}: {metric} {result['val'][LIVE[metric]]:.3f}  ({book.folder(run)})", highlight=False)
@@ -166,31 +207,44 @@ def sweep(definition: Definition, console: Console) -> int:
         console.print(f"Interrupted: {done} runs are done (trials.csv). Go on with:", highlight=False)
         console.print(f"  python tune/sweep.py resume={definition.folder}", highlight=False, soft_wrap=True)
         return 130
+    except BrokenOffError as error:
+        print(f"sweep: broke off: {error}; mend it, and go on with resume={definition.folder}.", file=sys.stderr)
+        return 1
     return tables(book, console)
 
 
 def rehearse(definition: Definition) -> None:
-    """Find out before Ray starts whether data, scenario, model and learner fit together.
-
-    Only for a sweep on this machine: a cluster's nodes may have data that the driver's machine lacks.
+    """Find out whether data, scenario, model and learner fit together, from where the command was typed at first.
 
     Raises:
-        UserError: they do not.
+        UserError: they do not; or that place is gone.
     """
-    run = "ccsi.experiment.run"
+    try:
+        os.chdir(definition.cwd)
+    except OSError as error:
+        raise UserError(
+            f"{definition.cwd}, where this sweep was started and its relative paths begin, cannot be entered "
+            f"({error.strerror}): put it back, or start a new sweep."
+        ) from error
     for base in definition.bases.values():
-        if definition.ray.address is None and base["_target_"] == run:
+        if base["_target_"] == "ccsi.experiment.run":
             build(base | {"_target_": "ccsi.experiment.rehearse"})()
 
 
 def both_phases(book: Book, console: Console) -> None:
     """Start Ray and run what is left of the two phases."""
-    rehearse(book.definition)
+    if book.definition.ray.address is None:
+        rehearse(book.definition)  # a cluster's nodes may have data that this machine lacks
+        # What Ray reads when it is imported: stay on the loopback device (the name tells where this is the default),
+        # and take a token of our own, without which Ray would write ~/.ray/auth_token.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        if "RAY_AUTH_MODE" not in os.environ:
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     console.print(f"Starting Ray ({shown(book.definition.ray.address or 'local')}) …", highlight=False)
-    if book.definition.ray.address is None and "RAY_AUTH_MODE" not in os.environ:
-        # A token of our own, before ray is imported: without one Ray would write ~/.ray/auth_token.
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    from ccsi.sweep.schedule import as_trial, cluster, run_trials  # seconds to import
+    try:
+        from ccsi.sweep.schedule import as_trial, cluster, run_trials  # seconds to import
+    except ModuleNotFoundError as error:
+        raise UserError(f"a sweep needs the package {error.name}: pip install 'ccsi[sweep]'.") from error
 
     def trials() -> Iterator[dict[str, Any] | None]:
         sweep = book.definition.sweep
@@ -241,7 +295,7 @@ def tables(book: Book, console: Console) -> int:
         print(f"sweep: nothing to report: no setting completed phase {phase}{why} (see trials.csv)", file=sys.stderr)
         return 1
     write_leaderboard(book, console)
-    problem = pictures(book.definition.folder)
+    problem = pictures(book.definition.folder, book.definition.sweep.metric)
     if problem:
         print(f"sweep: {problem}", file=sys.stderr)
     console.print(f"Tables, best.yaml and plots: {book.definition.folder}", highlight=False, soft_wrap=True)

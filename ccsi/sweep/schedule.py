@@ -24,7 +24,7 @@ from typing import Any
 
 from ccsi.config import Config
 from ccsi.errors import UserError
-from ccsi.sweep.book import Book
+from ccsi.sweep.book import Book, BrokenOffError, reason
 from ccsi.sweep.definition import Cluster, Definition
 from ccsi.sweep.trial import run_trial
 
@@ -37,6 +37,8 @@ os.environ |= {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: stop at once, write the tables, say how to go on
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # A worker is used again once a pruned trial's thread has ended. After Tune's 2 s the next trial would be lost.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
 }
 import ray  # it reads the variables above when it is imported
 from ray import tune
@@ -45,7 +47,7 @@ from ray.tune.search import Searcher
 
 ANSWER_WITHIN = 13.0
 """Seconds a Ray address has to answer."""
-PASSED_ON = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY")
+PASSED_ON = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "TUNE_FUNCTION_THREAD_TIMEOUT_S")
 
 
 @contextlib.contextmanager
@@ -160,11 +162,37 @@ class Supply(Searcher):
         """Nothing."""
 
 
+class Halving(ASHAScheduler):
+    """ASHA (Li et al. 2020) that compares a trial only when it reports at a rung, and once there.
+
+    A rung is every doubling of the tasks done, as tasks are few. Ray's own takes a report between two rungs for the
+    lower one, and one that was made before for the rung below: a resumed trial, whose finished runs tell only their
+    end, would be held against others at fewer tasks. No max_t is needed: a trial ends by itself. What reports
+    nothing `compared` (phase 2) is not pruned.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            time_attr="tasks_done", metric="compared", mode="max", max_t=2**20, grace_period=1, reduction_factor=2
+        )
+        self.asked: set[tuple[str, int]] = set()
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        tasks = int(result.get("tasks_done", 0))
+        if tasks & (tasks - 1) or (trial.trial_id, tasks) in self.asked:
+            return ASHAScheduler.CONTINUE
+        self.asked.add((trial.trial_id, tasks))
+        return super().on_trial_result(tune_controller, trial, result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Nothing: the last report was compared when it came."""
+
+
 class Events(tune.Callback):
     """Tune's events by the trial's short name, told to the journal and the progress line."""
 
-    def __init__(self, book: Book) -> None:
-        self.book = book
+    def __init__(self, book: Book, supply: Supply) -> None:
+        self.book, self.supply, self.broken = book, supply, set[str]()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -181,10 +209,15 @@ class Events(tune.Callback):
         self.book.ended(trial.config["name"], (trial.last_result or {}).get("error"))
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        self.broken.add(trial.trial_id)
         text = Path(trial.error_file).read_text() if trial.error_file else "it broke off without a reason"
         self.book.broke(trial.config["name"], text)
 
     def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
+        for trial in trials:
+            if trial.status == "ERROR" and trial.trial_id not in self.broken:  # Tune gives some up without a word
+                self.on_trial_error(iteration, trials, trial)
+                self.supply.on_trial_complete(trial.trial_id, error=True)
         self.book.tick()
 
 
@@ -195,6 +228,7 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
 
     Raises:
         UserError: no machine has what a trial wants.
+        BrokenOffError: the disk is full, or Tune gave up; what is done is kept.
     """
     sweep, cpu, gpu = definition.sweep, definition.cpus(), definition.resources.gpu
     fits = capacity(cpu, gpu)
@@ -202,11 +236,7 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     ahead = 1 if sweep.search != "optuna" and at_a_time == fits else 0  # one trial waiting, so that no worker idles
     scheduler = None
     if sweep.scheduler == "asha":
-        # Tasks are few, so every doubling is a rung. No max_t is needed: a trial ends by itself. Phase 2's reports
-        # lack `compared`, so nothing is pruned there.
-        scheduler = ASHAScheduler(
-            time_attr="tasks_done", metric="compared", mode="max", max_t=2**20, grace_period=1, reduction_factor=2
-        )
+        scheduler = Halving()
         nobody: Any = None  # ASHA asks the controller nothing
         for name, reports in book.history().items():  # what earlier calls of an interrupted sweep have seen
             ghost: Any = SimpleNamespace(trial_id=name)
@@ -219,10 +249,11 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     )
     storage = definition.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed
+    supply = Supply(trials, at_a_time + ahead)
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": cpu, "gpu": gpu} if gpu > 0 else {"cpu": cpu}),
         tune_config=tune.TuneConfig(
-            search_alg=Supply(trials, at_a_time + ahead),
+            search_alg=supply,
             scheduler=scheduler,
             num_samples=-1,
             reuse_actors=True,
@@ -233,19 +264,15 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             storage_path=str(storage),
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
-            callbacks=[Events(book)],
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),  # copies; with 1 Ray floods the log
+            callbacks=[Events(book, supply)],
             verbose=0,
         ),
     )
     try:
         tuner.fit()
-    except tune.TuneError as error:
-        last = str(error).strip().splitlines()[-1]
-        if last.startswith(("OSError", "PermissionError")):  # what our own callbacks met, wrapped by Tune
-            raise UserError(
-                f"{definition.folder} can no longer be written ({last}); go on with resume={definition.folder}."
-            ) from error
-        raise
+    except (OSError, tune.TuneError) as error:  # Tune wraps what our callbacks meet, but not what Supply and disk do
+        raise BrokenOffError(reason(str(error))) from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
 

@@ -30,6 +30,8 @@ RESERVED = {
     "evaluate_test": "the two phases",
     "report": "the two phases",
 }
+WHOLE = ("sweep", "resources", "ray", "resume")
+"""Keys that are the same for every trial."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ def _dimension(key: str, entry: Mapping[str, Any]) -> Dimension:
     where = f"sweep.space.{key}"
     if key in RESERVED:
         raise UserError(f"{where}: {key} cannot be swept, the sweep sets it itself; see {RESERVED[key]}.")
+    if key.partition(".")[0] in WHOLE:
+        raise UserError(f"{where}: {key} cannot be swept, it is the same for the whole sweep; sweep what a run has.")
     if len(entry) != 1 or next(iter(entry)) not in KINDS:
         raise UserError(f"{where}={dict(entry)}: expected exactly one of {', '.join(KINDS)}, e.g. {{choice: [0, 1]}}.")
     kind, values = next(iter(entry.items()))

@@ -56,7 +56,9 @@ def leaderboard(book: Book) -> list[dict[str, Any]]:
         runs = book.runs(2, setting)
         results = [result for _, run in runs if (result := book.result(run)) is not None]
         status = book.group(2, setting)
+        protocols = sorted({str(result["protocol"]) for result in results})
         row: dict[str, Any] = {"rank": None, "setting": f"c{setting:02d}", "status": status}
+        row["protocol"] = ", ".join(protocols) or None
         row |= {"n": len(results), "seeds": len(runs)}
         row |= {f"config/{key}": value for key, value in book.settings[setting].items()}
         row["phase_1_score"] = book.score(1, setting)
@@ -80,16 +82,12 @@ def protocol(book: Book) -> str:
     sweep, known = book.definition.sweep, len(book.settings)
     statuses = [book.group(1, n) for n in range(known)]
     ends = ", ".join(f"{statuses.count(s)} {s}" for s in ("pruned", "failed", "incomplete") if s in statuses)
-    sources = {
-        result.get("protocol") for n in book.best() for _, run in book.runs(2, n) if (result := book.result(run))
-    }
-    named = ", ".join(sorted(str(source) for source in sources if source))
     return (
         f"Phase 1: {known} settings ({sweep.search} search{', ASHA' if sweep.scheduler == 'asha' else ''}"
         f"{'; ' + ends if ends else ''}) on tuning seeds {sweep.seeds.tuning}, chosen by mean {sweep.metric}; "
         f"test not read. Phase 2: the best {len(book.best())} on fresh reporting seeds {sweep.seeds.reporting}, "
         f"nothing pruned, ranked by mean {sweep.metric}. All figures are phase 2's: mean ± standard deviation over "
-        f"seeds, [95 % bootstrap interval of the mean], in %." + (f" Protocol: {named}." if named else "")
+        "seeds, [95 % bootstrap interval of the mean], in %."
     )
 
 
@@ -99,7 +97,7 @@ def write_leaderboard(book: Book, console: Console) -> None:
     flat = [{k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()} for row in rows]
     write_atomically(folder / "leaderboard.csv", pd.DataFrame(flat).to_csv(index=False).encode())
     keys = list(book.settings[0]) if book.settings else []
-    heads = ["rank", "setting", *keys, "n"] + [
+    heads = ["rank", "setting", "protocol", *keys, "n"] + [
         f"{split} {name}" for name in FIGURES.values() for split in ("test", "val")
     ]
     lines = [[cell.replace("\n", " ") for cell in line] for line in (_cells(row, keys) for row in rows)]
@@ -112,7 +110,8 @@ def write_leaderboard(book: Book, console: Console) -> None:
     table = Table(
         title=f"{book.definition.name}: phase 2, {len(book.definition.sweep.seeds.reporting)} reporting seeds"
     )
-    kept = [n for n, head in enumerate(heads) if head not in keys and "micro" not in head and head != "val forgetting"]
+    below = {*keys, "protocol", "val forgetting"}
+    kept = [n for n, head in enumerate(heads) if head not in below and "micro" not in head]
     for n in kept:
         table.add_column(heads[n].replace(" ", "\n", 1))
     for line in lines:
@@ -120,14 +119,16 @@ def write_leaderboard(book: Book, console: Console) -> None:
     console.print(table)
     for row in rows:
         values = " ".join(f"{key}={_short(row[f'config/{key}'])}" for key in keys)
-        console.print(f"{row['setting']}: {values}", highlight=False, markup=False)
+        console.print(f"{row['setting']}: {values} ({row['protocol']})", highlight=False, markup=False)
     console.print(protocol(book), highlight=False, markup=False)
 
 
 def best_yaml(book: Book, setting: int) -> str:
     """A setting's whole configuration, as `python -m ccsi <file>` takes it: first reporting seed, test evaluated."""
     definition, values = book.definition, book.settings[setting]
-    config = definition.config(values) | {
+    config = definition.config(values)
+    config |= {
+        "device": definition.device(config),
         "seed": definition.sweep.seeds.reporting[0],
         "threads": definition.threads(values),
         "run_dir": None,
@@ -137,7 +138,7 @@ def best_yaml(book: Book, setting: int) -> str:
 
 
 def _cells(row: dict[str, Any], keys: list[str]) -> list[str]:
-    settings = [_short(row[f"config/{key}"]) for key in keys]
+    settings = [row["protocol"] or "-", *(_short(row[f"config/{key}"]) for key in keys)]
     if row["status"] != "done":
         state = f"{row['n']} of {row['seeds']}, {row['status']}"
         return ["-", row["setting"], *settings, state, *["-"] * (2 * len(FIGURES))]
@@ -156,12 +157,12 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else ccsi.config.shown(value)
 
 
-def pictures(folder: Path) -> str:
+def pictures(folder: Path, metric: str) -> str:
     """Draw the sweep's plots; returns what went wrong, if anything: a picture must not cost a sweep its tables."""
     try:
         from ccsi.report.sweep import draw_sweep
 
-        draw_sweep(folder)
+        draw_sweep(folder, LIVE[metric])
     except Exception as error:
         return f"plots were not drawn ({type(error).__name__}: {error})"
     return ""

@@ -16,7 +16,7 @@ from rich.console import Console
 import ccsi.config
 from ccsi.sweep.book import Book, reason
 from ccsi.sweep.definition import compose, placed
-from ccsi.sweep.main import main
+from ccsi.sweep.main import main, rehearse
 from ccsi.sweep.tables import leaderboard, write_leaderboard, write_trials
 
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
@@ -64,6 +64,41 @@ def test_a_folder_that_is_taken_is_left_alone(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "s/mine.txt").write_text("mine")
     assert "exists already" in refused([f"sweep.dir={tmp_path / 's'}"], capsys)
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["mine.txt"]
+
+
+def test_hidden_files_do_not_take_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/.lock").touch()
+    assert main([*STANDIN, "sweep.debug=true", "sweep.dir=s", "sweep.space={}"]) == 0
+
+
+def test_names_the_file_system_refuses_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for key in ("sweep.dir", "sweep.name"):
+        assert "File name too long" in refused([f"{key}={'x' * 300}"], capsys)
+    assert "cannot be read" in refused([f"resume={'x' * 300}"], capsys)
+
+
+def test_sweeps_without_a_name_do_not_share_a_folder(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert main([*STANDIN, "sweep.debug=true", "sweep.space={}"]) == 0
+    assert len(list((tmp_path / "sweeps").iterdir())) == 2
+
+
+def test_a_sweep_goes_on_where_it_was_typed_or_not_at_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    definition = placed(compose([*STANDIN, "sweep.space={}"]), tmp_path / "s")
+    monkeypatch.chdir(tmp_path)
+    rehearse(definition)
+    assert Path.cwd() == tmp_path / "here"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").rmdir()
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/sweep.yaml").write_text(definition.dump())
+    assert f"{tmp_path / 'here'}, where this sweep was started" in refused([f"resume={tmp_path / 's'}"], capsys)
+    assert (tmp_path / "s/sweep.yaml").exists()
 
 
 def test_bad_input_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,12 +199,16 @@ def test_the_files_hold_every_run_and_read_back(tmp_path: Path) -> None:
     assert by_name.loc["p1-c00-s10", "config/quality"] == 0.3
     assert by_name.loc["p2-c02-s1", "test_final_accuracy_macro"] == 0.9
     assert np.isnan(by_name.loc["p1-c00-s10", "test_final_accuracy_macro"])
+    assert by_name.loc["p2-c02-s1", "protocol"] == "data-free"
+    assert list(pd.read_csv(tmp_path / "s/leaderboard.csv")["protocol"]) == ["data-free"] * 2
+    assert "| 1 | c00 | data-free | 0.3 | 2 |" in (tmp_path / "s/leaderboard.md").read_text()
     text = (tmp_path / "s/leaderboard.md").read_text()
     assert "Phase 1: 4 settings" in text
     assert "1 pruned, 1 failed" in text
     assert "20.0 ± 14.1 [10.0, 30.0]" in text
     best = yaml.safe_load((tmp_path / "s/best.yaml").read_text())
     assert (best["quality"], best["seed"], best["run_dir"], best["evaluate_test"]) == (0.3, 0, None, True)
+    assert best["device"] == "cpu"  # as in the trials, not auto
     ccsi.config.check(ccsi.config.from_arguments([str(tmp_path / "s/best.yaml")]))
 
 
@@ -196,6 +235,8 @@ def test_a_failed_trial_is_tried_again_by_a_resumed_sweep_and_a_pruned_one_is_no
     assert [again.group(1, n) for n in range(4)] == ["done", "pruned", "done", "incomplete"]
     assert not again.searched()
     assert list(again.history()) == ["p1-c01"]
+    second = [row["trial"] for row in again.rows() if row["phase"] == 2]  # what is finished stays in the table
+    assert second == ["p2-c00-s0", "p2-c00-s1", "p2-c02-s0", "p2-c02-s1"]
 
 
 def test_the_reason_of_a_failure_is_its_last_word() -> None:

@@ -45,6 +45,9 @@ def test_the_shipped_sweep_is_valid_and_its_runs_are() -> None:
         (space("learner.w_idc: {uniform: [-1, 1]}"), "learner.w_idc=-1.0"),
         (space("training.epochs: {uniform: [1, 4]}"), "training.epochs=1.0: expected a whole number"),
         (space("learner: {grid: [ccsi, cssi]}"), "learner=cssi names no file"),
+        (space("resources: {grid: [default, gpu]}"), "sweep.space.resources: resources cannot be swept"),
+        (space("resources.gpu: {choice: [0, 1]}"), "sweep.space.resources.gpu: resources.gpu cannot be swept"),
+        (space("sweep.seed: {choice: [0, 1]}"), "sweep.space.sweep.seed: sweep.seed cannot be swept"),
         ("training.epocs=3", "training.epocs"),
     ],
 )
@@ -74,6 +77,14 @@ def test_a_config_group_is_swept_with_all_it_brings() -> None:
         config = definition.config(values)
         alone = ccsi.config.load([f"learner={values['learner']}", f"training.epochs={values['training.epochs']}"])
         assert config == alone
+
+
+def test_a_swept_learner_keeps_what_its_experiment_makes_of_it() -> None:
+    experiment = "experiment=quick/digits"
+    definition = compose([experiment, space("learner: {grid: [ccsi, joint]}")])
+    for values in definition.listed():
+        alone = ccsi.config.load([experiment, f"learner={values['learner']}"])
+        assert definition.config(values) == alone
 
 
 def test_threads_follow_the_trials_cpus() -> None:

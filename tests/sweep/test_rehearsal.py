@@ -7,6 +7,7 @@ import pytest
 from ccsi.sweep.main import main
 
 
+@pytest.mark.parametrize("debug", ["true", "false"])
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
@@ -16,9 +17,9 @@ from ccsi.sweep.main import main
     ],
 )
 def test_what_does_not_fit_is_told_at_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], told: str, debug: str
 ) -> None:
     folder = tmp_path / "sweep"
-    assert main([*overrides, f"sweep.dir={folder}"]) == 2
+    assert main([*overrides, f"sweep.debug={debug}", f"sweep.dir={folder}"]) == 2
     assert told in capsys.readouterr().err
     assert not folder.exists()
