@@ -1,5 +1,7 @@
 """A sweep as a user starts it: its own process, an empty home, and a look afterwards at what it left behind."""
 
+import contextlib
+import ipaddress
 import os
 import subprocess
 import sys
@@ -42,6 +44,17 @@ class Sweep:
                     found.append(process)
             except psutil.Error:
                 continue
+        return found
+
+    def listening(self) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+        """The addresses at which its processes wait for connections."""
+        found = set[ipaddress.IPv4Address | ipaddress.IPv6Address]()
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                for connection in process.net_connections():
+                    if connection.status == psutil.CONN_LISTEN:
+                        address = ipaddress.ip_address(connection.laddr.ip)
+                        found.add(getattr(address, "ipv4_mapped", None) or address)
         return found
 
     def workers(self) -> list[psutil.Process]:

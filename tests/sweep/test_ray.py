@@ -58,8 +58,11 @@ def test_a_killed_worker_changes_nothing(
 ) -> None:
     sweep = start(*DIGITS, f"sweep.dir={tmp_path / 's'}")
     assert until(lambda: list((tmp_path / "s").glob("runs/*/checkpoint*")))
-    for worker in sweep.workers():
+    killed = sweep.workers()
+    assert killed
+    for worker in killed:
         worker.kill()
+    assert until(lambda: set(sweep.workers()) - set(killed))  # Tune starts the trials again in others
     assert sweep.wait() == 0, sweep.said
     assert sums(tmp_path / "s") == undisturbed
     table = pd.read_csv(tmp_path / "s/trials.csv")
@@ -129,7 +132,9 @@ def test_asha_prunes_whole_settings_which_optuna_suggested(start: Start, tmp_pat
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT])  # SIGTERM goes the same way
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(start: Start, tmp_path: Path, signum: int) -> None:
+def test_ray_keeps_to_this_machine_and_ctrl_c_stops_it_cleanly_and_says_how_to_go_on(
+    start: Start, tmp_path: Path, signum: int
+) -> None:
     folder = tmp_path / "s"
     sweep = start(
         *STANDIN,
@@ -139,12 +144,16 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(start: Start, tmp_path: Path
         f"sweep.dir={folder}",
     )
     assert until(lambda: list(folder.glob("runs/*/result.json")))
+    addresses = sweep.listening()
+    assert addresses
+    assert all(address.is_loopback for address in addresses), addresses
     sweep.process.send_signal(signum)
     assert sweep.wait() == 130, sweep.said
     assert f"resume={folder}" in sweep.said.replace("\n", "")
     assert "Traceback" not in sweep.said
     assert set(pd.read_csv(folder / "trials.csv")["status"]) == {"done", "incomplete"}
     assert sweep.gone()
+    assert not sweep.listening()
 
 
 CLUSTER = """
