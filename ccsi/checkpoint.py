@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,14 @@ class Checkpoints:
         """The newest state, tensors on the CPU; None if there is none.
 
         Raises:
-            UserError: the file is damaged. It is left as it is.
+            UserError: the file is damaged or cannot be read. It is left as it is.
         """
-        if not self.path.exists():
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
             return None
-        data = self.path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read ({error.strerror}).") from error
         digest, payload = data[:32], data[32:]
         if hashlib.sha256(payload).digest() != digest:
             raise UserError(
@@ -63,11 +65,6 @@ class Checkpoints:
         payload = buffer.getvalue()
         write_atomically(self.path, hashlib.sha256(payload).digest() + payload)
         self._last = time.monotonic()
-
-    def offer(self, make: Callable[[], State]) -> None:
-        """Save `make()` if a checkpoint is due."""
-        if self.due():
-            self.save(make())
 
 
 def write_atomically(path: Path, data: bytes) -> None:

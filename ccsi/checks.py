@@ -7,6 +7,8 @@ from annotated_types import Ge, Gt, Le, Lt
 T = TypeVar("T")
 
 PositiveInt = Annotated[int, Ge(1)]
+AtLeastTwo = Annotated[int, Ge(2)]
+"""A batch: a single image has no batch statistics."""
 NonNegativeInt = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]

@@ -263,9 +263,11 @@ def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
     if first.startswith("Error merging override "):
         return f"{first.removeprefix('Error merging override ')} cannot take the place of what was set before."
     if found := re.search(r"Could not override '([^']+)'", first):
+        key = found[1].partition("@")[0]
+        if is_group(key):
+            return f"{key} cannot be chosen here; expected one of the groups {', '.join(groups(name))}."
         # groups decide what keys there are
-        groups = [o for o in overrides if is_group(o.split("=")[0].lstrip("~"))]
-        return unknown_key(found[1], load(groups, name))
+        return unknown_key(key, load([o for o in overrides if is_group(o.split("=")[0].lstrip("~"))], name))
     for override in overrides:
         group, _, choice = override.lstrip("+").partition("=")
         if f"Could not find '{group}/{choice}'" in first:
@@ -299,9 +301,13 @@ def to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(config))
 
 
-def groups_help() -> str:
-    """The config groups and their choices, a line each."""
-    lines = []
-    for group in sorted(path.name for path in config_dir().iterdir() if path.is_dir()):
-        lines.append(f"  {group:11} {', '.join(choices(group))}")
-    return "\n".join(lines)
+def groups(name: str = "config") -> list[str]:
+    """What can be chosen as group=name on the command line of `configs/<name>.yaml`."""
+    entries = yaml.safe_load((config_dir() / f"{name}.yaml").read_text())["defaults"]
+    found = {key for entry in entries if isinstance(entry, dict) for key in entry if is_group(key)}
+    return sorted(found.union(*(groups(entry) for entry in entries if isinstance(entry, str) and entry != "_self_")))
+
+
+def groups_help(name: str = "config") -> str:
+    """The config groups of `configs/<name>.yaml` and their choices, a line each."""
+    return "\n".join(f"  {group:11} {', '.join(choices(group))}" for group in groups(name))

@@ -2,14 +2,12 @@
 
 import copy
 import dataclasses
-import errno
-import fcntl
-import hashlib
 import io
 import json
 import math
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -19,19 +17,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol, TextIO
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from ccsi import metrics
 from ccsi.checkpoint import Checkpoints, sha256_of, write_atomically
 from ccsi.checks import NonNegative, NonNegativeInt, PositiveInt
-from ccsi.config import shown
 from ccsi.data import Dataset, Labelled, Scenario, Source
 from ccsi.data.scenario import make_tasks, take
 from ccsi.errors import UserError
@@ -39,12 +33,10 @@ from ccsi.evaluation import Evaluator
 from ccsi.learners import Learner, Stored
 from ccsi.learners.base import ModelFactory
 from ccsi.rng import Streams
+from ccsi.run_folder import claimed, look_into, short_hash, write_config
 from ccsi.stage import Stages
 from ccsi.tracking import Progress, RunStart, TaskEnd, Trackers
 from ccsi.training import Training
-
-NOT_COMPARED = ("run_dir", "tracking", "report", "checkpoint_every")
-"""Settings that may differ when a run goes on: they do not touch the result."""
 
 PROTOCOLS = {
     "all_tasks": "joint training on the images of all tasks (upper bound)",
@@ -119,6 +111,16 @@ def run(
     with claimed(folder, settings) as saved:
         if saved is not None and saved["data"] != data.checksum:
             raise UserError(f"{folder} was begun on other images (their checksum differs); choose another run_dir.")
+        if saved is not None and saved["device"] != where.type:
+            raise UserError(
+                f"{folder} was begun on device={saved['device']}, not {where.type}; "
+                "go on there, or choose another run_dir."
+            )
+        if "test_images" in method.permissions and not evaluate_test:
+            raise UserError(
+                "learner.idc.target=as_released trains on test images, but evaluate_test=false keeps them "
+                "out of reach (as a sweep's first phase does); expected another target."
+            )
         evaluators = {"val": Evaluator(data.val, plan, where)}
         if evaluate_test:
             evaluators["test"] = Evaluator(data.test, plan, where)
@@ -154,9 +156,10 @@ def run(
                 "commit": code,
             }
             result = finite(result)
-            write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False).encode())
             if report:
-                draw(folder, data.train, order)
+                draw(folder, result, data.train, order)
+            # last: a run that has it is finished
+            write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False).encode())
         finally:
             tracking.finish(result)
     return RunResult(folder, result)
@@ -220,8 +223,7 @@ class Journal:
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:
         """Add the seconds and the peak memory of what runs inside to `phase`."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        forget_peak_memory(self.device)
         self.running = (phase, time.monotonic())
         try:
             yield
@@ -291,7 +293,8 @@ def learn_all(
                 unlabeled = pool.images[torch.isin(pool.labels, seen)].to(journal.device)
                 task = dataclasses.replace(task, unlabeled=unlabeled)
         # the learner's state at the start of its task: stages begun later are part of the checkpoint themselves
-        journal.fixed = run_state(data, task.index, copy.deepcopy(learner.state_dict()), evaluators, made)
+        before = copy.deepcopy(learner.state_dict())
+        journal.fixed = run_state(data, journal.device, task.index, before, evaluators, made)
         learner.learn(task, journal.stages(task.index, stages_saved))
         stages_saved = None
         impressions = keep_impressions(folder, task.index, learner, made)
@@ -300,7 +303,7 @@ def learn_all(
                 evaluator(learner)
         event = task_end(task.index, len(plan), evaluators, journal, impressions)
         journal.trackers.task_end(event)
-        journal.fixed = run_state(data, task.index + 1, learner.state_dict(), evaluators, made)
+        journal.fixed = run_state(data, journal.device, task.index + 1, learner.state_dict(), evaluators, made)
         journal.save(None)
         if on_task_end is not None:
             on_task_end(event)
@@ -308,11 +311,17 @@ def learn_all(
 
 
 def run_state(
-    data: Dataset, tasks_done: int, learner: dict[str, Any], evaluators: Mapping[str, Evaluator], made: list[str]
+    data: Dataset,
+    device: torch.device,
+    tasks_done: int,
+    learner: dict[str, Any],
+    evaluators: Mapping[str, Evaluator],
+    made: list[str],
 ) -> dict[str, Any]:
     """The part of a checkpoint that stays the same while a task is learned."""
     return {
         "data": data.checksum,
+        "device": device.type,
         "tasks_done": tasks_done,
         "learner": learner,
         "evaluators": {split: evaluator.state_dict() for split, evaluator in evaluators.items()},
@@ -370,111 +379,6 @@ def outcome(learner: Learner, evaluators: Mapping[str, Evaluator]) -> dict[str, 
     }
 
 
-@contextmanager
-def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any] | None]:
-    """The folder for this run alone, and the state to go on from (None: a fresh start).
-
-    A folder made here is removed again if the run ends before it wrote anything.
-
-    Raises:
-        UserError: it holds a finished run, a run with other settings, something else, or is in use, or it cannot
-            be written (also later, by what is done inside).
-    """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        with locked(folder):
-            look_into(folder, settings)  # again: another process may have used it since
-            yield Checkpoints(folder, 0).load()
-    except OSError as error:
-        if error.errno not in (errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS):
-            raise
-        raise UserError(f"{folder} cannot be written ({error.strerror}); make room, or set another run_dir.") from error
-    finally:
-        if made and folder.is_dir() and not held_in(folder):
-            with suppress(OSError):
-                for path in folder.iterdir():
-                    path.unlink()
-                for path in made:
-                    path.rmdir()
-
-
-def locked(folder: Path) -> TextIO:
-    """Make the folder, and hold it until the file returned is closed (or the process ends, however it ends)."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"run_dir={folder} cannot be written ({error.strerror}); choose another folder.") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise UserError(f"run_dir={folder} is in use by another process; wait for it or choose another.") from error
-    return lock
-
-
-def held_in(folder: Path) -> set[str]:
-    """Names of what a folder holds, apart from what a killed run may leave before it wrote anything."""
-    return {path.name for path in folder.iterdir() if path.name != ".lock" and path.suffix != ".part"}
-
-
-def look_into(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse a folder that this run must not touch."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise UserError(f"run_dir={folder} is a file; expected a folder, or a path that does not exist yet.")
-    held = held_in(folder)
-    if not held:
-        return
-    if "config.yaml" not in held:
-        raise UserError(f"run_dir={folder} holds other files ({min(held)}); choose an empty or new folder.")
-    if "result.json" in held:
-        raise UserError(f"run_dir={folder} holds a finished run; choose another run_dir, or move that folder away.")
-    old, new = flat(read_config(folder / "config.yaml")), flat(settings)
-    for key in sorted(old.keys() | new.keys()):
-        if key.split(".")[0] not in NOT_COMPARED and old.get(key) != new.get(key):
-            raise UserError(
-                f"run_dir={folder} was begun with {key}={shown(old.get(key))}, not {shown(new.get(key))}; "
-                "use the same settings to go on, or another run_dir."
-            )
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The settings that a run was begun with.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    try:
-        settings = OmegaConf.to_container(OmegaConf.load(path))
-    except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        settings = error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path} is not a run's configuration; put it back to go on, or choose another run_dir.")
-    return {str(key): value for key, value in settings.items()}
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to values."""
-    result: dict[str, Any] = {}
-    for key, value in settings.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return result
-
-
-def short_hash(settings: Mapping[str, Any]) -> str:
-    """Six letters and digits that tell runs with different settings apart."""
-    compared = {key: value for key, value in settings.items() if key not in NOT_COMPARED}
-    return hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()[:6]
-
-
-def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
-    """config.yaml, once."""
-    if not (folder / "config.yaml").exists():
-        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(settings))).encode())
-
-
 def save_arrays(path: Path, **tensors: Tensor) -> None:
     """A compressed .npz, whole or absent."""
     buffer = io.BytesIO()
@@ -491,11 +395,11 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def draw(folder: Path, train: Labelled, order: list[int]) -> None:
+def draw(folder: Path, result: Mapping[str, Any], train: Labelled, order: list[int]) -> None:
     """The run's pictures, with a few images of `train` (original labels) beside the impressions."""
     from ccsi.report.run import draw_run  # matplotlib takes a second to import; most sweeps' trials do not draw
 
-    draw_run(folder, take(train, order, 0, torch.device("cpu")))
+    draw_run(folder, result, take(train, order, 0, torch.device("cpu")))
 
 
 def torch_device(wanted: str) -> torch.device:
@@ -516,10 +420,22 @@ def device_name(device: torch.device) -> str:
     return f"CPU, {os.cpu_count()} cores, {platform.machine()}"
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Begin to measure `peak_memory` anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):  # Linux; elsewhere the peak is the process's since its start
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the process's largest resident set so far, or the GPU's allocations since the phase began."""
+    """Bytes, the largest since `forget_peak_memory`: the GPU's allocations, on a CPU the process's resident set."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    with suppress(OSError):
+        if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

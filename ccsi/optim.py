@@ -4,7 +4,7 @@ The classes of torch.optim import torch._dynamo at first use: seconds in every p
 half a minute nor a Ray worker should pay for code it never runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from ccsi.stage import State
 class SGD:
     """`torch.optim.SGD` with the learning rate as an argument of `step`; a parameter without a gradient stays."""
 
-    def __init__(self, params: list[Tensor], *, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
+    def __init__(self, params: Sequence[Tensor], *, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
         self.params, self.momentum, self.weight_decay = params, momentum, weight_decay
         self.buffers: list[Tensor | None] = [None] * len(params)
 

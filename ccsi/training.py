@@ -8,8 +8,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from ccsi.checks import NonNegative, NonNegativeInt, Positive, PositiveInt, Probability, Share
+from ccsi.checks import AtLeastTwo, NonNegative, NonNegativeInt, Positive, PositiveInt, Probability, Share
 from ccsi.data import Augment, Labelled
+from ccsi.errors import UserError
 from ccsi.models import IncrementalNet
 from ccsi.optim import SGD
 from ccsi.rng import Streams
@@ -37,7 +38,7 @@ class Training:
 
     Args:
         epochs, batch_size, lr, momentum, weight_decay: as usual. The release: 100, 40, 0.1, 0, 0.
-        first_lr, first_epochs: for the first task, if not null.
+        first_lr, first_epochs: for a net that starts at random (the first task; joint: every task), if not null.
         schedule: `cosine` to 0 over all steps; `plateau`: times `plateau_factor` when val accuracy on the
             task's own val images has not risen for `plateau_patience` epochs (the release's, with the right
             split and direction); `constant`.
@@ -52,7 +53,7 @@ class Training:
     """
 
     epochs: PositiveInt = 100
-    batch_size: PositiveInt = 40
+    batch_size: AtLeastTwo = 40
     lr: Positive = 0.1
     momentum: Share = 0.0
     weight_decay: NonNegative = 0.0
@@ -90,14 +91,18 @@ class Training:
 
         Returns:
             the net's state (no copy), so that a finished stage can be restored from its result.
+
+        Raises:
+            UserError: a single image, which has no batch statistics.
         """
         device, dtype = net.scale.device, net.scale.dtype
         images, labels, n_real = real.images, real.labels, len(real)
         if synthetic is not None:
             images = torch.cat([images, synthetic.images])
             labels = torch.cat([labels, synthetic.labels])
-        base_lr = self.first_lr if task == 0 and self.first_lr else self.lr
-        epochs = self.first_epochs if task == 0 and self.first_epochs else self.epochs
+        fresh = not len(net.old)  # nothing learned before: the first task, and each task of joint training
+        base_lr = self.first_lr if fresh and self.first_lr else self.lr
+        epochs = self.first_epochs if fresh and self.first_epochs else self.epochs
         net.old.requires_grad_(train_old_prototypes)
         trained = [p for p in net.parameters() if p.numel() and p.requires_grad]
         optimizer = SGD(trained, momentum=self.momentum, weight_decay=self.weight_decay)
@@ -112,6 +117,8 @@ class Training:
             augmenting.set_state(saved["augmenting"])
             first_epoch, first_batch = saved["epoch"], saved["batch"]
             factor, best, wait, kept = saved["factor"], saved["best"], saved["wait"], saved["kept"]
+        if len(labels) < 2:
+            raise UserError(f"task {task + 1} has a single training image; expected at least two.")
         per_epoch = draws_per_epoch(len(labels), n_real, synthetic_ratio)
         # an image left over joins the last batch: alone it has no batch statistics
         n_batches = max(1, math.ceil((per_epoch - 1) / self.batch_size))

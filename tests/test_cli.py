@@ -1,5 +1,6 @@
 """What one types: help, one run in a process of its own, and every mistake in one sentence."""
 
+import errno
 import fcntl
 import os
 import re
@@ -150,10 +151,29 @@ def test_a_folder_in_use(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*TINY, "run_dir=run"]) == 0
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "locked").mkdir(mode=0o500)
-    assert "cannot be written (Permission denied)" in refusal(capsys, *TINY, "run_dir=locked/run")
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_read_only_folder(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(self: Path, *_: object, **__: object) -> None:  # root, who may run the tests, may write everywhere
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert f"cannot be written ({os.strerror(number)})" in refusal(capsys, *TINY, "run_dir=locked/run")
+
+
+def test_a_name_too_long(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "(File name too long)" in refusal(capsys, *TINY, f"run_dir={'x' * 300}")
+
+
+@pytest.mark.parametrize("group", ["synthesis", "sweep", "resources", "recipe"])
+def test_a_group_that_is_no_choice_here(here: Path, capsys: pytest.CaptureFixture[str], group: str) -> None:
+    assert f"{group} cannot be chosen here" in refusal(capsys, f"{group}=default")
+
+
+def test_learning_on_test_images_where_test_is_out_of_reach(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = refusal(capsys, *TINY, "learner.idc.target=as_released", "evaluate_test=false", "run_dir=run")
+    assert "learner.idc.target=as_released trains on test images" in told and not (here / "run").exists()
 
 
 def test_a_home_folder_is_one(here: Path) -> None:

@@ -56,8 +56,9 @@ def test_adam_takes_torch_optims_steps_and_goes_on_from_its_state() -> None:
 
 def test_a_step_does_not_import_dynamo() -> None:
     code = (
-        "import sys, torch; from ccsi.optim import SGD, Adam; p = torch.nn.Parameter(torch.ones(2)); p.grad = p.detach();"
-        "SGD([p]).step(0.1); Adam(p, beta1=0.5, beta2=0.9).step(p.detach(), 0.1); print('torch._dynamo' in sys.modules)"
+        "import sys, torch; from ccsi.optim import SGD, Adam; p = torch.nn.Parameter(torch.ones(2));"
+        "p.grad = p.detach(); SGD([p]).step(0.1); Adam(p, beta1=0.5, beta2=0.9).step(p.detach(), 0.1);"
+        "print('torch._dynamo' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -77,7 +77,8 @@ def download(url: str, path: Path, md5: str) -> None:
             urlopen(Request(url, headers={"User-Agent": "ccsi"}), timeout=TIMEOUT) as response,
             part.open("xb") as file,
         ):
-            total = int(response.headers.get("Content-Length", 0)) or None
+            size = response.headers.get("Content-Length", "")
+            total = int(size) if size.isdecimal() else None
             with progress_bar() as bar:
                 say(f"Downloading {path.name}{f' ({total / 1e6:.1f} MB)' if total else ''} from {url} to {path.parent}")
                 task = bar.add_task(path.name, total=total)

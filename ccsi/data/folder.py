@@ -89,7 +89,10 @@ class Folder(Source):
 
 def class_folders(folder: Path) -> tuple[str, ...]:
     """Names of the class folders, in alphabetical order."""
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}); expected a folder for each class.") from error
     if not names:
         raise UserError(f"{folder} has no sub-folders; expected one for each class.")
     return tuple(names)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccsi.checks import NonNegative, PerTaskPositive, PerTaskShare, PositiveInt, per_task
+from ccsi.checks import AtLeastTwo, NonNegative, PerTaskPositive, PerTaskShare, PositiveInt, per_task
 from ccsi.data import Augment, Labelled, Task
 from ccsi.errors import UserError
 from ccsi.learners.base import ModelFactory, NetLearner, Stored
@@ -42,7 +42,7 @@ class IdC:
     tau: PerTaskPositive = 1.0
     form: Literal["sum", "per_class"] = "sum"
     target: Target = "new_train"
-    batch_size: PositiveInt | None = None
+    batch_size: AtLeastTwo | None = None
 
 
 PERMISSION: dict[Target, tuple[str, ...]] = {
@@ -160,12 +160,12 @@ class CCSI(NetLearner):
     def state_dict(self) -> State:
         memory = self.memory
         return super().state_dict() | {
-            "memory": {"means": memory.means, "group_means": memory.group_means, "group_vars": memory.group_vars}
+            "memory": {"means": memory.means, "group_means": memory.group_means, "group_vars": memory.group_vars},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.memory = ClassMemory(**state["memory"])
+        self.memory = ClassMemory(**state["memory"]).to(self.device)
 
 
 class Update:
@@ -203,7 +203,9 @@ class Update:
         if self.w_distillation and self.teacher is not None:
             with torch.no_grad():
                 old_features = self.teacher.features(images)
-            parts["distillation"] = self.w_distillation * distillation(features, old_features)
+            with torch.autocast(images.device.type, enabled=False):  # 1 − cos of near-equal vectors: not in bfloat16
+                near = distillation(features.to(net.scale.dtype), old_features.to(net.scale.dtype))
+            parts["distillation"] = self.w_distillation * near
         if self.w_margin:
             m, k = self.learner.margin, self.learner.top_k
             parts["margin"] = self.w_margin * margin(cosines, labels, self.n_old, m, k)

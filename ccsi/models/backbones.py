@@ -176,8 +176,8 @@ def resnet(
 
     Args:
         stem: `imagenet` (7x7, stride 2, max-pool) or `small` (3x3, stride 1, no pooling) for images up to 64 px.
-        weights: None, the path of a state_dict file (.pt, .pth), or a name of torchvision's weights
-            enum such as `IMAGENET1K_V1` (downloaded by torchvision to TORCH_HOME).
+        weights: None, the path of a state_dict file (.pt, .pth), or a name of torchvision's weights enum such as
+            `IMAGENET1K_V1` (downloaded by torchvision to TORCH_HOME); not for a `small` stem's own convolution.
 
     Raises:
         UserError: weights that cannot be read, fetched, or that do not fit.
@@ -192,14 +192,20 @@ def resnet(
                 state = torch.load(weights, map_location="cpu", weights_only=True)
             else:
                 state = tv.get_model_weights(arch)[weights].get_state_dict(progress=False, check_hash=True)
-            net.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")}, strict=False)
+            own = net.state_dict()
+            taken = {key: value for key, value in state.items() if not key.startswith("fc.")}
+            absent = [key for key in own if key not in taken and not key.startswith("fc.") and "num_batches" not in key]
+            if absent or not taken.keys() <= own.keys():
+                other = min(absent) if absent else min(taken.keys() - own.keys())
+                raise ValueError(f"its names do not match: {other}")
+            net.load_state_dict(taken, strict=False)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
                 f"model.weights={weights}: cannot be used for {arch} ({reason}); expected a state_dict file "
                 f"ending in .pt or .pth, or one of {', '.join(w.name for w in tv.get_model_weights(arch))}."
             ) from error
-    if stem == "small":
+    if stem == "small":  # its first convolution is new, whatever the weights
         net.conv1 = nn.Conv2d(in_channels, 64, 3, 1, 1, bias=False)
         net.maxpool = nn.Identity()
         initialise(net.conv1, generator)

@@ -1,7 +1,7 @@
 """Pictures of one run."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,14 +26,14 @@ class Labelled(Protocol):
     def labels(self) -> Any: ...
 
 
-def draw_run(folder: Path, real_images: Labelled | None = None) -> list[Path]:
-    """Draw a finished run's pictures from its files into `<folder>/plots`.
+def draw_run(folder: Path, result: Mapping[str, Any] | None = None, real_images: Labelled | None = None) -> list[Path]:
+    """Draw a run's pictures from its files into `<folder>/plots`.
 
     impressions.png (if the run made any), accuracy_matrix.png, accuracy_over_tasks.png, confusion.png, each
     beside a PDF. On test where the run was evaluated on it, else on val; the pictures say which.
 
     Args:
-        folder: a run's folder.
+        folder: a run's folder. result: the contents of its result.json; None: read from there.
         real_images: some real images to show beside the impressions, where the user allows reading the data.
 
     Returns:
@@ -42,10 +42,12 @@ def draw_run(folder: Path, real_images: Labelled | None = None) -> list[Path]:
     Raises:
         UserError: the folder has no result.json.
     """
-    path = folder / "result.json"
-    if not path.is_file():
-        raise UserError(f"{folder} holds no result.json; expected the folder of a finished run.")
-    result = json.loads(path.read_text(encoding="utf-8"))
+    if result is None:
+        path = folder / "result.json"
+        if not path.is_file():
+            raise UserError(f"{folder} holds no result.json; expected the folder of a finished run.")
+        result = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(result, dict)
     names, sizes = result["dataset"]["class_names"], result["scenario"]["classes_per_task"]
     split, figures = ("test", result) if result.get("accuracy_matrix") else ("val", result["val"])
     plots = folder / "plots"
@@ -165,7 +167,7 @@ def draw_confusion(path_out: Path, counts: ArrayLike, class_names: Sequence[str]
     return path_out
 
 
-def draw_accuracy_over_tasks(path_out: Path, result: dict[str, Any]) -> Path:
+def draw_accuracy_over_tasks(path_out: Path, result: Mapping[str, Any]) -> Path:
     """Accuracy over all classes seen (test, val) and on each task's classes, against the tasks learned."""
     val = result.get("val") or {}
     test_curve = result.get("accuracy_after_task")

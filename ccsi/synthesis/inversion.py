@@ -37,7 +37,7 @@ from ccsi.synthesis.moments import (
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesis:
-    """How class impressions are made. Names and defaults are METHOD section 4's.
+    """How class impressions are made (METHOD section 4; the release takes 5,000 iterations).
 
     Args:
         iterations: Adam steps per image. lr, beta1, beta2: Adam's. warmup: steps of linear warm-up (at most
@@ -54,11 +54,10 @@ class Synthesis:
         bn_moments: weight of the BN part of R_l.
         init: `mean` (class mean image + `noise` · N(0,1)) or `noise` (N(0,1), DeepInversion's).
         jitter: random shift of at most so many pixels; flip: probability of a horizontal flip.
-        keep_border: pixels that are 0 in every real image so far (padding) stay 0: their valid range.
         precision: of the network's forward pass; images and their optimiser are always float32.
     """
 
-    iterations: PositiveInt = 2000
+    iterations: PositiveInt = 1000
     lr: Positive = 0.05
     beta1: Share = 0.5
     beta2: Share = 0.9
@@ -79,7 +78,6 @@ class Synthesis:
     noise: NonNegative = 0.1
     jitter: NonNegativeInt = 2
     flip: Probability = 0.5
-    keep_border: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -180,7 +178,6 @@ class Synthesis:
         wanted = [p for p in net.parameters() if p.requires_grad]
         for p in wanted:
             p.requires_grad_(False)
-        top = (memory.means.amax(0) > 0).to(memory.means) if self.keep_border else torch.ones_like(memory.means[0])
         x = torch.stack([start for start, _, _ in draws])
         x.requires_grad_(True)
         shifts = torch.stack([shift for _, shift, _ in draws], 1).tolist()  # [steps][G][2]
@@ -200,8 +197,7 @@ class Synthesis:
                 lowest = torch.where(better, losses, lowest)
                 best = torch.where(better[:, None, None, None, None], x, best)
                 optimizer.step(grad, self.learning_rate(step))
-                x.clamp_(min=0)
-                torch.minimum(x, top, out=x)
+                x.clamp_(0, 1)
             if (step + 1) % 50 == 0 or step + 1 == self.iterations:
                 log(step + 1, {f"loss_{name}": value.mean().item() for name, value in parts.items()})
             offer(
@@ -215,7 +211,7 @@ class Synthesis:
             )
         for p in wanted:
             p.requires_grad_(True)
-        return torch.minimum(best.clamp_(min=0), top)  # the start itself may lie outside
+        return best.clamp_(0, 1)  # the start itself may lie outside
 
     def objective(
         self, net: IncrementalNet, memory: ClassMemory, x: Tensor, labels: Tensor, weights: Mapping[str, float]

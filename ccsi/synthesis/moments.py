@@ -29,6 +29,12 @@ class ClassMemory:
         moments = sum(t.numel() * t.element_size() for t in (*self.group_means, *self.group_vars))
         return {"class means": self.means.numel() * self.means.element_size(), "normalization moments": moments}
 
+    def to(self, device: torch.device) -> "ClassMemory":
+        """The same on `device`."""
+        return ClassMemory(
+            self.means.to(device), [t.to(device) for t in self.group_means], [t.to(device) for t in self.group_vars]
+        )
+
     def extended(self, other: "ClassMemory") -> "ClassMemory":
         """This and `other`'s classes behind them."""
         if not len(self.means):

@@ -38,7 +38,8 @@ class WeightsAndBiases:
     Args:
         mode: `disabled` does nothing; `offline` writes `<run folder>/wandb`, for `wandb sync` later; `online`
             uploads as well.
-        project, entity, group, job_type: as in W&B; entity None is the key's own account.
+        project, group, job_type: as in W&B. The account is the key's own, or WANDB_ENTITY of the environment: an
+            account is written to no file of ours.
         name: shown for the run; None: the run's own name.
 
     Raises:
@@ -49,12 +50,11 @@ class WeightsAndBiases:
         self,
         mode: Literal["offline", "online", "disabled"] = "disabled",
         project: str = "ccsi",
-        entity: str | None = None,
         group: str | None = None,
         job_type: str | None = "run",
         name: str | None = None,
     ) -> None:
-        self.mode, self.project, self.entity, self.group = mode, project, entity, group
+        self.mode, self.project, self.group = mode, project, group
         self.job_type, self.name = job_type, name
         self._run: wandb.Run | None = None
         self._folder = Path()
@@ -113,7 +113,6 @@ class WeightsAndBiases:
                 mode=self.mode,
                 id=id_file.read_text(),
                 project=self.project,
-                entity=self.entity,
                 group=self.group,
                 job_type=self.job_type,
                 name=self.name or run.name,

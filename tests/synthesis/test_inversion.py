@@ -75,14 +75,14 @@ class Recorded(Synthesis):
 
 
 def recorded(**options) -> Recorded:
-    synthesis = Recorded(jitter=0, flip=0.0, **options)
+    synthesis = Recorded(**{"jitter": 0, "flip": 0.0} | options)
     object.__setattr__(synthesis, "record", [])
     return synthesis
 
 
 def test_the_best_state_is_a_copy_of_each_groups_lowest_loss(made):
     net, memory = made("cn")
-    synthesis = recorded(iterations=40, keep_border=False)
+    synthesis = recorded(iterations=40)
     object.__setattr__(synthesis, "learning_rate", lambda step: 0.02 + 0.02 * step)  # losses fall, then rise
     labels = torch.arange(3 * 4).view(3, 4) % 3
     result = synthesis.invert(net, memory, labels, draws_of(synthesis, memory, labels), WEIGHTS)
@@ -95,7 +95,7 @@ def test_the_best_state_is_a_copy_of_each_groups_lowest_loss(made):
 
 def test_every_channel_is_clamped_after_each_step(made):
     net, memory = made("cn")
-    synthesis = recorded(iterations=6, init="noise", keep_border=False, lr=0.5)
+    synthesis = recorded(iterations=6, init="noise", lr=0.5)
     labels = torch.tensor([[0, 1, 2]])
     synthesis.invert(net, memory, labels, draws_of(synthesis, memory, labels), WEIGHTS)
     start, *later = [x for x, _ in synthesis.record]
@@ -104,26 +104,30 @@ def test_every_channel_is_clamped_after_each_step(made):
     assert all(later[0][:, :, c].min() == 0 and later[0][:, :, c].max() == 1 for c in range(3))
 
 
-def test_adam_with_warm_up_and_cosine_is_torchs(made):
-    """The path of the images against torch's Adam driven by its own schedulers."""
+def test_the_path_of_the_images_is_that_of_a_loop_written_out(made):
+    """Each group's path against a loop over steps: its own shift and flip, torch's Adam and its own schedulers."""
     net, memory = made("cn")
-    synthesis = recorded(iterations=12, warmup=4, lr=0.03, keep_border=False)
-    labels = torch.tensor([[0, 1, 2]])
+    synthesis = recorded(iterations=12, warmup=4, lr=0.03, jitter=2, flip=0.5)
+    labels = torch.tensor([[0, 1, 2], [2, 1, 1]])
     draws = draws_of(synthesis, memory, labels)
     synthesis.invert(net, memory, labels, draws, WEIGHTS)
-    path = [x for x, _ in synthesis.record]
-    x = draws[0][0].clone()[None].requires_grad_()
-    adam = torch.optim.Adam([x], lr=0.03, betas=(0.5, 0.9))
-    warm = torch.optim.lr_scheduler.LinearLR(adam, 1 / 4, 1, total_iters=3)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, 8)
-    for step in range(12):
-        torch.testing.assert_close(path[step], x.detach(), atol=1e-9, rtol=0)
-        adam.zero_grad()
-        sum(Synthesis().objective(net, memory, x, labels, WEIGHTS).values()).sum().backward()
-        adam.step()
-        x.data.clamp_(0, 1)
-        if step != 3:  # the full rate stands for two steps: the last of the warm-up, the first of the cosine
-            (warm if step < 3 else cosine).step()
+    for group, (start, shifts, flips) in enumerate(draws):
+        assert flips.any() and not flips.all() and shifts.unique(dim=0).shape[0] > 3
+        x = start.clone().requires_grad_()
+        adam = torch.optim.Adam([x], lr=0.03, betas=(0.5, 0.9))
+        warm = torch.optim.lr_scheduler.LinearLR(adam, 1 / 4, 1, total_iters=3)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, 8)
+        for step in range(12):
+            down, right = shifts[step].tolist()
+            seen = torch.roll(torch.roll(x, down, dims=2), right, dims=3)
+            seen = seen[..., range(seen.shape[3] - 1, -1, -1)] if flips[step] else seen
+            torch.testing.assert_close(synthesis.record[step][0][group], seen.detach(), atol=1e-9, rtol=0)
+            adam.zero_grad()
+            sum(Synthesis().objective(net, memory, seen[None], labels[[group]], WEIGHTS).values()).sum().backward()
+            adam.step()
+            x.data.clamp_(0, 1)
+            if step != 3:  # the full rate stands for two steps: the last of the warm-up, the first of the cosine
+                (warm if step < 3 else cosine).step()
 
 
 def test_learning_rates():
@@ -135,16 +139,6 @@ def test_learning_rates():
     short = Synthesis(iterations=10, warmup=100, lr=1.0)
     assert [short.learning_rate(step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
     assert Synthesis(iterations=5, warmup=0, lr=1.0).learning_rate(0) == 1.0
-
-
-@pytest.mark.parametrize("keep", [True, False])
-def test_padding_stays_black(made, keep):
-    net, memory = made("cn", torch.float32)
-    images = Synthesis(iterations=10, keep_border=keep, **SMALL).run(net, memory, 1, Streams(0), Stage())["images"]
-    border = torch.ones(12, 12, dtype=torch.bool)
-    border[2:-2, 2:-2] = False
-    assert (images[:, :, border] == 0).all().item() == keep
-    assert (images[:, :, ~border] > 0).float().mean() > 0.5
 
 
 def test_starts_are_class_means_with_noise_or_noise_alone(made):
