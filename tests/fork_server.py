@@ -5,6 +5,7 @@ the process), and answers with a line of JSON: `rc`, `stdout`, `stderr`, `stages
 """
 
 import importlib
+import itertools
 import json
 import os
 import resource
@@ -30,7 +31,7 @@ class Server:
         Args:
             fate: `at`: number of the checkpoint write (from 1) at which it gets `signal`, `when`: "half" (the file is
                 half written), "before" or "after" it is renamed into place. `file_size`: the largest file it may
-                write, in bytes.
+                write, in bytes. `every`: only each so-many-th step inside a stage is due for a checkpoint.
 
         Returns:
             `rc` (negative: the signal that ended it), `stdout`, `stderr`, and `stages`: for each checkpoint written
@@ -76,6 +77,9 @@ def child(job: dict[str, Any], stages: Path) -> None:
         if here:
             os.kill(os.getpid(), job["signal"])
 
+    if "every" in job:
+        steps = itertools.count(1)
+        ccsi.checkpoint.Checkpoints.due = lambda self: next(steps) % job["every"] == 0  # type: ignore[method-assign]
     if "file_size" not in job:
         ccsi.checkpoint.Checkpoints.save = noting_save  # type: ignore[method-assign]
         os.replace = fatal_replace  # type: ignore[assignment]

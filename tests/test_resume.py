@@ -81,6 +81,32 @@ def test_killed_at_a_random_moment(
     assert left_by(tmp_path / "run") == expected
 
 
+@pytest.mark.parametrize("stage", ["training", "synthesis"])
+def test_steps_since_the_last_checkpoint_are_done_again(
+    stage: str, undisturbed: Undisturbed, ccsi_process: Server, tmp_path: Path
+) -> None:
+    """A checkpoint each third step, killed before one is in place: three steps are lost, and their log lines cut."""
+    expected, _ = undisturbed
+    folder = tmp_path / "run"
+    stages = ccsi_process(*BUSY, f"run_dir={tmp_path / 'whole'}", every=3)["stages"]
+    at = max(n for n, name in enumerate(stages, start=1) if name == stage and stages[n - 2] == stage)
+    command = [*BUSY, f"run_dir={folder}"]
+    assert ccsi_process(*command, every=3, at=at, when="before", signal=signal.SIGKILL)["rc"] == -signal.SIGKILL
+    assert ccsi_process(*command)["rc"] == 0
+    assert left_by(folder) == expected
+
+
+def test_killed_while_the_pictures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        patch.setattr("ccsi.experiment.draw", lambda *_: stop(None))
+        run_tiny(folder, "report=true")
+    assert not (folder / "result.json").exists()  # not finished yet
+    figures = run_tiny(folder, "report=true")
+    assert figures["weights_sha256"] == run_tiny(tmp_path / "whole")["weights_sha256"]
+    assert (folder / "result.json").exists() and (folder / "plots" / "impressions.png").exists()
+
+
 def test_killed_again_and_again(undisturbed: Undisturbed, ccsi_process: Server, tmp_path: Path) -> None:
     expected, stages = undisturbed
     command = [*BUSY, EACH_STEP, f"run_dir={tmp_path / 'run'}"]
@@ -212,6 +238,13 @@ def test_a_checkpoint_of_other_images(tmp_path: Path, capsys: pytest.CaptureFixt
     assert contents(tmp_path / "run") == before
     write(0)
     assert main([*command, f"run_dir={tmp_path / 'run'}"]) == 0
+
+
+def test_a_checkpoint_from_another_kind_of_device(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = Checkpoints(begun, 0).load()
+    assert state is not None and state["device"] == "cpu"
+    Checkpoints(begun, 0).save(state | {"device": "cuda"})
+    assert "was begun on device=cuda, not cpu" in refused(capsys, begun)
 
 
 def test_lines_the_checkpoint_counted_must_be_there(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:

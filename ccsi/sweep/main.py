@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(arguments):
-        print(HELP.format(groups=groups_help()))
+        print(HELP.format(groups=groups_help("sweep")))
         return 0
     console = Console()
     if not console.is_terminal:

@@ -141,6 +141,28 @@ def test_joints_tasks_hold_all_classes_so_far(tasks):
     assert tasks()[1].train.labels.unique().tolist() == [2, 3, 4]
 
 
+def test_joint_has_the_first_tasks_budget_in_every_task(make, tasks):
+    """Each of its nets starts at random; another learner's second task does not."""
+    steps = {}
+    for kind in ("joint", "finetune"):
+        learner = make(kind, training={"epochs": 1, "first_epochs": 3})
+        for task in tasks(everything=kind == "joint")[:2]:
+            told = []
+            learner.learn(task, Stages(None, log=lambda name, step, n, values, told=told: told.append(values)))
+            steps[kind, task.index] = sum("val_accuracy" in values for values in told)
+    assert steps == {("joint", 0): 3, ("joint", 1): 3, ("finetune", 0): 3, ("finetune", 1): 1}
+
+
+def test_what_is_remembered_comes_back_to_the_learners_device(learned, make):
+    state = through_a_file(learned(2).state_dict())
+    learner = make("ccsi")
+    learner.device = torch.device("meta")  # stands for a GPU
+    learner.load_state_dict(state)
+    memory = learner.memory
+    held = [memory.means, *memory.group_means, *memory.group_vars]
+    assert len(held) > 2 and {tensor.device.type for tensor in held} == {"meta"}
+
+
 def test_names(make):
     assert [make(kind).name for kind in KINDS] == KINDS
     assert make("ccsi", name="ci").name == "ci"

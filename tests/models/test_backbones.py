@@ -140,6 +140,15 @@ def test_weights_that_do_not_fit_or_are_not_there(like_torchvision, tmp_path):
         resnet(3, generator(), weights="IMAGENET9")
 
 
+@pytest.mark.parametrize("wrap", [lambda s: {"state_dict": s}, lambda s: {f"module.{k}": v for k, v in s.items()}])
+def test_weights_under_other_names_are_not_passed_over(like_torchvision, tmp_path, wrap):
+    like_torchvision("resnet18")
+    path = tmp_path / "weights.pt"
+    torch.save(wrap(torch.load(path, weights_only=True)), path)
+    with pytest.raises(UserError, match=r"model\.weights=.*names do not match"):
+        resnet(3, generator(), weights=str(path))
+
+
 @pytest.mark.parametrize("make", [ccsi_small, ccsi_large, resnet])
 def test_groups_that_do_not_divide_name_their_key(make):
     with pytest.raises(UserError, match=r"model\.groups=5 does"):
