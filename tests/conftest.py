@@ -1,6 +1,9 @@
 """What the tests of the run level share."""
 
+import os
 from collections.abc import Iterator
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: tensors this small only wait for a second thread
 
 import pytest
 from fork_server import Server

@@ -14,7 +14,8 @@ from tiny_run import ANY_LEARNER, TINY, run_tiny
 import ccsi.config
 from ccsi.checkpoint import Checkpoints, sha256_of
 from ccsi.errors import UserError
-from ccsi.experiment import finite, flat
+from ccsi.experiment import finite
+from ccsi.run_folder import flat
 from ccsi.tracking.files import Files
 
 
