@@ -114,10 +114,10 @@ def test_every_image_once_an_epoch_and_never_one_alone(batch_size, sizes):
     assert torch.cat(seen.batches).bincount().tolist() == (2 * REAL.labels.bincount()).tolist()
 
 
-def rates(training: Training, **more) -> list[float]:
+def rates(training: Training, net=None, **more) -> list[float]:
     """The learning rate at each epoch's end, as it is logged."""
     told = []
-    fit(training, fresh(), Stage(log=lambda step, steps, values: told.append(values["lr"])), **more)
+    fit(training, net or fresh(), Stage(log=lambda step, steps, values: told.append(values["lr"])), **more)
     return told
 
 
@@ -139,9 +139,11 @@ def test_warm_up_then_cosine_or_constant():
     assert rates(Training(epochs=2, batch_size=40, lr=1.0, warmup=9)) == pytest.approx([1 / 9, 2 / 9])
 
 
-def test_the_first_task_may_have_its_own_rate_and_epochs():
+def test_a_net_that_starts_at_random_may_have_its_own_rate_and_epochs():
     training = Training(epochs=3, batch_size=40, lr=0.5, first_lr=0.1, first_epochs=2, schedule="constant")
-    assert rates(training, task=0) == [0.1, 0.1] and rates(training, task=1) == [0.5] * 3
+    first = fresh()
+    first.resize(0, first.n_classes, torch.cat([first.old, first.new]))
+    assert rates(training, first) == [0.1, 0.1] and rates(training, task=1) == [0.5] * 3
 
 
 @pytest.fixture

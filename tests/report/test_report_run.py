@@ -82,7 +82,7 @@ def test_the_latest_impressions_beside_means_and_real_images(tmp_path: Path, dra
     real = SimpleNamespace(  # tensors, as the data room has them
         images=torch.randint(0, 256, (40, 3, 12, 12), dtype=torch.uint8), labels=torch.arange(40) % 4
     )
-    draw_run(folder, real)
+    draw_run(folder, real_images=real)
     fig = drawn["impressions.png"]
     assert titles(fig) == ["mean", "impressions (synthesized)", "real images"]
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == NAMES[:2]  # task10.npz holds classes 0, 1
