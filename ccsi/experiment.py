@@ -107,7 +107,7 @@ def run(
     folder = Path(run_dir or f"runs/{name}-s{seed}-{short_hash(settings)}").expanduser().absolute()
     look_into(folder, settings)  # before the data is read, which may take long
     code = commit()
-    data, plan, method = prepared(dataset, scenario, model, learner, training, streams, where)
+    data, plan, method = prepared(dataset, scenario, model, learner, training, evaluate_test, streams, where)
     with claimed(folder, settings) as saved:
         if saved is not None and saved["data"] != data.checksum:
             raise UserError(f"{folder} was begun on other images (their checksum differs); choose another run_dir.")
@@ -115,11 +115,6 @@ def run(
             raise UserError(
                 f"{folder} was begun on device={saved['device']}, not {where.type}; "
                 "go on there, or choose another run_dir."
-            )
-        if "test_images" in method.permissions and not evaluate_test:
-            raise UserError(
-                "learner.idc.target=as_released trains on test images, but evaluate_test=false keeps them "
-                "out of reach (as a sweep's first phase does); expected another target."
             )
         evaluators = {"val": Evaluator(data.val, plan, where)}
         if evaluate_test:
@@ -132,7 +127,7 @@ def run(
             names = tuple(tuple(data.class_names[c] for c in classes) for classes in plan)
             tracking.start(RunStart(f"{name}-s{seed}", folder, settings, names, saved["lines"] if saved else 0))
             made = learn_all(data, plan, method, evaluators, journal, folder, saved, on_task_end)
-            result = {
+            figures = {
                 "schema": 1,
                 "name": f"{name}-s{seed}",
                 "dataset": {
@@ -155,11 +150,12 @@ def run(
                 | {package: version(package) for package in ("torch", "torchvision", "numpy")},
                 "commit": code,
             }
-            result = finite(result)
+            figures = finite(figures)
             if report:
-                draw(folder, result, data.train, order)
+                draw(folder, figures, data.train, order)
             # last: a run that has it is finished
-            write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False).encode())
+            write_atomically(folder / "result.json", json.dumps(figures, indent=1, allow_nan=False).encode())
+            result = figures
         finally:
             tracking.finish(result)
     return RunResult(folder, result)
@@ -171,6 +167,7 @@ def prepared(
     model: ModelFactory,
     learner: LearnerFactory,
     training: Training,
+    evaluate_test: bool,
     streams: Streams,
     device: torch.device,
 ) -> tuple[Dataset, list[list[int]], Learner]:
@@ -184,6 +181,11 @@ def prepared(
     channels = data.train.images.shape[1]
     method = learner(model=model, in_channels=channels, training=training, streams=streams, device=device)
     method.check(len(plan))
+    if "test_images" in method.permissions and not evaluate_test:
+        raise UserError(
+            "learner.idc.target=as_released trains on test images, but evaluate_test=false keeps them "
+            "out of reach (as a sweep's first phase does); expected another target."
+        )
     return data, plan, method
 
 
@@ -194,6 +196,7 @@ def rehearse(
     model: ModelFactory,
     learner: LearnerFactory,
     training: Training,
+    evaluate_test: bool = True,
     **others: Any,
 ) -> None:
     """What `run` does before it writes anything, on the CPU: lets a sweep find bad input before its first trial.
@@ -201,7 +204,7 @@ def rehearse(
     Raises:
         UserError: as `run`, for settings that do not fit the data or each other.
     """
-    prepared(dataset, scenario, model, learner, training, Streams(0), torch.device("cpu"))
+    prepared(dataset, scenario, model, learner, training, evaluate_test, Streams(0), torch.device("cpu"))
 
 
 class Journal:

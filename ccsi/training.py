@@ -100,6 +100,8 @@ class Training:
         if synthetic is not None:
             images = torch.cat([images, synthetic.images])
             labels = torch.cat([labels, synthetic.labels])
+        if len(labels) < 2:
+            raise UserError(f"task {task + 1} has a single training image; expected at least two.")
         fresh = not len(net.old)  # nothing learned before: the first task, and each task of joint training
         base_lr = self.first_lr if fresh and self.first_lr else self.lr
         epochs = self.first_epochs if fresh and self.first_epochs else self.epochs
@@ -117,8 +119,6 @@ class Training:
             augmenting.set_state(saved["augmenting"])
             first_epoch, first_batch = saved["epoch"], saved["batch"]
             factor, best, wait, kept = saved["factor"], saved["best"], saved["wait"], saved["kept"]
-        if len(labels) < 2:
-            raise UserError(f"task {task + 1} has a single training image; expected at least two.")
         per_epoch = draws_per_epoch(len(labels), n_real, synthetic_ratio)
         # an image left over joins the last batch: alone it has no batch statistics
         n_batches = max(1, math.ceil((per_epoch - 1) / self.batch_size))

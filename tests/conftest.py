@@ -1,12 +1,15 @@
 """What the tests of the run level share."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: tensors this small only wait for a second thread
 
 import pytest
 from fork_server import Server
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would children
 
 
 @pytest.fixture(scope="session")

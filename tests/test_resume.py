@@ -97,11 +97,13 @@ def test_steps_since_the_last_checkpoint_are_done_again(
 
 
 def test_killed_while_the_pictures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "run"
+    folder, told = tmp_path / "run", list[Any]()
     with monkeypatch.context() as patch, pytest.raises(StopError):
         patch.setattr("ccsi.experiment.draw", lambda *_: stop(None))
+        patch.setattr("ccsi.tracking.Trackers.finish", lambda self, result: told.append(result))
         run_tiny(folder, "report=true")
-    assert not (folder / "result.json").exists()  # not finished yet
+    assert not (folder / "result.json").exists()  # not finished yet, and nobody was told so
+    assert told == [None]
     figures = run_tiny(folder, "report=true")
     assert figures["weights_sha256"] == run_tiny(tmp_path / "whole")["weights_sha256"]
     assert (folder / "result.json").exists() and (folder / "plots" / "impressions.png").exists()

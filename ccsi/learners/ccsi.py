@@ -160,7 +160,7 @@ class CCSI(NetLearner):
     def state_dict(self) -> State:
         memory = self.memory
         return super().state_dict() | {
-            "memory": {"means": memory.means, "group_means": memory.group_means, "group_vars": memory.group_vars},
+            "memory": {"means": memory.means, "group_means": memory.group_means, "group_vars": memory.group_vars}
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

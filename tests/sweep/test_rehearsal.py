@@ -14,6 +14,7 @@ from ccsi.sweep.main import main
         (["dataset=npz", "dataset.path=/nowhere/at_all.npz"], "/nowhere/at_all.npz does not exist"),
         (["scenario.classes_per_task=3"], "scenario.classes_per_task=3"),
         (["model.groups=32"], "model.groups=32"),
+        (["learner.idc.target=as_released"], "learner.idc.target=as_released trains on test images"),
     ],
 )
 def test_what_does_not_fit_is_told_at_once(
