@@ -228,7 +228,7 @@ def rehearse(definition: Definition) -> None:
         ) from error
     for base in definition.bases.values():
         if base["_target_"] == "ccsi.experiment.run":
-            build(base | {"_target_": "ccsi.experiment.rehearse"})()
+            build(base | {"_target_": "ccsi.experiment.rehearse", "evaluate_test": False})()  # as in phase 1
 
 
 def both_phases(book: Book, console: Console) -> None:

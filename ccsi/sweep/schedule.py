@@ -244,11 +244,18 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
             for report in reports:
                 scheduler.on_trial_result(nobody, ghost, report | {"compared": report["value"]})
     environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
-    trainable = tune.with_parameters(
-        run_trial, environment=environment, cwd=definition.cwd, metric=sweep.metric, gpu=gpu
-    )
     storage = definition.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed
+    place = storage / "started"
+    trainable = tune.with_parameters(
+        run_trial,
+        environment=environment,
+        cwd=definition.cwd,
+        metric=sweep.metric,
+        gpu=gpu,
+        place=str(place),
+        workers=at_a_time,
+    )
     supply = Supply(trials, at_a_time + ahead)
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": cpu, "gpu": gpu} if gpu > 0 else {"cpu": cpu}),
@@ -270,6 +277,7 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
         ),
     )
     try:
+        place.mkdir(parents=True)
         tuner.fit()
     except (OSError, tune.TuneError) as error:  # Tune wraps what our callbacks meet, but not what Supply and disk do
         raise BrokenOffError(reason(str(error))) from error
