@@ -254,7 +254,7 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
         metric=sweep.metric,
         gpu=gpu,
         place=str(place),
-        workers=at_a_time,
+        workers=min(at_a_time, book.startable()),
     )
     supply = Supply(trials, at_a_time + ahead)
     tuner = tune.Tuner(
