@@ -121,15 +121,6 @@ class Book:
         """Whether nothing is left to do."""
         return self.searched() and all(self.group(2, setting) == "done" for setting in self.best())
 
-    def startable(self) -> int:
-        """How many trials could start now: those of phase 1 that have not ended, or else those of phase 2."""
-        if not self.searched():
-            open_ended = sum(self.group(1, setting) == "incomplete" for setting in range(len(self.settings)))
-            unknown = 0 if self.suggested_all else self.definition.sweep.num_samples - len(self.settings)
-            return open_ended + unknown
-        pairs = [(setting, seed) for setting in self.best() for seed, _ in self.runs(2, setting)]
-        return sum(self.status(2, setting, seed) == "incomplete" for setting, seed in pairs)
-
     def tried(self) -> list[Tried]:
         """The settings so far, as the search wants them."""
         tried = []
@@ -203,6 +194,8 @@ class Book:
     def started(self, trial: str) -> None:
         """A trial starts, or starts again."""
         self.running.add(trial)
+        if self.shown.endswith(" 0 running"):  # that a phase has really begun is news at once
+            self.shown_at = 0.0
 
     def reported(self, trial: str, report: Report) -> None:
         """A trial finished a task."""

@@ -243,18 +243,16 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
             scheduler.on_trial_add(nobody, ghost)
             for report in reports:
                 scheduler.on_trial_result(nobody, ghost, report | {"compared": report["value"]})
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_a_time)  # workers start side by side; by default one by one
     environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
     storage = definition.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed
-    place = storage / "started"
     trainable = tune.with_parameters(
         run_trial,
         environment=environment,
         cwd=definition.cwd,
         metric=sweep.metric,
         gpu=gpu,
-        place=str(place),
-        workers=min(at_a_time, book.startable()),
     )
     supply = Supply(trials, at_a_time + ahead)
     tuner = tune.Tuner(
@@ -277,7 +275,6 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
         ),
     )
     try:
-        place.mkdir(parents=True)
         tuner.fit()
     except (OSError, tune.TuneError) as error:  # Tune wraps what our callbacks meet, but not what Supply and disk do
         raise BrokenOffError(reason(str(error))) from error

@@ -10,7 +10,6 @@ import gc
 import json
 import os
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -34,8 +33,6 @@ def run_trial(
     cwd: str,
     metric: str,
     gpu: float,
-    place: str,
-    workers: int,
 ) -> None:
     """A Tune trial: the runs of one setting, one after another, told to Tune after every task.
 
@@ -49,11 +46,8 @@ def run_trial(
         cwd: the driver's working directory, for relative paths; left alone if this node does not have it.
         metric: a key of `LIVE`.
         gpu: the share of a card this trial may fill.
-        place, workers: see `meet`.
     """
     from ray import tune
-
-    meet(Path(place), workers)
 
     os.environ.update(environment)
     if os.path.isdir(cwd):
@@ -85,24 +79,6 @@ def run_trial(
         values.append(float(result["val"][LIVE[metric]]))
         tune.report(report(tasks_of(result), sum(values) / len(values)))
         done += tasks_of(result)
-
-
-def meet(place: Path, workers: int, patience: float = 30.0) -> None:
-    """In a new worker, wait until so many have started, or long enough.
-
-    When a trial ends, Tune gives its worker to the next trial and gives up the worker still starting for that one. A
-    worker takes ten seconds to start, so trials shorter than that would all run in the first, one after another.
-
-    Args:
-        place: a folder that all nodes share and nothing else uses.
-    """
-    mine = place / f"{socket.gethostname()}-{os.getpid()}"
-    if not place.is_dir() or mine.exists():
-        return
-    mine.touch()
-    deadline = time.monotonic() + patience
-    while len(list(place.iterdir())) < workers and time.monotonic() < deadline:
-        time.sleep(0.05)
 
 
 def execute(config: Config, on_task_end: Callable[[TaskEnd], None]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The command as it is typed, where no Ray is needed (and none is imported)."""
 
 import errno
+import io
 import json
 import os
 import sys
@@ -237,6 +238,18 @@ def test_a_failed_trial_is_tried_again_by_a_resumed_sweep_and_a_pruned_one_is_no
     assert list(again.history()) == ["p1-c01"]
     second = [row["trial"] for row in again.rows() if row["phase"] == 2]  # what is finished stays in the table
     assert second == ["p2-c00-s0", "p2-c00-s1", "p2-c02-s0", "p2-c02-s1"]
+
+
+def test_that_the_first_trial_runs_is_told_at_once_and_the_rest_every_ten_seconds(tmp_path: Path) -> None:
+    console = Console(record=True, width=120, quiet=False, file=io.StringIO())
+    definition = compose([*STANDIN, SPACE, "sweep.search=grid"])
+    book = Book(placed(definition, tmp_path), console)
+    book.begin("phase 1", "p1", 4)
+    for trial in ("p1-c00", "p1-c01"):
+        book.started(trial)
+        book.tick()
+    lines = console.export_text().splitlines()
+    assert [line.split("  ")[-1] for line in lines] == ["0 of 4 done, 0 running", "0 of 4 done, 1 running"]
 
 
 def test_the_reason_of_a_failure_is_its_last_word() -> None:
