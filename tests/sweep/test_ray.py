@@ -53,62 +53,35 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str
     return sums(folder)
 
 
-def test_a_killed_worker_changes_nothing(
+def test_killed_workers_and_a_killed_driver_change_nothing(
     start: Start, tmp_path: Path, undisturbed: dict[str, tuple[str, Any, Any]]
 ) -> None:
-    sweep = start(*DIGITS, f"sweep.dir={tmp_path / 's'}")
-    assert until(lambda: list((tmp_path / "s").glob("runs/*/checkpoint*")))
+    folder = tmp_path / "s"
+    sweep = start(*DIGITS, f"sweep.dir={folder}")
+    assert until(lambda: list(folder.glob("runs/*/checkpoint*")))
     killed = sweep.workers()
     assert killed
     for worker in killed:
         worker.kill()
     assert until(lambda: set(sweep.workers()) - set(killed))  # Tune starts the trials again in others
-    assert sweep.wait() == 0, sweep.said
-    assert sums(tmp_path / "s") == undisturbed
-    table = pd.read_csv(tmp_path / "s/trials.csv")
-    assert set(table["status"]) == {"done"}
-    assert sweep.gone(), [process.cmdline() for process in sweep.family()]
-    assert {path.name for path in sweep.home.iterdir()} <= {"mpl"}
-    left = {path.name for path in (tmp_path / "s").iterdir()}
-    expected = {"best.yaml", "journal.jsonl", "leaderboard.csv", "leaderboard.md", "plots", "runs", "sweep.yaml"}
-    assert left == expected | {"trials.csv", "trials.parquet"}
-    best = ccsi.config.from_arguments([str(tmp_path / "s/best.yaml")]) | {"run_dir": str(tmp_path / "again")}
-    assert (
-        execute(best, lambda event: None)["weights_sha256"] == undisturbed[next(r for r in undisturbed if "p2" in r)][0]
-    )
-
-
-def test_a_killed_driver_changes_nothing(
-    start: Start, tmp_path: Path, undisturbed: dict[str, tuple[str, Any, Any]]
-) -> None:
-    folder = tmp_path / "s"
-    sweep = start(*DIGITS, f"sweep.dir={folder}")
     assert until(lambda: list(folder.glob("runs/p1-*/result.json")))
     sweep.process.kill()
     sweep.wait()
+    assert sweep.gone()
     done = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
+    assert {run: undisturbed[run] for run in sums(folder)} == sums(folder)  # what the killed workers had begun
     again = start(f"resume={folder}")
     assert again.wait() == 0, again.said
+    assert again.gone(), [process.cmdline() for process in again.family()]
     assert sums(folder) == undisturbed
     assert {path: path.stat().st_mtime_ns for path in done} == done  # what was finished was not run again
-    assert again.gone()
-    assert sweep.gone()
-
-
-def test_failures_are_told_and_others_go_on(start: Start, tmp_path: Path) -> None:
-    space = "sweep.space={fault: {grid: [none, once, crash, user]}}"
-    more = ["sweep.search=grid", "sweep.seeds.reporting=[0]", "sweep.max_failures=1"]
-    sweep = start(*STANDIN, space, *more, f"sweep.dir={tmp_path / 's'}")
-    assert sweep.wait() == 0, sweep.said
-    table = pd.read_csv(tmp_path / "s/trials.csv").set_index("trial")
-    assert list(table["status"]) == ["done", "done", "failed", "failed", "done", "done"]
-    assert table.loc["p1-c02-s100", "error"] == "ValueError: boom"
-    assert table.loc["p1-c03-s100", "error"] == "quality is not to my liking."
-    assert "boom" in (tmp_path / "s/runs/p1-c02.error.txt").read_text()
-    starts = (tmp_path / "s/runs/p1-c01-s100/starts.txt").read_text().splitlines()
-    assert [line.split()[1] for line in starts] == ["0", "1"]  # the second time from its checkpoint
-    assert "ray" not in sweep.said.lower().replace("starting ray", ""), sweep.said  # no noise
-    assert sweep.gone()
+    assert set(pd.read_csv(folder / "trials.csv")["status"]) == {"done"}
+    assert {path.name for path in sweep.home.iterdir()} <= {"mpl"}
+    left = {"best.yaml", "journal.jsonl", "leaderboard.csv", "leaderboard.md", "plots", "runs", "sweep.yaml"}
+    assert {path.name for path in folder.iterdir()} == left | {"trials.csv", "trials.parquet"}
+    best = ccsi.config.from_arguments([str(folder / "best.yaml")]) | {"run_dir": str(tmp_path / "again")}
+    second = next(run for run in undisturbed if run.startswith("p2"))
+    assert execute(best, lambda event: None)["weights_sha256"] == undisturbed[second][0]
 
 
 def test_asha_prunes_whole_settings_which_optuna_suggested(start: Start, tmp_path: Path) -> None:
@@ -167,7 +140,7 @@ cluster.shutdown()
 """
 
 
-def test_a_running_cluster_is_joined_and_left_running(start: Start, tmp_path: Path) -> None:
+def test_on_a_running_cluster_failures_are_told_and_others_go_on(start: Start, tmp_path: Path) -> None:
     env = os.environ | {"HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     env["PYTHONPATH"] = str(Path(__file__).parent)  # a cluster's nodes have what trials import installed
     cluster = subprocess.Popen(
@@ -177,10 +150,10 @@ def test_a_running_cluster_is_joined_and_left_running(start: Start, tmp_path: Pa
     try:
         assert cluster.stdout is not None
         address = cluster.stdout.readline().strip()
-        space = ["sweep.space={quality: {grid: [0.1, 0.2]}}", "sweep.search=grid", "sweep.seeds.reporting=[0]"]
-        sweep = start(*STANDIN, *space, f"ray.address={address}", f"sweep.dir={tmp_path / 's'}")
+        space = ["sweep.space={fault: {grid: [none, once, crash, user]}}", "sweep.search=grid"]
+        more = ["sweep.seeds.reporting=[0]", "sweep.max_failures=1", f"ray.address={address}"]
+        sweep = start(*STANDIN, *space, *more, f"sweep.dir={tmp_path / 's'}")
         assert sweep.wait() == 0, sweep.said
-        assert len(pd.read_csv(tmp_path / "s/trials.csv")) == 4
         assert sweep.gone()
         greedy = start(
             *STANDIN, f"ray.address={address}", "resources.cpu=2", "sweep.space={}", f"sweep.dir={tmp_path / 't'}"
@@ -191,3 +164,12 @@ def test_a_running_cluster_is_joined_and_left_running(start: Start, tmp_path: Pa
         assert cluster.poll() is None
     finally:
         cluster.communicate("")
+    table = pd.read_csv(tmp_path / "s/trials.csv").set_index("trial")
+    assert list(table["status"]) == ["done", "done", "failed", "failed", "done", "done"]
+    assert table.loc["p1-c02-s100", "error"] == "ValueError: boom"
+    assert table.loc["p1-c03-s100", "error"] == "quality is not to my liking."
+    assert "boom" in (tmp_path / "s/runs/p1-c02.error.txt").read_text()
+    starts = (tmp_path / "s/runs/p1-c01-s100/starts.txt").read_text().splitlines()
+    assert [line.split()[1] for line in starts] == ["0", "1"]  # the second time from its checkpoint
+    said = sweep.said.lower().replace("starting ray", "")
+    assert "ray" not in said, sweep.said  # no noise
