@@ -36,6 +36,7 @@ bench: $(READY)  ## speed against bare loops
 	$(PY) tests/benchmarks/bench_loops.py $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 is too old: ccsi needs 3.11 or newer")'
 	$(PY) -m pip --version >/dev/null 2>&1 || python3 -m venv --clear $(VENV)  # a broken-off one too
 	$(PY) -m pip install --quiet uv
 	$(VENV)/bin/uv pip install --quiet --python $(PY) --constraint constraints.txt --editable '.[sweep,wandb,dev]'

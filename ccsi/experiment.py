@@ -102,6 +102,7 @@ def run(
     where = torch_device(device)
     if where.type == "cuda":
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        torch.backends.cudnn.allow_tf32 = False  # float32 shall be float32; bfloat16 is a setting
     streams = Streams(seed)
     settings = dict(config or {})
     folder = Path(run_dir or f"runs/{name}-s{seed}-{short_hash(settings)}").expanduser().absolute()

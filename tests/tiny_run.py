@@ -8,6 +8,7 @@ from typing import Any
 import ccsi.config
 
 TINY = [
+    "device=cpu",
     "dataset=digits",
     "dataset.size=8",
     "dataset.max_per_class=10",

@@ -220,7 +220,8 @@ class Update:
         chosen = torch.randint(len(self.target), (size,), generator=self.draws, device=self.target.device)
         x = self.target[chosen].to(net.scale.dtype) / 255
         if self.augment is not None:
-            x = self.augment(x, self.draws)
+            with torch.autocast(x.device.type, enabled=False):  # as for the labelled images
+                x = self.augment(x, self.draws)
         # training-mode moments like the labelled batch, but these images move no running moment
         target = net.cosines(net.features(x, update=False)).to(net.scale.dtype)
         with torch.autocast(x.device.type, enabled=False):  # centroids are sums: not in bfloat16

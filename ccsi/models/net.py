@@ -34,7 +34,9 @@ class IncrementalNet(nn.Module):
 
     def cosines(self, features: Tensor) -> Tensor:
         """cos(f, w_c) for all classes: [N, D] to [N, n_classes] in [-1, 1]."""
-        return F.linear(F.normalize(features), F.normalize(torch.cat([self.old, self.new])))
+        with torch.autocast(features.device.type, enabled=False):  # margins are finer than bfloat16 near 1
+            prototypes = torch.cat([self.old, self.new])
+            return F.linear(F.normalize(features.to(prototypes.dtype)), F.normalize(prototypes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits z: [N, C, H, W] to [N, n_classes]."""

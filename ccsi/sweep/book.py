@@ -22,6 +22,9 @@ Status = Literal["done", "pruned", "failed", "incomplete"]
 Report = dict[str, Any]
 
 
+WORKER_DIED = "the worker process died (killed, or out of memory)"
+
+
 class BrokenOffError(Exception):
     """A sweep came to its end early, through no fault of its configuration; what is done is on disk."""
 
@@ -276,5 +279,5 @@ def reason(text: str) -> str:
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     told = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)\b", line)]
     if any("died" in line for line in lines) and not any("Traceback" in line for line in lines):
-        return "the worker process died (killed, or out of memory)"
+        return WORKER_DIED
     return (told or lines or ["no reason given"])[-1][:500]

@@ -184,7 +184,7 @@ def compose(overrides: Sequence[str]) -> Definition:
     for override in overrides:
         typed += ["~sweep.space", "+" + override] if override.startswith("sweep.space=") else [override]
     tree = ccsi.config.load(typed, name="sweep")
-    sections = {key: tree.pop(key) for key in ("sweep", "resources", "ray")}
+    sections = {key: tree.pop(key, None) for key in ("sweep", "resources", "ray")}
     tree.pop("resume", None)
     space = parse(_checked(sections)[0].space)
     options = [[(d.key, str(value)) for value in d.values] for d in space if d.listed and _is_group(d.key, d.values)]
@@ -240,6 +240,11 @@ def define(sections: Mapping[str, Any], bases: dict[str, Config], overrides: lis
 def _checked(sections: Mapping[str, Any]) -> tuple[Sweep, Resources, Cluster]:
     """The three sections as objects, their types and ranges checked against the declarations above."""
     here = __name__
+    for key in ("sweep", "resources", "ray"):
+        if not isinstance(sections.get(key), Mapping):
+            raise UserError(f"{key}={ccsi.config.shown(sections.get(key))}: expected {key}.<key>=…; see --help.")
+    if not isinstance(sections["sweep"].get("seeds"), Mapping):
+        raise UserError("sweep.seeds: expected sweep.seeds.tuning=[…] and sweep.seeds.reporting=[…].")
     sweep, seeds = dict(sections["sweep"]), dict(sections["sweep"].get("seeds") or {})
     nodes = {
         "sweep": {**sweep, "_target_": f"{here}.Sweep", "seeds": {**seeds, "_target_": f"{here}.Seeds"}},
@@ -268,12 +273,12 @@ def read(folder: Path) -> Definition:
     try:
         record = yaml.safe_load(path.read_text())
         saved = {key: cast(dict[str, Any], record[key]) for key in ("sweep", "resources", "ray")}
-        bases, overrides, cwd = record["bases"], record["overrides"], record["cwd"]
+        definition = define(saved, dict(record["bases"]), list(record["overrides"]))
+        return placed(replace(definition, cwd=str(record["cwd"])), folder)  # the folder may have been moved
     except FileNotFoundError:
         raise UserError(f"resume={folder}: there is no sweep.yaml; expected the folder of an earlier sweep.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"resume={folder}: sweep.yaml cannot be read ({type(error).__name__}): start anew.") from error
-    return placed(replace(define(saved, bases, overrides), cwd=cwd), folder)  # the folder may have been moved
 
 
 def resumed(folder: Path, overrides: Sequence[str]) -> Definition:

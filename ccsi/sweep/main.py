@@ -90,9 +90,9 @@ def opened(arguments: Sequence[str]) -> Iterator[Definition]:
         definition = compose(overrides)
         unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         chosen = definition.sweep.dir or f"sweeps/{definition.sweep.name or unique}"
-        definition = placed(definition, Path(chosen).absolute())
+        definition = placed(definition, Path(chosen).expanduser().absolute())
     else:
-        definition = resumed(Path(resume[-1]).absolute(), overrides)
+        definition = resumed(Path(resume[-1]).expanduser().absolute(), overrides)
     folder = definition.folder
     with locked(folder) as made:
         if fresh and visible(folder):

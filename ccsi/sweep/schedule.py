@@ -24,7 +24,7 @@ from typing import Any
 
 from ccsi.config import Config
 from ccsi.errors import UserError
-from ccsi.sweep.book import Book, BrokenOffError, reason
+from ccsi.sweep.book import WORKER_DIED, Book, BrokenOffError, reason
 from ccsi.sweep.definition import Cluster, Definition
 from ccsi.sweep.trial import run_trial
 
@@ -47,7 +47,7 @@ from ray.tune.search import Searcher
 
 ANSWER_WITHIN = 13.0
 """Seconds a Ray address has to answer."""
-PASSED_ON = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "TUNE_FUNCTION_THREAD_TIMEOUT_S")
+PASSED_ON = ("CCSI_DATA", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "TUNE_FUNCTION_THREAD_TIMEOUT_S")
 
 
 @contextlib.contextmanager
@@ -137,14 +137,15 @@ class Supply(Searcher):
     def __init__(self, trials: Iterator[dict[str, Any] | None], at_a_time: int) -> None:
         super().__init__()
         self.trials, self.at_a_time, self.live = trials, at_a_time, set[str]()
+        self.again: list[dict[str, Any]] = []
 
     def suggest(self, trial_id: str) -> Any:
         if len(self.live) >= self.at_a_time:
             return None
         try:
-            trial = next(self.trials)
+            trial = self.again.pop(0) if self.again else next(self.trials)
         except StopIteration:
-            return Searcher.FINISHED
+            return None if self.live else Searcher.FINISHED  # one of those may have to be offered again
         if trial is not None:
             self.live.add(trial_id)
         return trial
@@ -192,7 +193,7 @@ class Events(tune.Callback):
     """Tune's events by the trial's short name, told to the journal and the progress line."""
 
     def __init__(self, book: Book, supply: Supply) -> None:
-        self.book, self.supply, self.broken = book, supply, set[str]()
+        self.book, self.supply, self.broken, self.repeated = book, supply, set[str](), set[str]()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -211,6 +212,13 @@ class Events(tune.Callback):
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self.broken.add(trial.trial_id)
         text = Path(trial.error_file).read_text() if trial.error_file else "it broke off without a reason"
+        name = trial.config["name"]
+        if reason(text) == WORKER_DIED and self.book.definition.sweep.max_failures and name not in self.repeated:
+            # Tune counts no failures when it hands a trial to an idle worker that has died: it gives the trial up
+            self.repeated.add(name)
+            self.book.running.discard(name)
+            self.supply.again.append(trial.config)
+            return
         self.book.broke(trial.config["name"], text)
 
     def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
@@ -224,7 +232,7 @@ class Events(tune.Callback):
 def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, Any] | None]) -> None:
     """Run every trial of `trials` (see `as_trial`; None: nothing until one of those running ends) and keep the book.
 
-    Both phases go through one Tuner, so that phase 2 finds phase 1's worker processes warm.
+    Both phases go through one Tuner, so that phase 2 finds a worker of phase 1 warm.
 
     Raises:
         UserError: no machine has what a trial wants.
@@ -243,7 +251,10 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
             scheduler.on_trial_add(nobody, ghost)
             for report in reports:
                 scheduler.on_trial_result(nobody, ghost, report | {"compared": report["value"]})
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_a_time)  # workers start side by side; by default one by one
+    # Workers start side by side; by default one by one, each in danger: when a trial ends, Tune gives its worker to
+    # the next trial and gives up the worker still starting for that one. (It does so still, if starts differ by more
+    # than a trial takes: no trial is lost then, only a place idle.)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_a_time)
     environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
     storage = definition.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed

@@ -44,7 +44,7 @@ class Synthesis:
             half of `iterations`), then cosine to 0.
         per_class: impressions of each old class; or `batches`: so many groups of `group_size` in all, as in
             the release (a number, or one a task from the second on). Exactly one of the two is set.
-        group_size: images whose batch statistics are matched together (B).
+        group_size: images whose batch statistics are matched together (B); with `per_class`, at most so many.
         together: groups optimised as one tensor; `auto` takes one at a time on a CPU, where more only
             leave the cache, and as many as 2,048 images on a GPU. The result does not depend on it.
         statistics: `group`, or `pooled`: all impressions of the task form one group (another method).

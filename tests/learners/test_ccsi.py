@@ -246,6 +246,20 @@ def test_idc_keeps_centroids_over_batches(ready):
         assert torch.equal(objective.seen, seen) and not objective.source.requires_grad
 
 
+def test_bfloat16_is_the_networks_alone(learned):
+    """Labelled and target images are changed alike, and cosines are told apart, in float32."""
+    seen = []
+
+    def augment(images, generator):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return images
+
+    learner = learned(2, training={"precision": "bfloat16", "augment": augment})
+    assert len(seen) > 6 and not any(seen)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert learner.net.cosines(torch.rand(2, learner.net.old.shape[1])).dtype == torch.float32
+
+
 ABLATIONS = [
     {"distillation": 0.0},
     {"w_margin": 0.0},

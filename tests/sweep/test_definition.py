@@ -47,6 +47,10 @@ def test_the_shipped_sweep_is_valid_and_its_runs_are() -> None:
         (space("learner: {grid: [ccsi, cssi]}"), "learner=cssi names no file"),
         (space("resources: {grid: [default, gpu]}"), "sweep.space.resources: resources cannot be swept"),
         (space("resources.gpu: {choice: [0, 1]}"), "sweep.space.resources.gpu: resources.gpu cannot be swept"),
+        ("ray=auto", "ray=auto: expected ray.<key>=…"),
+        ("~sweep", "sweep=null: expected sweep.<key>=…"),
+        ("sweep.seeds=5", "sweep.seeds: expected sweep.seeds.tuning=[…]"),
+        (space("device: {choice: [cpu, cuda]}"), "device cannot be swept, the sweep sets it itself; see resources.gpu"),
         (space("sweep.seed: {choice: [0, 1]}"), "sweep.space.sweep.seed: sweep.seed cannot be swept"),
         ("training.epocs=3", "training.epocs"),
     ],
@@ -142,3 +146,8 @@ def test_a_folder_that_holds_no_sweep_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text("schema: [")
     with pytest.raises(UserError, match="cannot be read"):
         read(tmp_path)
+    whole = compose([]).dump()
+    for end in (whole.index("bases:") + 6, whole.index("bases:") + 200):
+        (tmp_path / "sweep.yaml").write_text(whole[:end])
+        with pytest.raises(UserError, match=r"cannot be read|expected"):
+            read(tmp_path)

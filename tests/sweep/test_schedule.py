@@ -74,6 +74,31 @@ def test_a_trial_that_tune_gave_up_silently_is_booked_and_makes_room(tmp_path: P
     assert (tmp_path / "s/journal.jsonl").read_text().count("failed") == 1
 
 
+def test_a_trial_given_to_an_idle_worker_that_died_is_offered_once_more(tmp_path: Path) -> None:
+    (tmp_path / "s/runs").mkdir(parents=True)
+    (tmp_path / "error.txt").write_text("The actor died unexpectedly before finishing this task.\n")
+    space = "sweep.space={quality: {grid: [0.3]}}"
+    book = Book(placed(compose([*STANDIN, space, "sweep.search=grid"]), tmp_path / "s"), Console(quiet=True))
+    supply = Supply(iter([{"name": "p1-c00"}]), 1)
+    events = Events(book, supply)
+    for number, ends in enumerate(("incomplete", "failed")):
+        offered = supply.suggest(str(number))
+        assert offered == {"name": "p1-c00"}
+        supply.on_trial_complete(str(number), error=True)
+        trial = SimpleNamespace(status="ERROR", trial_id=str(number), config=offered, error_file=tmp_path / "error.txt")
+        events.on_trial_error(1, [trial], trial)
+        assert book.group(1, 0) == ends
+    assert supply.suggest("2") == "FINISHED"
+
+
+def test_the_supply_stays_open_while_a_trial_may_come_back() -> None:
+    supply = Supply(iter([{"name": "p1-c00"}]), 2)
+    supply.suggest("0")
+    assert supply.suggest("1") is None
+    supply.on_trial_complete("0")
+    assert supply.suggest("1") == "FINISHED"
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
