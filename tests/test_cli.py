@@ -108,8 +108,10 @@ def test_a_mistake_is_told_in_one_sentence(mistake: str, here: Path, capsys: pyt
     assert list(here.iterdir()) == list((here.parent / "home").iterdir()) == []
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_cuda_where_there_is_none(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cuda_where_there_is_none(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # on a machine with a GPU too
     assert "device=cuda: this machine has no CUDA GPU" in refusal(capsys, *TINY, "device=cuda")
     assert list(here.iterdir()) == []
 

@@ -195,7 +195,7 @@ class Update:
 
     def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         features = net.features(images)
-        cosines = net.cosines(features).to(net.scale.dtype)
+        cosines = net.cosines(features)
         weights = None if self.class_weights is None else self.class_weights.to(cosines.dtype)
         parts = {
             "ce": F.cross_entropy(net.scale * cosines, labels, weights, label_smoothing=self.smoothing),
@@ -223,7 +223,7 @@ class Update:
             with torch.autocast(x.device.type, enabled=False):  # as for the labelled images
                 x = self.augment(x, self.draws)
         # training-mode moments like the labelled batch, but these images move no running moment
-        target = net.cosines(net.features(x, update=False)).to(net.scale.dtype)
+        target = net.cosines(net.features(x, update=False))
         with torch.autocast(x.device.type, enabled=False):  # centroids are sums: not in bfloat16
             batch, present = class_centroids(cosines, labels, n)
             source, self.seen = moving_centroids(self.source, self.seen, batch, present, self.rho)

@@ -33,7 +33,7 @@ class IncrementalNet(nn.Module):
         return features
 
     def cosines(self, features: Tensor) -> Tensor:
-        """cos(f, w_c) for all classes: [N, D] to [N, n_classes] in [-1, 1]."""
+        """cos(f, w_c) of all classes: [N, D] to [N, n_classes] in [-1, 1], in the weights' dtype."""
         with torch.autocast(features.device.type, enabled=False):  # margins are finer than bfloat16 near 1
             prototypes = torch.cat([self.old, self.new])
             return F.linear(F.normalize(features.to(prototypes.dtype)), F.normalize(prototypes))

@@ -20,9 +20,8 @@ from ccsi.sweep.trial import LIVE, finished, tasks_of
 
 Status = Literal["done", "pruned", "failed", "incomplete"]
 Report = dict[str, Any]
-
-
 WORKER_DIED = "the worker process died (killed, or out of memory)"
+"""What `reason` says of a trial whose process ended without an exception."""
 
 
 class BrokenOffError(Exception):

@@ -245,7 +245,7 @@ def _checked(sections: Mapping[str, Any]) -> tuple[Sweep, Resources, Cluster]:
             raise UserError(f"{key}={ccsi.config.shown(sections.get(key))}: expected {key}.<key>=…; see --help.")
     if not isinstance(sections["sweep"].get("seeds"), Mapping):
         raise UserError("sweep.seeds: expected sweep.seeds.tuning=[…] and sweep.seeds.reporting=[…].")
-    sweep, seeds = dict(sections["sweep"]), dict(sections["sweep"].get("seeds") or {})
+    sweep, seeds = dict(sections["sweep"]), dict(sections["sweep"]["seeds"])
     nodes = {
         "sweep": {**sweep, "_target_": f"{here}.Sweep", "seeds": {**seeds, "_target_": f"{here}.Seeds"}},
         "resources": {**sections["resources"], "_target_": f"{here}.Resources"},
@@ -277,7 +277,7 @@ def read(folder: Path) -> Definition:
         return placed(replace(definition, cwd=str(record["cwd"])), folder)  # the folder may have been moved
     except FileNotFoundError:
         raise UserError(f"resume={folder}: there is no sweep.yaml; expected the folder of an earlier sweep.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"resume={folder}: sweep.yaml cannot be read ({type(error).__name__}): start anew.") from error
 
 

@@ -219,7 +219,7 @@ class Events(tune.Callback):
             self.book.running.discard(name)
             self.supply.again.append(trial.config)
             return
-        self.book.broke(trial.config["name"], text)
+        self.book.broke(name, text)
 
     def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
         for trial in trials:

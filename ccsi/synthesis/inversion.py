@@ -226,7 +226,7 @@ class Synthesis:
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
                 features = net.features(flat, taps)
             if weights["w_ce"] > 0:
-                z = net.scale * net.cosines(features.to(x.dtype))
+                z = net.scale * net.cosines(features)
                 parts["ce"] = weights["w_ce"] * F.cross_entropy(z, y, reduction="none").view(n_groups, size).mean(1)
             if taps is not None:
                 parts["moments"] = weights["w_f"] * self.moment_terms(taps, memory, y, n_groups)

@@ -241,7 +241,7 @@ def test_a_failed_trial_is_tried_again_by_a_resumed_sweep_and_a_pruned_one_is_no
 
 
 def test_that_the_first_trial_runs_is_told_at_once_and_the_rest_every_ten_seconds(tmp_path: Path) -> None:
-    console = Console(record=True, width=120, quiet=False, file=io.StringIO())
+    console = Console(record=True, width=120, file=io.StringIO())
     definition = compose([*STANDIN, SPACE, "sweep.search=grid"])
     book = Book(placed(definition, tmp_path), console)
     book.begin("phase 1", "p1", 4)
