@@ -10,10 +10,13 @@ from ccsi import metrics
 from ccsi.data import Labelled
 from ccsi.data.scenario import take
 from ccsi.learners import Learner
+from ccsi.workers import Workers
 
 
 class Evaluator:
     """Accuracy on one split (val or test) of all classes seen so far, once after each task.
+
+    Workers score a share of the images each, and all of them know the figures of all.
 
     Args:
         split: uint8 images with original labels. plan: original classes of each task.
@@ -37,12 +40,12 @@ class Evaluator:
         n_seen = sum(len(classes) for classes in self.plan[: len(self.confusions) + 1])
         wanted = self.images.labels < n_seen
         images, labels = self.images.images[wanted], self.images.labels[wanted]
-        scores = []
-        for part in images.split(self.batch):
+        workers, scores = Workers.here(), []
+        for part in images[workers.share(len(images))].split(self.batch):
             x = part.to(self.device).float() / 255
             scores.append(learner.scores(x).double().cpu())
             x.zero_()
-        probabilities = torch.cat(scores).softmax(1)
+        probabilities = workers.gather(torch.cat(scores)).softmax(1)
         guesses = probabilities.argmax(1)
         counts = torch.bincount(labels * n_seen + guesses, minlength=n_seen * n_seen).view(n_seen, n_seen)
         self.confusions.append(counts.tolist())

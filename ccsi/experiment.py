@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -35,8 +35,9 @@ from ccsi.learners.base import ModelFactory
 from ccsi.rng import Streams
 from ccsi.run_folder import claimed, look_into, short_hash, write_config
 from ccsi.stage import Stages
-from ccsi.tracking import Progress, RunStart, TaskEnd, Trackers
+from ccsi.tracking import Progress, RunStart, TaskEnd, Trackers, Unheard
 from ccsi.training import Training
+from ccsi.workers import Workers
 
 PROTOCOLS = {
     "all_tasks": "joint training on the images of all tasks (upper bound)",
@@ -74,6 +75,7 @@ def run(
     seed: NonNegativeInt = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     threads: PositiveInt = 1,
+    workers: PositiveInt = 1,
     run_dir: str | None = None,
     evaluate_test: bool = True,
     report: bool = True,
@@ -87,7 +89,8 @@ def run(
 
     Args:
         name: short, for tables and trackers. threads: CPU threads of torch; part of the configuration,
-            because sums over threads differ in their last bits.
+            because sums over threads differ in their last bits. workers: processes that share the run, each with
+            so many threads (see `ccsi.workers`); this is called in each of them, and the leader writes the files.
         run_dir: the run's folder; None: runs/<name>-s<seed>-<hash of the settings>.
         evaluate_test: False keeps test out of reach (tuning).
         report: draw pictures at the end (they may show a few real images of the data).
@@ -98,6 +101,12 @@ def run(
         UserError: settings that do not fit together, a folder that holds something else. Nothing is written.
     """
     started = time.monotonic()
+    group = Workers.here()
+    if workers != group.size:
+        raise UserError(
+            f"workers={workers}, but here {'is' if group.alone else 'are'} {group.size}: "
+            "a run of several workers is started by python tune/train.py workers=…"
+        )
     torch.set_num_threads(threads)
     where = torch_device(device)
     if where.type == "cuda":
@@ -106,10 +115,15 @@ def run(
     streams = Streams(seed)
     settings = dict(config or {})
     folder = Path(run_dir or f"runs/{name}-s{seed}-{short_hash(settings)}").expanduser().absolute()
-    look_into(folder, settings)  # before the data is read, which may take long
+    group.led(lambda: look_into(folder, settings))  # before the data is read, which may take long
     code = commit()
-    data, plan, method = prepared(dataset, scenario, model, learner, training, evaluate_test, streams, where)
-    with claimed(folder, settings) as saved:
+    data, plan, method = group.together(
+        lambda: prepared(dataset, scenario, model, learner, training, evaluate_test, streams, where)
+    )
+    if not group.leads:
+        tracking = Unheard()
+    with ExitStack() as stack:
+        saved = group.led(lambda: stack.enter_context(claimed(folder, settings)))
         if saved is not None and saved["data"] != data.checksum:
             raise UserError(f"{folder} was begun on other images (their checksum differs); choose another run_dir.")
         if saved is not None and saved["device"] != where.type:
@@ -121,12 +135,14 @@ def run(
         if evaluate_test:
             evaluators["test"] = Evaluator(data.test, plan, where)
         order = [c for classes in plan for c in classes]
-        journal = Journal(folder, tracking, checkpoint_every, where, started)
-        write_config(folder, settings)
+        journal = Journal(folder, tracking, checkpoint_every, where, started, group.leads)
+        if group.leads:
+            write_config(folder, settings)
         result: dict[str, Any] | None = None
         try:
             names = tuple(tuple(data.class_names[c] for c in classes) for classes in plan)
-            tracking.start(RunStart(f"{name}-s{seed}", folder, settings, names, saved["lines"] if saved else 0))
+            start = RunStart(f"{name}-s{seed}", folder, settings, names, saved["lines"] if saved else 0)
+            group.led(lambda: tracking.start(start))
             made = learn_all(data, plan, method, evaluators, journal, folder, saved, on_task_end)
             figures = {
                 "schema": 1,
@@ -146,16 +162,17 @@ def run(
                 "seconds": journal.seconds | {"total": journal.total()},
                 "peak_memory_bytes": journal.peak_bytes,
                 "threads": threads,
+                "workers": workers,
                 "device": device_name(where),
                 "versions": {"python": platform.python_version()}
                 | {package: version(package) for package in ("torch", "torchvision", "numpy")},
                 "commit": code,
             }
             figures = finite(figures)
-            if report:
+            if report and group.leads:
                 draw(folder, figures, data.train, order)
-            # last: a run that has it is finished
-            write_atomically(folder / "result.json", json.dumps(figures, indent=1, allow_nan=False).encode())
+            if group.leads:  # last: a run that has it is finished
+                write_atomically(folder / "result.json", json.dumps(figures, indent=1, allow_nan=False).encode())
             result = figures
         finally:
             tracking.finish(result)
@@ -211,13 +228,18 @@ def rehearse(
 class Journal:
     """What a run did and cost so far, and its checkpoint. Holds no image: a learner may reach it.
 
+    Of several workers, only the one that `writes` saves checkpoints.
+
     Attributes:
         fixed: the part of a checkpoint that does not change while a task is learned.
         seconds, peak_bytes: per phase.
     """
 
-    def __init__(self, folder: Path, trackers: Trackers, every: float, device: torch.device, started: float) -> None:
+    def __init__(
+        self, folder: Path, trackers: Trackers, every: float, device: torch.device, started: float, writes: bool
+    ) -> None:
         self.checkpoints, self.trackers, self.device = Checkpoints(folder, every), trackers, device
+        self.writes = writes
         self.seconds: dict[str, float] = {}
         self.peak_bytes: dict[str, int] = {}
         self.fixed: dict[str, Any] = {}
@@ -251,17 +273,18 @@ class Journal:
     def stages(self, task: int, saved: dict[str, Any] | None) -> Stages:
         """The stages of a task, which log, take the time, and save checkpoints here."""
 
-        def offer(make: Callable[[], dict[str, Any]]) -> None:
-            if self.checkpoints.due():
-                self.save(make())
+        def due() -> bool:
+            return self.writes and self.checkpoints.due()
 
         def log(phase: str, step: int, steps: int, values: Mapping[str, float]) -> None:
             self.trackers.progress(Progress(task, phase, step, steps, values))
 
-        return Stages(saved, offer, log, self.clock)
+        return Stages(saved, due, self.save, log, self.clock)
 
     def save(self, stages: dict[str, Any] | None) -> None:
         """Write the checkpoint: `fixed`, the task's own part, and what was spent."""
+        if not self.writes:
+            return
         spent = {"seconds": self.seconds_now(), "total_seconds": self.total(), "peak_bytes": dict(self.peak_bytes)}
         self.checkpoints.save(self.fixed | spent | {"stages": stages, "lines": self.trackers.files.lines})
 
@@ -336,15 +359,17 @@ def run_state(
 def keep_impressions(folder: Path, index: int, learner: Learner, made: list[str]) -> Path | None:
     """Write this task's impressions, and the class means, to the run's folder; notes their SHA-256 in `made`."""
     memory = getattr(learner, "memory", None)
-    if memory is not None and len(memory.means):
+    leads = Workers.here().leads
+    if leads and memory is not None and len(memory.means):
         save_arrays(folder / "class_means.npz", images=memory.means)
     impressions: Labelled | None = getattr(learner, "impressions", None)
     if impressions is None:
         return None
     made.append(sha256_of({"images": impressions.images, "labels": impressions.labels}))
     path = folder / "impressions" / f"task{index + 1}.npz"
-    path.parent.mkdir(exist_ok=True)
-    save_arrays(path, images=impressions.images, labels=impressions.labels)
+    if leads:
+        path.parent.mkdir(exist_ok=True)
+        save_arrays(path, images=impressions.images, labels=impressions.labels)
     return path
 
 

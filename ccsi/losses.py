@@ -1,4 +1,7 @@
-"""The update's losses (METHOD section 5): pure functions of tensors to a scalar."""
+"""The update's losses (METHOD section 5): pure functions of tensors to a scalar.
+
+Where a batch is shared by several `workers`, each hands in its own images, and the sum of what they get is the loss.
+"""
 
 from typing import Literal
 
@@ -6,13 +9,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ccsi.workers import Workers
 
-def distillation(features: Tensor, old_features: Tensor) -> Tensor:
+ALONE = Workers()
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0, workers: Workers = ALONE
+) -> Tensor:
+    """Mean cross-entropy of logits [N, n_classes], each image weighted by its class's weight; labels int64 [N]."""
+    losses = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="none")
+    if weights is None:
+        return workers.mean(losses)
+    own = weights[labels]
+    return workers.mean(losses / own, own)
+
+
+def distillation(features: Tensor, old_features: Tensor, workers: Workers = ALONE) -> Tensor:
     """Less-forget distillation: mean(1 − cos(f(x), f_{t−1}(x))). Both [N, D]. LUCIR, eq. 6."""
-    return (1 - F.cosine_similarity(features, old_features)).mean()
+    return workers.mean(1 - F.cosine_similarity(features, old_features))
 
 
-def margin(cosines: Tensor, labels: Tensor, n_old: int, m: float = 0.3, k: int = 1) -> Tensor:
+def margin(cosines: Tensor, labels: Tensor, n_old: int, m: float = 0.3, k: int = 1, workers: Workers = ALONE) -> Tensor:
     """Old classes' images keep a distance from the K nearest new prototypes. LUCIR, eq. 8.
 
     Mean over old-class images and their top-K new classes of max(0, m − s_y + s_new); 0 without old images.
@@ -26,11 +44,11 @@ def margin(cosines: Tensor, labels: Tensor, n_old: int, m: float = 0.3, k: int =
     own = cosines.gather(1, labels[:, None])
     hardest = cosines[:, n_old:].topk(k, dim=1).values
     violations = F.relu(m - own + hardest).mean(1)
-    return (violations * is_old).sum() / is_old.sum().clamp(min=1)
+    return workers.mean(violations, is_old)
 
 
-def class_centroids(scores: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
-    """The mean score vector of each class in a batch.
+def class_centroids(scores: Tensor, labels: Tensor, n_classes: int, workers: Workers = ALONE) -> tuple[Tensor, Tensor]:
+    """The mean score vector of each class in a batch; in the whole batch, where workers share one.
 
     Args:
         scores: [N, n_classes]. labels: int64 [N].
@@ -40,8 +58,8 @@ def class_centroids(scores: Tensor, labels: Tensor, n_classes: int) -> tuple[Ten
     """
     # a matrix product with one-hot rows: deterministic on every device, unlike index_add
     member = F.one_hot(labels, n_classes).to(scores.dtype)
-    counts = member.sum(0)
-    return (member.T @ scores) / counts.clamp(min=1)[:, None], counts > 0
+    counts = workers.total(member.sum(0))
+    return workers.sum(member.T @ scores) / counts.clamp(min=1)[:, None], counts > 0
 
 
 def moving_centroids(before: Tensor, seen: Tensor, batch: Tensor, present: Tensor, rho: float) -> tuple[Tensor, Tensor]:

@@ -5,22 +5,31 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 State = dict[str, Any]
+LOG_EVERY = 50
+"""Steps between a stage's logging points, where alone the host waits for the device, and workers for each other."""
 
 
 class Stage:
     """One stage of learning a task (`synthesis`, `training`), as the code inside sees it.
 
     A loop starts from `state` if it is not None, calls `offer` after each step with a function that makes
-    its state (called only when a checkpoint is due), and `log` at logging points.
+    its state (called only when a checkpoint is due), and `log` at logging points. Where the state is spread
+    over workers, they agree on `due` first and then `save` what they collected; the leader's is kept.
     """
 
     def __init__(
         self,
         state: State | None = None,
-        offer: Callable[[Callable[[], State]], None] = lambda make: None,
+        due: Callable[[], bool] = lambda: False,
+        save: Callable[[State], None] = lambda state: None,
         log: Callable[[int, int, Mapping[str, float]], None] = lambda step, steps, metrics: None,
     ) -> None:
-        self.state, self.offer, self.log = state, offer, log
+        self.state, self.due, self.save, self.log = state, due, save, log
+
+    def offer(self, make: Callable[[], State]) -> None:
+        """Save what `make` gives, if a checkpoint is due."""
+        if self.due():
+            self.save(make())
 
 
 class Stages:
@@ -33,13 +42,14 @@ class Stages:
     def __init__(
         self,
         saved: State | None = None,
-        offer: Callable[[Callable[[], State]], None] = lambda make: None,
+        due: Callable[[], bool] = lambda: False,
+        save: Callable[[State], None] = lambda state: None,
         log: Callable[[str, int, int, Mapping[str, float]], None] = lambda name, step, steps, metrics: None,
         clock: Callable[[str], Any] | None = None,
     ) -> None:
         self.done: State = dict(saved["done"]) if saved else {}
         self.current: tuple[str, State] | None = (saved["name"], saved["state"]) if saved else None
-        self._offer, self._log, self._clock = offer, log, clock
+        self._due, self._save, self._log, self._clock = due, save, log, clock
 
     def run(self, name: str, work: Callable[[Stage], T]) -> T:
         """The result of `work`, from the checkpoint if this stage was finished before."""
@@ -49,10 +59,10 @@ class Stages:
         state = self.current[1] if self.current and self.current[0] == name else None
         self.current = None
 
-        def offer(make: Callable[[], State]) -> None:
-            self._offer(lambda: {"done": self.done, "name": name, "state": make()})
+        def save(state: State) -> None:
+            self._save({"done": self.done, "name": name, "state": state})
 
-        stage = Stage(state, offer, lambda step, steps, metrics: self._log(name, step, steps, metrics))
+        stage = Stage(state, self._due, save, lambda step, steps, metrics: self._log(name, step, steps, metrics))
         if self._clock is None:
             result = work(stage)
         else:

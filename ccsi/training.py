@@ -1,7 +1,8 @@
 """The training loop every learner shares: batches, augmentation, schedule, selection, and going on in the middle."""
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -14,16 +15,19 @@ from ccsi.errors import UserError
 from ccsi.models import IncrementalNet
 from ccsi.optim import SGD
 from ccsi.rng import Streams
-from ccsi.stage import Stage, State
-
-LOG_EVERY = 50  # steps between logging points: the only places where the host waits for the device
+from ccsi.stage import LOG_EVERY, Stage, State
+from ccsi.workers import Workers
 
 
 class Objective(Protocol):
     """A learner's loss on a batch, and whatever running state it has."""
 
     def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Weighted loss parts by name (their sum is minimised); images float [N, C, S, S], labels int64 [N]."""
+        """Weighted loss parts by name (their sum is minimised); images float [N, C, S, S], labels int64 [N].
+
+        Where workers share a batch, these are this worker's images, and the loss is the sum of what all return:
+        `net.workers.mean(values)` in place of `values.mean()` sees to that.
+        """
 
     def state_dict(self) -> State:
         """Running state, for a checkpoint."""
@@ -37,7 +41,8 @@ class Training:
     """SGD on uint8 images that live on the device.
 
     Args:
-        epochs, batch_size, lr, momentum, weight_decay: as usual. The release: 100, 40, 0.1, 0, 0.
+        epochs, batch_size, lr, momentum, weight_decay: as usual. The release: 100, 40, 0.1, 0, 0. The batch is
+            that of all workers together, and the learning rate belongs to it: neither changes with their number.
         first_lr, first_epochs: for a net that starts at random (the first task; joint: every task), if not null.
         schedule: `cosine` to 0 over all steps; `plateau`: times `plateau_factor` when val accuracy on the
             task's own val images has not risen for `plateau_patience` epochs (the release's, with the right
@@ -46,8 +51,9 @@ class Training:
         select: keep the `last` weights, or those of the epoch with the `best_val` accuracy on the task's own
             val images (copied).
         augment: random changes of every training image (real, synthetic, target), or null.
-        precision: of the network's forward pass; weights and optimiser are float32. bfloat16 pays on
-            processors with AVX512-BF16/AMX and on GPUs.
+        precision: of the network's forward pass; weights and optimiser are float32, and all is float64 for
+            float64 (to compare machines and numbers of workers). bfloat16 pays on processors with
+            AVX512-BF16/AMX and on GPUs.
         label_smoothing: of the cross-entropy.
         clip_norm: largest gradient norm, or null.
     """
@@ -65,7 +71,7 @@ class Training:
     warmup: NonNegativeInt = 0
     select: Literal["last", "best_val"] = "last"
     augment: Augment | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
     label_smoothing: Probability = 0.0
     clip_norm: Positive | None = None
 
@@ -95,7 +101,7 @@ class Training:
         Raises:
             UserError: a single image, which has no batch statistics.
         """
-        device, dtype = net.scale.device, net.scale.dtype
+        device, dtype, workers = net.scale.device, net.scale.dtype, net.workers
         images, labels, n_real = real.images, real.labels, len(real)
         if synthetic is not None:
             images = torch.cat([images, synthetic.images])
@@ -105,8 +111,15 @@ class Training:
         fresh = not len(net.old)  # nothing learned before: the first task, and each task of joint training
         base_lr = self.first_lr if fresh and self.first_lr else self.lr
         epochs = self.first_epochs if fresh and self.first_epochs else self.epochs
-        net.old.requires_grad_(train_old_prototypes)
-        trained = [p for p in net.parameters() if p.numel() and p.requires_grad]
+        net.old.requires_grad_(train_old_prototypes and not fresh)
+        trained = [p for p in net.parameters() if p.requires_grad]
+        losses = Losses(net, objective)
+        parts_of: Callable[..., dict[str, Tensor]] = losses
+        if not workers.alone:
+            with warnings.catch_warnings():  # torch 2.15 has a new name for this argument, which 2.10 does not know
+                warnings.simplefilter("ignore", FutureWarning)
+                # the norms' moments are the same on all workers anyway
+                parts_of = nn.parallel.DistributedDataParallel(losses, broadcast_buffers=False)
         optimizer = SGD(trained, momentum=self.momentum, weight_decay=self.weight_decay)
         first_epoch, first_batch, factor, best, wait = 0, 0, 1.0, -1.0, 0
         kept: State | None = None
@@ -148,24 +161,26 @@ class Training:
                 lr = base_lr * factor * self.multiplier(step, steps)
                 end = (batch + 1) * self.batch_size if batch + 1 < n_batches else per_epoch
                 chosen = order[batch * self.batch_size : end]
+                whole, part = len(chosen), workers.share(len(chosen))
+                chosen = chosen[part]
                 x = images[chosen].to(dtype) / 255
                 if self.augment is not None:
-                    x = self.augment(x, augmenting)
+                    x = self.augment(x, augmenting, whole, part)
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                    parts = objective(net, x, labels[chosen])
+                    parts = parts_of(x, labels[chosen])
                     total = torch.stack(list(parts.values())).sum()
                 optimizer.zero_grad()
-                total.backward()
+                (total * workers.size).backward()  # the workers' gradients are averaged, where we want their sum
                 if self.clip_norm is not None:
                     nn.utils.clip_grad_norm_(trained, self.clip_norm)
                 optimizer.step(lr)
                 if (step + 1) % LOG_EVERY == 0 and batch + 1 < n_batches:
-                    stage.log(step + 1, steps, metrics_of(parts, lr))
+                    stage.log(step + 1, steps, metrics_of(parts, lr, workers))
                 if batch + 1 < n_batches:
                     stage.offer(lambda epoch=epoch, batch=batch: state(epoch, batch + 1))  # type: ignore[misc]
             first_batch = 0
             accuracy = own_accuracy(net, val)
-            stage.log((epoch + 1) * n_batches, steps, metrics_of(parts, lr) | {"val_accuracy": accuracy})
+            stage.log((epoch + 1) * n_batches, steps, metrics_of(parts, lr, workers) | {"val_accuracy": accuracy})
             if accuracy > best:
                 best, wait = accuracy, 0
                 if self.select == "best_val":
@@ -190,6 +205,18 @@ class Training:
         return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
 
 
+class Losses(nn.Module):
+    """An objective on a net as one module, which DistributedDataParallel can wrap."""
+
+    def __init__(self, net: IncrementalNet, objective: Objective) -> None:
+        super().__init__()
+        self.net, self.objective = net, objective
+
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """See `Objective`."""
+        return self.objective(self.net, images, labels)
+
+
 def draws_per_epoch(n: int, n_real: int, ratio: float | None) -> int:
     """Images an epoch: all `n`, or N_new / (1 − ratio) of them (METHOD section 5)."""
     return n if ratio is None or n == n_real else round(n_real / (1 - ratio))
@@ -207,9 +234,9 @@ def epoch_order(n: int, n_real: int, ratio: float | None, generator: torch.Gener
     return torch.cat([real, synthetic])[torch.randperm(draws, generator=generator)]
 
 
-def metrics_of(parts: Mapping[str, Tensor], lr: float) -> dict[str, float]:
+def metrics_of(parts: Mapping[str, Tensor], lr: float, workers: Workers) -> dict[str, float]:
     """Loss parts of the last batch on the host (one transfer), and the learning rate."""
-    values = torch.stack([value.detach().float() for value in parts.values()]).tolist()
+    values = workers.total(torch.stack([value.detach().float() for value in parts.values()])).tolist()
     metrics = {f"loss_{name}": value for name, value in zip(parts, values, strict=True)}
     return {"loss": sum(values), **metrics, "lr": lr}
 
@@ -218,6 +245,7 @@ def metrics_of(parts: Mapping[str, Tensor], lr: float) -> dict[str, float]:
 def own_accuracy(net: IncrementalNet, data: Labelled, batch_size: int = 512) -> float:
     """Accuracy among all classes seen so far on images of the current task, in [0, 1]."""
     net.eval()
-    parts = zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)
+    part = net.workers.share(len(data))
+    parts = zip(data.images[part].split(batch_size), data.labels[part].split(batch_size), strict=True)
     hits = [(net(x.to(net.scale.dtype) / 255).argmax(1) == y).sum() for x, y in parts]
-    return int(torch.stack(hits).sum()) / len(data)
+    return int(net.workers.total(torch.stack(hits).sum())) / len(data)

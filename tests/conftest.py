@@ -8,6 +8,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: tensors this small only wai
 
 import pytest
 from fork_server import Server
+from pair import Pair
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would children
 
@@ -18,3 +19,11 @@ def ccsi_process() -> Iterator[Server]:
     server = Server()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def pair() -> Iterator[Pair]:
+    """Two workers of one run: `pair(function, *arguments)` gives what it returns on each."""
+    pair = Pair()
+    yield pair
+    pair.close()

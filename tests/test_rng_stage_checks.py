@@ -59,12 +59,12 @@ def sums(stage: Stage) -> dict:
 def test_stages_left_at_any_offer_end_alike(at):
     offers, saved, work = 0, None, []
 
-    def offer(make):
+    def save(state):
         nonlocal offers, saved
         offers += 1
         if offers == at:
             file = io.BytesIO()
-            torch.save(make(), file)
+            torch.save(state, file)
             saved = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
             raise StopError
 
@@ -73,7 +73,7 @@ def test_stages_left_at_any_offer_end_alike(at):
         return float(first["total"]) + 2 * float(stages.run("training", sums)["total"])
 
     with pytest.raises(StopError):
-        go(Stages(None, offer))
+        go(Stages(None, lambda: True, save))
     assert go(Stages(saved, log=lambda name, *rest: work.append((name, rest[0])))) == 45 + 2 * 45
     left = [("synthesis", i) for i in range(1, 11)] + [("training", i) for i in range(1, 11)]
     assert work == left[at:]  # nothing is done twice

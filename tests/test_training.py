@@ -241,19 +241,19 @@ def test_interrupted_and_gone_on_gives_the_same_bits(training, at):
     whole = fit(training, fresh(), objective=Running(), **more)
     saved, offers = None, 0
 
-    def offer(make) -> None:
+    def save(state) -> None:
         nonlocal saved, offers
         offers += 1
         if offers == at:
             file = io.BytesIO()
-            torch.save(make(), file)
+            torch.save(state, file)
             saved = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
             raise StopError
 
     with pytest.raises(StopError):
-        fit(training, fresh(), Stage(None, offer), objective=Running(), **more)
+        fit(training, fresh(), Stage(None, lambda: True, save), objective=Running(), **more)
     rest: list[int] = []
-    stage = Stage(saved, lambda make: rest.append(1))
+    stage = Stage(saved, lambda: True, lambda state: rest.append(1))
     gone_on = fit(training, fresh(), stage, objective=Running(), **more)
     assert len(rest) == 15 - at
     assert whole.keys() == gone_on.keys()

@@ -36,12 +36,18 @@ class Augment:
     gamma: NonNegative = 0.0
     noise: NonNegative = 0.0
 
-    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Float [N, C, S, S] in [0, 1] to the same; `generator` lives on x's device."""
+    def __call__(
+        self, x: Tensor, generator: torch.Generator, whole: int | None = None, part: slice = slice(None)
+    ) -> Tensor:
+        """Float [N, C, S, S] in [0, 1] to the same; `generator` lives on x's device.
+
+        If x is only `part` of a batch of `whole` images, its changes are those it would meet in the batch.
+        """
         n, channels, _, size = x.shape
+        whole = n if whole is None else whole
 
         def uniform(*shape: int) -> Tensor:
-            return torch.rand(n, *shape, generator=generator, device=x.device, dtype=x.dtype) * 2 - 1
+            return torch.rand(whole, *shape, generator=generator, device=x.device, dtype=x.dtype)[part] * 2 - 1
 
         def sign(wanted: bool) -> Tensor:
             return torch.where(uniform() < 0, -1.0, 1.0) if wanted else torch.ones(n, device=x.device)
@@ -58,16 +64,17 @@ class Augment:
             rows = rows * flips[:, :, None]
             if self.transpose:
                 rows = torch.where(uniform()[:, None, None] < 0, rows.flip(1), rows)
-            pixels = torch.randint(-self.shift, self.shift + 1, (n, 2, 1), generator=generator, device=x.device)
-            moves = pixels.to(x.dtype) * (2 / size)
-            grid = F.affine_grid(torch.cat([rows, moves], 2), [n, channels, size, size], align_corners=False)
-            x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+            pixels = torch.randint(-self.shift, self.shift + 1, (whole, 2, 1), generator=generator, device=x.device)
+            moves = pixels[part].to(x.dtype) * (2 / size)
+            if n:  # a worker may have none
+                grid = F.affine_grid(torch.cat([rows, moves], 2), [n, channels, size, size], align_corners=False)
+                x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         if self.gamma:
             x = x.clamp(min=0) ** factor(self.gamma, 1, 1, 1)
         if self.brightness or self.colour:
             x = (x * (factor(self.brightness, 1, 1, 1) * factor(self.colour, channels, 1, 1))).clamp(max=1)
         if self.noise:
-            deviation = self.noise * torch.rand(n, 1, 1, 1, generator=generator, device=x.device, dtype=x.dtype)
-            draws = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            x = torch.where(x == 0, x, (x + deviation * draws).clamp(0, 1))
+            deviation = self.noise * torch.rand(whole, 1, 1, 1, generator=generator, device=x.device, dtype=x.dtype)
+            draws = torch.randn(whole, *x.shape[1:], generator=generator, device=x.device, dtype=x.dtype)
+            x = torch.where(x == 0, x, (x + deviation[part] * draws[part]).clamp(0, 1))
         return x

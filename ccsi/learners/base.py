@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ccsi.data import Labelled, Task
+from ccsi.losses import cross_entropy
 from ccsi.models import Backbone, IncrementalNet, random_prototypes
 from ccsi.rng import Streams
 from ccsi.stage import Stage, Stages, State
@@ -95,7 +95,8 @@ class NetLearner(Learner):
     def fresh_net(self) -> IncrementalNet:
         """A net with no classes yet, at the random start the run's seed gives."""
         backbone = self.model(in_channels=self.in_channels, generator=self.streams.generator("initialisation"))
-        return IncrementalNet(backbone).to(self.device)
+        dtype = torch.float64 if self.training.precision == "float64" else torch.float32
+        return IncrementalNet(backbone).to(self.device, dtype)
 
     def random_prototypes(self, n: int, task: int) -> Tensor:
         """[n, D] from the stream `prototypes` of task number `task`."""
@@ -155,7 +156,7 @@ class CrossEntropy:
         self.label_smoothing = label_smoothing
 
     def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(net(images), labels, label_smoothing=self.label_smoothing)}
+        return {"ce": cross_entropy(net(images), labels, smoothing=self.label_smoothing, workers=net.workers)}
 
     def state_dict(self) -> State:
         return {}

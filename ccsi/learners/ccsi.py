@@ -8,13 +8,19 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ccsi.checks import AtLeastTwo, NonNegative, PerTaskPositive, PerTaskShare, PositiveInt, per_task
 from ccsi.data import Augment, Labelled, Task
 from ccsi.errors import UserError
 from ccsi.learners.base import ModelFactory, NetLearner, Stored
-from ccsi.losses import class_centroids, distillation, intra_domain_conservative, margin, moving_centroids
+from ccsi.losses import (
+    class_centroids,
+    cross_entropy,
+    distillation,
+    intra_domain_conservative,
+    margin,
+    moving_centroids,
+)
 from ccsi.models import IncrementalNet, imprinted_prototypes
 from ccsi.rng import Streams
 from ccsi.stage import Stages, State
@@ -148,9 +154,10 @@ class CCSI(NetLearner):
             return self.random_prototypes(len(task.classes), task.index)
         self.net.eval()
         with torch.no_grad():
-            features = torch.cat(
-                [self.net.features(x.to(self.net.scale.dtype) / 255) for x in task.train.images.split(256)]
-            )
+            workers = self.net.workers
+            own = task.train.images[workers.share(len(task.train))]
+            features = torch.cat([self.net.features(x.to(self.net.scale.dtype) / 255) for x in own.split(256)])
+            features = workers.gather(features)
             old = torch.cat([self.net.old, self.net.new])
             return imprinted_prototypes(features, task.train.labels, task.classes, old)
 
@@ -197,39 +204,39 @@ class Update:
         features = net.features(images)
         cosines = net.cosines(features)
         weights = None if self.class_weights is None else self.class_weights.to(cosines.dtype)
-        parts = {
-            "ce": F.cross_entropy(net.scale * cosines, labels, weights, label_smoothing=self.smoothing),
-        }
+        parts = {"ce": cross_entropy(net.scale * cosines, labels, weights, self.smoothing, net.workers)}
         if self.w_distillation and self.teacher is not None:
             with torch.no_grad():
                 old_features = self.teacher.features(images)
             with torch.autocast(images.device.type, enabled=False):  # 1 − cos of near-equal vectors: not in bfloat16
-                near = distillation(features.to(net.scale.dtype), old_features.to(net.scale.dtype))
+                near = distillation(features.to(net.scale.dtype), old_features.to(net.scale.dtype), net.workers)
             parts["distillation"] = self.w_distillation * near
         if self.w_margin:
             m, k = self.learner.margin, self.learner.top_k
-            parts["margin"] = self.w_margin * margin(cosines, labels, self.n_old, m, k)
+            parts["margin"] = self.w_margin * margin(cosines, labels, self.n_old, m, k, net.workers)
         if self.w_idc:
             parts["idc"] = self.w_idc * self.idc(net, cosines, labels)
         return parts
 
     def idc(self, net: IncrementalNet, cosines: Tensor, labels: Tensor) -> Tensor:
-        """L_idc of this batch; moves the running source centroids."""
-        n = len(self.seen)
-        size = self.learner.idc.batch_size or len(labels)
-        chosen = torch.randint(len(self.target), (size,), generator=self.draws, device=self.target.device)
+        """L_idc of this batch, of which each worker answers for its share; moves the running source centroids."""
+        n, workers = len(self.seen), net.workers
+        size = self.learner.idc.batch_size or workers.count(len(labels))
+        part = workers.share(size)
+        chosen = torch.randint(len(self.target), (size,), generator=self.draws, device=self.target.device)[part]
         x = self.target[chosen].to(net.scale.dtype) / 255
         if self.augment is not None:
             with torch.autocast(x.device.type, enabled=False):  # as for the labelled images
-                x = self.augment(x, self.draws)
+                x = self.augment(x, self.draws, size, part)
         # training-mode moments like the labelled batch, but these images move no running moment
         target = net.cosines(net.features(x, update=False))
         with torch.autocast(x.device.type, enabled=False):  # centroids are sums: not in bfloat16
-            batch, present = class_centroids(cosines, labels, n)
+            batch, present = class_centroids(cosines, labels, n, workers)
             source, self.seen = moving_centroids(self.source, self.seen, batch, present, self.rho)
             self.source = source.detach()
-            centroids, found = class_centroids(target, target.detach().argmax(1), n)
-            return intra_domain_conservative(centroids, source, self.seen & found, self.tau, self.learner.idc.form)
+            centroids, found = class_centroids(target, target.detach().argmax(1), n, workers)
+            loss = intra_domain_conservative(centroids, source, self.seen & found, self.tau, self.learner.idc.form)
+            return loss / workers.size
 
     def state_dict(self) -> State:
         if not self.w_idc:

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from ccsi.models.backbones import Backbone
 from ccsi.models.norm import Tap
+from ccsi.workers import Workers
 
 
 class IncrementalNet(nn.Module):
@@ -13,11 +14,15 @@ class IncrementalNet(nn.Module):
 
     Old and new prototypes are two parameters, so that freezing the old ones is leaving them out of the
     optimizer: neither momentum nor weight decay can move them.
+
+    Attributes:
+        workers: those who hold this net, each a copy.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
+        self.workers = Workers.here()
         self.old = nn.Parameter(torch.empty(0, backbone.n_features))
         self.new = nn.Parameter(torch.empty(0, backbone.n_features))
         self.scale = nn.Parameter(torch.ones(()))

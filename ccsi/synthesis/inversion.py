@@ -24,7 +24,7 @@ from ccsi.errors import UserError
 from ccsi.models import IncrementalNet, Tap
 from ccsi.optim import Adam
 from ccsi.rng import Streams
-from ccsi.stage import Stage
+from ccsi.stage import LOG_EVERY, Stage, State
 from ccsi.synthesis.moments import (
     ClassMemory,
     batch_norm_distance,
@@ -46,7 +46,8 @@ class Synthesis:
             the release (a number, or one a task from the second on). Exactly one of the two is set.
         group_size: images whose batch statistics are matched together (B); with `per_class`, at most so many.
         together: groups optimised as one tensor; `auto` takes one at a time on a CPU, where more only
-            leave the cache, and as many as 2,048 images on a GPU. The result does not depend on it.
+            leave the cache, and as many as 2,048 images on a GPU, but leaves no worker without a group. The
+            result does not depend on it.
         statistics: `group`, or `pooled`: all impressions of the task form one group (another method).
         w_ce, w_f, w_tv, w_l2: weights of the four terms; 0 switches a term off.
         stem_weight: a_l of the first norm layer (1 for the others).
@@ -105,16 +106,18 @@ class Synthesis:
             return self.lr * (step + 1) / warmup
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (self.iterations - warmup)))
 
-    def groups_together(self, size: int, device: torch.device) -> int:
-        """How many groups of `size` images are optimised as one tensor."""
+    def groups_together(self, groups: int, size: int, device: torch.device, workers: int = 1) -> int:
+        """How many of `groups` groups of `size` images are optimised as one tensor."""
         if self.together != "auto":
             return self.together
-        return 1 if device.type == "cpu" else max(1, 2048 // size)
+        return 1 if device.type == "cpu" else max(1, min(2048 // size, math.ceil(groups / workers)))
 
     def run(
         self, net: IncrementalNet, memory: ClassMemory, task: int, streams: Streams, stage: Stage
     ) -> dict[str, Tensor]:
         """Impressions of all classes in `memory`, under `net`, which stays as it is.
+
+        The net's workers share the groups, and each ends with the images of all.
 
         Args:
             task: 0-based number of the task they are for (chooses per-task values and random streams).
@@ -124,23 +127,31 @@ class Synthesis:
         """
         labels = self.labels(len(memory.means), task)
         weights = {name: per_task(getattr(self, name), task) for name in ("w_ce", "w_f", "w_tv", "w_l2")}
-        device = net.scale.device
-        n_together = self.groups_together(labels.shape[1], device)
-        chunks = list(torch.arange(len(labels)).split(n_together))
-        saved: Mapping[str, Any] = stage.state or {"done": [], "chunk": None}
+        device, workers = net.scale.device, net.workers
+        n_groups, size = labels.shape
+        chunks = list(torch.arange(n_groups).split(self.groups_together(n_groups, size, device, workers.size)))
+        rounds = math.ceil(len(chunks) / workers.size)  # in each, every worker makes the images of one chunk
+        saved: Mapping[str, Any] = stage.state or {"done": [], "chunks": None}
         done: list[Tensor] = [images.to(device) for images in saved["done"]]
-        for number, groups in enumerate(chunks[len(done) :], start=len(done)):
+        for number in range(len(done), rounds):
 
-            def offer(make: Callable[[], dict[str, Any]], done: list[Tensor] = done) -> None:
-                stage.offer(lambda: {"done": done, "chunk": make()})
+            def offer(step: int, make: Callable[[], State], done: list[Tensor] = done) -> None:
+                if workers.alone:
+                    stage.offer(lambda: {"done": done, "chunks": [make()]})
+                elif step % LOG_EVERY == 0 and workers.tell(stage.due()):  # they keep step: each has as much to do
+                    stage.save({"done": done, "chunks": workers.collect(make())})
 
             def log(step: int, metrics: Mapping[str, float], number: int = number) -> None:
-                stage.log(number * self.iterations + step, len(chunks) * self.iterations, metrics)
+                stage.log(number * self.iterations + step, rounds * self.iterations, metrics)
 
+            mine = number * workers.size + workers.rank
+            groups = chunks[min(mine, len(chunks) - 1)]  # whoever has none left does the last once more, to keep step
             draws = [self.draw(memory, labels[g], task, int(g), streams) for g in groups]
-            images = self.invert(net, memory, labels[groups].to(device), draws, weights, saved["chunk"], offer, log)
-            done.append((images.flatten(0, 1) * 255).round().to(torch.uint8))
-            saved = {"done": done, "chunk": None}
+            state = saved["chunks"] and saved["chunks"][workers.rank]
+            images = self.invert(net, memory, labels[groups].to(device), draws, weights, state, offer, log)
+            made = (images.flatten(0, 1) * 255).round().to(torch.uint8)
+            done.append(workers.gather(made if mine < len(chunks) else made[:0]))
+            saved = {"done": done, "chunks": None}
         keep = labels.numel() if self.per_class is None else self.per_class * len(memory.means)
         return {"images": torch.cat(done)[:keep], "labels": labels.flatten()[:keep].to(device)}
 
@@ -163,13 +174,14 @@ class Synthesis:
         draws: list[tuple[Tensor, Tensor, Tensor]],
         weights: Mapping[str, float],
         saved: Mapping[str, Any] | None = None,
-        offer: Callable[[Callable[[], dict[str, Any]]], None] = lambda make: None,
+        offer: Callable[[int, Callable[[], State]], None] = lambda step, make: None,
         log: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
     ) -> Tensor:
         """Optimise G groups of B images together; each has its own statistics, jitter, flips and best state.
 
         Args:
-            labels: int64 [G, B]. draws: one of `draw` per group. saved: state to go on from.
+            labels: int64 [G, B]. draws: one of `draw` per group. saved: state to go on from. offer, log: called
+                with the number of steps done.
 
         Returns:
             float [G, B, C, S, S] in [0, 1]: each group's state of lowest loss.
@@ -198,16 +210,17 @@ class Synthesis:
                 best = torch.where(better[:, None, None, None, None], x, best)
                 optimizer.step(grad, self.learning_rate(step))
                 x.clamp_(0, 1)
-            if (step + 1) % 50 == 0 or step + 1 == self.iterations:
+            if (step + 1) % LOG_EVERY == 0 or step + 1 == self.iterations:
                 log(step + 1, {f"loss_{name}": value.mean().item() for name, value in parts.items()})
             offer(
+                step + 1,
                 lambda step=step, best=best, lowest=lowest: {  # type: ignore[misc]  # lambda with bound defaults
                     "x": x.detach(),
                     "best": best,
                     "lowest": lowest,
                     "step": step + 1,
                     "optimizer": optimizer.state_dict(),
-                }
+                },
             )
         for p in wanted:
             p.requires_grad_(True)

@@ -94,6 +94,8 @@ def normalized_moments(first: Tensor, second: Tensor, groups: int, eps: float) -
 def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: int = 256) -> ClassMemory:
     """The memory of `classes`, from one eval-mode pass over their images right after they were learned.
 
+    The net's workers share each class's images, and each ends with the memory of all.
+
     Args:
         data: images uint8 [N, C, S, S] and labels. classes: whose rows to make, in order.
     """
@@ -102,6 +104,7 @@ def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: in
     means, group_means, group_vars = [], [], []
     for c in classes:
         images = data.images[data.labels == c]
+        n, images = len(images), images[net.workers.share(len(images))]
         image_sum = torch.zeros(images.shape[1:], dtype=torch.float64, device=images.device)
         sums: list[tuple[Tensor, Tensor]] = []
         for part in images.split(batch_size):
@@ -112,9 +115,10 @@ def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: in
             layers = [group_moments(*map_moments(tap.input), tap.norm.groups) for tap in taps if tap.norm.groups]
             new = [(mean.sum(0), var.sum(0)) for mean, var in layers]
             sums = [(m + dm, v + dv) for (m, v), (dm, dv) in zip(sums, new, strict=True)] if sums else new
-        means.append((image_sum / len(images)).to(net.scale.dtype))
-        group_means.append([m / len(images) for m, _ in sums])
-        group_vars.append([v / len(images) for _, v in sums])
+        total = net.workers.total
+        means.append((total(image_sum) / n).to(net.scale.dtype))
+        group_means.append([total(m) / n for m, _ in sums])
+        group_vars.append([total(v) / n for _, v in sums])
     net.train(was_training)
     return ClassMemory(
         torch.stack(means),

@@ -3,7 +3,7 @@
 from ccsi.tracking.console import Console
 from ccsi.tracking.events import Progress, RunStart, TaskEnd, Tracker
 from ccsi.tracking.files import Files
-from ccsi.tracking.trackers import Trackers
+from ccsi.tracking.trackers import Trackers, Unheard
 from ccsi.tracking.weights_and_biases import WeightsAndBiases
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "TaskEnd",
     "Tracker",
     "Trackers",
+    "Unheard",
     "WeightsAndBiases",
 ]

@@ -72,15 +72,15 @@ def test_a_learner_goes_on_in_the_middle_of_a_task(make, learned, tasks, same, k
     start = copy.deepcopy(learner.state_dict())
     saved, offers = None, 0
 
-    def offer(make_state) -> None:
+    def save(state) -> None:
         nonlocal saved, offers
         offers += 1
         if offers == at:
-            saved = through_a_file({"learner": start, "stages": make_state()})
+            saved = through_a_file({"learner": start, "stages": state})
             raise StopError
 
     with pytest.raises(StopError):
-        learner.learn(task, Stages(None, offer))
+        learner.learn(task, Stages(None, lambda: True, save))
     rest = make(kind)
     rest.load_state_dict(saved["learner"])
     rest.learn(task, Stages(saved["stages"]))

@@ -260,20 +260,20 @@ def test_interrupted_and_gone_on_gives_the_same_bits(made, together, at):
     whole = synthesis.run(net, memory, 1, Streams(0), Stage())
     saved, offers = None, 0
 
-    def offer(make) -> None:
+    def save(state) -> None:
         nonlocal saved, offers
         offers += 1
         if offers == at:
             file = io.BytesIO()
-            torch.save(make(), file)
+            torch.save(state, file)
             saved = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
             raise StopError
 
     with pytest.raises(StopError):
-        synthesis.run(net, memory, 1, Streams(0), Stage(None, offer))
+        synthesis.run(net, memory, 1, Streams(0), Stage(None, lambda: True, save))
     fresh, memory = made("cn", torch.float32)
     steps = []
-    rest = synthesis.run(fresh, memory, 1, Streams(0), Stage(saved, lambda make: steps.append(1)))
+    rest = synthesis.run(fresh, memory, 1, Streams(0), Stage(saved, lambda: True, lambda state: steps.append(1)))
     assert torch.equal(rest["images"], whole["images"]) and torch.equal(rest["labels"], whole["labels"])
     assert len(steps) == 8 * (6 // together) - at  # no step twice
 

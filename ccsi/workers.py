@@ -1,0 +1,169 @@
+"""The workers of one run: N processes that hold the same network and each compute a share of every batch.
+
+`tune/train.py` starts them as one `torch.distributed` group; `python -m ccsi` is a run's only worker. All draw the same
+random numbers, so nobody has to be told who takes which image; what the shares come to is summed here. Every method
+that talks to the others must be called by all of them, in the same order.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from ccsi.errors import UserError
+
+T = TypeVar("T")
+
+
+class AgreedError(UserError):
+    """A UserError that every worker of the run raises, so that none of them is left waiting for another."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """One of a run's workers, as it sees itself.
+
+    Attributes:
+        rank: its number, from 0; 0 leads: it alone writes files. size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def here(cls) -> "Workers":
+        """Those of the process group this process belongs to; without one it is alone."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def alone(self) -> bool:
+        return self.size == 1
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def share(self, n: int) -> slice:
+        """This worker's part of n things; the parts are next to each other, and as equal as possible."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    # a loss is the sum of what the workers return; gradients are summed as well
+
+    def mean(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
+        """This worker's part of the (weighted) mean of all workers' `values` [n]; weights [n], not all 0.
+
+        No gradient flows through `weights`. A worker may have no values at all.
+        """
+        if weights is None:
+            if self.alone:
+                return values.mean()
+            weights = torch.ones_like(values)
+        total = self.total(weights.sum())
+        return (values * weights).sum() / total.clamp(min=torch.finfo(total.dtype).tiny)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """All workers' `x`, of one shape, added up; gradients flow back to each of them."""
+        if self.alone:
+            return x
+        added: Tensor = _Sum.apply(x)
+        return added
+
+    def total(self, x: Tensor) -> Tensor:
+        """As `sum`, for what has no gradient."""
+        if self.alone:
+            return x
+        added = x.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(added)
+        return added
+
+    def count(self, n: int) -> int:
+        """All workers' n added up."""
+        return n if self.alone else int(self.total(torch.tensor(n)))
+
+    def stack(self, x: Tensor) -> Tensor:
+        """All workers' `x`, of one shape, as [size, ...] in the order of their ranks. No gradient."""
+        parts = [torch.empty_like(x) for _ in range(self.size)]
+        dist.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The rows of all workers' `x`, [n_i, ...], one worker's behind the other's, on each of them. No gradient."""
+        if self.alone:
+            return x
+        lengths = self.collect(len(x))
+        room = x.new_zeros((max(lengths), *x.shape[1:]))
+        room[: len(x)] = x
+        return torch.cat([part[:n] for part, n in zip(self.stack(room), lengths, strict=True)])
+
+    # objects; they travel pickled, between processes of one run
+
+    def collect(self, value: T) -> list[T]:
+        """Every worker's `value`, in the order of their ranks."""
+        if self.alone:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def tell(self, value: T) -> T:
+        """The leader's `value`."""
+        if self.alone:
+            return value
+        box: list[Any] = [value if self.leads else None]
+        dist.broadcast_object_list(box, src=0)
+        told: T = box[0]
+        return told
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What `work` gives on this worker, once it has succeeded on all.
+
+        Raises:
+            AgreedError: on all of them, the first worker's UserError.
+        """
+        value, problem = attempt(work)
+        problems = [text for text in self.collect(problem) if text is not None]
+        if problems:
+            raise AgreedError(problems[0])
+        done: Any = value
+        return done
+
+    def led(self, work: Callable[[], T]) -> T:
+        """What `work` gives when the leader alone does it.
+
+        Raises:
+            AgreedError: on all of them, the leader's UserError.
+        """
+        value, problem = self.tell(attempt(work) if self.leads else (None, None))
+        if problem is not None:
+            raise AgreedError(problem)
+        done: Any = value
+        return done
+
+
+def attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:
+    """The result of `work`, or what its UserError says."""
+    try:
+        return work(), None
+    except UserError as error:
+        return None, str(error)
+
+
+class _Sum(torch.autograd.Function):
+    """All-reduce whose gradient is an all-reduce: each worker's x contributes to every worker's sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        added = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(added)
+        return added
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        added = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(added)
+        return added
