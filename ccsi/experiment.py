@@ -33,7 +33,7 @@ from ccsi.evaluation import Evaluator
 from ccsi.learners import Learner, Stored
 from ccsi.learners.base import ModelFactory
 from ccsi.rng import Streams
-from ccsi.run_folder import claimed, look_into, short_hash, write_config
+from ccsi.run_folder import claimed, look_into, place, write_config
 from ccsi.stage import Stages
 from ccsi.tracking import Progress, RunStart, TaskEnd, Trackers, Unheard
 from ccsi.training import Training
@@ -114,7 +114,7 @@ def run(
         torch.backends.cudnn.allow_tf32 = False  # float32 shall be float32; bfloat16 is a setting
     streams = Streams(seed)
     settings = dict(config or {})
-    folder = Path(run_dir or f"runs/{name}-s{seed}-{short_hash(settings)}").expanduser().absolute()
+    folder = place(run_dir, name, seed, settings)
     group.led(lambda: look_into(folder, settings))  # before the data is read, which may take long
     code = commit()
     data, plan, method = group.together(

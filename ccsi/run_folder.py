@@ -119,6 +119,11 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
+def place(run_dir: str | None, name: str, seed: int, settings: Mapping[str, Any]) -> Path:
+    """A run's folder, absolute: `run_dir`, or else runs/<name>-s<seed>-<hash of the settings>."""
+    return Path(run_dir or f"runs/{name}-s{seed}-{short_hash(settings)}").expanduser().absolute()
+
+
 def short_hash(settings: Mapping[str, Any]) -> str:
     """Six letters and digits that tell runs with different settings apart."""
     compared = {key: value for key, value in settings.items() if key not in NOT_COMPARED}

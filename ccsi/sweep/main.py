@@ -231,15 +231,18 @@ def rehearse(definition: Definition) -> None:
             build(base | {"_target_": "ccsi.experiment.rehearse", "evaluate_test": False})()  # as in phase 1
 
 
+def keep_ray_private() -> None:
+    """Set what Ray reads when it is imported: stay on the loopback device, and take a token of our own."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # the name tells where this is the default
+    if "RAY_AUTH_MODE" not in os.environ:  # without a token Ray would write ~/.ray/auth_token
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
 def both_phases(book: Book, console: Console) -> None:
     """Start Ray and run what is left of the two phases."""
     if book.definition.ray.address is None:
         rehearse(book.definition)  # a cluster's nodes may have data that this machine lacks
-        # What Ray reads when it is imported: stay on the loopback device (the name tells where this is the default),
-        # and take a token of our own, without which Ray would write ~/.ray/auth_token.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        if "RAY_AUTH_MODE" not in os.environ:
-            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        keep_ray_private()
     console.print(f"Starting Ray ({shown(book.definition.ray.address or 'local')}) …", highlight=False)
     try:
         from ccsi.sweep.schedule import as_trial, cluster, run_trials  # seconds to import

@@ -17,15 +17,15 @@ MARK = "CCSI_TEST_SWEEP"
 
 
 class Sweep:
-    """`python tune/sweep.py` with `arguments`, on two CPUs; every process it starts carries a mark of ours."""
+    """`python tune/<script>` with `arguments`, on two CPUs; every process it starts carries a mark of ours."""
 
-    def __init__(self, home: Path, arguments: list[str]) -> None:
+    def __init__(self, home: Path, arguments: list[str], script: str = "sweep.py") -> None:
         self.mark, self.home = uuid.uuid4().hex, home
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         env = os.environ | {"HOME": str(home), MARK: self.mark, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         env |= {"MPLCONFIGDIR": str(home / "mpl"), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tune" / "sweep.py"), "ray.num_cpus=2", *arguments],
+            [sys.executable, str(ROOT / "tune" / script), "ray.num_cpus=2", *arguments],
             cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         self.said = ""
@@ -58,8 +58,10 @@ class Sweep:
         return found
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that run trials."""
-        return [process for process in self.family() if process.cmdline() and "ImplicitFunc" in process.cmdline()[0]]
+        """The processes that run trials, or share a run."""
+        names = ("ImplicitFunc", "RayTrainWorker")
+        family = [(process, process.cmdline()) for process in self.family()]
+        return [process for process, line in family if line and any(name in line[0] for name in names)]
 
     def gone(self, seconds: float = 30) -> bool:
         """Whether nothing of it is left, at most so many seconds from now."""

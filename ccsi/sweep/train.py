@@ -1,0 +1,235 @@
+"""One run shared by several workers, by Ray Train: `python tune/train.py`, and a sweep's trial that wants them.
+
+Each worker calls the same `ccsi.experiment.run`; gradients, moments and figures are shared in `ccsi.workers`. A worker
+that dies takes the others with it, and all start again from the run's newest checkpoint.
+"""
+
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ccsi.config
+from ccsi.checks import NonNegativeInt
+from ccsi.config import Config, build, groups_help
+from ccsi.errors import UserError
+from ccsi.run_folder import look_into, place
+from ccsi.sweep.book import reason
+from ccsi.sweep.definition import Cluster, Resources
+from ccsi.sweep.main import keep_ray_private
+from ccsi.sweep.trial import finished, fresh_start
+from ccsi.tracking.console import SECONDS_BETWEEN_LINES, percent, show_metrics, show_result
+from ccsi.tracking.events import TaskEnd
+from ccsi.tracking.files import NAME as METRICS
+from ccsi.workers import AgreedError, Workers
+
+HELP = """\
+One run shared by several workers, on this machine or on a cluster (Ray Train).
+
+  python tune/train.py model=resnet50 workers=4 resources.gpu=1 dataset=… ray.address=auto
+  python tune/train.py workers=2                      two workers on this machine's CPUs
+
+Everything is as for `python -m ccsi` (see its --help), and the same command goes on where an interrupted run stopped.
+The batch and the learning rate are those of all workers together. Beside it:
+  workers=N                 processes that share the run        max_failures=N  restarts when one of them dies
+  resources.cpu=X resources.gpu=X  of each worker (default: the run's threads, and no GPU)
+  ray.address=null|auto|HOST:PORT  ray.num_cpus=N
+  run_dir=FOLDER            a folder that all machines share
+Groups:
+{groups}"""
+
+SHOWN = ("val_micro", "val_macro", "test_micro", "test_macro")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code (0 done, 1 it broke off, 2 bad input, 130 interrupted)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(arguments):
+        print(HELP.format(groups=groups_help("train")))
+        return 0
+    try:
+        return train(arguments)
+    except UserError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("train: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+
+
+@dataclass(frozen=True)
+class Shared:
+    """How a run is shared. cpu, gpu: of each worker. max_failures: restarts when one dies. environment: to be set."""
+
+    workers: int
+    cpu: float
+    gpu: float
+    max_failures: int
+    environment: Mapping[str, str]
+    cwd: str
+
+
+def train(arguments: Sequence[str]) -> int:
+    """See `main`."""
+    config = ccsi.config.load(arguments, name="train")
+    resources, where, max_failures = sections_of(config)
+    cpu, gpu = resources.cpu or float(config["threads"]), resources.gpu
+    config |= {"threads": max(1, int(cpu)), "device": "cuda" if gpu > 0 else "cpu"}
+    ccsi.config.check(config)
+    folder = place(config["run_dir"], config["name"], config["seed"], config)
+    config["run_dir"] = str(folder)
+    if where.address is None:  # a cluster's nodes may see other disks than this machine
+        look_into(folder, config)
+        build(config | {"_target_": "ccsi.experiment.rehearse"})()
+        keep_ray_private()
+    print(f"Starting Ray ({ccsi.config.shown(where.address or 'local')}) …", file=sys.stderr)
+    from ccsi.sweep.schedule import PASSED_ON, capacity, cluster  # seconds to import
+
+    environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+    shared = Shared(config["workers"], cpu, gpu, max_failures, environment, os.getcwd())
+    with cluster(where):
+        capacity(cpu, gpu)
+        problem = watched(lambda: share(config, shared), folder)
+    result = finished(folder)
+    if result is None:
+        print(f"train: broke off: {problem}; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 1
+    show_result(result, folder)
+    return 0
+
+
+def sections_of(config: Config) -> tuple[Resources, Cluster, int]:
+    """Take what is not the run's own out of the composed tree, checked."""
+    own = {key: config.pop(key) for key in ("resources", "ray", "max_failures")}
+    nodes = {"resources": {**own["resources"], "_target_": f"{Resources.__module__}.Resources"}}
+    nodes |= {"ray": {**own["ray"], "_target_": f"{Cluster.__module__}.Cluster"}}
+    ccsi.config.check({"_target_": f"{__name__}.sections", **own, **nodes})
+    return Resources(**own["resources"]), Cluster(**own["ray"]), int(own["max_failures"])
+
+
+def sections(resources: Any, ray: Any, max_failures: NonNegativeInt) -> None:
+    """What train.yaml has beside a run's own settings, as a callable whose nodes `ccsi.config.check` can walk."""
+
+
+def share(config: Config, shared: Shared, told: Mapping[str, Any] | None = None, callbacks: Sequence[Any] = ()) -> None:
+    """Run `config` in several workers, again after each death, until it is finished or the restarts are used up.
+
+    Args:
+        config: of the run; its `run_dir` is on a disk that all machines share.
+        told: what a worker's report holds beside `task` and `figures`. callbacks: Ray Train's.
+
+    Raises:
+        UserError: what all workers found wrong. ray.train.TrainingFailedError: they died too often.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    folder = Path(config["run_dir"])
+    room = folder.with_name(f".{folder.name}.train")  # Ray Train wants one; a run keeps its own record
+    given = {"config": json.dumps(dict(config)), "room": str(room), "told": dict(told or {})}
+    trainer = TorchTrainer(
+        work,
+        train_loop_config=given | {"environment": dict(shared.environment), "cwd": shared.cwd, "gpu": shared.gpu},
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if shared.gpu > 0 else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=shared.workers,
+            use_gpu=shared.gpu > 0,
+            resources_per_worker={"CPU": shared.cpu, "GPU": shared.gpu} if shared.gpu > 0 else {"CPU": shared.cpu},
+        ),
+        run_config=RunConfig(
+            name=folder.name,
+            storage_path=str(room),
+            failure_config=FailureConfig(max_failures=shared.max_failures),
+            callbacks=list(callbacks),
+        ),
+    )
+    room.mkdir(parents=True, exist_ok=True)
+    try:
+        trainer.fit()
+        if (room / "error.txt").exists():
+            raise UserError((room / "error.txt").read_text())
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def work(given: Mapping[str, Any]) -> None:
+    """One worker's part of a run; Ray Train calls it in each, with their process group set up."""
+    from ray import train
+
+    os.environ.update(given["environment"])
+    if os.path.isdir(given["cwd"]):
+        os.chdir(given["cwd"])
+    config, group = json.loads(given["config"]), Workers.here()
+
+    def task_end(event: TaskEnd) -> None:
+        train.report({**given["told"], "task": event.task + 1, "figures": dict(event.figures)})
+
+    folder = Path(config["run_dir"])
+    if group.tell(finished(folder) is not None):  # one of us died after the last line was written
+        return
+    fresh_start(int(config["seed"]), given["gpu"])
+    try:
+        build(config)(on_task_end=task_end)
+    except AgreedError as error:  # starting again would not mend it
+        if group.leads:
+            Path(given["room"], "error.txt").write_text(str(error))
+
+
+def watched(job: Callable[[], None], folder: Path) -> str:
+    """Do `job` in a thread, showing what the run in `folder` writes down meanwhile; returns what broke it off, or "".
+
+    Raises:
+        UserError: raised by the job. KeyboardInterrupt: Ctrl-C (Ray Train's own handler would wait for the workers).
+    """
+    failed: list[Exception] = []
+
+    def attempt() -> None:
+        try:
+            job()
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    lines = tail(folder / METRICS)
+    while thread.is_alive():
+        thread.join(0.5)
+        for line in lines:
+            if line is None:
+                break
+            print(line, file=sys.stderr, flush=True)
+    if failed and isinstance(failed[0], UserError):
+        raise failed[0]
+    return reason(str(failed[0])) if failed else ""
+
+
+def tail(path: Path) -> Iterator[str | None]:
+    """What happens in a run, from its metrics.jsonl, a line every ten seconds and at each task's end; None: no news."""
+    position, shown = path.stat().st_size if path.exists() else 0, 0.0
+    while True:
+        text = ""
+        if path.exists():
+            with path.open() as file:
+                if path.stat().st_size < position:  # cut back to a checkpoint
+                    position = 0
+                file.seek(position)
+                text = file.readline()
+        if not text.endswith("\n"):
+            yield None
+            continue
+        position += len(text.encode())
+        event = json.loads(text)
+        task, phase = event.pop("task"), event.pop("phase")
+        if phase == "task_end":
+            figures = [f"{key.replace('_', ' ')} {percent(event[key])} %" for key in SHOWN if key in event]
+            yield f"task {task} done: {', '.join(figures)}"
+        elif time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+            shown = time.monotonic()
+            step, steps = event.pop("step"), event.pop("steps")
+            yield f"task {task}  {phase:<9}  {step}/{steps}  {show_metrics(event)}"

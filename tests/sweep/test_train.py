@@ -1,0 +1,77 @@
+"""`python tune/train.py`: a worker that dies, and what is refused before anything starts."""
+
+import json
+from pathlib import Path
+
+import pytest
+from launcher import Sweep, until
+from tiny_run import TINY, run_tiny
+
+from ccsi.sweep.train import main
+
+pytest.importorskip("ray")
+
+MORE = [*TINY, "training.batch_size=5", "checkpoint_every=0.3", "training.augment.shift=1"]
+
+
+def undisturbed(folder: str) -> str:
+    """One of two workers, joined by gloo without Ray."""
+    return json.dumps(run_tiny(Path(folder), "workers=2", base=MORE))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing(tmp_path: Path, pair) -> None:
+    whole = json.loads(pair(undisturbed, str(tmp_path / "whole"))[0])
+    folder, home = tmp_path / "run", tmp_path / "home"
+    home.mkdir()
+    train = Sweep(home, [*MORE, f"run_dir={folder}"], "train.py")
+    try:
+        assert until(lambda: (folder / "checkpoint.pt").exists())
+        assert not (folder / "result.json").exists()
+        killed = train.workers()
+        assert len(killed) == 2
+        killed[1].kill()
+        assert train.wait() == 0, train.said
+        assert train.gone()
+    finally:
+        for process in train.family():
+            process.kill()
+    result = json.loads((folder / "result.json").read_text())
+    for key in ("weights_sha256", "impressions_sha256", "accuracy_matrix", "confusion"):
+        assert result[key] == whole[key]
+    assert "task 3 done" in train.said and "accuracy matrix, test" in train.said
+    noise = [line for line in train.said.splitlines() if "ray" in line.lower() and "Starting Ray" not in line]
+    assert all("A worker died or was killed" in line for line in noise), noise  # Ray's own word for what we did
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert {path.name for path in home.iterdir()} <= {"mpl"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["workers=0"], "workers=0: expected a whole number >= 1."),
+        (["max_failures=-1"], "max_failures=-1: expected a whole number >= 0."),
+        (["resources.cpu=0"], "resources.cpu=0: expected a number > 0"),
+        (["learner.w_idk=1"], "learner.w_idk is not a setting; did you mean learner.w_idc?"),
+        (["scenario.classes_per_task=3"], "scenario.classes_per_task=3 makes 9 classes, but the data set has 10"),
+        (["ray.address=here"], "ray.address=here: expected null, auto, or host:port of a running cluster."),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments: list[str], message: str, capsys, tmp_path: Path) -> None:
+    assert main([*TINY, f"run_dir={tmp_path / 'run'}", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.count("train: ") == 1 and message in said and "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_not_begun_again(tmp_path: Path, capsys) -> None:
+    run_tiny(tmp_path / "run")
+    before = (tmp_path / "run/result.json").read_bytes()
+    assert main([*TINY, f"run_dir={tmp_path / 'run'}"]) == 2
+    assert "holds a finished run" in capsys.readouterr().err
+    assert (tmp_path / "run/result.json").read_bytes() == before
+
+
+def test_help_names_the_groups(capsys) -> None:
+    assert main(["--help"]) == 0
+    assert "workers=N" in capsys.readouterr().out
