@@ -65,10 +65,16 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one trial gets. `cpu`: null is the run's `threads`. `gpu`: a fraction shares a card."""
+    """What one trial gets.
+
+    Args:
+        cpu, gpu: of each of its workers. cpu: null is the run's `threads`; gpu: a fraction shares a card.
+        workers: processes that share a run (see `ccsi.sweep.train`).
+    """
 
     cpu: Positive | None
     gpu: NonNegative
+    workers: PositiveInt = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +145,7 @@ class Definition:
         """The configuration of one run: phase 1 on val alone, phase 2 with test."""
         config = self.config(values) | {"seed": seed, "run_dir": str(run_dir), "threads": self.threads(values)}
         config |= {"evaluate_test": True} if phase == 2 else {"evaluate_test": False, "report": False}
-        config["device"] = self.device(config)
+        config |= {"device": self.device(config), "workers": self.resources.workers}
         wandb = config.get("tracking", {}).get("wandb") if isinstance(config.get("tracking"), dict) else None
         if isinstance(wandb, dict):
             wandb |= {"group": self.name, "job_type": f"phase {phase}", "name": run_dir.name}

@@ -266,7 +266,7 @@ def both_phases(book: Book, console: Console) -> None:
                 if book.status(2, setting, seed) == "incomplete":
                     yield as_trial(run, False, [book.config(2, setting, seed, run)])
 
-    with cluster(book.definition.ray):
+    with cluster(book.definition.ray, dashboard=book.definition.resources.workers > 1):
         run_trials(book.definition, book, trials())
 
 

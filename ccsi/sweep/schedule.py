@@ -26,7 +26,7 @@ from ccsi.config import Config
 from ccsi.errors import UserError
 from ccsi.sweep.book import WORKER_DIED, Book, BrokenOffError, reason
 from ccsi.sweep.definition import Cluster, Definition
-from ccsi.sweep.trial import run_trial
+from ccsi.sweep.trial import Place, run_trial
 
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -51,27 +51,33 @@ PASSED_ON = ("CCSI_DATA", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "TU
 
 
 @contextlib.contextmanager
-def cluster(settings: Cluster) -> Iterator[None]:
-    """Ray for the time of a `with` block.
+def cluster(settings: Cluster, dashboard: bool = False) -> Iterator[None]:
+    """Ray for the time of a `with` block; `dashboard`: it must have one.
 
     Raises:
-        UserError: the address is not one, or nobody answers there in time.
+        UserError: the address is not one, or nobody answers there in time; or there is no dashboard.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     warnings.filterwarnings("ignore", module="ray")
     if settings.address is None:
         arguments: dict[str, Any] = {"address": "local", "num_cpus": settings.num_cpus}
-        arguments |= {"include_dashboard": settings.dashboard}
+        arguments |= {"include_dashboard": settings.dashboard or dashboard}
         arguments |= {"dashboard_host": "127.0.0.1", "object_store_memory": 150 * 2**20}  # default: 30 % of memory
     else:
         answers(settings.address)
         arguments = {"address": settings.address}
     try:
         try:
-            ray.init(**arguments, **quiet)
+            joined = ray.init(**arguments, **quiet)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = f"join ray.address={settings.address}" if settings.address else "start on this machine"
             raise UserError(f"Ray could not {where}: {str(error).strip().splitlines()[0]}") from error
+        if dashboard and not joined.dashboard_url:
+            raise UserError(
+                f"resources.workers: trials of several workers need Ray's dashboard (it frees what stopped ones held), "
+                f"but the cluster at {settings.address} has none; start it with `ray start --head "
+                "--include-dashboard=true`, with ray[default] installed."
+            )
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own there
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -109,8 +115,8 @@ def answers(address: str) -> None:
         )
 
 
-def capacity(cpu: float, gpu: float) -> int:
-    """How many trials fit the machines at once.
+def capacity(cpu: float, gpu: float, workers: int = 1) -> int:
+    """How many trials of so many workers fit the machines at once; `cpu` and `gpu` are a worker's.
 
     Raises:
         UserError: not even one, saying what there is. (Tune would wait for ever without a word.)
@@ -123,12 +129,15 @@ def capacity(cpu: float, gpu: float) -> int:
         if 0 < gpu < 1:  # a trial's share must lie on one card
             by_gpu = node.get("GPU", 0.0) * math.floor(1 / gpu + 1e-6)
         fits += math.floor(min(by_cpu, by_gpu) + 1e-6)
-    if fits == 0:
+    if fits < workers:
         there = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-        raise UserError(
-            f"resources: a trial wants {cpu:g} CPUs and {gpu:g} GPUs, but no machine has them (there is: {there})."
-        )
-    return fits
+        wants = f"{cpu:g} CPUs and {gpu:g} GPUs"
+        if workers > 1:
+            raise UserError(
+                f"resources: {workers} workers want {wants} each, but there is room for {fits} (there is: {there})."
+            )
+        raise UserError(f"resources: a trial wants {wants}, but no machine has them (there is: {there}).")
+    return fits // workers
 
 
 class Supply(Searcher):
@@ -239,9 +248,11 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
         BrokenOffError: the disk is full, or Tune gave up; what is done is kept.
     """
     sweep, cpu, gpu = definition.sweep, definition.cpus(), definition.resources.gpu
-    fits = capacity(cpu, gpu)
+    workers = definition.resources.workers
+    fits = capacity(cpu, gpu, workers)
     at_a_time = min(fits, sweep.max_concurrent or fits)
-    ahead = 1 if sweep.search != "optuna" and at_a_time == fits else 0  # one trial waiting, so that no worker idles
+    # one trial waiting, so that no worker idles; those of several workers ask for nothing that would hold it back
+    ahead = 1 if sweep.search != "optuna" and at_a_time == fits and workers == 1 else 0
     scheduler = None
     if sweep.scheduler == "asha":
         scheduler = Halving()
@@ -258,21 +269,19 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
     storage = definition.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed
-    trainable = tune.with_parameters(
-        run_trial,
-        environment=environment,
-        cwd=definition.cwd,
-        metric=sweep.metric,
-        gpu=gpu,
-    )
+    place = Place(workers, cpu, gpu, sweep.max_failures, environment, definition.cwd)
+    trainable = tune.with_parameters(run_trial, place=place, metric=sweep.metric)
+    wants = {"cpu": cpu, "gpu": gpu} if gpu > 0 else {"cpu": cpu}
+    if workers > 1:  # the trial itself only waits for its workers, which Ray Train asks for
+        wants = {"memory": 1}
     supply = Supply(trials, at_a_time + ahead)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": cpu, "gpu": gpu} if gpu > 0 else {"cpu": cpu}),
+        tune.with_resources(trainable, wants),
         tune_config=tune.TuneConfig(
             search_alg=supply,
             scheduler=scheduler,
             num_samples=-1,
-            reuse_actors=True,
+            reuse_actors=workers == 1,
             trial_name_creator=lambda trial: trial.config["name"],
             trial_dirname_creator=lambda trial: trial.config["name"],
         ),

@@ -26,6 +26,7 @@ KINDS = ("choice", "grid", "uniform", "loguniform", "randint")
 RESERVED = {
     "seed": "sweep.seeds.tuning and sweep.seeds.reporting",
     "threads": "resources.cpu",
+    "workers": "resources.workers",
     "device": "resources.gpu",
     "run_dir": "sweep.dir",
     "evaluate_test": "the two phases",

@@ -131,10 +131,13 @@ def best_yaml(book: Book, setting: int) -> str:
         "device": definition.device(config),
         "seed": definition.sweep.seeds.reporting[0],
         "threads": definition.threads(values),
+        "workers": definition.resources.workers,
         "run_dir": None,
         "evaluate_test": True,
     }
-    return f"# The best setting (c{setting:02d}) of {definition.name}, on val.\n" + ccsi.config.to_yaml(config)
+    how = "python -m ccsi" if definition.resources.workers == 1 else "python tune/train.py"
+    head = f"# The best setting (c{setting:02d}) of {definition.name}, on val: {how} <this file>\n"
+    return head + ccsi.config.to_yaml(config)
 
 
 def _cells(row: dict[str, Any], keys: list[str]) -> list[str]:

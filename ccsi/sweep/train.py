@@ -1,17 +1,11 @@
-"""One run shared by several workers, by Ray Train: `python tune/train.py`, and a sweep's trial that wants them.
-
-Each worker calls the same `ccsi.experiment.run`; gradients, moments and figures are shared in `ccsi.workers`. A worker
-that dies takes the others with it, and all start again from the run's newest checkpoint.
-"""
+"""The command behind `python tune/train.py`: one run shared by several workers (see `ccsi.sweep.share`)."""
 
 import json
 import os
-import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +17,9 @@ from ccsi.run_folder import look_into, place
 from ccsi.sweep.book import reason
 from ccsi.sweep.definition import Cluster, Resources
 from ccsi.sweep.main import keep_ray_private
-from ccsi.sweep.trial import finished, fresh_start
+from ccsi.sweep.trial import Place, finished
 from ccsi.tracking.console import SECONDS_BETWEEN_LINES, percent, show_metrics, show_result
-from ccsi.tracking.events import TaskEnd
 from ccsi.tracking.files import NAME as METRICS
-from ccsi.workers import AgreedError, Workers
 
 HELP = """\
 One run shared by several workers, on this machine or on a cluster (Ray Train).
@@ -63,18 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-@dataclass(frozen=True)
-class Shared:
-    """How a run is shared. cpu, gpu: of each worker. max_failures: restarts when one dies. environment: to be set."""
-
-    workers: int
-    cpu: float
-    gpu: float
-    max_failures: int
-    environment: Mapping[str, str]
-    cwd: str
-
-
 def train(arguments: Sequence[str]) -> int:
     """See `main`."""
     config = ccsi.config.load(arguments, name="train")
@@ -90,12 +70,13 @@ def train(arguments: Sequence[str]) -> int:
         keep_ray_private()
     print(f"Starting Ray ({ccsi.config.shown(where.address or 'local')}) …", file=sys.stderr)
     from ccsi.sweep.schedule import PASSED_ON, capacity, cluster  # seconds to import
+    from ccsi.sweep.share import share
 
     environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
-    shared = Shared(config["workers"], cpu, gpu, max_failures, environment, os.getcwd())
+    there = Place(config["workers"], cpu, gpu, max_failures, environment, os.getcwd())
     with cluster(where):
-        capacity(cpu, gpu)
-        problem = watched(lambda: share(config, shared), folder)
+        capacity(cpu, gpu, there.workers)
+        problem = watched(lambda: share(config, there), folder)
     result = finished(folder)
     if result is None:
         print(f"train: broke off: {problem}; the same command goes on from the last checkpoint.", file=sys.stderr)
@@ -115,70 +96,6 @@ def sections_of(config: Config) -> tuple[Resources, Cluster, int]:
 
 def sections(resources: Any, ray: Any, max_failures: NonNegativeInt) -> None:
     """What train.yaml has beside a run's own settings, as a callable whose nodes `ccsi.config.check` can walk."""
-
-
-def share(config: Config, shared: Shared, told: Mapping[str, Any] | None = None, callbacks: Sequence[Any] = ()) -> None:
-    """Run `config` in several workers, again after each death, until it is finished or the restarts are used up.
-
-    Args:
-        config: of the run; its `run_dir` is on a disk that all machines share.
-        told: what a worker's report holds beside `task` and `figures`. callbacks: Ray Train's.
-
-    Raises:
-        UserError: what all workers found wrong. ray.train.TrainingFailedError: they died too often.
-    """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    folder = Path(config["run_dir"])
-    room = folder.with_name(f".{folder.name}.train")  # Ray Train wants one; a run keeps its own record
-    given = {"config": json.dumps(dict(config)), "room": str(room), "told": dict(told or {})}
-    trainer = TorchTrainer(
-        work,
-        train_loop_config=given | {"environment": dict(shared.environment), "cwd": shared.cwd, "gpu": shared.gpu},
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if shared.gpu > 0 else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=shared.workers,
-            use_gpu=shared.gpu > 0,
-            resources_per_worker={"CPU": shared.cpu, "GPU": shared.gpu} if shared.gpu > 0 else {"CPU": shared.cpu},
-        ),
-        run_config=RunConfig(
-            name=folder.name,
-            storage_path=str(room),
-            failure_config=FailureConfig(max_failures=shared.max_failures),
-            callbacks=list(callbacks),
-        ),
-    )
-    room.mkdir(parents=True, exist_ok=True)
-    try:
-        trainer.fit()
-        if (room / "error.txt").exists():
-            raise UserError((room / "error.txt").read_text())
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
-
-
-def work(given: Mapping[str, Any]) -> None:
-    """One worker's part of a run; Ray Train calls it in each, with their process group set up."""
-    from ray import train
-
-    os.environ.update(given["environment"])
-    if os.path.isdir(given["cwd"]):
-        os.chdir(given["cwd"])
-    config, group = json.loads(given["config"]), Workers.here()
-
-    def task_end(event: TaskEnd) -> None:
-        train.report({**given["told"], "task": event.task + 1, "figures": dict(event.figures)})
-
-    folder = Path(config["run_dir"])
-    if group.tell(finished(folder) is not None):  # one of us died after the last line was written
-        return
-    fresh_start(int(config["seed"]), given["gpu"])
-    try:
-        build(config)(on_task_end=task_end)
-    except AgreedError as error:  # starting again would not mend it
-        if group.leads:
-            Path(given["room"], "error.txt").write_text(str(error))
 
 
 def watched(job: Callable[[], None], folder: Path) -> str:

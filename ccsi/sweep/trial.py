@@ -13,7 +13,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,60 @@ LIVE |= {"val_macro": "final_accuracy_macro", "val_micro": "final_accuracy_micro
 """sweep.metric, as `TaskEnd.figures` names it -> its name under `val` in result.json."""
 
 
-def run_trial(
-    trial: Mapping[str, Any],
-    environment: Mapping[str, str],
-    cwd: str,
-    metric: str,
-    gpu: float,
-) -> None:
+@dataclass(frozen=True)
+class Place:
+    """Where and how runs compute.
+
+    Attributes:
+        workers: processes that share a run. cpu, gpu: of each of them; gpu: the share of a card it may fill.
+        max_failures: how often they start again when one dies.
+        environment: variables to set, as the driver's environment does not reach a running cluster.
+        cwd: the driver's working directory, for relative paths; left alone if a node does not have it.
+    """
+
+    workers: int
+    cpu: float
+    gpu: float
+    max_failures: int
+    environment: Mapping[str, str]
+    cwd: str
+
+    def enter(self) -> None:
+        """Set what this process needs."""
+        os.environ.update(self.environment)
+        if os.path.isdir(self.cwd):
+            os.chdir(self.cwd)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a trial tells of one of its runs.
+
+    Attributes:
+        run: its name. metric: a key of `LIVE`. compared: whether a scheduler may stop the trial.
+        done: tasks of the trial's runs before it. values: their values of the metric.
+    """
+
+    run: str
+    metric: str
+    compared: bool
+    done: int
+    values: Sequence[float]
+
+    def at(self, event: TaskEnd) -> dict[str, Any] | None:
+        """After a task; None after the last, which is told when result.json is there: any report may be the end."""
+        if event.task + 1 == event.tasks:
+            return None
+        return self.of(event.task + 1, event.figures[self.metric])
+
+    def of(self, task: int, value: float) -> dict[str, Any]:
+        """After `task` tasks (1-based), with the run's own value."""
+        mean = (sum(self.values) + value) / (len(self.values) + 1)
+        told = {"run": self.run, "task": task, "tasks_done": self.done + task, "value": mean}
+        return told | ({"compared": mean} if self.compared else {})
+
+
+def run_trial(trial: Mapping[str, Any], place: Place, metric: str) -> None:
     """A Tune trial: the runs of one setting, one after another, told to Tune after every task.
 
     Each report holds `tasks_done` (counted over the seeds of the trial, so that ASHA compares settings at the
@@ -42,43 +90,56 @@ def run_trial(
 
     Args:
         trial: `name`; `prunable`: whether a scheduler may stop it; `runs`: JSON of its runs' configurations.
-        environment: variables to set, as the driver's environment does not reach a running cluster.
-        cwd: the driver's working directory, for relative paths; left alone if this node does not have it.
         metric: a key of `LIVE`.
-        gpu: the share of a card this trial may fill.
     """
     from ray import tune
 
-    os.environ.update(environment)
-    if os.path.isdir(cwd):
-        os.chdir(cwd)
+    place.enter()
     done, values = 0, list[float]()
-
-    def task_end(event: TaskEnd) -> None:
-        if event.task + 1 == event.tasks:
-            return  # reported below, once result.json is there: a scheduler may stop us at any report
-        value = (sum(values) + event.figures[metric]) / (len(values) + 1)
-        with packed(folder) as checkpoint:
-            tune.report(report(event.task + 1, value), checkpoint=tune.Checkpoint.from_directory(checkpoint))
-
-    def report(task: int, value: float) -> dict[str, Any]:
-        told = {"run": folder.name, "task": task, "tasks_done": done + task, "value": value}
-        return told | ({"compared": value} if trial["prunable"] else {})
 
     for config in json.loads(trial["runs"]):
         folder = Path(config["run_dir"])
         if not folder.parent.is_dir():
             raise RuntimeError(f"{folder.parent} is not on this node: sweep.dir must be a folder all nodes share")
         restore(tune.get_checkpoint(), folder)
+        report = Report(folder.name, metric, trial["prunable"], done, tuple(values))
         try:
-            fresh_start(int(config["seed"]), gpu)
-            result = execute(config, task_end)
+            result = alone(config, place, report) if place.workers == 1 else shared(config, place, report)
         except UserError as error:
             tune.report({"tasks_done": done, "error": str(error)})
             return
-        values.append(float(result["val"][LIVE[metric]]))
-        tune.report(report(tasks_of(result), sum(values) / len(values)))
+        value = float(result["val"][LIVE[metric]])
+        tune.report(report.of(tasks_of(result), value))
+        values.append(value)
         done += tasks_of(result)
+
+
+def alone(config: Config, place: Place, report: Report) -> dict[str, Any]:
+    """One run in this process; returns the contents of its result.json."""
+    from ray import tune
+
+    def task_end(event: TaskEnd) -> None:
+        told = report.at(event)
+        if told is not None:
+            with packed(Path(config["run_dir"])) as checkpoint:
+                tune.report(told, checkpoint=tune.Checkpoint.from_directory(checkpoint))
+
+    fresh_start(int(config["seed"]), place.gpu)
+    return execute(config, task_end)
+
+
+def shared(config: Config, place: Place, report: Report) -> dict[str, Any]:
+    """As `alone`, in several workers of Ray Train's."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    from ccsi.sweep.share import share
+
+    folder = Path(config["run_dir"])
+    if finished(folder) is None:
+        share(config, place, report, [TuneReportCallback()])  # type: ignore[no-untyped-call]
+    result = finished(folder)
+    assert result is not None, f"the run ended without writing {folder / 'result.json'}"
+    return result
 
 
 def execute(config: Config, on_task_end: Callable[[TaskEnd], None]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def random_images(n: int, classes: range) -> Labelled:
 
 
 def train(steps: int) -> tuple[float, float]:
-    """`Training.fit` on so many batches of 64, all of CCSI's losses on: its seconds, and a sum that tells the weights."""
+    """`Training.fit` on so many batches of 64, all losses on: its seconds, and a sum that tells the weights."""
     torch.set_num_threads(1)
     g = torch.Generator().manual_seed(0)
     net = IncrementalNet(resnet(3, g))
@@ -67,12 +67,16 @@ def main() -> None:
         for turn in range(options.turns):
             (one, weights), ((two, same), _) = work(), pair(work)
             ratios.append(one / two)
-            print(f"turn {turn + 1}: one worker {one:.2f} s, two {two:.2f} s, {ratios[-1]:.2f} times as fast", flush=True)
+            print(
+                f"turn {turn + 1}: one worker {one:.2f} s, two {two:.2f} s, {ratios[-1]:.2f} times as fast", flush=True
+            )
             if abs(weights - same) > 1e-3 * weights:
                 sys.exit(f"the weights differ: {weights} and {same}")
     finally:
         pair.close()
-    print(f"two workers are {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) times as fast as one")
+    print(
+        f"two workers are {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) times as fast as one"
+    )
 
 
 if __name__ == "__main__":

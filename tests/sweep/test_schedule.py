@@ -114,7 +114,7 @@ def test_a_sweep_that_breaks_off_says_so_in_a_sentence_and_can_go_on(
 
     monkeypatch.setattr(schedule.tune.Tuner, "__init__", lambda self, *a, **k: None)
     monkeypatch.setattr(schedule.tune.Tuner, "fit", fit)
-    monkeypatch.setattr(schedule, "cluster", lambda settings: contextlib.nullcontext())
+    monkeypatch.setattr(schedule, "cluster", lambda settings, dashboard: contextlib.nullcontext())
     monkeypatch.setattr(schedule, "capacity", lambda cpu, gpu: 1)
     assert command.main([*STANDIN, f"sweep.dir={tmp_path / 's'}"]) == 1
     said = capsys.readouterr().err.strip()
