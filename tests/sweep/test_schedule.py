@@ -115,7 +115,7 @@ def test_a_sweep_that_breaks_off_says_so_in_a_sentence_and_can_go_on(
     monkeypatch.setattr(schedule.tune.Tuner, "__init__", lambda self, *a, **k: None)
     monkeypatch.setattr(schedule.tune.Tuner, "fit", fit)
     monkeypatch.setattr(schedule, "cluster", lambda settings, dashboard: contextlib.nullcontext())
-    monkeypatch.setattr(schedule, "capacity", lambda cpu, gpu: 1)
+    monkeypatch.setattr(schedule, "capacity", lambda *wanted: 1)
     assert command.main([*STANDIN, f"sweep.dir={tmp_path / 's'}"]) == 1
     said = capsys.readouterr().err.strip()
     assert told in said
