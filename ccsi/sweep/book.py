@@ -5,7 +5,6 @@ written by the driver) holds what no run knows: Optuna's suggestions, each repor
 """
 
 import json
-import re
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +15,10 @@ from ccsi.config import Config
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.space import Tried, Values
 from ccsi.sweep.statistics import summary
-from ccsi.sweep.trial import LIVE, finished, tasks_of
+from ccsi.sweep.trial import LIVE, finished, reason, tasks_of
 
 Status = Literal["done", "pruned", "failed", "incomplete"]
 Report = dict[str, Any]
-WORKER_DIED = "the worker process died (killed, or out of memory)"
-"""What `reason` says of a trial whose process ended without an exception."""
 
 
 class BrokenOffError(Exception):
@@ -271,12 +268,3 @@ class Book:
             self.suggested_all = True
         elif "end" in event:
             self.ends[event["trial"]] = (event["end"], event["error"])
-
-
-def reason(text: str) -> str:
-    """The line of a traceback that says what happened."""
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    told = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)\b", line)]
-    if any("died" in line for line in lines) and not any("Traceback" in line for line in lines):
-        return WORKER_DIED
-    return (told or lines or ["no reason given"])[-1][:500]

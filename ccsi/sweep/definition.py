@@ -41,7 +41,7 @@ class Sweep:
         search: how settings are chosen. `optuna` is TPE.
         scheduler: `asha` stops settings of phase 1 that lag behind others at equal tasks done.
         max_concurrent: trials at a time; null is as many as fit.
-        max_failures: how often a trial that broke off is started again from its last checkpoint.
+        max_failures: how often in a row a trial that broke off is started again without having got further.
         seed: of the search.
         name: shown in Weights & Biases as the group; null is the folder's name.
         dir: the output folder; null is `sweeps/<name>`, or `sweeps/<date-time>-<four digits>` without a name.

@@ -107,8 +107,7 @@ def opened(arguments: Sequence[str]) -> Iterator[Definition]:
                 empty(folder, made)
             raise
         finally:
-            for left in (folder / "runs").glob(".*.lock"):
-                left.unlink(missing_ok=True)
+            forget(folder)
 
 
 @contextlib.contextmanager
@@ -138,6 +137,13 @@ def locked(folder: Path) -> Iterator[bool]:
             path.unlink(missing_ok=True)
 
 
+def forget(folder: Path) -> None:
+    """Remove what trials note beside their runs: locks, and how often they broke off."""
+    for left in (folder / "runs").glob(".*"):
+        if left.suffix in (".lock", ".attempts"):
+            left.unlink(missing_ok=True)
+
+
 def furnish(definition: Definition, fresh: bool) -> None:
     """Write what a sweep's folder holds before anything ran.
 
@@ -154,6 +160,7 @@ def furnish(definition: Definition, fresh: bool) -> None:
         if fresh:
             write_atomically(folder / "sweep.yaml", definition.dump().encode())
         (folder / "runs").mkdir(exist_ok=True)
+        forget(folder)  # of a driver that was killed; what failed gets a new chance
     except OSError as error:
         room.unlink(missing_ok=True)
         raise unwritable(folder, error) from error

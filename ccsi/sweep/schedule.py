@@ -24,9 +24,9 @@ from typing import Any
 
 from ccsi.config import Config
 from ccsi.errors import UserError
-from ccsi.sweep.book import WORKER_DIED, Book, BrokenOffError, reason
+from ccsi.sweep.book import Book, BrokenOffError
 from ccsi.sweep.definition import Cluster, Definition
-from ccsi.sweep.trial import Place, run_trial
+from ccsi.sweep.trial import WORKER_DIED, Place, reason, run_trial
 
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -288,8 +288,7 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
         run_config=tune.RunConfig(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             storage_path=str(storage),
-            failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),  # copies; with 1 Ray floods the log
+            failure_config=tune.FailureConfig(max_failures=1000),  # a trial counts for itself: see `Attempts`
             callbacks=[Events(book, supply)],
             verbose=0,
         ),

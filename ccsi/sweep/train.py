@@ -14,10 +14,9 @@ from ccsi.checks import NonNegativeInt
 from ccsi.config import Config, build, groups_help
 from ccsi.errors import UserError
 from ccsi.run_folder import look_into, place
-from ccsi.sweep.book import reason
 from ccsi.sweep.definition import Cluster, Resources
 from ccsi.sweep.main import keep_ray_private
-from ccsi.sweep.trial import Place, finished
+from ccsi.sweep.trial import Place, finished, reason
 from ccsi.tracking.console import SECONDS_BETWEEN_LINES, percent, show_metrics, show_result
 from ccsi.tracking.files import NAME as METRICS
 

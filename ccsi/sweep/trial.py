@@ -9,10 +9,10 @@ import fcntl
 import gc
 import json
 import os
-import shutil
+import re
 import sys
-import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ from ccsi.tracking.events import TaskEnd
 LIVE = {"val_average_incremental": "average_incremental_accuracy"}
 LIVE |= {"val_macro": "final_accuracy_macro", "val_micro": "final_accuracy_micro"}
 """sweep.metric, as `TaskEnd.figures` names it -> its name under `val` in result.json."""
+WORKER_DIED = "the worker process died (killed, or out of memory)"
+"""What `reason` says of a trial whose process ended without an exception."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,21 @@ def run_trial(trial: Mapping[str, Any], place: Place, metric: str) -> None:
         folder = Path(config["run_dir"])
         if not folder.parent.is_dir():
             raise RuntimeError(f"{folder.parent} is not on this node: sweep.dir must be a folder all nodes share")
-        restore(tune.get_checkpoint(), folder)
-        report = Report(folder.name, metric, trial["prunable"], done, tuple(values))
-        try:
-            result = alone(config, place, report) if place.workers == 1 else shared(config, place, report)
-        except UserError as error:
-            tune.report({"tasks_done": done, "error": str(error)})
+        report, attempts = Report(folder.name, metric, trial["prunable"], done, tuple(values)), Attempts(folder)
+        problem = attempts.begin(place.max_failures)
+        if not problem:
+            try:
+                result = alone(config, place, report) if place.workers == 1 else shared(config, place, report)
+            except UserError as error:
+                tune.report({"tasks_done": done, "error": str(error)})
+                return
+            except Exception as error:
+                problem = attempts.broke(place.max_failures, traceback.format_exc(), out_of_memory(error, place.gpu))
+                if not problem:
+                    raise  # Tune starts the trial again, in another process
+        if problem:
+            folder.with_name(f"{trial['name']}.error.txt").write_text(problem)
+            tune.report({"tasks_done": done, "error": reason(problem)})
             return
         value = float(result["val"][LIVE[metric]])
         tune.report(report.of(tasks_of(result), value))
@@ -121,8 +132,7 @@ def alone(config: Config, place: Place, report: Report) -> dict[str, Any]:
     def task_end(event: TaskEnd) -> None:
         told = report.at(event)
         if told is not None:
-            with packed(Path(config["run_dir"])) as checkpoint:
-                tune.report(told, checkpoint=tune.Checkpoint.from_directory(checkpoint))
+            tune.report(told)
 
     fresh_start(int(config["seed"]), place.gpu)
     return execute(config, task_end)
@@ -172,6 +182,80 @@ def tasks_of(result: Mapping[str, Any]) -> int:
     return len(result["scenario"]["classes_per_task"])
 
 
+class Attempts:
+    """How often a run was begun without getting further than the time before; kept beside its folder.
+
+    Deaths are normal on a cluster, and a run that gets on may die any number of times. One that breaks off again and
+    again at the same place is given up.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder.with_name(f".{folder.name}.attempts")
+
+    def begin(self, most: int) -> str:
+        """Note that work on the run begins; or, if it broke off more than `most` times here, the last reason."""
+        here = self._here()
+        if len(here) > most:
+            return next((text for text in reversed(here) if text), WORKER_DIED)
+        self._write([*here, ""])
+        return ""
+
+    def broke(self, most: int, text: str, hopeless: str) -> str:
+        """Note why it broke off; gives the reason if that was once too often, or `hopeless` from the first time."""
+        here = [*self._here()[:-1], text]
+        self._write(here)
+        return f"{text}\n{hopeless}" if hopeless else text if len(here) > most else ""
+
+    def _at(self) -> str:
+        """What the run would go on from."""
+        from ccsi.checkpoint import NAME  # and with it torch, which the driver can do without
+
+        try:
+            about = (self.folder / NAME).stat()
+        except OSError:
+            return ""
+        return f"{about.st_mtime_ns} {about.st_size}"
+
+    def _here(self) -> list[str]:
+        """Of the attempts that began where the run stands now: what broke each off, as far as it could say."""
+        try:
+            noted = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return []
+        return list(noted["broke"]) if noted["at"] == self._at() else []
+
+    def _write(self, broke: list[str]) -> None:
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps({"at": self._at(), "broke": broke}))
+        part.replace(self.path)
+
+
+def out_of_memory(error: Exception, gpu: float) -> str:
+    """What to say of an exception that no other attempt would mend, as memory will not grow; "" for any other."""
+    if isinstance(error, MemoryError):
+        return (
+            "MemoryError: the trial needs more memory than this machine has left; run fewer at a time, or a smaller one"
+        )
+    if type(error).__name__ != "OutOfMemoryError":
+        return ""
+    import torch
+
+    total = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else 0.0
+    return (
+        f"OutOfMemoryError: the trial needs more than its share of the GPU: resources.gpu={gpu:g} allows "
+        f"{min(1.0, gpu) * total:.1f} of {total:.1f} GiB; give it a larger share, or a smaller batch"
+    )
+
+
+def reason(text: str) -> str:
+    """The line of a traceback that says what happened."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    told = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)\b", line)]
+    if any("died" in line for line in lines) and not any("Traceback" in line for line in lines):
+        return WORKER_DIED
+    return (told or lines or ["no reason given"])[-1][:500]
+
+
 def fresh_start(seed: int, gpu: float) -> None:
     """Clear what an earlier trial of this worker process left behind (workers are used again, which saves 2 s each)."""
     gc.collect()
@@ -204,25 +288,3 @@ def sole_user(folder: Path, patience: float = 60.0) -> Iterator[None]:
             except OSError:
                 break  # a file system without locks
         yield
-
-
-@contextlib.contextmanager
-def packed(folder: Path) -> Iterator[str]:
-    """A copy of what a run needs to go on elsewhere, to be handed to Tune's storage."""
-    with tempfile.TemporaryDirectory(prefix="ccsi-checkpoint-") as temporary:
-        ignore = shutil.ignore_patterns("plots", "wandb", ".*")
-        if folder.is_dir():
-            shutil.copytree(folder, Path(temporary) / folder.name, ignore=ignore)
-        yield temporary
-
-
-def restore(checkpoint: Any, folder: Path) -> None:
-    """Bring a run's folder back from Tune's storage, if it is gone from where it was."""
-    if checkpoint is None or folder.exists():
-        return
-    part = folder.with_name(f".{folder.name}.part")
-    with checkpoint.as_directory() as stored:
-        if (Path(stored) / folder.name).is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(Path(stored) / folder.name, part)
-            part.rename(folder)

@@ -1,10 +1,7 @@
 """Whole sweeps on Ray: what is killed ends as if nothing had happened, and nothing is left behind."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from launcher import Sweep, until
+from nodes import Nodes
 from rich.console import Console
 
 import ccsi.config
@@ -129,27 +127,10 @@ def test_ray_keeps_to_this_machine_and_ctrl_c_stops_it_cleanly_and_says_how_to_g
     assert not sweep.listening()
 
 
-CLUSTER = """
-import ray, sys, time
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20})
-cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
-print(cluster.address, flush=True)
-sys.stdin.read()
-cluster.shutdown()
-"""
-
-
 def test_on_a_running_cluster_failures_are_told_and_others_go_on(start: Start, tmp_path: Path) -> None:
-    env = os.environ | {"HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    env["PYTHONPATH"] = str(Path(__file__).parent)  # a cluster's nodes have what trials import installed
-    cluster = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+    cluster = Nodes(tmp_path)
+    address = cluster.address
     try:
-        assert cluster.stdout is not None
-        address = cluster.stdout.readline().strip()
         space = ["sweep.space={fault: {grid: [none, once, crash, user]}}", "sweep.search=grid"]
         more = ["sweep.seeds.reporting=[0]", "sweep.max_failures=1", f"ray.address={address}"]
         sweep = start(*STANDIN, *space, *more, f"sweep.dir={tmp_path / 's'}")
@@ -161,9 +142,9 @@ def test_on_a_running_cluster_failures_are_told_and_others_go_on(start: Start, t
         assert greedy.wait() == 2, greedy.said
         assert "no machine has them (there is: 1 CPUs and 0 GPUs; 1 CPUs and 0 GPUs)" in greedy.said
         assert not (tmp_path / "t").exists()
-        assert cluster.poll() is None
+        assert cluster.process.poll() is None
     finally:
-        cluster.communicate("")
+        cluster.stop()
     table = pd.read_csv(tmp_path / "s/trials.csv").set_index("trial")
     assert list(table["status"]) == ["done", "done", "failed", "failed", "done", "done"]
     assert table.loc["p1-c02-s100", "error"] == "ValueError: boom"
