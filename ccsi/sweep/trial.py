@@ -21,7 +21,7 @@ from typing import Any
 import ccsi.config
 from ccsi.config import Config
 from ccsi.errors import UserError
-from ccsi.tracking.events import TaskEnd
+from ccsi.tracking.events import TaskEnd, Tracker
 
 LIVE = {"val_average_incremental": "average_incremental_accuracy"}
 LIVE |= {"val_macro": "final_accuracy_macro", "val_micro": "final_accuracy_micro"}
@@ -37,6 +37,7 @@ class Place:
         max_failures: how often they start again when one dies.
         environment: variables to set, as the driver's environment does not reach a running cluster.
         cwd: the driver's working directory, for relative paths; left alone if a node does not have it.
+        sweep: its name, for the metrics.
     """
 
     workers: int
@@ -45,6 +46,7 @@ class Place:
     max_failures: int
     environment: Mapping[str, str]
     cwd: str
+    sweep: str = ""
 
     def enter(self) -> None:
         """Set what this process needs."""
@@ -118,6 +120,8 @@ def alone(config: Config, place: Place, report: Report) -> dict[str, Any]:
     """One run in this process; returns the contents of its result.json."""
     from ray import tune
 
+    from ccsi.sweep.watch import RayMetrics
+
     def task_end(event: TaskEnd) -> None:
         told = report.at(event)
         if told is not None:
@@ -125,7 +129,7 @@ def alone(config: Config, place: Place, report: Report) -> dict[str, Any]:
                 tune.report(told, checkpoint=tune.Checkpoint.from_directory(checkpoint))
 
     fresh_start(int(config["seed"]), place.gpu)
-    return execute(config, task_end)
+    return execute(config, task_end, RayMetrics(place.sweep))
 
 
 def shared(config: Config, place: Place, report: Report) -> dict[str, Any]:
@@ -142,13 +146,13 @@ def shared(config: Config, place: Place, report: Report) -> dict[str, Any]:
     return result
 
 
-def execute(config: Config, on_task_end: Callable[[TaskEnd], None]) -> dict[str, Any]:
+def execute(config: Config, on_task_end: Callable[[TaskEnd], None], watch: Tracker | None = None) -> dict[str, Any]:
     """Run, go on with, or only read (when finished) one run; returns the contents of its result.json."""
     folder = Path(config["run_dir"])
     with sole_user(folder):
         result = finished(folder)
         if result is None:
-            ccsi.config.build(config)(on_task_end=on_task_end)
+            ccsi.config.build(config)(on_task_end=on_task_end, watch=watch)
             result = finished(folder)
     if result is None:
         raise RuntimeError(f"the run ended without writing {folder / 'result.json'}")
@@ -165,6 +169,11 @@ def finished(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{folder / 'result.json'} is damaged ({error}): remove the folder to run it again.") from error
     assert isinstance(result, dict)
     return result
+
+
+def trial_of(run: str) -> str:
+    """The trial a run belongs to: in phase 1 a trial is a setting with all its seeds, in phase 2 one run."""
+    return run.rpartition("-s")[0] if run.startswith("p1-") else run
 
 
 def tasks_of(result: Mapping[str, Any]) -> int:
