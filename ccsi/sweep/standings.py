@@ -77,7 +77,7 @@ def written(folder: Path, tail: int = 2**16) -> list[Mapping[str, Any]]:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return []
-    events = []
+    events = list[Mapping[str, Any]]()
     for line in lines:
         try:
             event = json.loads(line)

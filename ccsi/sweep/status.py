@@ -1,6 +1,7 @@
 """The command behind `python tune/status.py`: where a sweep stands, from its files alone; Ray and torch stay away."""
 
 import fcntl
+import os
 import re
 import sys
 import time
@@ -61,7 +62,7 @@ class Seen(Book):
     """A book that is only looked at: what cannot be read counts as not there, as it may be read halfway written."""
 
     def result(self, run: str) -> Report | None:
-        with suppress(UserError, OSError, KeyError, TypeError):
+        with suppress(UserError, OSError, AssertionError, KeyError, TypeError):
             found = super().result(run)
             if found is not None and found["seconds"]["total"] >= 0 and found["val"] and found["scenario"]:
                 return found
@@ -93,7 +94,7 @@ def look(folder: Path) -> Seen:
     Raises:
         UserError: there is none, or its sweep.yaml cannot be read.
     """
-    if not (folder / "sweep.yaml").is_file():
+    if not os.path.isfile(folder / "sweep.yaml"):
         raise UserError(f"{folder} holds no sweep.yaml; expected the folder of a sweep, e.g. sweeps/NAME.")
     book = Seen(read(folder, check=False), Console(quiet=True), forgive=False)
     book.running = {trial_of(run.name) for run in open_runs(book)}
@@ -143,7 +144,7 @@ def counts(book: Book, phase: int) -> dict[str, int]:
     """How many runs of a phase are `done`, `running`, `pruned`, `failed` or still `to do`, as far as that is known."""
     sweep = book.definition.sweep
     seeds = sweep.seeds.tuning if phase == 1 else sweep.seeds.reporting
-    settings = range(len(book.settings))
+    settings = list(range(len(book.settings)))
     if phase == 2:
         settings = [n for n in settings if any(book.folder(run).exists() for _, run in book.runs(2, n))]
     statuses = [book.status(phase, n, seed) for n in settings for seed in seeds]

@@ -13,7 +13,7 @@ from rich.console import Console
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
 SECONDS_BETWEEN_BEATS = 5.0
-"""How often the values are told again: Ray forgets a gauge that was silent for 20 s, and so an ended run's by itself."""
+"""How often the values are told again: Ray forgets a gauge that was silent for 20 s, as those of an ended run are."""
 TAGS = ("sweep", "trial", "run")
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ccsi_task": ("The task the run is at, counted from 1", ()),
@@ -114,7 +114,7 @@ def entitle(text: str) -> None:
     """What `ps` and the dashboard call this process, until Ray renames it at the trial's next report."""
     import ray
 
-    ray._raylet.setproctitle(f"ray::Trial {text}")
+    ray._raylet.setproctitle(f"ray::Trial {text}")  # type: ignore[attr-defined]
 
 
 def say_where(console: Console, dashboard: str) -> None:

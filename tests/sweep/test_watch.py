@@ -1,8 +1,9 @@
-"""A run's progress as Ray metrics, the dashboard file that shows them, and the leaderboard so far; no Ray is started."""
+"""A run's progress as Ray metrics, the dashboard file that shows them, and how Ray is found; none is started."""
 
 import io
 import json
 import re
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -136,3 +137,12 @@ def test_the_token_is_shown_on_a_terminal_and_kept_out_of_logs(
     assert dashboard.startswith("Dashboard: http://127.0.0.1:8265 ")
     assert shown in dashboard
     assert ("s3cret" in dashboard) == terminal
+
+
+def test_gpu_memory_is_told_where_there_is_a_gpu(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = SimpleNamespace(is_initialized=lambda: True, memory_reserved=lambda: 2**30)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    metrics = begun(tmp_path)
+    metrics.progress(Progress(0, "training", 1, 2, {"loss": 1.0}))
+    metrics.finish(None)
+    assert [value for name, value, _ in told if name == "ccsi_gpu_memory_bytes"] == [2**30]
