@@ -19,6 +19,7 @@ from ccsi.errors import UserError
 from ccsi.sweep.book import Book, Report
 from ccsi.sweep.definition import read
 from ccsi.sweep.standings import standings, standings_table, written
+from ccsi.sweep.watch import trial_of
 from ccsi.tracking.console import clock
 
 HELP = """\
@@ -114,11 +115,6 @@ def driven(folder: Path) -> bool:
     except OSError:  # no such file: a driver removes it when it ends; or a file system without locks
         pass
     return False
-
-
-def trial_of(run: str) -> str:
-    """The trial a run belongs to, see `Book.trial`."""
-    return run.rpartition("-s")[0] if run.startswith("p1") else run
 
 
 def open_runs(book: Book) -> list[Run]:

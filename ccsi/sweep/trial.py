@@ -21,6 +21,7 @@ from typing import Any
 import ccsi.config
 from ccsi.config import Config
 from ccsi.errors import UserError
+from ccsi.sweep.watch import RayMetrics
 from ccsi.tracking.events import TaskEnd, Tracker
 
 LIVE = {"val_average_incremental": "average_incremental_accuracy"}
@@ -120,8 +121,6 @@ def alone(config: Config, place: Place, report: Report) -> dict[str, Any]:
     """One run in this process; returns the contents of its result.json."""
     from ray import tune
 
-    from ccsi.sweep.watch import RayMetrics
-
     def task_end(event: TaskEnd) -> None:
         told = report.at(event)
         if told is not None:
@@ -169,11 +168,6 @@ def finished(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{folder / 'result.json'} is damaged ({error}): remove the folder to run it again.") from error
     assert isinstance(result, dict)
     return result
-
-
-def trial_of(run: str) -> str:
-    """The trial a run belongs to: in phase 1 a trial is a setting with all its seeds, in phase 2 one run."""
-    return run.rpartition("-s")[0] if run.startswith("p1-") else run
 
 
 def tasks_of(result: Mapping[str, Any]) -> int:

@@ -35,11 +35,11 @@ class RayMetrics:
     """A tracker that tells Ray's metrics agent how a run stands. Nothing that goes wrong here reaches the run.
 
     Args:
-        sweep, trial: values of the tags of these names; the tag `run` is the name of the run's folder.
+        sweep: value of the tag of this name; the tag `run` is the name of the run's folder, and tells `trial`.
     """
 
-    def __init__(self, sweep: str, trial: str) -> None:
-        self._tags = {"sweep": sweep, "trial": trial}
+    def __init__(self, sweep: str) -> None:
+        self._tags = {"sweep": sweep}
         self._values: dict[tuple[str, ...], float] = {}  # by name and further tags' values
         self._gauges: dict[str, Any] = {}
         self._batch_size, self._last, self._clock = 0, Progress(0, "start", 0, 0, {}), 0.0
@@ -50,7 +50,7 @@ class RayMetrics:
         with suppress(Exception):
             from ray.util.metrics import Counter, Gauge
 
-            self._tags["run"] = run.folder.name
+            self._tags |= {"trial": trial_of(run.folder.name), "run": run.folder.name}
             self._gauges = {name: Gauge(name, text, (*TAGS, *more)) for name, (text, more) in GAUGES.items()}
             self._done = Counter(TASKS_DONE, "Tasks learned and evaluated", ("sweep",))
             self._batch_size = run.config.get("training", {}).get("batch_size", 0)
@@ -108,6 +108,11 @@ class RayMetrics:
             with suppress(Exception):
                 self._tell()
                 entitle(f"{self._tags['run']} task {self._last.task + 1} {self._last.phase}")
+
+
+def trial_of(run: str) -> str:
+    """The trial a run belongs to: in phase 1 a trial is a setting with all its seeds, in phase 2 one run."""
+    return run.rpartition("-s")[0] if run.startswith("p1-") else run
 
 
 def entitle(text: str) -> None:

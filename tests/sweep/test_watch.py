@@ -38,7 +38,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 
 
 def begun(tmp_path: Path, **config: Any) -> RayMetrics:
-    metrics = RayMetrics("mysweep", "p1-c03")
+    metrics = RayMetrics("mysweep")
     metrics.start(RunStart("digits-ccsi-s100", tmp_path / "p1-c03-s100", config, (("0", "1"), ("2", "3"))))
     return metrics
 
