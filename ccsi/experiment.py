@@ -35,7 +35,7 @@ from ccsi.learners.base import ModelFactory
 from ccsi.rng import Streams
 from ccsi.run_folder import claimed, look_into, place, write_config
 from ccsi.stage import Stages
-from ccsi.tracking import Progress, RunStart, TaskEnd, Trackers, Unheard
+from ccsi.tracking import Progress, RunStart, TaskEnd, Tracker, Trackers, Unheard
 from ccsi.training import Training
 from ccsi.workers import Workers
 
@@ -82,6 +82,7 @@ def run(
     checkpoint_every: NonNegative = 60.0,
     config: Mapping[str, Any] | None = None,
     on_task_end: Callable[[TaskEnd], None] | None = None,
+    watch: Tracker | None = None,
 ) -> RunResult:
     """Learn task after task, evaluate after each, and leave everything in the run's folder.
 
@@ -96,6 +97,7 @@ def run(
         report: draw pictures at the end (they may show a few real images of the data).
         checkpoint_every: seconds between checkpoints inside a stage.
         config: the resolved configuration, for the record. on_task_end: called after each task's checkpoint.
+        watch: one more tracker.
 
     Raises:
         UserError: settings that do not fit together, a folder that holds something else. Nothing is written.
@@ -122,6 +124,7 @@ def run(
     )
     if not group.leads:
         tracking = Unheard()
+    tracking.watch = watch
     with ExitStack() as stack:
         saved = group.led(lambda: stack.enter_context(claimed(folder, settings)))
         if saved is not None and saved["data"] != data.checksum:

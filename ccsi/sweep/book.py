@@ -14,6 +14,7 @@ from rich.console import Console
 from ccsi.config import Config
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.space import Tried, Values
+from ccsi.sweep.standings import Standing, standings, standings_table
 from ccsi.sweep.statistics import summary
 from ccsi.sweep.trial import LIVE, finished, reason, tasks_of
 
@@ -28,13 +29,16 @@ class BrokenOffError(Exception):
 class Book:
     """The state of a sweep, read from its folder; events are added as they come.
 
+    Args:
+        forgive: leave what failed to be tried again.
+
     Attributes:
         settings: the settings of phase 1 by number, as far as they are known.
         reports: by trial, oldest first: `run`, `task`, `tasks_done`, `value`.
         ends: by trial: how it ended, `pruned` or `failed`, and the error.
     """
 
-    def __init__(self, definition: Definition, console: Console) -> None:
+    def __init__(self, definition: Definition, console: Console, forgive: bool = True) -> None:
         self.definition, self.console = definition, console
         self.path = definition.folder / "journal.jsonl"
         self.settings: list[Values] = [] if definition.sweep.search == "optuna" else definition.listed()
@@ -44,12 +48,13 @@ class Book:
         self.running: set[str] = set()
         self.heading, self.prefix, self.planned = "", "", 0
         self.began, self.shown_at, self.shown = time.monotonic(), 0.0, ""
+        self.board_at, self.board = time.monotonic(), list[Standing]()
         self._results: dict[Path, Report] = {}
         self._torn = False
         for event in self._read():
             self._apply(event)
-        # what failed is tried again when a sweep goes on: the disk may have been full, the machine too small
-        self.ends = {trial: end for trial, end in self.ends.items() if end[0] != "failed"}
+        if forgive:  # what failed is tried again when a sweep goes on: the disk may have been full
+            self.ends = {trial: end for trial, end in self.ends.items() if end[0] != "failed"}
 
     # names and folders
 
@@ -217,8 +222,16 @@ class Book:
         self._write({"trial": trial, "end": "failed", "error": reason(text)})
 
     def tick(self) -> None:
-        """Print one line about where the sweep stands, every ten seconds if there is news, every minute if not."""
+        """Print one line about where the sweep stands, every ten seconds if there is news, every minute if not.
+
+        Every thirty seconds, if there is news, also the best settings so far.
+        """
         now = time.monotonic()
+        if now - self.board_at >= 30:
+            self.board_at, board = now, standings(self)
+            if board != self.board:
+                self.console.print(standings_table(board, self.definition.sweep.metric))
+                self.board = board
         if now - self.shown_at < 10:
             return
         mine = {name: end for name, (end, _) in self.ends.items() if name.startswith(self.prefix)}
@@ -250,7 +263,7 @@ class Book:
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
-        events, text = [], self.path.read_text()
+        events, text = [], self.path.read_text(errors="replace")
         self._torn = bool(text) and not text.endswith("\n")
         for line in text.splitlines():
             try:

@@ -205,14 +205,18 @@ def compose(overrides: Sequence[str]) -> Definition:
     return define(sections, bases, list(overrides))
 
 
-def define(sections: Mapping[str, Any], bases: dict[str, Config], overrides: list[str]) -> Definition:
-    """Check everything that can be checked without running anything.
+def define(
+    sections: Mapping[str, Any], bases: dict[str, Config], overrides: list[str], check: bool = True
+) -> Definition:
+    """Check everything that can be checked without running anything; without `check` only the sweep's own sections.
 
     Raises:
         UserError: see `compose`.
     """
     sweep, resources, ray = _checked(sections)
     definition = Definition(sweep, resources, ray, bases, overrides, copy.deepcopy(dict(sections)))
+    if not check:
+        return definition
     for kind, seeds in (("tuning", sweep.seeds.tuning), ("reporting", sweep.seeds.reporting)):
         if not seeds or len(set(seeds)) < len(seeds):
             raise UserError(f"sweep.seeds.{kind}={seeds}: expected at least one seed, none of them twice.")
@@ -269,8 +273,8 @@ def _is_group(key: str, values: Sequence[Any]) -> bool:
     return (ccsi.config.config_dir() / key).is_dir() and all(isinstance(value, str) for value in values)
 
 
-def read(folder: Path) -> Definition:
-    """The definition an earlier call left in `folder`.
+def read(folder: Path, check: bool = True) -> Definition:
+    """The definition an earlier call left in `folder`; see `define`.
 
     Raises:
         UserError: no sweep there, or its sweep.yaml is damaged.
@@ -279,7 +283,7 @@ def read(folder: Path) -> Definition:
     try:
         record = yaml.safe_load(path.read_text())
         saved = {key: cast(dict[str, Any], record[key]) for key in ("sweep", "resources", "ray")}
-        definition = define(saved, dict(record["bases"]), list(record["overrides"]))
+        definition = define(saved, dict(record["bases"]), list(record["overrides"]), check)
         return placed(replace(definition, cwd=str(record["cwd"])), folder)  # the folder may have been moved
     except FileNotFoundError:
         raise UserError(f"resume={folder}: there is no sweep.yaml; expected the folder of an earlier sweep.") from None

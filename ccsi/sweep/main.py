@@ -24,6 +24,7 @@ from ccsi.sweep.book import Book, BrokenOffError
 from ccsi.sweep.definition import Definition, compose, placed, resumed
 from ccsi.sweep.space import suggest
 from ccsi.sweep.trial import LIVE, execute
+from ccsi.sweep.watch import say_where
 
 HELP = """\
 A sweep: settings are searched on tuning seeds by val accuracy, the best are run again on fresh seeds and reported.
@@ -126,7 +127,11 @@ def locked(folder: Path) -> Iterator[bool]:
         raise unwritable(folder, error) from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # perhaps tune/status.py has just asked whether it is held
+                time.sleep(0.2)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"sweep.dir={folder} is in use: another sweep process works on it.") from None
         except OSError:
@@ -273,7 +278,9 @@ def both_phases(book: Book, console: Console) -> None:
                 if book.status(2, setting, seed) == "incomplete":
                     yield as_trial(run, False, [book.config(2, setting, seed, run)])
 
-    with cluster(book.definition.ray, dashboard=book.definition.resources.workers > 1):
+    with cluster(book.definition.ray, dashboard=book.definition.resources.workers > 1) as dashboard:
+        if dashboard is not None:
+            say_where(console, dashboard)
         run_trials(book.definition, book, trials())
 
 

@@ -44,6 +44,7 @@ import ray  # it reads the variables above when it is imported
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
+from ray.tune.trainable.function_trainable import wrap_function
 
 ANSWER_WITHIN = 13.0
 """Seconds a Ray address has to answer."""
@@ -51,8 +52,10 @@ PASSED_ON = ("CCSI_DATA", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "TU
 
 
 @contextlib.contextmanager
-def cluster(settings: Cluster, dashboard: bool = False) -> Iterator[None]:
+def cluster(settings: Cluster, dashboard: bool = False) -> Iterator[str | None]:
     """Ray for the time of a `with` block; `dashboard`: it must have one.
+
+    Gives host:port of the dashboard of a local Ray ("": it is off), None on a running cluster.
 
     Raises:
         UserError: the address is not one, or nobody answers there in time; or there is no dashboard.
@@ -68,7 +71,7 @@ def cluster(settings: Cluster, dashboard: bool = False) -> Iterator[None]:
         arguments = {"address": settings.address}
     try:
         try:
-            joined = ray.init(**arguments, **quiet)
+            joined: Any = ray.init(**arguments, **quiet)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = f"join ray.address={settings.address}" if settings.address else "start on this machine"
             raise UserError(f"Ray could not {where}: {str(error).strip().splitlines()[0]}") from error
@@ -81,7 +84,7 @@ def cluster(settings: Cluster, dashboard: bool = False) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own there
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        yield
+        yield None if settings.address else joined.address_info["webui_url"] or ""
     finally:
         ray.shutdown()
 
@@ -269,14 +272,16 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
     storage = definition.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed
-    place = Place(workers, cpu, gpu, sweep.max_failures, environment, definition.cwd)
-    trainable = tune.with_parameters(run_trial, place=place, metric=sweep.metric)
+    place = Place(workers, cpu, gpu, sweep.max_failures, environment, definition.cwd, definition.name)
     wants = {"cpu": cpu, "gpu": gpu} if gpu > 0 else {"cpu": cpu}
     if workers > 1:  # the trial itself only waits for its workers, which Ray Train asks for
         wants = {"memory": 1}
+    trial = tune.with_resources(tune.with_parameters(run_trial, place=place, metric=sweep.metric), wants)
+    trainable = wrap_function(trial, name=definition.name)  # in the dashboard an actor is a Trial of this sweep
+    trainable.__name__ = trainable.__qualname__ = "Trial"
     supply = Supply(trials, at_a_time + ahead)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, wants),
+        trainable,
         tune_config=tune.TuneConfig(
             search_alg=supply,
             scheduler=scheduler,

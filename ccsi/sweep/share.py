@@ -18,6 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ccsi.config import Config, build
 from ccsi.errors import UserError
 from ccsi.sweep.trial import Place, Report, finished, fresh_start, sole_user
+from ccsi.sweep.watch import RayMetrics
 from ccsi.tracking.events import TaskEnd
 from ccsi.workers import AgreedError, Workers
 
@@ -73,7 +74,7 @@ def work(given: Mapping[str, Any]) -> None:
             return
         try:
             fresh_start(int(config["seed"]), place.gpu)
-            build(config)(on_task_end=task_end)
+            build(config)(on_task_end=task_end, watch=RayMetrics(place.sweep))
         except AgreedError as error:  # starting again would not mend it
             if group.leads:
                 Path(given["room"], "error.txt").write_text(str(error))

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 import ccsi.config
 from ccsi.checks import NonNegativeInt
 from ccsi.config import Config, build, groups_help
@@ -17,6 +19,7 @@ from ccsi.run_folder import look_into, place
 from ccsi.sweep.definition import Cluster, Resources
 from ccsi.sweep.main import keep_ray_private
 from ccsi.sweep.trial import Place, finished, reason
+from ccsi.sweep.watch import say_where
 from ccsi.tracking.console import SECONDS_BETWEEN_LINES, percent, show_metrics, show_result
 from ccsi.tracking.files import NAME as METRICS
 
@@ -73,7 +76,9 @@ def train(arguments: Sequence[str]) -> int:
 
     environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
     there = Place(config["workers"], cpu, gpu, max_failures, environment, os.getcwd())
-    with cluster(where):
+    with cluster(where) as dashboard:
+        if dashboard is not None:
+            say_where(Console(stderr=True), dashboard)
         capacity(cpu, gpu, there.workers)
         problem = watched(lambda: share(config, there), folder)
     result = finished(folder)

@@ -21,7 +21,8 @@ from typing import Any
 import ccsi.config
 from ccsi.config import Config
 from ccsi.errors import UserError
-from ccsi.tracking.events import TaskEnd
+from ccsi.sweep.watch import RayMetrics
+from ccsi.tracking.events import TaskEnd, Tracker
 
 LIVE = {"val_average_incremental": "average_incremental_accuracy"}
 LIVE |= {"val_macro": "final_accuracy_macro", "val_micro": "final_accuracy_micro"}
@@ -39,6 +40,7 @@ class Place:
         max_failures: how often they start again when one dies.
         environment: variables to set, as the driver's environment does not reach a running cluster.
         cwd: the driver's working directory, for relative paths; left alone if a node does not have it.
+        sweep: its name, for the metrics.
     """
 
     workers: int
@@ -47,6 +49,7 @@ class Place:
     max_failures: int
     environment: Mapping[str, str]
     cwd: str
+    sweep: str = ""
 
     def enter(self) -> None:
         """Set what this process needs."""
@@ -135,7 +138,7 @@ def alone(config: Config, place: Place, report: Report) -> dict[str, Any]:
             tune.report(told)
 
     fresh_start(int(config["seed"]), place.gpu)
-    return execute(config, task_end)
+    return execute(config, task_end, RayMetrics(place.sweep))
 
 
 def shared(config: Config, place: Place, report: Report) -> dict[str, Any]:
@@ -152,13 +155,13 @@ def shared(config: Config, place: Place, report: Report) -> dict[str, Any]:
     return result
 
 
-def execute(config: Config, on_task_end: Callable[[TaskEnd], None]) -> dict[str, Any]:
+def execute(config: Config, on_task_end: Callable[[TaskEnd], None], watch: Tracker | None = None) -> dict[str, Any]:
     """Run, go on with, or only read (when finished) one run; returns the contents of its result.json."""
     folder = Path(config["run_dir"])
     with sole_user(folder):
         result = finished(folder)
         if result is None:
-            ccsi.config.build(config)(on_task_end=on_task_end)
+            ccsi.config.build(config)(on_task_end=on_task_end, watch=watch)
             result = finished(folder)
     if result is None:
         raise RuntimeError(f"the run ended without writing {folder / 'result.json'}")

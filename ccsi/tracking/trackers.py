@@ -13,15 +13,19 @@ from ccsi.tracking.weights_and_biases import WeightsAndBiases
 
 @dataclass
 class Trackers:
-    """Passes every event on to the console, to W&B and, always, to `files` (which a run cannot do without)."""
+    """Passes every event on to the console, to W&B and, always, to `files` (which a run cannot do without).
+
+    `watch` is one more, set by who drives the run.
+    """
 
     console: Console = field(default_factory=Console)
     wandb: WeightsAndBiases = field(default_factory=WeightsAndBiases)
     files: Files = field(default_factory=Files, init=False)
+    watch: Tracker | None = field(default=None, init=False)
 
     @property
     def _all(self) -> tuple[Tracker, ...]:
-        return self.files, self.wandb, self.console
+        return self.files, self.wandb, self.console, *([self.watch] if self.watch else [])
 
     def start(self, run: RunStart) -> None:
         """Before the first step.

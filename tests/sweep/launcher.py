@@ -59,7 +59,7 @@ class Sweep:
 
     def workers(self) -> list[psutil.Process]:
         """The processes that run trials, or share a run."""
-        names = ("ImplicitFunc", "RayTrainWorker")
+        names = ("ray::Trial", "RayTrainWorker")
         family = [(process, process.cmdline()) for process in self.family()]
         return [process for process, line in family if line and any(name in line[0] for name in names)]
 

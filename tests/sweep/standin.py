@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ccsi.errors import UserError
-from ccsi.tracking.events import TaskEnd
+from ccsi.tracking.events import Progress, RunStart, TaskEnd, Tracker
 
 
 def run(
@@ -21,6 +21,7 @@ def run(
     seed: int = 0,
     run_dir: str | None = None,
     on_task_end: Callable[[TaskEnd], None] | None = None,
+    watch: Tracker | None = None,
     **rest: Any,
 ) -> None:
     """Learn nothing in `tasks` steps of `wait` seconds; val accuracy is `quality` + seed / 1000.
@@ -40,7 +41,11 @@ def run(
     with (folder / "starts.txt").open("a") as file:
         file.write(f"{os.getpid()} {len(history)}\n")
     value = quality + seed / 1000
+    if watch is not None:
+        watch.start(RunStart("standin", folder, {}, (("0",),) * tasks))
     while len(history) < tasks:
+        if watch is not None:
+            watch.progress(Progress(len(history), "training", 1, 2, {"loss": 1.0}))
         time.sleep(wait)
         if fault == "once" and len(history) == 1 and not (folder / "fell").exists():
             (folder / "fell").touch()
@@ -49,8 +54,11 @@ def run(
         part = folder / "part"
         part.write_text(json.dumps(history))
         part.replace(state)
+        end = TaskEnd(len(history) - 1, tasks, {"val_average_incremental": value, "seconds": 0.0}, {})
+        if watch is not None:
+            watch.task_end(end)
         if on_task_end is not None:
-            on_task_end(TaskEnd(len(history) - 1, tasks, {"val_average_incremental": value, "seconds": 0.0}, {}))
+            on_task_end(end)
     figures: dict[str, Any] = {
         "average_incremental_accuracy": value,
         "final_accuracy_macro": value,
@@ -63,3 +71,5 @@ def run(
     part = folder / "part"
     part.write_text(json.dumps(result))
     part.replace(folder / "result.json")
+    if watch is not None:
+        watch.finish(result)

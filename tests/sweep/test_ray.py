@@ -1,12 +1,15 @@
 """Whole sweeps on Ray: what is killed ends as if nothing had happened, and nothing is left behind."""
 
 import json
+import re
 import signal
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from launcher import Sweep, until
 from nodes import Nodes
@@ -109,11 +112,27 @@ def test_ray_keeps_to_this_machine_and_ctrl_c_stops_it_cleanly_and_says_how_to_g
     folder = tmp_path / "s"
     sweep = start(
         *STANDIN,
-        "wait=1",
+        "wait=3",
         "sweep.space={quality: {grid: [0.1, 0.2, 0.3, 0.4]}}",
         "sweep.search=grid",
         f"sweep.dir={folder}",
     )
+    assert sweep.process.stdout is not None
+    address = next(line.split()[-1] for line in sweep.process.stdout if line.startswith("Metrics for Prometheus"))
+
+    def scraped() -> str:
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            return answer.read().decode()
+
+    assert until(lambda: "ray_ccsi_val_average_incremental" in scraped(), 60)
+    ours = r'^ray_ccsi_phase{.*phase="training",run="p1-c0\d-s100",sweep="s",trial="p1-c0\d"} [01]'
+    assert re.search(ours, scraped(), re.MULTILINE)
+    assert "ray_ccsi_tasks_done_total{" in scraped()
+    port = int(address.removesuffix("/metrics").rpartition(":")[2])
+    everywhere = {c.laddr.ip for c in psutil.net_connections() if c.laddr and c.laddr.port == port}
+    assert everywhere == {"127.0.0.1"}
+    titles = {process.cmdline()[0] for process in sweep.workers()}
+    assert all(title.startswith("ray::Trial") for title in titles)
     assert until(lambda: list(folder.glob("runs/*/result.json")))
     addresses = sweep.listening()
     assert addresses

@@ -43,11 +43,12 @@ class Recorder(Console):
 def test_every_event_reaches_every_tracker(run: RunStart) -> None:
     console = Recorder()
     trackers = Trackers(console=console)
+    trackers.watch = watch = Recorder()
     trackers.start(run)
     trackers.progress(Progress(0, "training", 1, 1, {}))
     trackers.task_end(TaskEnd(0, 1, {}, {}))
     trackers.finish({})
-    assert console.calls == ["start", "progress", "task_end", "finish {}"]
+    assert console.calls == watch.calls == ["start", "progress", "task_end", "finish {}"]
     assert trackers.files.lines == 2 == len((run.folder / "metrics.jsonl").read_text().splitlines())
 
 

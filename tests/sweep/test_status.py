@@ -1,0 +1,249 @@
+"""Where a sweep stands, from its files: made-up folders, damaged ones, and one whose driver lives."""
+
+import fcntl
+import functools
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ccsi.sweep import book as book_module
+from ccsi.sweep.book import Book
+from ccsi.sweep.definition import Definition, compose, placed, read
+from ccsi.sweep.main import locked
+from ccsi.sweep.status import driven, look, main, show, time_left
+
+ROOT = Path(__file__).resolve().parents[2]
+STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
+SPACE = "sweep.space={quality: {grid: [0.1, 0.2, 0.3, 0.4]}}"
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
+
+
+@functools.cache
+def definition() -> Definition:
+    more = ["sweep.search=grid", "sweep.seeds.tuning=[10,11]", "sweep.seeds.reporting=[0,1,2]", "sweep.top_k=2"]
+    return compose([*STANDIN, SPACE, *more])
+
+
+def report(run: str, task: int, tasks_done: int, value: float) -> dict[str, Any]:
+    trial = run.rpartition("-s")[0] if run.startswith("p1") else run
+    return {"trial": trial, "report": {"run": run, "task": task, "tasks_done": tasks_done, "value": value}}
+
+
+def finish(folder: Path, seconds: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    val = dict.fromkeys(["average_incremental_accuracy", "final_accuracy_macro"], 0.5)
+    result = {"scenario": {"classes_per_task": [2, 2]}, "seconds": {"total": seconds}, "val": val, "protocol": "x"}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Phase 1 in the middle: c00 done, c01 pruned, c02 failed, c03 in its first of two seeds."""
+    folder = tmp_path / "s"
+    (folder / "runs").mkdir(parents=True)
+    (folder / "sweep.yaml").write_text(placed(definition(), folder).dump())
+    for seed in (10, 11):
+        finish(folder / f"runs/p1-c00-s{seed}", 100.0)
+    running = folder / "runs/p1-c03-s10"
+    for run in ("p1-c01-s10", "p1-c02-s10", "p1-c03-s10"):
+        (folder / "runs" / run).mkdir()
+    lines = [{"task": 1, "phase": "training", "step": 9, "steps": 9, "loss": 1.0}]
+    lines += [{"task": 1, "phase": "task_end", "val_micro": 0.9, "seconds": 40.0}]
+    lines += [{"task": 2, "phase": "synthesis", "step": 50, "steps": 400, "loss_tv": 1.0}]
+    text = "\x00damaged\n" + "".join(json.dumps(line) + "\n" for line in lines) + '{"task": 2, "phase": "syn'
+    (running / "metrics.jsonl").write_text(text)
+    (running / "checkpoint.pt").write_bytes(b"")
+    now = time.time()
+    os.utime(running / "metrics.jsonl", (now - 500, now - 500))
+    os.utime(running / "checkpoint.pt", (now - 65, now - 65))
+    os.utime(running, (now - 500, now - 500))
+    events = [report("p1-c00-s10", 2, 2, 0.8), report("p1-c00-s11", 2, 4, 0.7), {"trial": "p1-c00", "end": "done"}]
+    events += [report("p1-c01-s10", 1, 1, 0.2), {"trial": "p1-c01", "end": "pruned", "error": ""}]
+    events += [{"trial": "p1-c02", "end": "failed", "error": "boom"}, report("p1-c03-s10", 1, 1, 0.9)]
+    events[2]["error"] = ""
+    journal = "".join(json.dumps(event) + "\n" for event in events) + '5\n{"trial": "p1"}\n[]\n\udcff\n{"trial": "p1-c'
+    (folder / "journal.jsonl").write_bytes(journal.encode(errors="surrogateescape"))
+    return folder
+
+
+@pytest.fixture
+def held(folder: Path) -> Iterator[None]:
+    """A driver lives."""
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file and folder, with its size and time of change."""
+    return {str(path): (path.stat().st_size, path.stat().st_ctime_ns) for path in [folder, *folder.rglob("*")]}
+
+
+def cells(said: str, first: str) -> list[str]:
+    return next(line.split() for line in said.splitlines() if line.split()[:1] == [first])
+
+
+@pytest.mark.usefixtures("held")
+def test_a_running_sweep(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(folder)
+    assert main([str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert files(folder) == before
+    lines = said.splitlines()
+    assert lines[0].endswith(": phase 1, a driver works on it")
+    assert lines[1] == "phase 1  runs: 2 done, 1 running, 2 pruned, 2 failed, 1 to do"
+    assert lines[2] == "phase 2  runs: 0 done, 6 to do"  # as many as there may be
+    # a run takes 100 s; one at a time: half of c03-s10, c03-s11, and six of phase 2
+    assert lines[3] == "about 12:30 left"
+    assert cells(said, "p1-c03-s10") == ["p1-c03-s10", "2", "synthesis", "50/400", "1:05", "ago"]
+    board = [line.split() for line in lines if line.split()[0] == "1"]
+    assert board == [
+        ["1", "c03", "running", "0/2", "1", "0.900", "40"],
+        ["1", "c00", "done", "2/2", "4", "0.700", "200"],
+        ["1", "c01", "pruned", "0/2", "1", "0.200", "0"],
+    ]
+
+
+def test_one_whose_driver_is_gone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for lock_left in (False, True):
+        if lock_left:
+            (folder / ".lock").touch()
+        assert main([str(folder)]) == 0
+        said = capsys.readouterr().out
+        assert "no driver: go on with resume=" in said
+        assert "2 done, 1 broken off" in said
+        assert "left" not in said
+
+
+def test_phase_2_and_the_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(folder / "runs/p1-c03-s10", 50.0)
+    finish(folder / "runs/p1-c03-s11", 50.0)
+    (folder / "runs/p2-c00-s0").mkdir()
+    with (folder / "journal.jsonl").open("a") as journal:
+        events = [{"trial": "p1-c03", "end": "done", "error": ""}, report("p2-c00-s0", 1, 1, 0.6)]
+        journal.write("\n" + "".join(json.dumps(event) + "\n" for event in events))
+    assert main([str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert ": phase 2, " in said
+    assert "phase 2  runs: 0 done, 1 broken off, 5 to do" in said
+    assert cells(said, "2") == ["2", "c00", "running", "0/3", "1", "0.600", "0"]
+    for setting in (0, 3):
+        for seed in range(3):
+            finish(folder / f"runs/p2-c{setting:02d}-s{seed}", 50.0)
+    assert main([str(folder), "--watch"]) == 0  # nothing to wait for
+    said = capsys.readouterr().out
+    assert ": done, no driver" in said.splitlines()[0]
+    assert "phase 2  runs: 6 done" in said
+
+
+def test_what_is_half_written_counts_as_not_there(folder: Path) -> None:
+    for text in ("", '{"val', "[]", "{}", '{"val": {}, "seconds": {"total": 1.0}, "scenario": {}}'):
+        (folder / "runs/p1-c00-s10/result.json").write_text(text)
+        file = io.StringIO()
+        show(look(folder), Console(file=file, width=120))
+        assert "phase 1  runs: 1 done, 2 broken off" in file.getvalue()
+
+
+def test_a_fresh_sweep_has_nothing_to_show_yet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "journal.jsonl").unlink()
+    for path in (folder / "runs").iterdir():
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    (folder / "runs").rmdir()
+    assert main([str(folder)]) == 0
+    assert "phase 1  runs: 0 done, 8 to do" in capsys.readouterr().out
+    assert time_left(look(folder)) is None
+
+
+@pytest.mark.parametrize("arguments", [["nowhere"], [], ["a", "b"], ["--wacth"], ["."], ["damaged"], ["x" * 300]])
+def test_bad_input_is_a_sentence(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/sweep.yaml").write_text("sweep: [1, 2")
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("status: ")
+    assert said.count("\n") == 1
+
+
+def test_asking_for_the_lock_neither_keeps_a_driver_out_nor_lets_one_in(folder: Path) -> None:
+    assert not driven(folder)
+    with locked(folder):
+        assert driven(folder)
+        assert driven(folder)
+    assert not driven(folder)
+    (folder / ".lock").touch()
+    with (folder / ".lock").open() as probe:  # a driver that starts while we ask
+        fcntl.flock(probe, fcntl.LOCK_SH)
+        ask = f"from pathlib import Path; from ccsi.sweep.main import locked\nwith locked(Path({str(folder)!r})): pass"
+        driver = subprocess.Popen([sys.executable, "-X", "importtime", "-c", ask], stderr=subprocess.PIPE, text=True)
+        assert driver.stderr is not None
+        for line in driver.stderr:
+            if line.rstrip().endswith("ccsi.sweep.main"):  # it is about to ask
+                break
+        time.sleep(0.1)
+        fcntl.flock(probe, fcntl.LOCK_UN)
+        driver.communicate()
+    assert driver.returncode == 0
+
+
+def test_neither_torch_nor_ray_is_imported(folder: Path) -> None:
+    code = f"import sys; from ccsi.sweep.status import main; code = main([{str(folder)!r}])\n"
+    code += "assert not {'torch', 'ray', 'pandas', 'matplotlib'} & set(sys.modules); sys.exit(code)"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    script = [sys.executable, str(ROOT / "tune/status.py"), str(folder)]
+    assert b"phase 1" in subprocess.run(script, check=True, capture_output=True).stdout
+
+
+def test_the_driver_prints_the_best_settings_every_thirty_seconds_if_there_is_news(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        now = 100.0
+
+    monkeypatch.setattr(book_module.time, "monotonic", lambda: Clock.now)
+    (folder / "journal.jsonl").unlink()
+    file = io.StringIO()
+    book = Book(read(folder), Console(file=file, width=120))
+    book.begin("phase 1", "p1", 4)
+
+    def tables() -> int:
+        return file.getvalue().count("val_average_incremental")
+
+    book.started("p1-c03")
+    Clock.now += 31
+    book.tick()
+    assert tables() == 0  # nothing told yet
+    book.reported("p1-c03", report("p1-c03-s10", 1, 1, 0.9)["report"])
+    Clock.now += 29
+    book.tick()
+    assert tables() == 0
+    Clock.now += 1
+    book.tick()
+    assert tables() == 1
+    assert cells(file.getvalue(), "1") == ["1", "c03", "running", "0/2", "1", "0.900", "40"]
+    assert "\x1b" not in file.getvalue()
+    Clock.now += 31
+    book.tick()
+    assert tables() == 1  # no news
+    for n in range(3):
+        book.reported(f"p1-c{n:02d}", report(f"p1-c{n:02d}-s10", 1, 1, n / 10)["report"])
+    Clock.now += 31
+    book.tick()
+    assert tables() == 2
+    rows = [line.split()[1] for line in file.getvalue().splitlines() if line.split()[0] == "1"]
+    assert rows == ["c03", "c03", "c02", "c01", "c00"]
