@@ -16,7 +16,8 @@ from ccsi.config import Config
 from ccsi.errors import UserError
 from ccsi.sweep.space import Dimension, Values, check_optuna, grid, parse, same, sample
 
-FREE = {"ray.address", "ray.dashboard", "ray.num_cpus", "sweep.max_concurrent", "sweep.max_failures", "sweep.dir"}
+FREE = {"ray.address", "ray.autoscale", "ray.dashboard", "ray.num_cpus"}
+FREE |= {"sweep.max_concurrent", "sweep.max_failures", "sweep.dir"}
 """Keys a resumed sweep may change: they say where and how fast, not what comes out."""
 
 
@@ -83,11 +84,14 @@ class Cluster:
 
     Args:
         address: null starts Ray on this machine for the time of the sweep, `auto` or host:port joins a cluster.
+        autoscale: the cluster starts nodes when trials wait for them: always `sweep.max_concurrent` trials are sent,
+            however few fit the nodes that are there now.
         dashboard: serve Ray's dashboard on 127.0.0.1:8265 (local only; a cluster has its own).
         num_cpus: CPUs Ray may use locally; null is all.
     """
 
     address: str | None
+    autoscale: bool
     dashboard: bool
     num_cpus: PositiveInt | None
 
@@ -225,6 +229,11 @@ def define(
         raise UserError(
             f"sweep.seeds.tuning and sweep.seeds.reporting share {', '.join(map(str, both))}: "
             "what is reported must come from seeds the search has not seen."
+        )
+    if ray.autoscale and (ray.address is None or sweep.max_concurrent is None):
+        raise UserError(
+            "ray.autoscale=true: expected ray.address of a cluster that starts nodes on demand, and "
+            "sweep.max_concurrent, the trials that it is to make room for."
         )
     if sweep.search == "optuna":
         check_optuna(definition.space)

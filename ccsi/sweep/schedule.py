@@ -252,7 +252,8 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     """
     sweep, cpu, gpu = definition.sweep, definition.cpus(), definition.resources.gpu
     workers = definition.resources.workers
-    fits = capacity(cpu, gpu, workers)
+    # with ray.autoscale the nodes come when trials wait for them
+    fits = (sweep.max_concurrent if definition.ray.autoscale else None) or capacity(cpu, gpu, workers)
     at_a_time = min(fits, sweep.max_concurrent or fits)
     # one trial waiting, so that no worker idles; those of several workers ask for nothing that would hold it back
     ahead = 1 if sweep.search != "optuna" and at_a_time == fits and workers == 1 else 0
