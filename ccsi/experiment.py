@@ -82,6 +82,7 @@ def run(
     checkpoint_every: NonNegative = 60.0,
     config: Mapping[str, Any] | None = None,
     on_task_end: Callable[[TaskEnd], None] | None = None,
+    on_checkpoint: Callable[[], None] | None = None,
     watch: Tracker | None = None,
 ) -> RunResult:
     """Learn task after task, evaluate after each, and leave everything in the run's folder.
@@ -96,7 +97,8 @@ def run(
         evaluate_test: False keeps test out of reach (tuning).
         report: draw pictures at the end (they may show a few real images of the data).
         checkpoint_every: seconds between checkpoints inside a stage.
-        config: the resolved configuration, for the record. on_task_end: called after each task's checkpoint.
+        config: the resolved configuration, for the record. on_task_end: called after each task's checkpoint;
+            on_checkpoint: after each.
         watch: one more tracker.
 
     Raises:
@@ -138,7 +140,7 @@ def run(
         if evaluate_test:
             evaluators["test"] = Evaluator(data.test, plan, where)
         order = [c for classes in plan for c in classes]
-        journal = Journal(folder, tracking, checkpoint_every, where, started, group.leads)
+        journal = Journal(folder, tracking, checkpoint_every, where, started, group.leads, on_checkpoint)
         if group.leads:
             write_config(folder, settings)
         result: dict[str, Any] | None = None
@@ -239,10 +241,17 @@ class Journal:
     """
 
     def __init__(
-        self, folder: Path, trackers: Trackers, every: float, device: torch.device, started: float, writes: bool
+        self,
+        folder: Path,
+        trackers: Trackers,
+        every: float,
+        device: torch.device,
+        started: float,
+        writes: bool,
+        on_checkpoint: Callable[[], None] | None,
     ) -> None:
         self.checkpoints, self.trackers, self.device = Checkpoints(folder, every), trackers, device
-        self.writes = writes
+        self.writes, self.on_checkpoint = writes, on_checkpoint
         self.seconds: dict[str, float] = {}
         self.peak_bytes: dict[str, int] = {}
         self.fixed: dict[str, Any] = {}
@@ -290,6 +299,8 @@ class Journal:
             return
         spent = {"seconds": self.seconds_now(), "total_seconds": self.total(), "peak_bytes": dict(self.peak_bytes)}
         self.checkpoints.save(self.fixed | spent | {"stages": stages, "lines": self.trackers.files.lines})
+        if self.on_checkpoint is not None:
+            self.on_checkpoint()
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on counting where `state` was saved."""

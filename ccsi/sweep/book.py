@@ -7,7 +7,7 @@ written by the driver) holds what no run knows: Optuna's suggestions, each repor
 import json
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
@@ -17,6 +17,9 @@ from ccsi.sweep.space import Tried, Values
 from ccsi.sweep.standings import Standing, standings, standings_table
 from ccsi.sweep.statistics import summary
 from ccsi.sweep.trial import LIVE, finished, reason, tasks_of
+
+if TYPE_CHECKING:  # status.py has no use for it
+    from ccsi.sweep.storage import Storage
 
 Status = Literal["done", "pruned", "failed", "incomplete"]
 Report = dict[str, Any]
@@ -36,6 +39,7 @@ class Book:
         settings: the settings of phase 1 by number, as far as they are known.
         reports: by trial, oldest first: `run`, `task`, `tasks_done`, `value`.
         ends: by trial: how it ended, `pruned` or `failed`, and the error.
+        storage: where the runs are, if not in this folder; results are fetched from there.
     """
 
     def __init__(self, definition: Definition, console: Console, forgive: bool = True) -> None:
@@ -50,6 +54,7 @@ class Book:
         self.began, self.shown_at, self.shown = time.monotonic(), 0.0, ""
         self.board_at, self.board = time.monotonic(), list[Standing]()
         self._results: dict[Path, Report] = {}
+        self.storage: Storage | None = None
         self._torn = False
         for event in self._read():
             self._apply(event)
@@ -80,7 +85,7 @@ class Book:
 
     def config(self, phase: int, setting: int, seed: int, run: str) -> Config:
         """The configuration of a run."""
-        return self.definition.run_config(self.settings[setting], phase, seed, self.folder(run))
+        return self.definition.run_config(self.settings[setting], phase, seed, self.definition.runs / run)
 
     # what is known
 
@@ -205,9 +210,14 @@ class Book:
         """A trial finished a task."""
         self._write({"trial": trial, "report": report})
 
-    def ended(self, trial: str, error: str | None) -> None:
-        """A trial ended by itself, was stopped by the scheduler, or found its configuration at fault."""
+    def ended(self, trial: str, error: str | None, text: str = "") -> None:
+        """A trial ended by itself, was stopped by the scheduler, or gave up; `text`: a traceback, to be kept."""
+        if self.storage is not None:
+            for run in self._runs_of(trial):
+                self.storage.fetch_result(run, self.folder(run))
         self.running.discard(trial)
+        if text:
+            (self.definition.folder / "runs" / f"{trial}.error.txt").write_text(text)
         if error:
             self._write({"trial": trial, "end": "failed", "error": error})
         elif any(self.result(run) is None for run in self._runs_of(trial)):

@@ -1,8 +1,10 @@
 """What a sweep is: everything that decides its result, checked before it starts and kept in sweep.yaml."""
 
 import copy
+import hashlib
 import itertools
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,6 +48,7 @@ class Sweep:
         seed: of the search.
         name: shown in Weights & Biases as the group; null is the folder's name.
         dir: the output folder; null is `sweeps/<name>`, or `sweeps/<date-time>-<four digits>` without a name.
+        storage: where runs are kept if machines share no folder, e.g. s3://bucket/folder; null: in `dir`.
         debug: run the first trial in this process, without Ray, and stop.
     """
 
@@ -61,6 +64,7 @@ class Sweep:
     seed: NonNegativeInt
     name: str | None
     dir: str | None
+    storage: str | None
     debug: bool
 
 
@@ -133,6 +137,14 @@ class Definition:
     @property
     def name(self) -> str:
         return self.sweep.name or Path(self.sweep.dir or "sweep").name
+
+    @property
+    def runs(self) -> Path:
+        """Where runs work: a folder all machines share, or each machine's own if there is a storage."""
+        if self.sweep.storage is None:
+            return self.folder / "runs"
+        own = hashlib.sha256(self.sweep.storage.encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"ccsi-{os.getuid()}" / own
 
     def listed(self) -> list[Values]:
         """The settings of phase 1 when they are known beforehand (not for Optuna)."""
@@ -239,6 +251,12 @@ def define(
         check_optuna(definition.space)
     if sweep.search == "grid":
         grid(definition.space)
+    if sweep.storage is not None and resources.workers > 1:
+        raise UserError(
+            "resources.workers: trials of several workers need a shared sweep.dir; expected sweep.storage=null."
+        )
+    if sweep.name is not None and (Path(sweep.name).name != sweep.name or sweep.name in (".", "..")):
+        raise UserError(f"sweep.name={sweep.name}: expected a name without slashes; the place is sweep.dir.")
     for base in bases.values():
         if resources.gpu == 0 and str(base.get("device", "")).startswith("cuda"):
             raise UserError(

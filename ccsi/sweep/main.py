@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -25,6 +25,9 @@ from ccsi.sweep.definition import Definition, compose, placed, resumed
 from ccsi.sweep.space import suggest
 from ccsi.sweep.trial import LIVE, execute
 from ccsi.sweep.watch import say_where
+
+if TYPE_CHECKING:
+    from ccsi.sweep.storage import Storage
 
 HELP = """\
 A sweep: settings are searched on tuning seeds by val accuracy, the best are run again on fresh seeds and reported.
@@ -41,6 +44,7 @@ The sweep (key=value):
   sweep.seeds.tuning=[100,101]  sweep.seeds.reporting=[0,1,2]  sweep.top_k=2
   sweep.metric=val_average_incremental|val_macro|val_micro
   sweep.dir=FOLDER (default sweeps/<name>)  sweep.name=NAME  sweep.max_concurrent=N  sweep.max_failures=N
+  sweep.storage=URL         where runs are kept if machines share no folder: s3://bucket/folder (default: sweep.dir)
   sweep.debug=true          the first trial in this process, without Ray, for a debugger
   resources.cpu=X (of a trial; default: its threads)  resources.gpu=X (0.25: four trials share a card)
   ray.address=null|auto|HOST:PORT  ray.autoscale=true|false  ray.dashboard=true|false  ray.num_cpus=N
@@ -195,6 +199,7 @@ def empty(folder: Path, made: bool) -> None:
 def debug(book: Book, console: Console) -> int:
     """The first setting's first tuning seed in this process: breakpoints work, exceptions come through."""
     rehearse(book.definition)
+    book.definition.runs.mkdir(parents=True, exist_ok=True)
     number = next_suggestion(book) if not book.settings else 0
     assert number is not None
     seed, run = book.runs(1, number)[0]
@@ -208,6 +213,8 @@ def sweep(definition: Definition, console: Console) -> int:
     """Both phases and the tables; see `main` for the exit code."""
     book = Book(definition, console)
     console.print(f"Sweep {definition.name} in {definition.folder}", highlight=False)
+    if definition.sweep.storage is not None:
+        book.storage = stored(book, definition.sweep.storage)
     try:
         if not book.complete():
             both_phases(book, console)
@@ -223,6 +230,25 @@ def sweep(definition: Definition, console: Console) -> int:
         print(f"sweep: broke off: {error}; mend it, and go on with resume={definition.folder}.", file=sys.stderr)
         return 1
     return tables(book, console)
+
+
+def stored(book: Book, url: str) -> "Storage":
+    """The storage of a sweep whose machines share no folder; what is finished there is brought here.
+
+    Raises:
+        UserError: it cannot be written, or holds another sweep.
+    """
+    from ccsi.sweep.storage import Storage
+
+    storage, mark = Storage(url), book.definition.folder / ".stored"
+    storage.check()
+    results = storage.results()
+    if results and not mark.exists():
+        raise UserError(f"sweep.storage={url} holds the runs of another sweep; choose an empty place.")
+    mark.touch()
+    for run in results:
+        storage.fetch_result(run, book.folder(run))
+    return storage
 
 
 def rehearse(definition: Definition) -> None:

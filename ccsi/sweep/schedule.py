@@ -219,7 +219,8 @@ class Events(tune.Callback):
             self.book.reported(trial.config["name"], report)
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
-        self.book.ended(trial.config["name"], (trial.last_result or {}).get("error"))
+        told = trial.last_result or {}
+        self.book.ended(trial.config["name"], told.get("error"), told.get("text", ""))
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self.broken.add(trial.trial_id)
@@ -273,7 +274,7 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
     storage = definition.folder / "ray"
     shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed
-    place = Place(workers, cpu, gpu, sweep.max_failures, environment, definition.cwd, definition.name)
+    place = Place(workers, cpu, gpu, sweep.max_failures, environment, definition.cwd, definition.name, sweep.storage)
     wants = {"cpu": cpu, "gpu": gpu} if gpu > 0 else {"cpu": cpu}
     if workers > 1:  # the trial itself only waits for its workers, which Ray Train asks for
         wants = {"memory": 1}

@@ -10,11 +10,13 @@ import gc
 import json
 import os
 import re
+import shutil
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ class Place:
         max_failures: how often they start again when one dies.
         environment: variables to set, as the driver's environment does not reach a running cluster.
         cwd: the driver's working directory, for relative paths; left alone if a node does not have it.
-        sweep: its name, for the metrics.
+        sweep: its name, for the metrics. storage: where runs are kept if machines share no folder.
     """
 
     workers: int
@@ -50,6 +52,7 @@ class Place:
     environment: Mapping[str, str]
     cwd: str
     sweep: str = ""
+    storage: str | None = None
 
     def enter(self) -> None:
         """Set what this process needs."""
@@ -104,7 +107,9 @@ def run_trial(trial: Mapping[str, Any], place: Place, metric: str) -> None:
 
     for config in json.loads(trial["runs"]):
         folder = Path(config["run_dir"])
-        if not folder.parent.is_dir():
+        if place.storage is not None:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        elif not folder.parent.is_dir():
             raise RuntimeError(f"{folder.parent} is not on this node: sweep.dir must be a folder all nodes share")
         report, attempts = Report(folder.name, metric, trial["prunable"], done, tuple(values)), Attempts(folder)
         problem = attempts.begin(place.max_failures)
@@ -119,8 +124,7 @@ def run_trial(trial: Mapping[str, Any], place: Place, metric: str) -> None:
                 if not problem:
                     raise  # Tune starts the trial again, in another process
         if problem:
-            folder.with_name(f"{trial['name']}.error.txt").write_text(problem)
-            tune.report({"tasks_done": done, "error": reason(problem)})
+            tune.report({"tasks_done": done, "error": reason(problem), "text": problem})
             return
         value = float(result["val"][LIVE[metric]])
         tune.report(report.of(tasks_of(result), value))
@@ -138,7 +142,7 @@ def alone(config: Config, place: Place, report: Report) -> dict[str, Any]:
             tune.report(told)
 
     fresh_start(int(config["seed"]), place.gpu)
-    return execute(config, task_end, RayMetrics(place.sweep))
+    return execute(config, task_end, RayMetrics(place.sweep), place.storage)
 
 
 def shared(config: Config, place: Place, report: Report) -> dict[str, Any]:
@@ -155,14 +159,32 @@ def shared(config: Config, place: Place, report: Report) -> dict[str, Any]:
     return result
 
 
-def execute(config: Config, on_task_end: Callable[[TaskEnd], None], watch: Tracker | None = None) -> dict[str, Any]:
-    """Run, go on with, or only read (when finished) one run; returns the contents of its result.json."""
+def execute(
+    config: Config,
+    on_task_end: Callable[[TaskEnd], None],
+    watch: Tracker | None = None,
+    storage: str | None = None,
+) -> dict[str, Any]:
+    """Run, go on with, or only read (when finished) one run; returns the contents of its result.json.
+
+    With a storage the run is fetched from there, copied to it at each checkpoint, and in the end removed from here.
+    """
     folder = Path(config["run_dir"])
     with sole_user(folder):
+        push: Callable[[], None] | None = None
+        if storage is not None:
+            from ccsi.sweep.storage import Storage
+
+            kept = Storage(storage)
+            kept.pull(f"runs/{folder.name}", folder)
+            push = partial(kept.push, folder, f"runs/{folder.name}")
         result = finished(folder)
         if result is None:
-            ccsi.config.build(config)(on_task_end=on_task_end, watch=watch)
+            ccsi.config.build(config)(on_task_end=on_task_end, on_checkpoint=push, watch=watch)
             result = finished(folder)
+        if push is not None and result is not None:
+            push()
+            shutil.rmtree(folder)
     if result is None:
         raise RuntimeError(f"the run ended without writing {folder / 'result.json'}")
     return result

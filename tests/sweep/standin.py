@@ -21,6 +21,7 @@ def run(
     seed: int = 0,
     run_dir: str | None = None,
     on_task_end: Callable[[TaskEnd], None] | None = None,
+    on_checkpoint: Callable[[], None] | None = None,
     watch: Tracker | None = None,
     **rest: Any,
 ) -> None:
@@ -54,6 +55,8 @@ def run(
         part = folder / "part"
         part.write_text(json.dumps(history))
         part.replace(state)
+        if on_checkpoint is not None:
+            on_checkpoint()
         end = TaskEnd(len(history) - 1, tasks, {"val_average_incremental": value, "seconds": 0.0}, {})
         if watch is not None:
             watch.task_end(end)

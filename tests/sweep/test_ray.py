@@ -152,7 +152,8 @@ def test_on_a_running_cluster_failures_are_told_and_others_go_on(start: Start, t
     try:
         space = ["sweep.space={fault: {grid: [none, once, crash, user]}}", "sweep.search=grid"]
         more = ["sweep.seeds.reporting=[0]", "sweep.max_failures=1", f"ray.address={address}"]
-        sweep = start(*STANDIN, *space, *more, f"sweep.dir={tmp_path / 's'}")
+        keep = f"sweep.storage=file://{tmp_path}/kept"  # as if the nodes shared no folder
+        sweep = start(*STANDIN, *space, *more, keep, f"sweep.dir={tmp_path / 's'}")
         assert sweep.wait() == 0, sweep.said
         assert sweep.gone()
         greedy = start(
@@ -169,7 +170,7 @@ def test_on_a_running_cluster_failures_are_told_and_others_go_on(start: Start, t
     assert table.loc["p1-c02-s100", "error"] == "ValueError: boom"
     assert table.loc["p1-c03-s100", "error"] == "quality is not to my liking."
     assert "boom" in (tmp_path / "s/runs/p1-c02.error.txt").read_text()
-    starts = (tmp_path / "s/runs/p1-c01-s100/starts.txt").read_text().splitlines()
+    starts = (tmp_path / "kept/runs/p1-c01-s100/starts.txt").read_text().splitlines()
     assert [line.split()[1] for line in starts] == ["0", "1"]  # the second time from its checkpoint
     said = sweep.said.lower().replace("starting ray", "")
     assert "ray" not in said, sweep.said  # no noise

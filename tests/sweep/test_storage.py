@@ -1,0 +1,99 @@
+"""Runs that are kept at an address: what is copied when, and that a run goes on from there on another machine."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyarrow")
+from tiny_run import TINY, run_tiny
+
+import ccsi.config
+from ccsi.errors import UserError
+from ccsi.sweep.storage import Storage
+from ccsi.sweep.trial import execute
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_changed_is_copied_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, kept = tmp_path / "run", Storage(f"file://{tmp_path}/kept")
+    (run / "impressions").mkdir(parents=True)
+    for name in ("result.json", "checkpoint.pt", "config.yaml", "impressions/task2.npz"):
+        (run / name).write_text(name)
+    (run / ".lock").touch()
+    put, order = Storage._put, list[str]()
+
+    def noted(self: Storage, path: str, data: bytes) -> None:
+        order.append(path.removeprefix(f"{tmp_path}/kept/runs/a/"))
+        put(self, path, data)
+
+    monkeypatch.setattr(Storage, "_put", noted)
+    kept.push(run, "runs/a")
+    assert order[-2:] == ["checkpoint.pt", "result.json"]  # they make the rest valid
+    assert sorted(order) == ["checkpoint.pt", "config.yaml", "impressions/task2.npz", "result.json"]
+    (run / "checkpoint.pt").write_text("newer")
+    order.clear()
+    kept.push(run, "runs/a")
+    assert order == ["checkpoint.pt"]
+    there = Storage(f"file://{tmp_path}/kept")
+    there.pull("runs/a", tmp_path / "other")
+    (run / ".lock").unlink()
+    assert files(tmp_path / "other") == files(run)
+    order.clear()
+    there.push(tmp_path / "other", "runs/a")
+    assert order == []
+    there.pull("runs/b", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    assert there.results() == {"a"}
+    assert Storage(f"file://{tmp_path}/empty").results() == set()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("weird://bucket/a", "cannot be used"),
+        ("no-address", "expected an address all machines can write to"),
+        ("memory://a", "expected an address all machines can write to"),
+        ("file:///proc/nothing", "cannot be written (["),
+        ("http://127.0.0.1:9/a", "cannot be written (NotImplementedError)"),
+    ],
+)
+def test_an_address_that_will_not_do_is_told(url: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Storage(url).check()
+    assert f"sweep.storage={url}" in str(caught.value) and message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_writable_place_is_left_empty(tmp_path: Path) -> None:
+    Storage(f"file://{tmp_path}/new/place").check()
+    assert files(tmp_path) == {}
+
+
+def test_a_run_goes_on_elsewhere_from_its_last_copied_checkpoint(tmp_path: Path) -> None:
+    whole = run_tiny(tmp_path / "whole", "checkpoint_every=0")
+    url, config = f"file://{tmp_path}/kept", ccsi.config.load([*TINY, "checkpoint_every=0"])
+    (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
+
+    class MachineDiesError(Exception):
+        pass
+
+    def second_task(event: Any) -> None:
+        if event.task == 1:
+            raise MachineDiesError
+
+    with pytest.raises(MachineDiesError):
+        execute(config | {"run_dir": str(tmp_path / "one/p1-c00-s0")}, second_task, storage=url)
+    seen: list[int] = []
+    elsewhere = config | {"run_dir": str(tmp_path / "two/p1-c00-s0")}
+    result = execute(elsewhere, lambda event: seen.append(event.task), storage=url)
+    assert seen == [2]  # the first two tasks are not done again
+    assert result["weights_sha256"] == whole["weights_sha256"]
+    assert not (tmp_path / "two/p1-c00-s0").exists()  # nothing is left on the machine
+    assert json.loads((tmp_path / "kept/runs/p1-c00-s0/result.json").read_text()) == result
+    again = execute(elsewhere, lambda event: seen.append(event.task), storage=url)  # finished: only read
+    assert again == result and seen == [2]
