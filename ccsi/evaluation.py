@@ -8,7 +8,7 @@ import torch
 
 from ccsi import metrics
 from ccsi.data import Labelled
-from ccsi.data.scenario import take
+from ccsi.data.scenario import relabelled
 from ccsi.learners import Learner
 from ccsi.workers import Workers
 
@@ -26,7 +26,7 @@ class Evaluator:
     def __init__(self, split: Labelled, plan: Sequence[Sequence[int]], device: torch.device, batch: int = 512) -> None:
         self.plan, self.device, self.batch = plan, device, batch
         order = [c for classes in plan for c in classes]
-        self.images = take(split, order, 0, torch.device("cpu"))
+        self.images = Labelled(split.images, relabelled(split.labels, order, 0))  # no copy: processes may share them
         self.confusions: list[list[list[int]]] = []
         self.aucs: list[float] = []
 
@@ -38,11 +38,11 @@ class Evaluator:
         might keep of them holds no image.
         """
         n_seen = sum(len(classes) for classes in self.plan[: len(self.confusions) + 1])
-        wanted = self.images.labels < n_seen
-        images, labels = self.images.images[wanted], self.images.labels[wanted]
+        wanted = (self.images.labels < n_seen).nonzero()[:, 0]
+        labels = self.images.labels[wanted]
         workers, scores = Workers.here(), []
-        for part in images[workers.share(len(images))].split(self.batch):
-            x = part.to(self.device).float() / 255
+        for part in wanted[workers.share(len(wanted))].split(self.batch):
+            x = self.images.images[part].to(self.device).float() / 255
             scores.append(learner.scores(x).double().cpu())
             x.zero_()
         probabilities = workers.gather(torch.cat(scores)).softmax(1)

@@ -26,8 +26,8 @@ from torch import Tensor
 from ccsi import metrics
 from ccsi.checkpoint import Checkpoints, sha256_of, write_atomically
 from ccsi.checks import NonNegative, NonNegativeInt, PositiveInt
-from ccsi.data import Dataset, Labelled, Scenario, Source
-from ccsi.data.scenario import make_tasks, take
+from ccsi.data import Dataset, Labelled, Scenario, Source, opened
+from ccsi.data.scenario import make_tasks, relabelled, take
 from ccsi.errors import UserError
 from ccsi.evaluation import Evaluator
 from ccsi.learners import Learner, Stored
@@ -80,6 +80,7 @@ def run(
     evaluate_test: bool = True,
     report: bool = True,
     checkpoint_every: NonNegative = 60.0,
+    share_data: str | None = None,
     config: Mapping[str, Any] | None = None,
     on_task_end: Callable[[TaskEnd], None] | None = None,
     on_checkpoint: Callable[[], None] | None = None,
@@ -97,6 +98,8 @@ def run(
         evaluate_test: False keeps test out of reach (tuning).
         report: draw pictures at the end (they may show a few real images of the data).
         checkpoint_every: seconds between checkpoints inside a stage.
+        share_data: a folder through which the runs of a machine share one copy of the images, on disk and in memory
+            (see `ccsi.data.opened`); None: a private copy.
         config: the resolved configuration, for the record. on_task_end: called after each task's checkpoint;
             on_checkpoint: after each.
         watch: one more tracker.
@@ -122,7 +125,7 @@ def run(
     group.led(lambda: look_into(folder, settings))  # before the data is read, which may take long
     code = commit()
     data, plan, method = group.together(
-        lambda: prepared(dataset, scenario, model, learner, training, evaluate_test, streams, where)
+        lambda: prepared(dataset, scenario, model, learner, training, evaluate_test, share_data, streams, where)
     )
     if not group.leads:
         tracking = Unheard()
@@ -191,6 +194,7 @@ def prepared(
     learner: LearnerFactory,
     training: Training,
     evaluate_test: bool,
+    share_data: str | None,
     streams: Streams,
     device: torch.device,
 ) -> tuple[Dataset, list[list[int]], Learner]:
@@ -199,7 +203,7 @@ def prepared(
     Raises:
         UserError: they do not.
     """
-    data = dataset.load()
+    data = opened(dataset, Path(share_data).expanduser().absolute() if share_data is not None else None)
     plan = scenario.plan(len(data.class_names), streams)
     channels = data.train.images.shape[1]
     method = learner(model=model, in_channels=channels, training=training, streams=streams, device=device)
@@ -220,14 +224,18 @@ def rehearse(
     learner: LearnerFactory,
     training: Training,
     evaluate_test: bool = True,
+    share_data: str | None = None,
     **others: Any,
 ) -> None:
-    """What `run` does before it writes anything, on the CPU: lets a sweep find bad input before its first trial.
+    """What `run` does before it writes to its folder, on the CPU: lets a sweep find bad input before its first trial.
+
+    What the runs share (`share_data`) is there afterwards.
 
     Raises:
         UserError: as `run`, for settings that do not fit the data or each other.
     """
-    prepared(dataset, scenario, model, learner, training, evaluate_test, Streams(0), torch.device("cpu"))
+    streams, device = Streams(0), torch.device("cpu")
+    prepared(dataset, scenario, model, learner, training, evaluate_test, share_data, streams, device)
 
 
 class Journal:
@@ -330,9 +338,8 @@ def learn_all(
     for task in make_tasks(data.train, data.val, plan, journal.device, done, everything):
         for permission, pool in (("unlabeled_pool", data.val), ("test_images", data.test)):
             if permission in learner.permissions:
-                seen = torch.tensor([c for classes in plan[: task.index + 1] for c in classes])
-                unlabeled = pool.images[torch.isin(pool.labels, seen)].to(journal.device)
-                task = dataclasses.replace(task, unlabeled=unlabeled)
+                seen = [c for classes in plan[: task.index + 1] for c in classes]
+                task = dataclasses.replace(task, unlabeled=take(pool, seen, 0, journal.device).images)
         # the learner's state at the start of its task: stages begun later are part of the checkpoint themselves
         before = copy.deepcopy(learner.state_dict())
         journal.fixed = run_state(data, journal.device, task.index, before, evaluators, made)
@@ -442,7 +449,7 @@ def draw(folder: Path, result: Mapping[str, Any], train: Labelled, order: list[i
     """The run's pictures, with a few images of `train` (original labels) beside the impressions."""
     from ccsi.report.run import draw_run  # matplotlib takes a second to import; most sweeps' trials do not draw
 
-    draw_run(folder, result, take(train, order, 0, torch.device("cpu")))
+    draw_run(folder, result, Labelled(train.images, relabelled(train.labels, order, 0)))
 
 
 def torch_device(wanted: str) -> torch.device:

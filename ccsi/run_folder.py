@@ -17,7 +17,7 @@ from ccsi.checkpoint import Checkpoints, write_atomically
 from ccsi.config import shown
 from ccsi.errors import UserError
 
-NOT_COMPARED = ("run_dir", "tracking", "report", "checkpoint_every")
+NOT_COMPARED = ("run_dir", "tracking", "report", "checkpoint_every", "share_data")
 """Settings that may differ when a run goes on: they do not touch the result."""
 
 

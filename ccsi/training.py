@@ -102,11 +102,8 @@ class Training:
             UserError: a single image, which has no batch statistics.
         """
         device, dtype, workers = net.scale.device, net.scale.dtype, net.workers
-        images, labels, n_real = real.images, real.labels, len(real)
-        if synthetic is not None:
-            images = torch.cat([images, synthetic.images])
-            labels = torch.cat([labels, synthetic.labels])
-        if len(labels) < 2:
+        pool, n_real = Pool(real, synthetic), len(real)
+        if len(pool) < 2:
             raise UserError(f"task {task + 1} has a single training image; expected at least two.")
         fresh = not len(net.old)  # nothing learned before: the first task, and each task of joint training
         base_lr = self.first_lr if fresh and self.first_lr else self.lr
@@ -132,7 +129,7 @@ class Training:
             augmenting.set_state(saved["augmenting"])
             first_epoch, first_batch = saved["epoch"], saved["batch"]
             factor, best, wait, kept = saved["factor"], saved["best"], saved["wait"], saved["kept"]
-        per_epoch = draws_per_epoch(len(labels), n_real, synthetic_ratio)
+        per_epoch = draws_per_epoch(len(pool), n_real, synthetic_ratio)
         # an image left over joins the last batch: alone it has no batch statistics
         n_batches = max(1, math.ceil((per_epoch - 1) / self.batch_size))
         steps = epochs * n_batches
@@ -154,7 +151,7 @@ class Training:
         for epoch in range(first_epoch, epochs):
             net.train()
             # drawn anew from its name on resume, so the order itself needs no place in a checkpoint
-            order = epoch_order(len(labels), n_real, synthetic_ratio, streams.generator("batches", task, epoch))
+            order = epoch_order(len(pool), n_real, synthetic_ratio, streams.generator("batches", task, epoch))
             order = order.to(device)
             for batch in range(first_batch, n_batches):
                 step = epoch * n_batches + batch
@@ -163,11 +160,12 @@ class Training:
                 chosen = order[batch * self.batch_size : end]
                 whole, part = len(chosen), workers.share(len(chosen))
                 chosen = chosen[part]
-                x = images[chosen].to(dtype) / 255
+                images, labels = pool[chosen]
+                x = images.to(dtype) / 255
                 if self.augment is not None:
                     x = self.augment(x, augmenting, whole, part)
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                    parts = parts_of(x, labels[chosen])
+                    parts = parts_of(x, labels)
                     total = torch.stack(list(parts.values())).sum()
                 optimizer.zero_grad()
                 (total * workers.size).backward()  # the workers' gradients are averaged, where we want their sum
@@ -203,6 +201,32 @@ class Training:
         if self.schedule != "cosine":
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
+
+
+class Pool:
+    """A task's real images, and behind them the synthetic ones."""
+
+    def __init__(self, real: Labelled, synthetic: Labelled | None) -> None:
+        parts = [real] if synthetic is None else [real, synthetic]
+        self.labels = torch.cat([part.labels for part in parts])
+        self.images = [part.images for part in parts]
+        if len(parts) > 1 and self.labels.device.type != "cpu":  # apart, each batch would have to wait for the device
+            self.images = [torch.cat(self.images)]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels at the positions `chosen`, int64 [n]."""
+        if len(self.images) == 1:
+            return self.images[0][chosen], self.labels[chosen]
+        images = self.images[0].new_empty((len(chosen), *self.images[0].shape[1:]))
+        start = 0
+        for part in self.images:  # apart, since other processes may share the real ones
+            here = (chosen >= start) & (chosen < start + len(part))
+            images[here] = part[chosen[here] - start]
+            start += len(part)
+        return images, self.labels[chosen]
 
 
 class Losses(nn.Module):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_run import ANY_LEARNER, TINY, run_tiny
@@ -16,6 +17,7 @@ import ccsi.config
 import ccsi.experiment
 from ccsi.data import Dataset, Digits, Labelled, Source, Task
 from ccsi.data.scenario import make_tasks
+from ccsi.data.shared import Mapped
 from ccsi.evaluation import Evaluator
 from ccsi.learners import CCSI, Finetune, Joint
 from ccsi.stage import Stages
@@ -26,7 +28,10 @@ LEARNERS = sorted(path.stem for path in (ccsi.config.config_dir() / "learner").g
 def poisoned(
     train: Labelled, val: Labelled, plan: list[list[int]], device: torch.device, *options: Any
 ) -> Iterator[Task]:
-    """`make_tasks`, but when the next task is asked for the last one's images, and their originals, are noise."""
+    """`make_tasks`, but when the next task is asked for the last one's images, and their originals, are noise.
+
+    So are the files that runs share.
+    """
     noise = torch.Generator().manual_seed(0)
 
     def overwrite(images: torch.Tensor, where: torch.Tensor) -> None:
@@ -38,14 +43,31 @@ def poisoned(
             overwrite(part.images, torch.ones(len(part), dtype=torch.bool))
         for part in (train, val):
             overwrite(part.images, torch.isin(part.labels, torch.tensor(plan[task.index])))
+            if isinstance(part, Mapped):
+                np.load(part.file, mmap_mode="r+")[:] = part.images.numpy()
+                files = list(part.file.parent.glob(f"{part.file.stem}-*.npy"))
+                assert files
+                for file in files:
+                    images = np.load(file, mmap_mode="r+")
+                    images[:] = torch.randint(256, images.shape, generator=noise, dtype=torch.uint8).numpy()
 
 
+def with_its_own_copy(split: Labelled, *arguments: Any) -> Evaluator:
+    """An evaluator whose images stay as they are when a data set's are overwritten."""
+    return Evaluator(Labelled(split.images.clone(), split.labels), *arguments)
+
+
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("override", [*(f"learner={name}" for name in LEARNERS), "learner.idc.target=unlabeled_pool"])
-def test_old_images_turned_to_noise(override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_images_turned_to_noise(
+    override: str, shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = ANY_LEARNER if override in ("learner=finetune", "learner=joint") else TINY
     clean = run_tiny(tmp_path / "clean", override, base=base)
     monkeypatch.setattr(ccsi.experiment, "make_tasks", poisoned)
-    after = run_tiny(tmp_path / "poisoned", override, base=base)
+    monkeypatch.setattr(ccsi.experiment, "Evaluator", with_its_own_copy)
+    place = [f"share_data={tmp_path / 'data'}"] if shared else []
+    after = run_tiny(tmp_path / "poisoned", override, *place, base=base)
     same = ("weights_sha256", "impressions_sha256", "accuracy_matrix", "val", "auc_after_task")
     if clean["data_free"]:
         assert {key: after[key] for key in same} == {key: clean[key] for key in same}
@@ -57,6 +79,7 @@ def test_old_images_turned_to_noise(override: str, tmp_path: Path, monkeypatch: 
 # ---- what a learner can reach ----
 
 OPAQUE = (types.ModuleType, type)
+FORBIDDEN = (Dataset, Evaluator, Source, Mapped, np.memmap, types.GeneratorType, types.FrameType)
 
 
 def reachable(*roots: Any) -> list[Any]:
@@ -93,14 +116,15 @@ def leaks(*roots: Any) -> list[str]:
     bad = []
     for thing in reachable(*roots):
         is_image = type(thing) in (torch.Tensor, torch.nn.Parameter) and storage(thing) in forbidden
-        if is_image or isinstance(thing, Dataset | Evaluator | Source | types.GeneratorType | types.FrameType):
+        if is_image or isinstance(thing, FORBIDDEN):
             bad.append(type(thing).__name__)
     return bad
 
 
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(("learner", "kind"), [("ccsi", CCSI), ("ci", CCSI), ("finetune", Finetune), ("joint", Joint)])
 def test_no_way_from_a_learner_to_other_images(
-    learner: str, kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    learner: str, kind: Any, shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learn, looked = kind.learn, list[list[str]]()
 
@@ -112,7 +136,8 @@ def test_no_way_from_a_learner_to_other_images(
             assert set(task.train.labels.tolist()) == set(task.val.labels.tolist()) == set(task.classes)
 
     monkeypatch.setattr(kind, "learn", watched)
-    run_tiny(tmp_path / "run", f"learner={learner}", base=TINY if kind is CCSI else ANY_LEARNER)
+    options = [f"learner={learner}", *([f"share_data={tmp_path / 'data'}"] if shared else [])]
+    run_tiny(tmp_path / "run", *options, base=TINY if kind is CCSI else ANY_LEARNER)
     assert looked == [[]] * 6
 
 

@@ -1,6 +1,7 @@
 """The data room: sources of images, the scenario that deals their classes into tasks, and the tasks.
 
-A source reads uint8 images in three splits and brings them to the model's input size (`Source.load`);
+A source reads uint8 images in three splits and brings them to the model's input size (`Source.load`), `opened`
+lets the runs of a machine share them;
 a `Scenario` says which classes come when; `make_tasks` cuts a `Dataset` into `Task`s on the training
 device. Nothing here knows a model, and only the evaluator is handed `Dataset.test`.
 """
@@ -12,6 +13,7 @@ from ccsi.data.folder import Folder
 from ccsi.data.medmnist import MedMNIST
 from ccsi.data.npz import Npz
 from ccsi.data.scenario import Scenario, Task, make_tasks
+from ccsi.data.shared import opened
 from ccsi.data.torchvision_sets import TorchVision
 
 __all__ = [
@@ -27,4 +29,5 @@ __all__ = [
     "Task",
     "TorchVision",
     "make_tasks",
+    "opened",
 ]

@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -40,6 +41,10 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def subset(self, chosen: Tensor) -> Tensor:
+        """The images at the positions `chosen` (int64, on the CPU, ascending, none twice), in memory of their own."""
+        return self.images[chosen]
 
     def to(self, device: torch.device) -> "Labelled":
         """The same on `device`."""
@@ -90,6 +95,10 @@ class Source(ABC):
             UserError: data missing, damaged, or not what this source expects.
         """
 
+    def stamp(self) -> str:
+        """What tells one state of the files behind this source from another; "" where its settings pin them."""
+        return ""
+
     def load(self) -> Dataset:
         """Read, check, and bring everything to the input size.
 
@@ -99,7 +108,7 @@ class Source(ABC):
         splits, class_names = self.read()
         ready = {}
         for split in SPLITS:
-            raw = splits[split]
+            raw = splits.pop(split)  # read and ready are never both there for all splits
             check_labels(raw, split, class_names, self.name)
             if split == "train" and self.max_per_class is not None:
                 raw = first_of_each_class(raw, self.max_per_class)
@@ -114,6 +123,15 @@ class Source(ABC):
             digest.update(part.images.numpy().data)
             digest.update(part.labels.numpy().data)
         return Dataset(self.name, class_names, ready["train"], ready["val"], ready["test"], digest.hexdigest())
+
+
+def state_of(path: Path) -> str:
+    """A file's place, size and time of change; "" if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{path.absolute()} {found.st_size} {found.st_mtime_ns}"
 
 
 def check_labels(raw: Raw, split: str, class_names: tuple[str, ...], where: str) -> None:

@@ -45,7 +45,7 @@ def fetch(url: str, path: Path, md5: str) -> Path:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with turn_in(path.parent) as alone:
+            with turn_in(path.parent, f"Waiting for another process that is downloading into {path.parent}") as alone:
                 if alone:  # nobody else is writing, so a part left here belongs to a killed process
                     for left in path.parent.glob(f".{path.name}.*.part"):
                         left.unlink()
@@ -100,11 +100,14 @@ def download(url: str, path: Path, md5: str) -> None:
 
 
 @contextmanager
-def turn_in(folder: Path) -> Iterator[bool]:
-    """One downloader at a time in `folder`, over all processes; True if the lock was got.
+def turn_in(folder: Path, waiting: str | None) -> Iterator[bool]:
+    """One writer at a time in `folder`, over all processes; True if the lock was got.
 
     The lock is on the folder itself: no lock file stays behind, and it ends with its process. A file system
-    without locks (some network ones) gives False: two may then download, and the last to finish wins, unharmed.
+    without locks (some network ones) gives False: two may then write, and the last to finish wins, unharmed.
+
+    Args:
+        waiting: said on stderr if another process has its turn.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -112,7 +115,8 @@ def turn_in(folder: Path) -> Iterator[bool]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"Waiting for another process that is downloading into {folder}")
+            if waiting:
+                say(waiting)
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
             locked = False

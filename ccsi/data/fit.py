@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from ccsi.errors import UserError
 
+CHUNK = 1024
+"""Images at a time: what they need on the way is not needed for all at once."""
+
 
 def fit_images(
     images: npt.NDArray[np.uint8], size: int, fit: Literal["pad", "resize"], channels: int | None, where: str
@@ -29,26 +32,23 @@ def fit_images(
     Raises:
         UserError: `pad` with an image larger than `size`.
     """
-    x = torch.from_numpy(np.ascontiguousarray(images))
-    x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
-    if channels == 3 and x.shape[1] == 1:
-        x = x.expand(-1, 3, -1, -1)
-    elif channels == 1 and x.shape[1] == 3:
-        luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-        x = torch.cat([(part * luma).sum(1, keepdim=True).round().to(torch.uint8) for part in torch.split(x, 1024)])
-    height, width = x.shape[2:]
-    if fit == "pad":
-        if max(height, width) > size:
-            raise UserError(
-                f"{where}: images of {height}x{width} pixels do not fit into dataset.size={size} by padding; "
-                f"use dataset.fit=resize or a dataset.size of at least {max(height, width)}."
-            )
-        left, top = (size - width) // 2, (size - height) // 2
-        x = F.pad(x, (left, size - width - left, top, size - height - top))
-    elif (height, width) != (size, size):
-        parts = [
-            F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
-            for part in torch.split(x, 1024)
-        ]
-        x = torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
-    return x.contiguous()
+    n, (height, width) = len(images), images.shape[1:3]
+    if fit == "pad" and max(height, width) > size:
+        raise UserError(
+            f"{where}: images of {height}x{width} pixels do not fit into dataset.size={size} by padding; "
+            f"use dataset.fit=resize or a dataset.size of at least {max(height, width)}."
+        )
+    fitted = torch.empty(n, channels or (1 if images.ndim == 3 else 3), size, size, dtype=torch.uint8)
+    for at in range(0, n, CHUNK):
+        x = torch.from_numpy(np.ascontiguousarray(images[at : at + CHUNK]))
+        x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
+        if channels == 1 and x.shape[1] == 3:
+            x = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True).round()
+        if fit == "pad":
+            left, top = (size - width) // 2, (size - height) // 2
+            x = F.pad(x, (left, size - width - left, top, size - height - top))
+        elif (height, width) != (size, size):
+            x = F.interpolate(x.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
+            x = x.round().clamp(0, 255)
+        fitted[at : at + CHUNK] = x  # grey fills all channels
+    return fitted

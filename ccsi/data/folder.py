@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from ccsi.checks import NonNegativeInt
-from ccsi.data.dataset import SPLITS, Raw, Source
+from ccsi.data.dataset import SPLITS, Raw, Source, state_of
 from ccsi.data.fit import fit_images
 from ccsi.data.split import OpenShare, stratified
 from ccsi.errors import UserError
@@ -38,6 +38,10 @@ class Folder(Source):
     val_share: OpenShare = 0.2
     test_share: OpenShare = 0.2
     split_seed: NonNegativeInt = 0
+
+    def stamp(self) -> str:
+        """See `Source.stamp`."""
+        return "\n".join(state_of(path) for path in sorted(Path(self.path).expanduser().rglob("*")))
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
         """See `Source.read`."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ccsi.data.dataset import SPLITS, Raw, Source
+from ccsi.data.dataset import SPLITS, Raw, Source, state_of
 from ccsi.errors import UserError
 
 
@@ -27,6 +27,10 @@ class Npz(Source):
 
     path: str
     class_names: list[str] | None = None
+
+    def stamp(self) -> str:
+        """See `Source.stamp`."""
+        return state_of(Path(self.path).expanduser())
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
         """See `Source.read`."""

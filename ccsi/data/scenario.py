@@ -98,13 +98,18 @@ class Scenario:
         return sizes
 
 
-def take(part: Labelled, classes: list[int], start: int, device: torch.device) -> Labelled:
-    """A copy of the images of `classes` (original numbers), relabelled start, start+1, …, on `device`."""
-    new_label = torch.full((int(part.labels.max()) + 1,), -1, dtype=torch.int64)
+def relabelled(labels: Tensor, classes: list[int], start: int) -> Tensor:
+    """`labels` (original numbers) as start, start+1, … in the order of `classes`, and -1 for all others."""
+    new_label = torch.full((int(labels.max()) + 1,), -1, dtype=torch.int64)
     new_label[torch.tensor(classes)] = torch.arange(start, start + len(classes))
-    labels = new_label[part.labels]
-    keep = labels >= 0
-    return Labelled(part.images[keep].to(device), labels[keep].to(device))
+    return new_label[labels]
+
+
+def take(part: Labelled, classes: list[int], start: int, device: torch.device) -> Labelled:
+    """The images of `classes` in memory of their own (see `Labelled.subset`), `relabelled`, on `device`."""
+    labels = relabelled(part.labels, classes, start)
+    keep = (labels >= 0).nonzero()[:, 0]
+    return Labelled(part.subset(keep).to(device), labels[keep].to(device))
 
 
 def make_tasks(

@@ -96,7 +96,8 @@ def draw_impressions(
     blocks.append(("impressions (synthesized)", [images[labels == c][:per_class] for c in shown]))
     if real is not None:
         real_images, real_labels = _array(real.images), _array(real.labels)
-        blocks.append(("real images", [real_images[real_labels == c][:real_per_class] for c in shown]))
+        few = [np.flatnonzero(real_labels == c)[:real_per_class] for c in shown]
+        blocks.append(("real images", [real_images[chosen] for chosen in few]))
 
     columns = [max((len(row) for row in rows), default=0) or 1 for _, rows in blocks]
     # placed by hand, in inches: the constrained layout shrinks axes of fixed aspect into uneven gaps

@@ -135,6 +135,11 @@ class Definition:
         return Path(self.sweep.dir)
 
     @property
+    def shared_data(self) -> Path:
+        """Where its runs share the data, unless `share_data` names a place; removed when the sweep ends or stops."""
+        return (self.folder if self.sweep.storage is None else self.runs) / ".data"
+
+    @property
     def name(self) -> str:
         return self.sweep.name or Path(self.sweep.dir or "sweep").name
 
@@ -162,6 +167,7 @@ class Definition:
         config = self.config(values) | {"seed": seed, "run_dir": str(run_dir), "threads": self.threads(values)}
         config |= {"evaluate_test": True} if phase == 2 else {"evaluate_test": False, "report": False}
         config |= {"device": self.device(config), "workers": self.resources.workers}
+        config["share_data"] = config.get("share_data") or str(self.shared_data)  # where it lies changes no result
         wandb = config.get("tracking", {}).get("wandb") if isinstance(config.get("tracking"), dict) else None
         if isinstance(wandb, dict):
             wandb |= {"group": self.name, "job_type": f"phase {phase}", "name": run_dir.name}

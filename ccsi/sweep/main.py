@@ -112,6 +112,7 @@ def opened(arguments: Sequence[str]) -> Iterator[Definition]:
                 empty(folder, made)
             raise
         finally:
+            shutil.rmtree(definition.shared_data, ignore_errors=True)
             forget(folder)
 
 
@@ -266,7 +267,9 @@ def rehearse(definition: Definition) -> None:
         ) from error
     for base in definition.bases.values():
         if base["_target_"] == "ccsi.experiment.run":
-            build(base | {"_target_": "ccsi.experiment.rehearse", "evaluate_test": False})()  # as in phase 1
+            shared = base.get("share_data") or str(definition.shared_data)
+            as_in_phase_1 = {"evaluate_test": False, "share_data": shared}
+            build(base | {"_target_": "ccsi.experiment.rehearse"} | as_in_phase_1)()
 
 
 def keep_ray_private() -> None:

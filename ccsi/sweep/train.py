@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import ccsi.config
 from ccsi.checks import NonNegativeInt
 from ccsi.config import Config, build, groups_help
 from ccsi.errors import UserError
-from ccsi.run_folder import look_into, place
+from ccsi.run_folder import look_into
+from ccsi.run_folder import place as folder_of
 from ccsi.sweep.definition import Cluster, Resources
 from ccsi.sweep.main import keep_ray_private
 from ccsi.sweep.trial import Place, finished, reason
@@ -64,8 +67,25 @@ def train(arguments: Sequence[str]) -> int:
     cpu, gpu = resources.cpu or float(config["threads"]), resources.gpu
     config |= {"threads": max(1, int(cpu)), "device": "cuda" if gpu > 0 else "cpu"}
     ccsi.config.check(config)
-    folder = place(config["run_dir"], config["name"], config["seed"], config)
+    folder = folder_of(config["run_dir"], config["name"], config["seed"], config)
     config["run_dir"] = str(folder)
+    shared_data = folder.with_name(f".{folder.name}.data")
+    config["share_data"] = config["share_data"] or str(shared_data)
+    try:
+        problem = run_shared(config, Place(config["workers"], cpu, gpu, max_failures, {}, os.getcwd()), where)
+    finally:
+        shutil.rmtree(shared_data, ignore_errors=True)
+    result = finished(folder)
+    if result is None:
+        print(f"train: broke off: {problem}; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 1
+    show_result(result, folder)
+    return 0
+
+
+def run_shared(config: Config, place: Place, where: Cluster) -> str:
+    """Start Ray, and on it the run's workers; returns what broke them off, or ""."""
+    folder = Path(config["run_dir"])
     if where.address is None:  # a cluster's nodes may see other disks than this machine
         look_into(folder, config)
         build(config | {"_target_": "ccsi.experiment.rehearse"})()
@@ -74,19 +94,12 @@ def train(arguments: Sequence[str]) -> int:
     from ccsi.sweep.schedule import PASSED_ON, capacity, cluster  # seconds to import
     from ccsi.sweep.share import share
 
-    environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
-    there = Place(config["workers"], cpu, gpu, max_failures, environment, os.getcwd())
+    place = replace(place, environment={key: os.environ[key] for key in PASSED_ON if key in os.environ})
     with cluster(where) as dashboard:
         if dashboard is not None:
             say_where(Console(stderr=True), dashboard)
-        capacity(cpu, gpu, there.workers)
-        problem = watched(lambda: share(config, there), folder)
-    result = finished(folder)
-    if result is None:
-        print(f"train: broke off: {problem}; the same command goes on from the last checkpoint.", file=sys.stderr)
-        return 1
-    show_result(result, folder)
-    return 0
+        capacity(place.cpu, place.gpu, place.workers)
+        return watched(lambda: share(config, place), folder)
 
 
 def sections_of(config: Config) -> tuple[Resources, Cluster, int]:

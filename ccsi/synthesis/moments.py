@@ -103,12 +103,12 @@ def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: in
     net.eval()
     means, group_means, group_vars = [], [], []
     for c in classes:
-        images = data.images[data.labels == c]
-        n, images = len(images), images[net.workers.share(len(images))]
-        image_sum = torch.zeros(images.shape[1:], dtype=torch.float64, device=images.device)
+        members = (data.labels == c).nonzero()[:, 0]
+        n, members = len(members), members[net.workers.share(len(members))]
+        image_sum = torch.zeros(data.images.shape[1:], dtype=torch.float64, device=data.images.device)
         sums: list[tuple[Tensor, Tensor]] = []
-        for part in images.split(batch_size):
-            x = part.to(net.scale.dtype) / 255
+        for part in members.split(batch_size):
+            x = data.images[part].to(net.scale.dtype) / 255
             taps: list[Tap] = []
             net.features(x, taps)
             image_sum += x.sum(0, dtype=torch.float64)
