@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ccsi import metrics
@@ -115,6 +116,7 @@ def run(
             "a run of several workers is started by python tune/train.py workers=…"
         )
     torch.set_num_threads(threads)
+    threadpool_limits(threads)  # NumPy's and scikit-learn's, whatever the environment said when they were imported
     where = torch_device(device)
     if where.type == "cuda":
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 from tiny_run import ANY_LEARNER, TINY, run_tiny
 
 import ccsi.config
@@ -278,3 +279,16 @@ def test_other_os_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.Monk
 def test_finite_and_flat() -> None:
     assert finite({"a": [1.0, math.nan, {"b": math.inf}], "c": "nan"}) == {"a": [1.0, None, {"b": None}], "c": "nan"}
     assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_library_keeps_to_the_runs_threads(tmp_path, threads):
+    before = torch.get_num_threads()
+    try:
+        run_tiny(tmp_path / "run", f"threads={threads}")
+        assert torch.get_num_threads() == threads
+        pools = threadpool_info()
+        assert len(pools) >= 2 and {pool["num_threads"] for pool in pools} == {threads}, pools
+    finally:
+        torch.set_num_threads(before)
+        threadpool_limits(before)

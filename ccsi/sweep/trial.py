@@ -29,6 +29,8 @@ from ccsi.tracking.events import TaskEnd, Tracker
 LIVE = {"val_average_incremental": "average_incremental_accuracy"}
 LIVE |= {"val_macro": "final_accuracy_macro", "val_micro": "final_accuracy_micro"}
 """sweep.metric, as `TaskEnd.figures` names it -> its name under `val` in result.json."""
+CONTEXT = 2**29
+"""Bytes of a GPU that CUDA itself takes in each process, about: no allocator can cap them."""
 WORKER_DIED = "the worker process died (killed, or out of memory)"
 """What `reason` says of a trial whose process ended without an exception."""
 
@@ -294,7 +296,8 @@ def fresh_start(seed: int, gpu: float) -> None:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             if gpu < 1:  # Ray only counts fractions; the memory must be capped by us
-                torch.cuda.set_per_process_memory_fraction(gpu)
+                total = torch.cuda.get_device_properties(0).total_memory
+                torch.cuda.set_per_process_memory_fraction(max(gpu / 2, gpu - CONTEXT / total))
 
 
 @contextlib.contextmanager
