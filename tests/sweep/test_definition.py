@@ -36,6 +36,7 @@ def test_the_shipped_sweep_is_valid_and_its_runs_are() -> None:
         ("sweep.seeds.tuning=[0,1]", "sweep.seeds.tuning and sweep.seeds.reporting share 0, 1"),
         ("sweep.seeds.tuning=[]", "sweep.seeds.tuning=[]: expected at least one seed"),
         ("sweep.seeds.reporting=[3,3]", "sweep.seeds.reporting=[3, 3]"),
+        ("ray.autoscale=true", "ray.autoscale=true: expected ray.address"),
         ("sweep.seeds.tuning=[a]", "sweep.seeds.tuning=['a']"),
         ("resources.cpu=0", "resources.cpu=0: expected a number > 0"),
         ("resources.gpu=-1", "resources.gpu=-1"),

@@ -99,6 +99,24 @@ def test_the_supply_stays_open_while_a_trial_may_come_back() -> None:
     assert supply.suggest("1") == "FINISHED"
 
 
+def test_an_autoscaled_cluster_is_sent_its_trials_before_it_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_MAX_PENDING_TRIALS_PG", "")  # put back afterwards
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(schedule.tune.Tuner, "__init__", lambda self, *a, **k: given.update(k))
+    monkeypatch.setattr(schedule.tune.Tuner, "fit", lambda self: None)
+    monkeypatch.setattr(schedule, "capacity", lambda *wanted: pytest.fail("the nodes that are there do not matter"))
+    (tmp_path / "s/runs").mkdir(parents=True)
+    cluster = ["ray.autoscale=true", "ray.address=auto", "sweep.max_concurrent=16"]
+    definition = placed(compose([*STANDIN, "sweep.space={quality: {choice: [0.3]}}", *cluster]), tmp_path / "s")
+    trials: Any = ({"name": f"p1-c{n}"} for n in range(100))
+    schedule.run_trials(definition, Book(definition, Console(quiet=True)), trials)
+    supply = given["tune_config"].search_alg
+    assert sum(supply.suggest(str(n)) is not None for n in range(100)) == 17  # one waits, so that no worker idles
+    assert os.environ["TUNE_MAX_PENDING_TRIALS_PG"] == "16"
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [

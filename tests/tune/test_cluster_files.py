@@ -68,7 +68,7 @@ def start_options() -> set[str]:
 
 
 def test_every_sweep_in_these_files_is_one_and_the_same_line_goes_on_with_it(tmp_path: Path) -> None:
-    found = list(commands())
+    found = [list(keys) for keys in dict.fromkeys(map(tuple, commands()))]
     assert len(found) >= 6
     definitions = [compose(keys) for keys in found]
     (tmp_path / "sweep.yaml").write_text(placed(definitions[0], tmp_path).dump())
@@ -84,11 +84,12 @@ def test_ray_up_reads_its_file_and_nothing_is_open_but_ssh() -> None:
     assert [types[name]["min_workers"] for name in ("cpu", "gpu")] == [0, 0]
     assert types["gpu"]["resources"]["GPU"] > 0
     assert "IpPermissions" not in prepared["provider"]["security_group"]
-    starts = [line for line in prepared["head_start_ray_commands"] + prepared["worker_start_ray_commands"]]
-    used = set(re.findall(r"--[\w-]+", " ".join(line for line in starts if "ray start" in line)))
-    assert used <= start_options()
-    assert "--autoscaling-config" in used
-    assert "--dashboard-host" not in used  # Ray's default is the loopback address
+    starts = "\n".join(prepared["head_start_ray_commands"] + prepared["worker_start_ray_commands"])
+    assert "--autoscaling-config" in starts
+    assert "--dashboard-host" not in starts  # Ray's default is the loopback address
+    for text in (starts, (ROOT / "README.md").read_text()):
+        used = re.findall(r"--[\w-]+", " ".join(re.findall(r"ray start ([^#\n]*)", text)))
+        assert used and set(used) <= start_options()
     assert {parameter.name: parameter.default for parameter in scripts.start.params}["dashboard_host"] == "127.0.0.1"
     mounts = dict(config["file_mounts"])
     assert mounts.pop("/home/ubuntu/.ray/auth_token") == "~/.ray/auth_token"
