@@ -182,6 +182,8 @@ def show(book: Book, console: Console) -> None:
         told["running" if held else "broken off"] = told.pop("running")
         order = ("done", "running", "broken off", "pruned", "failed", "to do")
         say(f"phase {phase}  runs: " + ", ".join(f"{told[k]} {k}" for k in order if told.get(k) or k == "done"))
+    if definition.sweep.storage is not None and not done:
+        say(f"runs are kept at {definition.sweep.storage}: those at work are not seen from here and count as to do")
     left = time_left(book)
     if held and left is not None:
         say(f"about {clock(left)} left")

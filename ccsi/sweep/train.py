@@ -79,6 +79,7 @@ def train(arguments: Sequence[str]) -> int:
     if result is None:
         print(f"train: broke off: {problem}; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 1
+    folder.with_name(f".{folder.name}.lock").unlink(missing_ok=True)  # of sole_user; nobody needs it any more
     show_result(result, folder)
     return 0
 

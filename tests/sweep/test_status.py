@@ -150,6 +150,14 @@ def test_phase_2_and_the_end(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert "phase 2  runs: 6 done" in said
 
 
+def test_runs_at_an_address_are_not_seen(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (folder / "sweep.yaml").read_text()
+    assert text.count("storage: null") == 1
+    (folder / "sweep.yaml").write_text(text.replace("storage: null", "storage: s3://bucket/x"))
+    assert main([str(folder)]) == 0
+    assert "runs are kept at s3://bucket/x: those at work are not seen from here" in capsys.readouterr().out
+
+
 def test_what_is_half_written_counts_as_not_there(folder: Path) -> None:
     for text in ("", '{"val', "[]", "{}", '{"val": {}, "seconds": {"total": 1.0}, "scenario": {}}'):
         (folder / "runs/p1-c00-s10/result.json").write_text(text)
