@@ -70,3 +70,7 @@ def test_going_on_from_a_saved_state(split):
     learner.n_seen = 5
     whole(learner), rest(learner)
     assert whole.figures() == rest.figures()
+
+
+def test_the_images_are_not_copied(split):
+    assert Evaluator(split, PLAN, torch.device("cpu")).images.images is split.images

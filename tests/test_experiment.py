@@ -276,6 +276,21 @@ def test_other_os_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.Monk
         run_tiny(tmp_path / "run")
 
 
+@pytest.mark.parametrize("override", ["learner=joint", "learner.idc.target=as_released", "report=true"])
+def test_shared_data_change_nothing_but_where_they_lie(override: str, tmp_path: Path) -> None:
+    base = ANY_LEARNER if override == "learner=joint" else TINY
+    private = run_tiny(tmp_path / "private", override, base=base)
+    for name in ("first", "second"):
+        shared = run_tiny(tmp_path / name, override, f"share_data={tmp_path / 'data'}", base=base)
+        differs = {"seconds", "peak_memory_bytes"}
+        assert {key: shared[key] for key in shared if key not in differs} == {
+            key: private[key] for key in private if key not in differs
+        }
+        if override == "report=true":
+            pictures = [(tmp_path / run / "plots/impressions.png").read_bytes() for run in ("private", name)]
+            assert pictures[0] == pictures[1]
+
+
 def test_finite_and_flat() -> None:
     assert finite({"a": [1.0, math.nan, {"b": math.inf}], "c": "nan"}) == {"a": [1.0, None, {"b": None}], "c": "nan"}
     assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}

@@ -16,7 +16,7 @@ from ccsi.models import IncrementalNet, random_prototypes
 from ccsi.models.backbones import ResidualNet, initialise
 from ccsi.rng import Streams
 from ccsi.stage import Stage
-from ccsi.training import Training, draws_per_epoch, epoch_order
+from ccsi.training import Pool, Training, draws_per_epoch, epoch_order
 
 
 def data(n: int, seed: int, labels: range = range(4)) -> Labelled:
@@ -75,6 +75,21 @@ def test_the_synthetic_share_of_an_epoch_is_exact(n_real, n_synthetic, ratio, se
     assert len(order) == draws_per_epoch(n, n_real, ratio) == round(n_real / (1 - ratio))
     assert (order >= n_real).sum() == round(ratio * len(order))
     assert order.min() >= 0 and order.max() < n
+
+
+@given(st.integers(1, 9), st.integers(0, 9), st.data())
+def test_a_pool_is_both_parts_behind_each_other_without_a_copy_of_the_first(n_real, n_synthetic, data):
+    g = torch.Generator().manual_seed(0)
+    parts = [
+        Labelled(torch.randint(256, (n, 2, 3, 3), generator=g, dtype=torch.uint8), torch.arange(n) + n * 10)
+        for n in (n_real, n_synthetic)
+    ]
+    pool = Pool(parts[0], parts[1] if n_synthetic else None)
+    chosen = torch.tensor(data.draw(st.lists(st.integers(0, len(pool) - 1))), dtype=torch.int64)
+    images, labels = pool[chosen]
+    assert torch.equal(images, torch.cat([part.images for part in parts])[chosen])
+    assert torch.equal(labels, torch.cat([part.labels for part in parts])[chosen])
+    assert images.is_contiguous() and pool.images[0] is parts[0].images
 
 
 def test_orders_without_a_ratio_are_permutations():

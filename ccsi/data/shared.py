@@ -18,7 +18,7 @@ from ccsi.data.dataset import SPLITS, Dataset, Labelled, Source
 from ccsi.data.download import turn_in
 from ccsi.errors import UserError
 
-CHUNK = 1024
+CHUNK = 128
 """Images copied at a time: a file is written without a second copy of it in memory."""
 
 

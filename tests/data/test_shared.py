@@ -1,6 +1,8 @@
 """One copy for all: what is shared, that it is the same to the bit, and what happens to files that are not right."""
 
 import os
+import re
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -116,6 +118,22 @@ def test_tasks_are_the_same_and_their_images_lie_in_files_of_their_own(tmp_path:
                 assert set(vars(b)) == {"images", "labels"}
     # two disjoint kinds of tasks, the first of both is the same, and the last joint one is the whole file
     assert len(list(tmp_path.glob("*/train-*.npy"))) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_images_are_the_files_pages_and_not_this_process_own(tmp_path: Path) -> None:
+    data = opened(Digits(size=64), tmp_path)
+    task = take(data.train, [3, 1], 0, CPU)
+    int(task.images.sum()), int(data.val.images.sum()), int(data.val.images[::2].sum())
+    for images, kind in ((task.images, "train-"), (data.val.images, "val.npy")):
+        inside = False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) (.*)", line):
+                inside = int(found[1], 16) <= images.data_ptr() < int(found[2], 16)
+                assert not inside or (str(tmp_path) in found[3] and kind in found[3])
+            elif inside and line.startswith(("Rss", "Anonymous")):
+                kilobytes = int(line.split()[1])
+                assert kilobytes == 0 if line.startswith("Anonymous") else kilobytes * 1024 >= images.numel()
 
 
 def test_another_order_of_the_same_classes_is_the_same_file(tmp_path: Path) -> None:

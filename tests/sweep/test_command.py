@@ -15,6 +15,7 @@ import yaml
 from rich.console import Console
 
 import ccsi.config
+from ccsi.errors import UserError
 from ccsi.sweep.book import Book, reason
 from ccsi.sweep.definition import compose, placed
 from ccsi.sweep.main import main, rehearse
@@ -50,6 +51,24 @@ def test_debug_runs_one_trial_here_without_ray(tmp_path: Path, capsys: pytest.Ca
 def test_debug_lets_exceptions_through(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="boom"):
         main([*STANDIN, "fault=crash", "sweep.debug=true", f"sweep.dir={tmp_path / 's'}", "sweep.space={}"])
+
+
+def test_the_runs_of_a_sweep_share_their_data_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that went wrong; and in a place of the user's own, nothing is removed."""
+    seen: list[list[Path]] = []
+
+    def look(config: Any, on_task_end: Any) -> Any:
+        shared = Path(config["share_data"])
+        seen.append(list(shared.glob("*/train.npy")))
+        assert shared.parent == tmp_path
+        raise UserError("so much for that")
+
+    monkeypatch.setattr("ccsi.sweep.main.execute", look)
+    digits = ["dataset.size=8", "sweep.debug=true", "sweep.space={}"]
+    assert main([*digits, "sweep.dir=."]) == 2
+    assert len(seen[0]) == 1 and not (tmp_path / ".data").exists()
+    assert main([*digits, "sweep.dir=other", f"share_data={tmp_path / 'mine'}"]) == 2
+    assert len(seen[1]) == 1 and seen[1][0].exists()
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
