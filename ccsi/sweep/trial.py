@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 import time
 import traceback
@@ -112,7 +113,9 @@ def run_trial(trial: Mapping[str, Any], place: Place, metric: str) -> None:
         if place.storage is not None:
             folder.parent.mkdir(parents=True, exist_ok=True)
         elif not folder.parent.is_dir():
-            raise RuntimeError(f"{folder.parent} is not on this node: sweep.dir must be a folder all nodes share")
+            absent = f"{folder.parent} is not on node {socket.gethostname()}: sweep.dir must be a folder all nodes share"
+            tune.report({"tasks_done": done, "error": f"{absent}, or sweep.storage be set"})
+            return
         report, attempts = Report(folder.name, metric, trial["prunable"], done, tuple(values)), Attempts(folder)
         problem = attempts.begin(place.max_failures)
         if not problem:
@@ -238,10 +241,10 @@ class Attempts:
         from ccsi.checkpoint import NAME  # and with it torch, which the driver can do without
 
         try:
-            about = (self.folder / NAME).stat()
+            with (self.folder / NAME).open("rb") as file:  # its digest and size: copied from a storage it has new times
+                return f"{file.read(32).hex()} {os.fstat(file.fileno()).st_size}"
         except OSError:
             return ""
-        return f"{about.st_mtime_ns} {about.st_size}"
 
     def _here(self) -> list[str]:
         """Of the attempts that began where the run stands now: what broke each off, as far as it could say."""
