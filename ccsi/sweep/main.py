@@ -286,7 +286,7 @@ def both_phases(book: Book, console: Console) -> None:
         keep_ray_private()
     console.print(f"Starting Ray ({shown(book.definition.ray.address or 'local')}) …", highlight=False)
     try:
-        from ccsi.sweep.schedule import as_trial, cluster, run_trials  # seconds to import
+        from ccsi.sweep.schedule import TUNE, as_trial, cluster, run_trials  # seconds to import
     except ModuleNotFoundError as error:
         raise UserError(f"a sweep needs the package {error.name}: pip install 'ccsi[sweep]'.") from error
 
@@ -307,10 +307,13 @@ def both_phases(book: Book, console: Console) -> None:
                 if book.status(2, setting, seed) == "incomplete":
                     yield as_trial(run, False, [book.config(2, setting, seed, run)])
 
-    with cluster(book.definition.ray, dashboard=book.definition.resources.workers > 1) as dashboard:
-        if dashboard is not None:
-            say_where(console, dashboard)
-        run_trials(book.definition, book, trials())
+    try:
+        with cluster(book.definition.ray, dashboard=book.definition.resources.workers > 1) as dashboard:
+            if dashboard is not None:
+                say_where(console, dashboard)
+            run_trials(book.definition, book, trials())
+    finally:  # only now nobody writes there any more
+        shutil.rmtree(book.definition.folder / TUNE, ignore_errors=True)
 
 
 def next_suggestion(book: Book) -> int | None:

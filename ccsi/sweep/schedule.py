@@ -17,7 +17,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +49,10 @@ from ray.tune.trainable.function_trainable import wrap_function
 
 ANSWER_WITHIN = 13.0
 """Seconds a Ray address has to answer."""
+TUNE = "ray"
+"""Tune's own files, in the sweep's folder while it runs."""
+LOOK_EVERY = 10.0
+"""Seconds between two looks at how many trials fit the nodes there are."""
 PASSED_ON = ("CCSI_DATA", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "TUNE_FUNCTION_THREAD_TIMEOUT_S")
 
 
@@ -124,34 +129,59 @@ def capacity(cpu: float, gpu: float, workers: int = 1) -> int:
     Raises:
         UserError: not even one, saying what there is. (Tune would wait for ever without a word.)
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = alive()
+    fits = room(nodes, cpu, gpu)
+    if fits < workers:
+        wants = f"{cpu:g} CPUs and {gpu:g} GPUs"
+        if workers > 1:
+            raise UserError(
+                f"resources: {workers} workers want {wants} each, but there is room for {fits} (there is: "
+                f"{told(nodes)})."
+            )
+        raise UserError(f"resources: a trial wants {wants}, but no machine has them (there is: {told(nodes)}).")
+    return fits // workers
+
+
+def alive() -> list[dict[str, float]]:
+    """What each node of the cluster has, of those that are there now."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def room(nodes: Sequence[Mapping[str, float]], cpu: float, gpu: float) -> int:
+    """How many workers fit these nodes at once."""
     fits = 0
     for node in nodes:
         by_cpu = node.get("CPU", 0.0) / cpu
         by_gpu = node.get("GPU", 0.0) / gpu if gpu > 0 else math.inf
-        if 0 < gpu < 1:  # a trial's share must lie on one card
+        if 0 < gpu < 1:  # a worker's share must lie on one card
             by_gpu = node.get("GPU", 0.0) * math.floor(1 / gpu + 1e-6)
         fits += math.floor(min(by_cpu, by_gpu) + 1e-6)
-    if fits < workers:
-        there = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-        wants = f"{cpu:g} CPUs and {gpu:g} GPUs"
-        if workers > 1:
-            raise UserError(
-                f"resources: {workers} workers want {wants} each, but there is room for {fits} (there is: {there})."
-            )
-        raise UserError(f"resources: a trial wants {wants}, but no machine has them (there is: {there}).")
-    return fits // workers
+    return fits
+
+
+def told(nodes: Sequence[Mapping[str, float]]) -> str:
+    """Nodes in words."""
+    return "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes) or "no node"
 
 
 class Supply(Searcher):
-    """Tune's search algorithm that asks us for the next trial."""
+    """Tune's search algorithm that asks us for the next trial.
 
-    def __init__(self, trials: Iterator[dict[str, Any] | None], at_a_time: int) -> None:
+    Args:
+        at_a_time: how many may live at once; `look`: asked for it again now and then, as nodes come and go.
+    """
+
+    def __init__(
+        self, trials: Iterator[dict[str, Any] | None], at_a_time: int, look: Callable[[], int] | None = None
+    ) -> None:
         super().__init__()
         self.trials, self.at_a_time, self.live = trials, at_a_time, set[str]()
         self.again: list[dict[str, Any]] = []
+        self.look, self.looked = look, time.monotonic()
 
     def suggest(self, trial_id: str) -> Any:
+        if self.look is not None and time.monotonic() - self.looked > LOOK_EVERY:
+            self.at_a_time, self.looked = self.look(), time.monotonic()
         if len(self.live) >= self.at_a_time:
             return None
         try:
@@ -205,7 +235,8 @@ class Events(tune.Callback):
     """Tune's events by the trial's short name, told to the journal and the progress line."""
 
     def __init__(self, book: Book, supply: Supply) -> None:
-        self.book, self.supply, self.broken, self.repeated = book, supply, set[str](), set[str]()
+        self.book, self.supply, self.broken, self.repeated = book, supply, set[str](), Counter[str]()
+        self.reasons: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -218,17 +249,24 @@ class Events(tune.Callback):
             report = {key: result[key] for key in ("run", "task", "tasks_done", "value")}
             self.book.reported(trial.config["name"], report)
 
+    def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        if trial.error_file:
+            self.reasons[trial.trial_id] = reason(Path(trial.error_file).read_text())
+
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         told = trial.last_result or {}
-        self.book.ended(trial.config["name"], told.get("error"), told.get("text", ""))
+        error = told.get("error")
+        if error == WORKER_DIED:  # all a trial can say of its own end; Ray may know more
+            error = self.reasons.get(trial.trial_id, error)
+        self.book.ended(trial.config["name"], error, told.get("text", ""))
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self.broken.add(trial.trial_id)
         text = Path(trial.error_file).read_text() if trial.error_file else "it broke off without a reason"
         name = trial.config["name"]
-        if reason(text) == WORKER_DIED and self.book.definition.sweep.max_failures and name not in self.repeated:
+        if reason(text) == WORKER_DIED and self.repeated[name] < self.book.definition.sweep.max_failures:
             # Tune counts no failures when it hands a trial to an idle worker that has died: it gives the trial up
-            self.repeated.add(name)
+            self.repeated[name] += 1
             self.book.running.discard(name)
             self.supply.again.append(trial.config)
             return
@@ -254,10 +292,23 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     sweep, cpu, gpu = definition.sweep, definition.cpus(), definition.resources.gpu
     workers = definition.resources.workers
     # with ray.autoscale the nodes come when trials wait for them
-    fits = (sweep.max_concurrent if definition.ray.autoscale else None) or capacity(cpu, gpu, workers)
-    at_a_time = min(fits, sweep.max_concurrent or fits)
-    # one trial waiting, so that no worker idles; those of several workers ask for nothing that would hold it back
-    ahead = 1 if sweep.search != "optuna" and at_a_time == fits and workers == 1 else 0
+    autoscaled = sweep.max_concurrent if definition.ray.autoscale else None
+    fits = autoscaled or capacity(cpu, gpu, workers)
+
+    def at_a_time() -> int:
+        """As many as fit; and one waiting, so that no worker idles."""
+        at_most = sweep.max_concurrent or fits
+        # those of several workers ask for nothing that would hold one back
+        return min(fits, at_most) + (sweep.search != "optuna" and 0 < fits <= at_most and workers == 1)
+
+    def look() -> int:
+        nonlocal fits
+        before, nodes = fits, alive()
+        fits = autoscaled or room(nodes, cpu, gpu) // workers
+        if before and not fits:
+            book.console.print(f"No room for a trial is left (there is: {told(nodes)}): waiting.", highlight=False)
+        return at_a_time()
+
     scheduler = None
     if sweep.scheduler == "asha":
         scheduler = Halving()
@@ -270,9 +321,9 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     # Workers start side by side; by default one by one, each in danger: when a trial ends, Tune gives its worker to
     # the next trial and gives up the worker still starting for that one. (It does so still, if starts differ by more
     # than a trial takes: no trial is lost then, only a place idle.)
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_a_time)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(fits, sweep.max_concurrent or fits))
     environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
-    storage = definition.folder / "ray"
+    storage = definition.folder / TUNE
     shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed
     place = Place(workers, cpu, gpu, sweep.max_failures, environment, definition.cwd, definition.name, sweep.storage)
     wants = {"cpu": cpu, "gpu": gpu} if gpu > 0 else {"cpu": cpu}
@@ -281,7 +332,7 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     trial = tune.with_resources(tune.with_parameters(run_trial, place=place, metric=sweep.metric), wants)
     trainable = wrap_function(trial, name=definition.name)  # in the dashboard an actor is a Trial of this sweep
     trainable.__name__ = trainable.__qualname__ = "Trial"
-    supply = Supply(trials, at_a_time + ahead)
+    supply = Supply(trials, at_a_time(), look)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -304,8 +355,6 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
         tuner.fit()
     except (OSError, tune.TuneError) as error:  # Tune wraps what our callbacks meet, but not what Supply and disk do
         raise BrokenOffError(reason(str(error))) from error
-    finally:
-        shutil.rmtree(storage, ignore_errors=True)
 
 
 def as_trial(name: str, prunable: bool, runs: Sequence[Config]) -> dict[str, Any]:

@@ -34,6 +34,11 @@ CONTEXT = 2**29
 """Bytes of a GPU that CUDA itself takes in each process, about: no allocator can cap them."""
 WORKER_DIED = "the worker process died (killed, or out of memory)"
 """What `reason` says of a trial whose process ended without an exception."""
+LOW_ON_MEMORY = (
+    "its machine ran low on memory, so Ray ended the worker; run fewer trials at a time (resources.cpu, "
+    "sweep.max_concurrent), or smaller ones"
+)
+"""What it says of one that Ray ended to save the machine."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,9 @@ def run_trial(trial: Mapping[str, Any], place: Place, metric: str) -> None:
         if place.storage is not None:
             folder.parent.mkdir(parents=True, exist_ok=True)
         elif not folder.parent.is_dir():
-            absent = f"{folder.parent} is not on node {socket.gethostname()}: sweep.dir must be a folder all nodes share"
+            absent = (
+                f"{folder.parent} is not on node {socket.gethostname()}: sweep.dir must be a folder all nodes share"
+            )
             tune.report({"tasks_done": done, "error": f"{absent}, or sweep.storage be set"})
             return
         report, attempts = Report(folder.name, metric, trial["prunable"], done, tuple(values)), Attempts(folder)
@@ -281,6 +288,8 @@ def reason(text: str) -> str:
     """The line of a traceback that says what happened."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     told = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)\b", line)]
+    if "running low on memory" in text:  # Ray's memory monitor
+        return LOW_ON_MEMORY
     if any("died" in line for line in lines) and not any("Traceback" in line for line in lines):
         return WORKER_DIED
     return (told or lines or ["no reason given"])[-1][:500]

@@ -17,6 +17,7 @@ from ccsi.sweep import schedule
 from ccsi.sweep.book import Book
 from ccsi.sweep.definition import compose, placed
 from ccsi.sweep.schedule import Events, Halving, Supply
+from ccsi.sweep.trial import WORKER_DIED
 
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
 NOBODY: Any = None
@@ -78,7 +79,10 @@ def test_a_trial_given_to_an_idle_worker_that_died_is_offered_once_more(tmp_path
     (tmp_path / "s/runs").mkdir(parents=True)
     (tmp_path / "error.txt").write_text("The actor died unexpectedly before finishing this task.\n")
     space = "sweep.space={quality: {grid: [0.3]}}"
-    book = Book(placed(compose([*STANDIN, space, "sweep.search=grid"]), tmp_path / "s"), Console(quiet=True))
+    book = Book(
+        placed(compose([*STANDIN, space, "sweep.search=grid", "sweep.max_failures=1"]), tmp_path / "s"),
+        Console(quiet=True),
+    )
     supply = Supply(iter([{"name": "p1-c00"}]), 1)
     events = Events(book, supply)
     for number, ends in enumerate(("incomplete", "failed")):
@@ -91,12 +95,58 @@ def test_a_trial_given_to_an_idle_worker_that_died_is_offered_once_more(tmp_path
     assert supply.suggest("2") == "FINISHED"
 
 
+def test_what_ray_knows_of_a_workers_end_is_told_when_the_trial_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "s/runs").mkdir(parents=True)
+    killed = (
+        "Failure # 1\nTask was killed due to the node running low on memory.\nMemory on the node was 15.9GB / 16GB\n"
+    )
+    (tmp_path / "error.txt").write_text(killed)
+    space = "sweep.space={quality: {grid: [0.3]}}"
+    book = Book(placed(compose([*STANDIN, space, "sweep.search=grid"]), tmp_path / "s"), Console(quiet=True))
+    events = Events(book, Supply(iter([]), 1))
+    trial = SimpleNamespace(
+        trial_id="0", config={"name": "p1-c00"}, error_file=tmp_path / "error.txt", last_result={"error": WORKER_DIED}
+    )
+    events.on_trial_recover(1, [trial], trial)
+    events.on_trial_complete(1, [trial], trial)
+    assert "ran low on memory" in book.ends["p1-c00"][1]
+
+
 def test_the_supply_stays_open_while_a_trial_may_come_back() -> None:
     supply = Supply(iter([{"name": "p1-c00"}]), 2)
     supply.suggest("0")
     assert supply.suggest("1") is None
     supply.on_trial_complete("0")
     assert supply.suggest("1") == "FINISHED"
+
+
+def test_when_nodes_come_and_go_the_trials_at_a_time_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [4, 1, 0, 3]
+    supply = Supply(({"name": f"t{number}"} for number in range(99)), 2, lambda: there.pop(0))
+    monkeypatch.setattr(schedule, "LOOK_EVERY", -1.0)
+
+    def live() -> int:
+        while (trial := supply.suggest(str(len(supply.live)))) is not None:
+            assert trial != "FINISHED"
+            monkeypatch.setattr(schedule, "LOOK_EVERY", 1e9)
+        return len(supply.live)
+
+    assert live() == 4
+    monkeypatch.setattr(schedule, "LOOK_EVERY", -1.0)
+    assert live() == 4  # one node is left: nothing new until three have ended
+    for number in range(4):
+        supply.on_trial_complete(str(number))
+    assert live() == 0
+    assert live() == 3
+
+
+@pytest.mark.parametrize(
+    ("cpu", "gpu", "fits"),
+    [(1, 0, 10), (2, 0, 4), (3, 0, 3), (1, 1, 3), (1, 0.5, 6), (1, 0.4, 6), (2, 0.25, 3), (8, 0, 0), (0.5, 2, 1)],
+)
+def test_how_many_workers_fit_is_counted_by_node_and_card(cpu: float, gpu: float, fits: int) -> None:
+    nodes = [{"CPU": 7.0, "GPU": 3.0}, {"CPU": 3.0}, {"memory": 1.0}]
+    assert schedule.room(nodes, cpu, gpu) == fits
 
 
 @pytest.mark.parametrize(
