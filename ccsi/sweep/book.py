@@ -39,6 +39,7 @@ class Book:
         settings: the settings of phase 1 by number, as far as they are known.
         reports: by trial, oldest first: `run`, `task`, `tasks_done`, `value`.
         ends: by trial: how it ended, `pruned` or `failed`, and the error.
+        gpu: the share of a card a trial gets, if it was measured (resources.gpu=auto).
         storage: where the runs are, if not in this folder; results are fetched from there.
     """
 
@@ -48,6 +49,7 @@ class Book:
         self.settings: list[Values] = [] if definition.sweep.search == "optuna" else definition.listed()
         self.reports: dict[str, list[Report]] = {}
         self.ends: dict[str, tuple[Status, str]] = {}
+        self.gpu: float | None = None
         self.suggested_all = definition.sweep.search != "optuna"
         self.running: set[str] = set()
         self.heading, self.prefix, self.planned = "", "", 0
@@ -200,6 +202,10 @@ class Book:
         """The search will suggest nothing more."""
         self._write({"searched": True})
 
+    def measured(self, gpu: float) -> None:
+        """How much of a card a trial gets."""
+        self._write({"gpu": gpu})
+
     def started(self, trial: str) -> None:
         """A trial starts, or starts again."""
         self.running.add(trial)
@@ -287,6 +293,8 @@ class Book:
             self.settings.append(event["setting"])
         elif "report" in event:
             self.reports.setdefault(event["trial"], []).append(event["report"])
+        elif "gpu" in event:
+            self.gpu = float(event["gpu"])
         elif "searched" in event:
             self.suggested_all = True
         elif "end" in event:

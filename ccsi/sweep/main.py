@@ -46,7 +46,7 @@ The sweep (key=value):
   sweep.dir=FOLDER (default sweeps/<name>)  sweep.name=NAME  sweep.max_concurrent=N  sweep.max_failures=N
   sweep.storage=URL         where runs are kept if machines share no folder: s3://bucket/folder (default: sweep.dir)
   sweep.debug=true          the first trial in this process, without Ray, for a debugger
-  resources.cpu=X (of a trial; default: its threads)  resources.gpu=X (0.25: four trials share a card)
+  resources.cpu=X (of a trial; default: its threads)  resources.gpu=X|auto (0.25: four trials share a card)
   ray.address=null|auto|HOST:PORT  ray.autoscale=true|false  ray.dashboard=true|false  ray.num_cpus=N
 
 Everything else is a setting of the runs, as for `python -m ccsi` (see its --help). Groups:

@@ -19,6 +19,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +47,8 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import wrap_function
+
+from ccsi.sweep.packing import share_of_gpu
 
 ANSWER_WITHIN = 13.0
 """Seconds a Ray address has to answer."""
@@ -286,11 +289,15 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     Both phases go through one Tuner, so that phase 2 finds a worker of phase 1 warm.
 
     Raises:
-        UserError: no machine has what a trial wants.
+        UserError: no machine has what a trial wants, or the warm-up of resources.gpu=auto failed.
         BrokenOffError: the disk is full, or Tune gave up; what is done is kept.
     """
-    sweep, cpu, gpu = definition.sweep, definition.cpus(), definition.resources.gpu
-    workers = definition.resources.workers
+    sweep, cpu, workers = definition.sweep, definition.cpus(), definition.resources.workers
+    environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+    place = Place(workers, cpu, 1.0, sweep.max_failures, environment, definition.cwd, definition.name, sweep.storage)
+    wanted = definition.resources.gpu
+    gpu = float(wanted) if wanted != "auto" else share_of_gpu(book, place, alive())
+    place = replace(place, gpu=gpu)
     # with ray.autoscale the nodes come when trials wait for them
     autoscaled = sweep.max_concurrent if definition.ray.autoscale else None
     fits = autoscaled or capacity(cpu, gpu, workers)
@@ -322,10 +329,8 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     # the next trial and gives up the worker still starting for that one. (It does so still, if starts differ by more
     # than a trial takes: no trial is lost then, only a place idle.)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(fits, sweep.max_concurrent or fits))
-    environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
     storage = definition.folder / TUNE
     shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed
-    place = Place(workers, cpu, gpu, sweep.max_failures, environment, definition.cwd, definition.name, sweep.storage)
     wants = {"cpu": cpu, "gpu": gpu} if gpu > 0 else {"cpu": cpu}
     if workers > 1:  # the trial itself only waits for its workers, which Ray Train asks for
         wants = {"memory": 1}
