@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections import Counter
@@ -28,7 +29,7 @@ from ccsi.config import Config
 from ccsi.errors import UserError
 from ccsi.sweep.book import Book, BrokenOffError
 from ccsi.sweep.definition import Cluster, Definition
-from ccsi.sweep.trial import WORKER_DIED, Place, reason, run_trial
+from ccsi.sweep.trial import WORKER_DIED, Place, reason, run_trial, unfit
 
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -47,11 +48,16 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import wrap_function
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ccsi.sweep.packing import share_of_gpu
 
 ANSWER_WITHIN = 13.0
 """Seconds a Ray address has to answer."""
+SILENCE = 45.0
+"""Seconds after which a head that does not answer is given up; Ray itself gives up after 60."""
+VISIT_WITHIN = 60.0
+"""Seconds the nodes have to say whether they can run trials."""
 TUNE = "ray"
 """Tune's own files, in the sweep's folder while it runs."""
 LOOK_EVERY = 10.0
@@ -165,6 +171,53 @@ def room(nodes: Sequence[Mapping[str, float]], cpu: float, gpu: float) -> int:
 def told(nodes: Sequence[Mapping[str, float]]) -> str:
     """Nodes in words."""
     return "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes) or "no node"
+
+
+def visit(runs: str, storage: str | None, cpu: float, gpu: float) -> None:
+    """Ask every node that has room for a trial whether it could run one: its disk, its packages.
+
+    Raises:
+        UserError: one could not. (Its trials would fail one after another.)
+    """
+    ask, asked = ray.remote(num_cpus=0, max_retries=0)(unfit), dict[Any, str]()
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if node["Alive"] and room([node["Resources"]], cpu, gpu):
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[ask.options(scheduling_strategy=there).remote(runs, storage)] = node["NodeManagerAddress"]
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=VISIT_WITHIN) if asked else ([], [])
+    for answer in answered:
+        try:
+            problem = ray.get(answer)
+        except ray.exceptions.RayTaskError as error:  # not even our code is there
+            problem = f"{reason(str(error))}; expected ccsi to be installed on every node"
+        except ray.exceptions.RayError:
+            continue  # the node has just died
+        if problem:
+            raise UserError(f"node {asked[answer]} cannot run trials: {problem}.")
+
+
+@contextlib.contextmanager
+def head_watched(address: str, gone: Callable[[], None]) -> Iterator[None]:
+    """Call `gone` when the cluster's head at host:port is silent: Ray would end this process soon, without a word."""
+    host, _, port = address.rpartition(":")
+    over = threading.Event()
+
+    def watch() -> None:
+        heard = time.monotonic()
+        while not over.wait(SILENCE / 10):
+            try:
+                socket.create_connection((host, int(port)), timeout=SILENCE / 10).close()
+                heard = time.monotonic()
+            except OSError:
+                if time.monotonic() - heard > SILENCE and not over.is_set():
+                    gone()
+                    return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 class Supply(Searcher):
@@ -302,6 +355,9 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     autoscaled = sweep.max_concurrent if definition.ray.autoscale else None
     fits = autoscaled or capacity(cpu, gpu, workers)
 
+    if definition.ray.address is not None:
+        visit(str(definition.runs), sweep.storage, cpu, gpu)
+
     def at_a_time() -> int:
         """As many as fit; and one waiting, so that no worker idles."""
         at_most = sweep.max_concurrent or fits
@@ -356,8 +412,16 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
             verbose=0,
         ),
     )
+    address = ray.get_runtime_context().gcs_address
+
+    def gone() -> None:
+        told = f"the cluster's head at {address} no longer answers; start it again"
+        print(f"sweep: broke off: {told}, and go on with resume={definition.folder}.", file=sys.stderr, flush=True)
+        os._exit(1)  # Tune hangs in a call that no exception reaches
+
     try:
-        tuner.fit()
+        with head_watched(address, gone):
+            tuner.fit()
     except (OSError, tune.TuneError) as error:  # Tune wraps what our callbacks meet, but not what Supply and disk do
         raise BrokenOffError(reason(str(error))) from error
 

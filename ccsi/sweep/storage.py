@@ -6,6 +6,7 @@ checkpoint last, and wherever it starts again it begins with what is there.
 
 import json
 import threading
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Storage:
         problem: list[str] = ["no answer"]
 
         def touch() -> None:
-            path = f"{self.root}/.room"
+            path = f"{self.root}/.room-{uuid.uuid4().hex}"  # every node asks, at the same time
             try:
                 self.system.create_dir(self.root, recursive=True)
                 self._put(path, b"room")

@@ -13,6 +13,7 @@ import re
 import shutil
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -265,6 +266,23 @@ class Attempts:
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps({"at": self._at(), "broke": broke}))
         part.replace(self.path)
+
+
+def unfit(runs: str, storage: str | None) -> str:
+    """What keeps this machine from running trials whose runs live in `runs`, or at `storage`; "" if nothing does."""
+    try:
+        if storage is not None:
+            from ccsi.sweep.storage import Storage
+
+            Storage(storage).check()
+            return ""
+        with tempfile.TemporaryFile(dir=runs):
+            problem = "" if (Path(runs).parent / "sweep.yaml").exists() else "another folder of this name"
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        problem = error.strerror or type(error).__name__
+    return f"{runs}: {problem}; sweep.dir must be a folder all nodes share, or sweep.storage be set" if problem else ""
 
 
 def out_of_memory(error: Exception, gpu: float) -> str:

@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import os
+import socket
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -140,6 +142,21 @@ def test_when_nodes_come_and_go_the_trials_at_a_time_follow(monkeypatch: pytest.
     assert live() == 3
 
 
+def test_a_head_that_falls_silent_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "SILENCE", 0.3)
+    gone = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        with schedule.head_watched(address, gone.set):
+            assert not gone.wait(0.6)
+            head.close()
+            assert gone.wait(30)
+    gone.clear()
+    with schedule.head_watched(address, gone.set):
+        pass
+    assert not gone.wait(0.6)  # nobody watches after the end
+
+
 @pytest.mark.parametrize(
     ("cpu", "gpu", "fits"),
     [(1, 0, 10), (2, 0, 4), (3, 0, 3), (1, 1, 3), (1, 0.5, 6), (1, 0.4, 6), (2, 0.25, 3), (8, 0, 0), (0.5, 2, 1)],
@@ -166,6 +183,7 @@ def test_a_sweep_that_breaks_off_says_so_in_a_sentence_and_can_go_on(
     monkeypatch.setattr(schedule.tune.Tuner, "fit", fit)
     monkeypatch.setattr(schedule, "cluster", lambda settings, dashboard: contextlib.nullcontext())
     monkeypatch.setattr(schedule, "capacity", lambda *wanted: 1)
+    monkeypatch.setattr(schedule.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:9"))
     assert command.main([*STANDIN, f"sweep.dir={tmp_path / 's'}"]) == 1
     said = capsys.readouterr().err.strip()
     assert told in said

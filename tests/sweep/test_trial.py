@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("ray")
 from ray import tune
 
-from ccsi.sweep.trial import WORKER_DIED, Attempts, Place, out_of_memory, run_trial
+from ccsi.sweep.trial import WORKER_DIED, Attempts, Place, out_of_memory, run_trial, unfit
 
 STANDIN = {"_target_": "standin.run", "_partial_": True, "evaluate_test": False}
 
@@ -65,6 +65,18 @@ def test_a_folder_the_node_does_not_have_is_told_at_once(tmp_path: Path, told: l
     trial(tmp_path / "elsewhere/runs/run")
     assert "sweep.dir must be a folder all nodes share" in told[0]["error"]
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_machine_that_sees_another_disk_is_unfit(tmp_path: Path) -> None:
+    runs = tmp_path / "s/runs"
+    assert "No such file or directory; sweep.dir must be a folder all nodes share" in unfit(str(runs), None)
+    runs.mkdir(parents=True)
+    assert "another folder of this name" in unfit(str(runs), None)
+    (tmp_path / "s/sweep.yaml").touch()
+    assert unfit(str(runs), None) == ""
+    assert unfit(str(runs), f"file://{tmp_path}/kept") == ""
+    assert "cannot be written" in unfit(str(runs), "file:///proc/nothing")
+    assert list(runs.iterdir()) == []
 
 
 def test_out_of_memory_is_not_tried_again_and_names_the_share(
