@@ -4,6 +4,7 @@ Whether a run is done is read from its result.json alone. The journal (journal.j
 written by the driver) holds what no run knows: Optuna's suggestions, each report, what was pruned, what failed.
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -236,6 +237,12 @@ class Book:
         self.running.discard(trial)
         (self.definition.folder / "runs" / f"{trial}.error.txt").write_text(text)
         self._write({"trial": trial, "end": "failed", "error": reason(text)})
+
+    def keep(self) -> None:
+        """Copy the sweep's own files to its storage, from where another machine can go on (resume=URL)."""
+        if self.storage is not None:
+            with contextlib.suppress(OSError):  # the next time, then
+                self.storage.push(self.definition.folder, "sweep", leave=("runs", "ray"))
 
     def tick(self) -> None:
         """Print one line about where the sweep stands, every ten seconds if there is news, every minute if not.

@@ -350,7 +350,8 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     place = Place(workers, cpu, 1.0, sweep.max_failures, environment, definition.cwd, definition.name, sweep.storage)
     wanted = definition.resources.gpu
     gpu = float(wanted) if wanted != "auto" else share_of_gpu(book, place, alive())
-    place = replace(place, gpu=gpu)
+    call = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    place = replace(place, gpu=gpu, call=call)
     # with ray.autoscale the nodes come when trials wait for them
     autoscaled = sweep.max_concurrent if definition.ray.autoscale else None
     fits = autoscaled or capacity(cpu, gpu, workers)
@@ -366,6 +367,7 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
 
     def look() -> int:
         nonlocal fits
+        book.keep()
         before, nodes = fits, alive()
         fits = autoscaled or room(nodes, cpu, gpu) // workers
         if before and not fits:
@@ -405,7 +407,7 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
             trial_dirname_creator=lambda trial: trial.config["name"],
         ),
         run_config=tune.RunConfig(
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            name=call,
             storage_path=str(storage),
             failure_config=tune.FailureConfig(max_failures=1000),  # a trial counts for itself: see `Attempts`
             callbacks=[Events(book, supply)],

@@ -52,6 +52,7 @@ class Place:
         environment: variables to set, as the driver's environment does not reach a running cluster.
         cwd: the driver's working directory, for relative paths; left alone if a node does not have it.
         sweep: its name, for the metrics. storage: where runs are kept if machines share no folder.
+        call: names the driver's process; attempts are counted afresh in each.
     """
 
     workers: int
@@ -62,6 +63,7 @@ class Place:
     cwd: str
     sweep: str = ""
     storage: str | None = None
+    call: str = ""
 
     def enter(self) -> None:
         """Set what this process needs."""
@@ -124,7 +126,10 @@ def run_trial(trial: Mapping[str, Any], place: Place, metric: str) -> None:
             )
             tune.report({"tasks_done": done, "error": f"{absent}, or sweep.storage be set"})
             return
-        report, attempts = Report(folder.name, metric, trial["prunable"], done, tuple(values)), Attempts(folder)
+        report, attempts = (
+            Report(folder.name, metric, trial["prunable"], done, tuple(values)),
+            Attempts(folder, place.call),
+        )
         problem = attempts.begin(place.max_failures)
         if not problem:
             try:
@@ -227,8 +232,8 @@ class Attempts:
     again at the same place is given up.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder.with_name(f".{folder.name}.attempts")
+    def __init__(self, folder: Path, call: str = "") -> None:
+        self.folder, self.call, self.path = folder, call, folder.with_name(f".{folder.name}.attempts")
 
     def begin(self, most: int) -> str:
         """Note that work on the run begins; or, if it broke off more than `most` times here, the last reason."""
@@ -245,14 +250,14 @@ class Attempts:
         return f"{text}\n{hopeless}" if hopeless else text if len(here) > most else ""
 
     def _at(self) -> str:
-        """What the run would go on from."""
+        """The driver's call, and what the run would go on from."""
         from ccsi.checkpoint import NAME  # and with it torch, which the driver can do without
 
         try:
             with (self.folder / NAME).open("rb") as file:  # its digest and size: copied from a storage it has new times
-                return f"{file.read(32).hex()} {os.fstat(file.fileno()).st_size}"
+                return f"{self.call} {file.read(32).hex()} {os.fstat(file.fileno()).st_size}"
         except OSError:
-            return ""
+            return self.call
 
     def _here(self) -> list[str]:
         """Of the attempts that began where the run stands now: what broke each off, as far as it could say."""

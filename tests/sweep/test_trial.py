@@ -47,6 +47,7 @@ def test_only_attempts_that_get_no_further_are_counted(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "copy", run, copy_function=shutil.copyfile)
     assert attempts.begin(2) == ""
     assert attempts.begin(2) == "boom"
+    assert Attempts(run, "the next call of the driver").begin(2) == ""
     assert not (run / ".run.attempts").exists()  # a run's folder holds nothing foreign
 
 
