@@ -4,6 +4,7 @@ Whether a run is done is read from its result.json alone. The journal (journal.j
 written by the driver) holds what no run knows: Optuna's suggestions, each report, what was pruned, what failed.
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -39,6 +40,7 @@ class Book:
         settings: the settings of phase 1 by number, as far as they are known.
         reports: by trial, oldest first: `run`, `task`, `tasks_done`, `value`.
         ends: by trial: how it ended, `pruned` or `failed`, and the error.
+        gpu: the share of a card a trial gets, if it was measured (resources.gpu=auto).
         storage: where the runs are, if not in this folder; results are fetched from there.
     """
 
@@ -48,6 +50,7 @@ class Book:
         self.settings: list[Values] = [] if definition.sweep.search == "optuna" else definition.listed()
         self.reports: dict[str, list[Report]] = {}
         self.ends: dict[str, tuple[Status, str]] = {}
+        self.gpu: float | None = None
         self.suggested_all = definition.sweep.search != "optuna"
         self.running: set[str] = set()
         self.heading, self.prefix, self.planned = "", "", 0
@@ -200,6 +203,10 @@ class Book:
         """The search will suggest nothing more."""
         self._write({"searched": True})
 
+    def measured(self, gpu: float) -> None:
+        """How much of a card a trial gets."""
+        self._write({"gpu": gpu})
+
     def started(self, trial: str) -> None:
         """A trial starts, or starts again."""
         self.running.add(trial)
@@ -230,6 +237,12 @@ class Book:
         self.running.discard(trial)
         (self.definition.folder / "runs" / f"{trial}.error.txt").write_text(text)
         self._write({"trial": trial, "end": "failed", "error": reason(text)})
+
+    def keep(self) -> None:
+        """Copy the sweep's own files to its storage, from where another machine can go on (resume=URL)."""
+        if self.storage is not None:
+            with contextlib.suppress(OSError):  # the next time, then
+                self.storage.push(self.definition.folder, "sweep", leave=("runs", "ray"))
 
     def tick(self) -> None:
         """Print one line about where the sweep stands, every ten seconds if there is news, every minute if not.
@@ -287,6 +300,8 @@ class Book:
             self.settings.append(event["setting"])
         elif "report" in event:
             self.reports.setdefault(event["trial"], []).append(event["report"])
+        elif "gpu" in event:
+            self.gpu = float(event["gpu"])
         elif "searched" in event:
             self.suggested_all = True
         elif "end" in event:

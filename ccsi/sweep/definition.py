@@ -73,12 +73,13 @@ class Resources:
     """What one trial gets.
 
     Args:
-        cpu, gpu: of each of its workers. cpu: null is the run's `threads`; gpu: a fraction shares a card.
+        cpu, gpu: of each of its workers. cpu: null is the run's `threads`; gpu: a fraction shares a card, `auto`
+            measures how small it may be (see `ccsi.sweep.packing`).
         workers: processes that share a run (see `ccsi.sweep.train`).
     """
 
     cpu: Positive | None
-    gpu: NonNegative
+    gpu: NonNegative | Literal["auto"]
     workers: PositiveInt = 1
 
 
@@ -176,7 +177,7 @@ class Definition:
     def device(self, config: Config) -> str:
         """Where a run computes: what its trial was not given it must not find by itself."""
         wanted = str(config["device"])
-        return "cuda" if self.resources.gpu > 0 else "cpu" if wanted == "auto" else wanted
+        return "cuda" if self.resources.gpu != 0 else "cpu" if wanted == "auto" else wanted
 
     def threads(self, values: Values) -> int:
         """Threads of a run: its CPUs."""
@@ -261,6 +262,8 @@ def define(
         raise UserError(
             "resources.workers: trials of several workers need a shared sweep.dir; expected sweep.storage=null."
         )
+    if resources.gpu == "auto" and resources.workers > 1:
+        raise UserError("resources.gpu=auto: measured are trials of one worker; expected a number, or workers=1.")
     if sweep.name is not None and (Path(sweep.name).name != sweep.name or sweep.name in (".", "..")):
         raise UserError(f"sweep.name={sweep.name}: expected a name without slashes; the place is sweep.dir.")
     for base in bases.values():

@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from rich.console import Console
 from ccsi.config import build, groups_help, shown
 from ccsi.errors import UserError
 from ccsi.sweep.book import Book, BrokenOffError
-from ccsi.sweep.definition import Definition, compose, placed, resumed
+from ccsi.sweep.definition import Definition, compose, placed, read, resumed
 from ccsi.sweep.space import suggest
 from ccsi.sweep.trial import LIVE, execute
 from ccsi.sweep.watch import say_where
@@ -35,7 +36,7 @@ A sweep: settings are searched on tuning seeds by val accuracy, the best are run
   python tune/sweep.py                                        the default sweep on digits
   python tune/sweep.py dataset=pbcblood dataset.path=FILE sweep.dir=FOLDER sweep.num_samples=20
   python tune/sweep.py 'sweep.space={{learner.w_idc: {{choice: [0, 1]}}, training.lr: {{loguniform: [0.01, 0.2]}}}}'
-  python tune/sweep.py resume=FOLDER                          go on with an interrupted sweep
+  python tune/sweep.py resume=FOLDER                          go on with an interrupted sweep (or its storage's URL)
 
 The sweep (key=value):
   sweep.space={{KEY: {{choice|grid: [a, b, …]}}, KEY: {{uniform|loguniform|randint: [low, high]}}}}
@@ -46,7 +47,7 @@ The sweep (key=value):
   sweep.dir=FOLDER (default sweeps/<name>)  sweep.name=NAME  sweep.max_concurrent=N  sweep.max_failures=N
   sweep.storage=URL         where runs are kept if machines share no folder: s3://bucket/folder (default: sweep.dir)
   sweep.debug=true          the first trial in this process, without Ray, for a debugger
-  resources.cpu=X (of a trial; default: its threads)  resources.gpu=X (0.25: four trials share a card)
+  resources.cpu=X (of a trial; default: its threads)  resources.gpu=X|auto (0.25: four trials share a card)
   ray.address=null|auto|HOST:PORT  ray.autoscale=true|false  ray.dashboard=true|false  ray.num_cpus=N
 
 Everything else is a setting of the runs, as for `python -m ccsi` (see its --help). Groups:
@@ -97,7 +98,8 @@ def opened(arguments: Sequence[str]) -> Iterator[Definition]:
         chosen = definition.sweep.dir or f"sweeps/{definition.sweep.name or unique}"
         definition = placed(definition, Path(chosen).expanduser().absolute())
     else:
-        definition = resumed(Path(resume[-1]).expanduser().absolute(), overrides)
+        where = fetched(resume[-1]) if "://" in resume[-1] else Path(resume[-1]).expanduser().absolute()
+        definition = resumed(where, overrides)
     folder = definition.folder
     with locked(folder) as made:
         if fresh and visible(folder):
@@ -216,6 +218,16 @@ def sweep(definition: Definition, console: Console) -> int:
     console.print(f"Sweep {definition.name} in {definition.folder}", highlight=False)
     if definition.sweep.storage is not None:
         book.storage = stored(book, definition.sweep.storage)
+        book.keep()
+    try:
+        return to_the_end(book, console)
+    finally:
+        book.keep()
+
+
+def to_the_end(book: Book, console: Console) -> int:
+    """See `sweep`."""
+    definition = book.definition
     try:
         if not book.complete():
             both_phases(book, console)
@@ -252,6 +264,29 @@ def stored(book: Book, url: str) -> "Storage":
     return storage
 
 
+def fetched(url: str) -> Path:
+    """The folder of a sweep whose machine is gone, brought here from its storage.
+
+    Raises:
+        UserError: there is none; or it is here already.
+    """
+    from ccsi.sweep.storage import Storage
+
+    storage = Storage(url)
+    folder = Path("sweeps", storage.root.rpartition("/")[2]).absolute()
+    if folder.exists():
+        raise UserError(f"resume={url}: {folder} exists already; go on with resume={folder}, or move it away.")
+    storage.check()
+    storage.pull("sweep", folder)
+    if not (folder / "sweep.yaml").exists():
+        raise UserError(f"resume={url}: there is no sweep; expected the sweep.storage of an earlier sweep.")
+    (folder / ".stored").touch()
+    definition = read(folder)
+    if not Path(definition.cwd).is_dir():  # another machine: relative paths begin here
+        (folder / "sweep.yaml").write_text(replace(definition, cwd=os.getcwd()).dump())
+    return folder
+
+
 def rehearse(definition: Definition) -> None:
     """Find out whether data, scenario, model and learner fit together, from where the command was typed at first.
 
@@ -286,7 +321,7 @@ def both_phases(book: Book, console: Console) -> None:
         keep_ray_private()
     console.print(f"Starting Ray ({shown(book.definition.ray.address or 'local')}) …", highlight=False)
     try:
-        from ccsi.sweep.schedule import as_trial, cluster, run_trials  # seconds to import
+        from ccsi.sweep.schedule import TUNE, as_trial, cluster, run_trials  # seconds to import
     except ModuleNotFoundError as error:
         raise UserError(f"a sweep needs the package {error.name}: pip install 'ccsi[sweep]'.") from error
 
@@ -307,10 +342,15 @@ def both_phases(book: Book, console: Console) -> None:
                 if book.status(2, setting, seed) == "incomplete":
                     yield as_trial(run, False, [book.config(2, setting, seed, run)])
 
-    with cluster(book.definition.ray, dashboard=book.definition.resources.workers > 1) as dashboard:
-        if dashboard is not None:
-            say_where(console, dashboard)
-        run_trials(book.definition, book, trials())
+    try:
+        with cluster(book.definition.ray, dashboard=book.definition.resources.workers > 1) as dashboard:
+            if dashboard is not None:
+                say_where(console, dashboard)
+            run_trials(book.definition, book, trials())
+    finally:  # only now nobody writes there any more
+        shutil.rmtree(book.definition.folder / TUNE, ignore_errors=True)
+        if book.storage is not None:
+            shutil.rmtree(book.definition.runs, ignore_errors=True)
 
 
 def next_suggestion(book: Book) -> int | None:

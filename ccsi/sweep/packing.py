@@ -2,49 +2,84 @@
 
 import math
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import ray
 
-from ccsi.config import Config, build
+import ccsi.config
+from ccsi.config import Config
 from ccsi.errors import UserError
 from ccsi.sweep.book import Book
-from ccsi.sweep.trial import Place, fresh_start
+from ccsi.sweep.trial import Place, fresh_start, reason
 from ccsi.tracking.events import TaskEnd
 
 MARGIN = 0.2
 """How much more than the warm-up a trial may take later: later tasks have more classes to remember."""
 WARM_UP_TASKS = 2
 """The second is the first with impressions and a teacher."""
+HURRIED = {"training.epochs": 1, "training.first_epochs": 1, "learner.synthesis.iterations": 2}
+"""What only repeats what has been in memory already."""
+QUIET = {"report": False, "checkpoint_every": 1e9, "tracking.console.quiet": True, "tracking.wandb.mode": "disabled"}
 
 
-def share_of_gpu(book: Book, place: Place) -> float:
-    """The fraction of a GPU a trial gets, measured with the first setting on an otherwise empty GPU.
+def share_of_gpu(book: Book, place: Place, nodes: Sequence[Mapping[str, float]]) -> float:
+    """The fraction of a GPU a trial gets, measured once with the first setting on an otherwise empty GPU.
+
+    Args:
+        nodes: what each has.
 
     Raises:
-        UserError: no machine has a GPU, or the warm-up found the configuration at fault.
+        UserError: no machine has a GPU with the CPUs of a trial, or the warm-up broke off.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
-    if not gpus:
-        raise UserError(f"resources.gpu=auto: expected a machine with a GPU, but none of the {len(nodes)} has one.")
-    values = book.settings[0] if book.settings else {d.key: d.values[0] for d in book.definition.space}
-    folder = book.definition.runs / ".warm-up"
-    config = book.definition.run_config(values, 1, book.definition.sweep.seeds.tuning[0], folder)
-    try:
-        used, total = ray.get(ray.remote(num_cpus=place.cpu, num_gpus=1)(warm_up).remote(config, place))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise UserError(str(error.cause)) from error
-        raise
-    by_cpu = min(math.floor(node.get("CPU", 0) / place.cpu / node["GPU"] + 1e-6) for node in gpus)
-    return 1 / max(1, min(packing(used, total), by_cpu))
+    if book.gpu is not None:  # the same as when the sweep began
+        return book.gpu
+    per_gpu = [node.get("CPU", 0) / place.cpu / node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
+    if not per_gpu or max(per_gpu) < 1:
+        has = "none has a GPU" if not per_gpu else f"none with a GPU has the {place.cpu:g} CPUs of a trial for each"
+        raise UserError(f"resources.gpu=auto: expected a machine with a GPU, but of the {len(nodes)} there {has}.")
+    book.console.print("Measuring how much of a GPU a trial takes …", highlight=False)
+    used, total = measured(first_run(book), place)
+    fits = min(packing(used, total), math.floor(min(one for one in per_gpu if one >= 1) + 1e-6))
+    book.console.print(
+        f"resources.gpu=auto: a trial took {used / 2**30:.1f} of {total / 2**30:.1f} GiB, so {fits} share a GPU.",
+        highlight=False,
+    )
+    book.measured(1 / fits)
+    return 1 / fits
 
 
 def packing(used: int, total: int, margin: float = MARGIN) -> int:
     """How many trials that take `used` bytes, and a margin, fit into `total`; at least one."""
     return max(1, math.floor(total / (used * (1 + margin))))
+
+
+def first_run(book: Book) -> Config:
+    """The configuration of the first setting's first run, as far as memory is concerned, in a folder of its own."""
+    definition = book.definition
+    values = book.settings[0] if book.settings else {d.key: d.values[0] for d in definition.space}
+    folder = definition.runs / ".warm-up"
+    config = definition.run_config(values, 1, definition.sweep.seeds.tuning[0], folder)
+    known = set(ccsi.config.keys(config))
+    return ccsi.config.apply(config, {key: value for key, value in (HURRIED | QUIET).items() if key in known})
+
+
+def measured(config: Config, place: Place) -> tuple[int, int]:
+    """`warm_up`, on a whole GPU of the cluster.
+
+    Raises:
+        UserError: it broke off.
+    """
+    try:
+        used, total = ray.get(ray.remote(num_cpus=place.cpu, num_gpus=1)(warm_up).remote(config, place))
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, UserError):
+            raise UserError(str(cause)) from error
+        raise UserError(
+            f"resources.gpu=auto: the warm-up broke off ({reason(str(error))}); mend it, or say resources.gpu=X."
+        ) from error
+    return int(used), int(total)
 
 
 def warm_up(config: Config, place: Place) -> tuple[int, int]:
@@ -64,12 +99,10 @@ def warm_up(config: Config, place: Place) -> tuple[int, int]:
     shutil.rmtree(folder, ignore_errors=True)
     fresh_start(int(config["seed"]), 1.0)
     try:
-        quiet: dict[str, Any] = {"report": False, "checkpoint_every": 1e9}
-        build(config | quiet)(on_task_end=task_end)
+        ccsi.config.build(config)(on_task_end=task_end)
     except EnoughError:
         pass
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.with_name(f".{folder.name}.lock").unlink(missing_ok=True)
-    free, total = torch.cuda.mem_get_info()
+    free, total = torch.cuda.mem_get_info()  # the allocator gives nothing back: what it holds is the most it held
     return total - free, total

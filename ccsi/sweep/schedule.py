@@ -15,9 +15,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +29,7 @@ from ccsi.config import Config
 from ccsi.errors import UserError
 from ccsi.sweep.book import Book, BrokenOffError
 from ccsi.sweep.definition import Cluster, Definition
-from ccsi.sweep.trial import WORKER_DIED, Place, reason, run_trial
+from ccsi.sweep.trial import WORKER_DIED, Place, reason, run_trial, unfit
 
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -45,9 +48,20 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import wrap_function
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ccsi.sweep.packing import share_of_gpu
 
 ANSWER_WITHIN = 13.0
 """Seconds a Ray address has to answer."""
+SILENCE = 45.0
+"""Seconds after which a head that does not answer is given up; Ray itself gives up after 60."""
+VISIT_WITHIN = 60.0
+"""Seconds the nodes have to say whether they can run trials."""
+TUNE = "ray"
+"""Tune's own files, in the sweep's folder while it runs."""
+LOOK_EVERY = 10.0
+"""Seconds between two looks at how many trials fit the nodes there are."""
 PASSED_ON = ("CCSI_DATA", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "TUNE_FUNCTION_THREAD_TIMEOUT_S")
 
 
@@ -124,34 +138,106 @@ def capacity(cpu: float, gpu: float, workers: int = 1) -> int:
     Raises:
         UserError: not even one, saying what there is. (Tune would wait for ever without a word.)
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = alive()
+    fits = room(nodes, cpu, gpu)
+    if fits < workers:
+        wants = f"{cpu:g} CPUs and {gpu:g} GPUs"
+        if workers > 1:
+            raise UserError(
+                f"resources: {workers} workers want {wants} each, but there is room for {fits} (there is: "
+                f"{told(nodes)})."
+            )
+        raise UserError(f"resources: a trial wants {wants}, but no machine has them (there is: {told(nodes)}).")
+    return fits // workers
+
+
+def alive() -> list[dict[str, float]]:
+    """What each node of the cluster has, of those that are there now."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def room(nodes: Sequence[Mapping[str, float]], cpu: float, gpu: float) -> int:
+    """How many workers fit these nodes at once."""
     fits = 0
     for node in nodes:
         by_cpu = node.get("CPU", 0.0) / cpu
         by_gpu = node.get("GPU", 0.0) / gpu if gpu > 0 else math.inf
-        if 0 < gpu < 1:  # a trial's share must lie on one card
+        if 0 < gpu < 1:  # a worker's share must lie on one card
             by_gpu = node.get("GPU", 0.0) * math.floor(1 / gpu + 1e-6)
         fits += math.floor(min(by_cpu, by_gpu) + 1e-6)
-    if fits < workers:
-        there = "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-        wants = f"{cpu:g} CPUs and {gpu:g} GPUs"
-        if workers > 1:
-            raise UserError(
-                f"resources: {workers} workers want {wants} each, but there is room for {fits} (there is: {there})."
-            )
-        raise UserError(f"resources: a trial wants {wants}, but no machine has them (there is: {there}).")
-    return fits // workers
+    return fits
+
+
+def told(nodes: Sequence[Mapping[str, float]]) -> str:
+    """Nodes in words."""
+    return "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes) or "no node"
+
+
+def visit(runs: str, storage: str | None, cpu: float, gpu: float) -> None:
+    """Ask every node that has room for a trial whether it could run one: its disk, its packages.
+
+    Raises:
+        UserError: one could not. (Its trials would fail one after another.)
+    """
+    ask, asked = ray.remote(num_cpus=0, max_retries=0)(unfit), dict[Any, str]()
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if node["Alive"] and room([node["Resources"]], cpu, gpu):
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[ask.options(scheduling_strategy=there).remote(runs, storage)] = node["NodeManagerAddress"]
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=VISIT_WITHIN) if asked else ([], [])
+    for answer in answered:
+        try:
+            problem = ray.get(answer)
+        except ray.exceptions.RayTaskError as error:  # not even our code is there
+            problem = f"{reason(str(error))}; expected ccsi to be installed on every node"
+        except ray.exceptions.RayError:
+            continue  # the node has just died
+        if problem:
+            raise UserError(f"node {asked[answer]} cannot run trials: {problem}.")
+
+
+@contextlib.contextmanager
+def head_watched(address: str, gone: Callable[[], None]) -> Iterator[None]:
+    """Call `gone` when the cluster's head at host:port is silent: Ray would end this process soon, without a word."""
+    host, _, port = address.rpartition(":")
+    over = threading.Event()
+
+    def watch() -> None:
+        heard = time.monotonic()
+        while not over.wait(SILENCE / 10):
+            try:
+                socket.create_connection((host, int(port)), timeout=SILENCE / 10).close()
+                heard = time.monotonic()
+            except OSError:
+                if time.monotonic() - heard > SILENCE and not over.is_set():
+                    gone()
+                    return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 class Supply(Searcher):
-    """Tune's search algorithm that asks us for the next trial."""
+    """Tune's search algorithm that asks us for the next trial.
 
-    def __init__(self, trials: Iterator[dict[str, Any] | None], at_a_time: int) -> None:
+    Args:
+        at_a_time: how many may live at once; `look`: asked for it again now and then, as nodes come and go.
+    """
+
+    def __init__(
+        self, trials: Iterator[dict[str, Any] | None], at_a_time: int, look: Callable[[], int] | None = None
+    ) -> None:
         super().__init__()
         self.trials, self.at_a_time, self.live = trials, at_a_time, set[str]()
         self.again: list[dict[str, Any]] = []
+        self.look, self.looked = look, time.monotonic()
 
     def suggest(self, trial_id: str) -> Any:
+        if self.look is not None and time.monotonic() - self.looked > LOOK_EVERY:
+            self.at_a_time, self.looked = self.look(), time.monotonic()
         if len(self.live) >= self.at_a_time:
             return None
         try:
@@ -205,7 +291,8 @@ class Events(tune.Callback):
     """Tune's events by the trial's short name, told to the journal and the progress line."""
 
     def __init__(self, book: Book, supply: Supply) -> None:
-        self.book, self.supply, self.broken, self.repeated = book, supply, set[str](), set[str]()
+        self.book, self.supply, self.broken, self.repeated = book, supply, set[str](), Counter[str]()
+        self.reasons: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -218,17 +305,24 @@ class Events(tune.Callback):
             report = {key: result[key] for key in ("run", "task", "tasks_done", "value")}
             self.book.reported(trial.config["name"], report)
 
+    def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        if trial.error_file:
+            self.reasons[trial.trial_id] = reason(Path(trial.error_file).read_text())
+
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         told = trial.last_result or {}
-        self.book.ended(trial.config["name"], told.get("error"), told.get("text", ""))
+        error = told.get("error")
+        if error == WORKER_DIED:  # all a trial can say of its own end; Ray may know more
+            error = self.reasons.get(trial.trial_id, error)
+        self.book.ended(trial.config["name"], error, told.get("text", ""))
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self.broken.add(trial.trial_id)
         text = Path(trial.error_file).read_text() if trial.error_file else "it broke off without a reason"
         name = trial.config["name"]
-        if reason(text) == WORKER_DIED and self.book.definition.sweep.max_failures and name not in self.repeated:
+        if reason(text) == WORKER_DIED and self.repeated[name] < self.book.definition.sweep.max_failures:
             # Tune counts no failures when it hands a trial to an idle worker that has died: it gives the trial up
-            self.repeated.add(name)
+            self.repeated[name] += 1
             self.book.running.discard(name)
             self.supply.again.append(trial.config)
             return
@@ -248,16 +342,38 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     Both phases go through one Tuner, so that phase 2 finds a worker of phase 1 warm.
 
     Raises:
-        UserError: no machine has what a trial wants.
+        UserError: no machine has what a trial wants, or the warm-up of resources.gpu=auto failed.
         BrokenOffError: the disk is full, or Tune gave up; what is done is kept.
     """
-    sweep, cpu, gpu = definition.sweep, definition.cpus(), definition.resources.gpu
-    workers = definition.resources.workers
+    sweep, cpu, workers = definition.sweep, definition.cpus(), definition.resources.workers
+    environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+    place = Place(workers, cpu, 1.0, sweep.max_failures, environment, definition.cwd, definition.name, sweep.storage)
+    wanted = definition.resources.gpu
+    gpu = float(wanted) if wanted != "auto" else share_of_gpu(book, place, alive())
+    call = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    place = replace(place, gpu=gpu, call=call)
     # with ray.autoscale the nodes come when trials wait for them
-    fits = (sweep.max_concurrent if definition.ray.autoscale else None) or capacity(cpu, gpu, workers)
-    at_a_time = min(fits, sweep.max_concurrent or fits)
-    # one trial waiting, so that no worker idles; those of several workers ask for nothing that would hold it back
-    ahead = 1 if sweep.search != "optuna" and at_a_time == fits and workers == 1 else 0
+    autoscaled = sweep.max_concurrent if definition.ray.autoscale else None
+    fits = autoscaled or capacity(cpu, gpu, workers)
+
+    if definition.ray.address is not None:
+        visit(str(definition.runs), sweep.storage, cpu, gpu)
+
+    def at_a_time() -> int:
+        """As many as fit; and one waiting, so that no worker idles."""
+        at_most = sweep.max_concurrent or fits
+        # those of several workers ask for nothing that would hold one back
+        return min(fits, at_most) + (sweep.search != "optuna" and 0 < fits <= at_most and workers == 1)
+
+    def look() -> int:
+        nonlocal fits
+        book.keep()
+        before, nodes = fits, alive()
+        fits = autoscaled or room(nodes, cpu, gpu) // workers
+        if before and not fits:
+            book.console.print(f"No room for a trial is left (there is: {told(nodes)}): waiting.", highlight=False)
+        return at_a_time()
+
     scheduler = None
     if sweep.scheduler == "asha":
         scheduler = Halving()
@@ -270,18 +386,16 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     # Workers start side by side; by default one by one, each in danger: when a trial ends, Tune gives its worker to
     # the next trial and gives up the worker still starting for that one. (It does so still, if starts differ by more
     # than a trial takes: no trial is lost then, only a place idle.)
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_a_time)
-    environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
-    storage = definition.folder / "ray"
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(fits, sweep.max_concurrent or fits))
+    storage = definition.folder / TUNE
     shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed
-    place = Place(workers, cpu, gpu, sweep.max_failures, environment, definition.cwd, definition.name, sweep.storage)
     wants = {"cpu": cpu, "gpu": gpu} if gpu > 0 else {"cpu": cpu}
     if workers > 1:  # the trial itself only waits for its workers, which Ray Train asks for
         wants = {"memory": 1}
     trial = tune.with_resources(tune.with_parameters(run_trial, place=place, metric=sweep.metric), wants)
     trainable = wrap_function(trial, name=definition.name)  # in the dashboard an actor is a Trial of this sweep
     trainable.__name__ = trainable.__qualname__ = "Trial"
-    supply = Supply(trials, at_a_time + ahead)
+    supply = Supply(trials, at_a_time(), look)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -293,19 +407,25 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
             trial_dirname_creator=lambda trial: trial.config["name"],
         ),
         run_config=tune.RunConfig(
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            name=call,
             storage_path=str(storage),
             failure_config=tune.FailureConfig(max_failures=1000),  # a trial counts for itself: see `Attempts`
             callbacks=[Events(book, supply)],
             verbose=0,
         ),
     )
+    address = ray.get_runtime_context().gcs_address
+
+    def gone() -> None:
+        told = f"the cluster's head at {address} no longer answers; start it again"
+        print(f"sweep: broke off: {told}, and go on with resume={definition.folder}.", file=sys.stderr, flush=True)
+        os._exit(1)  # Tune hangs in a call that no exception reaches
+
     try:
-        tuner.fit()
+        with head_watched(address, gone):
+            tuner.fit()
     except (OSError, tune.TuneError) as error:  # Tune wraps what our callbacks meet, but not what Supply and disk do
         raise BrokenOffError(reason(str(error))) from error
-    finally:
-        shutil.rmtree(storage, ignore_errors=True)
 
 
 def as_trial(name: str, prunable: bool, runs: Sequence[Config]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ checkpoint last, and wherever it starts again it begins with what is there.
 
 import json
 import threading
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ class Storage:
         problem: list[str] = ["no answer"]
 
         def touch() -> None:
-            path = f"{self.root}/.room"
+            path = f"{self.root}/.room-{uuid.uuid4().hex}"  # every node asks, at the same time
             try:
                 self.system.create_dir(self.root, recursive=True)
                 self._put(path, b"room")
@@ -68,9 +70,10 @@ class Storage:
         if problem[0]:
             raise UserError(f"sweep.storage={self.url} cannot be written ({problem[0]}); choose another place.")
 
-    def push(self, folder: Path, name: str) -> None:
-        """Copy what changed in `folder` since the last time to `name`."""
+    def push(self, folder: Path, name: str, leave: Sequence[str] = ()) -> None:
+        """Copy what changed in `folder` since the last time to `name`, but for the inner folders to be left."""
         files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+        files = [path for path in files if path.relative_to(folder).parts[0] not in leave]
         order = {path: LAST.index(path.name) + 1 if path.name in LAST else 0 for path in files}
         for path in sorted(files, key=lambda path: order[path]):
             about = path.stat()

@@ -64,7 +64,7 @@ def train(arguments: Sequence[str]) -> int:
     """See `main`."""
     config = ccsi.config.load(arguments, name="train")
     resources, where, max_failures = sections_of(config)
-    cpu, gpu = resources.cpu or float(config["threads"]), resources.gpu
+    cpu, gpu = resources.cpu or float(config["threads"]), float(resources.gpu)
     config |= {"threads": max(1, int(cpu)), "device": "cuda" if gpu > 0 else "cpu"}
     ccsi.config.check(config)
     folder = folder_of(config["run_dir"], config["name"], config["seed"], config)
@@ -109,6 +109,8 @@ def sections_of(config: Config) -> tuple[Resources, Cluster, int]:
     nodes = {"resources": {**own["resources"], "_target_": f"{Resources.__module__}.Resources"}}
     nodes |= {"ray": {**own["ray"], "_target_": f"{Cluster.__module__}.Cluster"}}
     ccsi.config.check({"_target_": f"{__name__}.sections", **own, **nodes})
+    if own["resources"]["gpu"] == "auto":
+        raise UserError("resources.gpu=auto: only a sweep has trials to pack; expected a number.")
     return Resources(**own["resources"]), Cluster(**own["ray"]), int(own["max_failures"])
 
 

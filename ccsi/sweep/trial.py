@@ -11,7 +11,9 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +35,11 @@ CONTEXT = 2**29
 """Bytes of a GPU that CUDA itself takes in each process, about: no allocator can cap them."""
 WORKER_DIED = "the worker process died (killed, or out of memory)"
 """What `reason` says of a trial whose process ended without an exception."""
+LOW_ON_MEMORY = (
+    "its machine ran low on memory, so Ray ended the worker; run fewer trials at a time (resources.cpu, "
+    "sweep.max_concurrent), or smaller ones"
+)
+"""What it says of one that Ray ended to save the machine."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class Place:
         environment: variables to set, as the driver's environment does not reach a running cluster.
         cwd: the driver's working directory, for relative paths; left alone if a node does not have it.
         sweep: its name, for the metrics. storage: where runs are kept if machines share no folder.
+        call: names the driver's process; attempts are counted afresh in each.
     """
 
     workers: int
@@ -55,6 +63,7 @@ class Place:
     cwd: str
     sweep: str = ""
     storage: str | None = None
+    call: str = ""
 
     def enter(self) -> None:
         """Set what this process needs."""
@@ -112,8 +121,15 @@ def run_trial(trial: Mapping[str, Any], place: Place, metric: str) -> None:
         if place.storage is not None:
             folder.parent.mkdir(parents=True, exist_ok=True)
         elif not folder.parent.is_dir():
-            raise RuntimeError(f"{folder.parent} is not on this node: sweep.dir must be a folder all nodes share")
-        report, attempts = Report(folder.name, metric, trial["prunable"], done, tuple(values)), Attempts(folder)
+            absent = (
+                f"{folder.parent} is not on node {socket.gethostname()}: sweep.dir must be a folder all nodes share"
+            )
+            tune.report({"tasks_done": done, "error": f"{absent}, or sweep.storage be set"})
+            return
+        report, attempts = (
+            Report(folder.name, metric, trial["prunable"], done, tuple(values)),
+            Attempts(folder, place.call),
+        )
         problem = attempts.begin(place.max_failures)
         if not problem:
             try:
@@ -216,8 +232,8 @@ class Attempts:
     again at the same place is given up.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder.with_name(f".{folder.name}.attempts")
+    def __init__(self, folder: Path, call: str = "") -> None:
+        self.folder, self.call, self.path = folder, call, folder.with_name(f".{folder.name}.attempts")
 
     def begin(self, most: int) -> str:
         """Note that work on the run begins; or, if it broke off more than `most` times here, the last reason."""
@@ -234,14 +250,14 @@ class Attempts:
         return f"{text}\n{hopeless}" if hopeless else text if len(here) > most else ""
 
     def _at(self) -> str:
-        """What the run would go on from."""
+        """The driver's call, and what the run would go on from."""
         from ccsi.checkpoint import NAME  # and with it torch, which the driver can do without
 
         try:
-            about = (self.folder / NAME).stat()
+            with (self.folder / NAME).open("rb") as file:  # its digest and size: copied from a storage it has new times
+                return f"{self.call} {file.read(32).hex()} {os.fstat(file.fileno()).st_size}"
         except OSError:
-            return ""
-        return f"{about.st_mtime_ns} {about.st_size}"
+            return self.call
 
     def _here(self) -> list[str]:
         """Of the attempts that began where the run stands now: what broke each off, as far as it could say."""
@@ -255,6 +271,23 @@ class Attempts:
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps({"at": self._at(), "broke": broke}))
         part.replace(self.path)
+
+
+def unfit(runs: str, storage: str | None) -> str:
+    """What keeps this machine from running trials whose runs live in `runs`, or at `storage`; "" if nothing does."""
+    try:
+        if storage is not None:
+            from ccsi.sweep.storage import Storage
+
+            Storage(storage).check()
+            return ""
+        with tempfile.TemporaryFile(dir=runs):
+            problem = "" if (Path(runs).parent / "sweep.yaml").exists() else "another folder of this name"
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        problem = error.strerror or type(error).__name__
+    return f"{runs}: {problem}; sweep.dir must be a folder all nodes share, or sweep.storage be set" if problem else ""
 
 
 def out_of_memory(error: Exception, gpu: float) -> str:
@@ -278,6 +311,8 @@ def reason(text: str) -> str:
     """The line of a traceback that says what happened."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     told = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)\b", line)]
+    if "running low on memory" in text:  # Ray's memory monitor
+        return LOW_ON_MEMORY
     if any("died" in line for line in lines) and not any("Traceback" in line for line in lines):
         return WORKER_DIED
     return (told or lines or ["no reason given"])[-1][:500]

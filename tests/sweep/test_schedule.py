@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import os
+import socket
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,7 @@ from ccsi.sweep import schedule
 from ccsi.sweep.book import Book
 from ccsi.sweep.definition import compose, placed
 from ccsi.sweep.schedule import Events, Halving, Supply
+from ccsi.sweep.trial import WORKER_DIED
 
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
 NOBODY: Any = None
@@ -78,7 +81,10 @@ def test_a_trial_given_to_an_idle_worker_that_died_is_offered_once_more(tmp_path
     (tmp_path / "s/runs").mkdir(parents=True)
     (tmp_path / "error.txt").write_text("The actor died unexpectedly before finishing this task.\n")
     space = "sweep.space={quality: {grid: [0.3]}}"
-    book = Book(placed(compose([*STANDIN, space, "sweep.search=grid"]), tmp_path / "s"), Console(quiet=True))
+    book = Book(
+        placed(compose([*STANDIN, space, "sweep.search=grid", "sweep.max_failures=1"]), tmp_path / "s"),
+        Console(quiet=True),
+    )
     supply = Supply(iter([{"name": "p1-c00"}]), 1)
     events = Events(book, supply)
     for number, ends in enumerate(("incomplete", "failed")):
@@ -89,6 +95,23 @@ def test_a_trial_given_to_an_idle_worker_that_died_is_offered_once_more(tmp_path
         events.on_trial_error(1, [trial], trial)
         assert book.group(1, 0) == ends
     assert supply.suggest("2") == "FINISHED"
+
+
+def test_what_ray_knows_of_a_workers_end_is_told_when_the_trial_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "s/runs").mkdir(parents=True)
+    killed = (
+        "Failure # 1\nTask was killed due to the node running low on memory.\nMemory on the node was 15.9GB / 16GB\n"
+    )
+    (tmp_path / "error.txt").write_text(killed)
+    space = "sweep.space={quality: {grid: [0.3]}}"
+    book = Book(placed(compose([*STANDIN, space, "sweep.search=grid"]), tmp_path / "s"), Console(quiet=True))
+    events = Events(book, Supply(iter([]), 1))
+    trial = SimpleNamespace(
+        trial_id="0", config={"name": "p1-c00"}, error_file=tmp_path / "error.txt", last_result={"error": WORKER_DIED}
+    )
+    events.on_trial_recover(1, [trial], trial)
+    events.on_trial_complete(1, [trial], trial)
+    assert "ran low on memory" in book.ends["p1-c00"][1]
 
 
 def test_the_supply_stays_open_while_a_trial_may_come_back() -> None:
@@ -107,6 +130,7 @@ def test_an_autoscaled_cluster_is_sent_its_trials_before_it_has_room(
     monkeypatch.setattr(schedule.tune.Tuner, "__init__", lambda self, *a, **k: given.update(k))
     monkeypatch.setattr(schedule.tune.Tuner, "fit", lambda self: None)
     monkeypatch.setattr(schedule, "capacity", lambda *wanted: pytest.fail("the nodes that are there do not matter"))
+    monkeypatch.setattr(schedule, "visit", lambda *wanted: None)
     (tmp_path / "s/runs").mkdir(parents=True)
     cluster = ["ray.autoscale=true", "ray.address=auto", "sweep.max_concurrent=16"]
     definition = placed(compose([*STANDIN, "sweep.space={quality: {choice: [0.3]}}", *cluster]), tmp_path / "s")
@@ -115,6 +139,50 @@ def test_an_autoscaled_cluster_is_sent_its_trials_before_it_has_room(
     supply = given["tune_config"].search_alg
     assert sum(supply.suggest(str(n)) is not None for n in range(100)) == 17  # one waits, so that no worker idles
     assert os.environ["TUNE_MAX_PENDING_TRIALS_PG"] == "16"
+
+
+def test_when_nodes_come_and_go_the_trials_at_a_time_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [4, 1, 0, 3]
+    supply = Supply(({"name": f"t{number}"} for number in range(99)), 2, lambda: there.pop(0))
+    monkeypatch.setattr(schedule, "LOOK_EVERY", -1.0)
+
+    def live() -> int:
+        while (trial := supply.suggest(str(len(supply.live)))) is not None:
+            assert trial != "FINISHED"
+            monkeypatch.setattr(schedule, "LOOK_EVERY", 1e9)
+        return len(supply.live)
+
+    assert live() == 4
+    monkeypatch.setattr(schedule, "LOOK_EVERY", -1.0)
+    assert live() == 4  # one node is left: nothing new until three have ended
+    for number in range(4):
+        supply.on_trial_complete(str(number))
+    assert live() == 0
+    assert live() == 3
+
+
+def test_a_head_that_falls_silent_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "SILENCE", 0.3)
+    gone = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        with schedule.head_watched(address, gone.set):
+            assert not gone.wait(0.6)
+            head.close()
+            assert gone.wait(30)
+    gone.clear()
+    with schedule.head_watched(address, gone.set):
+        pass
+    assert not gone.wait(0.6)  # nobody watches after the end
+
+
+@pytest.mark.parametrize(
+    ("cpu", "gpu", "fits"),
+    [(1, 0, 10), (2, 0, 4), (3, 0, 3), (1, 1, 3), (1, 0.5, 6), (1, 0.4, 6), (2, 0.25, 3), (8, 0, 0), (0.5, 2, 1)],
+)
+def test_how_many_workers_fit_is_counted_by_node_and_card(cpu: float, gpu: float, fits: int) -> None:
+    nodes = [{"CPU": 7.0, "GPU": 3.0}, {"CPU": 3.0}, {"memory": 1.0}]
+    assert schedule.room(nodes, cpu, gpu) == fits
 
 
 @pytest.mark.parametrize(
@@ -134,6 +202,7 @@ def test_a_sweep_that_breaks_off_says_so_in_a_sentence_and_can_go_on(
     monkeypatch.setattr(schedule.tune.Tuner, "fit", fit)
     monkeypatch.setattr(schedule, "cluster", lambda settings, dashboard: contextlib.nullcontext())
     monkeypatch.setattr(schedule, "capacity", lambda *wanted: 1)
+    monkeypatch.setattr(schedule.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:9"))
     assert command.main([*STANDIN, f"sweep.dir={tmp_path / 's'}"]) == 1
     said = capsys.readouterr().err.strip()
     assert told in said

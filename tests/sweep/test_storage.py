@@ -11,6 +11,7 @@ from tiny_run import TINY, run_tiny
 
 import ccsi.config
 from ccsi.errors import UserError
+from ccsi.sweep import main as command
 from ccsi.sweep.storage import Storage
 from ccsi.sweep.trial import execute
 
@@ -97,3 +98,35 @@ def test_a_run_goes_on_elsewhere_from_its_last_copied_checkpoint(tmp_path: Path)
     assert json.loads((tmp_path / "kept/runs/p1-c00-s0/result.json").read_text()) == result
     again = execute(elsewhere, lambda event: seen.append(event.task), storage=url)  # finished: only read
     assert again == result and seen == [2]
+
+
+def test_a_sweep_goes_on_from_its_storage_on_a_new_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, seen = f"file://{tmp_path}/kept/mine", list[Any]()
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    for machine in ("old", "new"):
+        (tmp_path / machine).mkdir()
+    monkeypatch.chdir(tmp_path / "old")
+
+    def phases(book: Any, console: Any) -> None:
+        seen.append((book.definition.cwd, list(book.settings), book.storage.results()))
+        if not book.settings:
+            book.add({"quality": 0.5})
+
+    monkeypatch.setattr(command, "both_phases", phases)
+    sweep = ["_target_=standin.run", "+quality=0.5", "+tasks=2", "sweep.search=optuna", f"sweep.storage={url}"]
+    command.main([*sweep, "sweep.space={quality: {uniform: [0, 1]}}", f"sweep.dir={tmp_path}/old/s"])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/result.json").write_text('{"val": {"average_incremental_accuracy": 0.5}}')
+    Storage(url).push(tmp_path / "run", "runs/p1-c07-s100")
+    (tmp_path / "old").rename(tmp_path / "gone")
+    monkeypatch.chdir(tmp_path / "new")
+    capsys.readouterr()
+    command.main([f"resume={url}"])
+    assert seen[1] == (str(tmp_path / "new"), [{"quality": 0.5}], {"p1-c07-s100"})
+    assert (tmp_path / "new/sweeps/mine/runs/p1-c07-s100/result.json").exists()
+    assert command.main([f"resume={url}"]) == 2
+    assert f"go on with resume={tmp_path}/new/sweeps/mine" in capsys.readouterr().err
+    assert command.main([f"resume=file://{tmp_path}/nothing"]) == 2
+    assert "there is no sweep; expected the sweep.storage" in capsys.readouterr().err
