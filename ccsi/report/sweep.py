@@ -35,16 +35,18 @@ GREEK = {
 SYMBOLS = {**GREEK, "lr": "learning rate"}
 
 
-def draw_sweep(folder: Path, metric: str = "average_incremental_accuracy") -> list[Path]:
+def draw_sweep(folder: Path, metric: str = "average_incremental_accuracy", minimize: str | None = None) -> list[Path]:
     """Draw a sweep's pictures from its trials.csv and its runs' result.json into `<folder>/plots`.
 
     swept_keys.png: the search metric on val over each swept key, phase 1.
+    front.png: with `minimize`, the metric against it, a point for each setting of phase 1, and the Pareto front.
     top_settings.png: accuracy over tasks of phase 2's settings, mean and ± 1 standard deviation over seeds.
     Each beside a PDF; one for which there is nothing to draw is left out.
 
     Args:
         folder: the sweep's.
         metric: what the sweep selects and ranks by, as result.json names it under `val`.
+        minimize: the column of trials.csv that is the sweep's second aim (`seconds`).
 
     Returns:
         The PNG files written.
@@ -63,10 +65,13 @@ def draw_sweep(folder: Path, metric: str = "average_incremental_accuracy") -> li
     finished = complete(searched, metric)
     keys = [k for k in (trials[0] if trials else {}) if k.startswith("config/")]
     keys = [k for k in keys if len({t[k] for t in finished}) > 1]
+    note = left_out([t for t in searched if t not in finished])
     if finished and keys:
         out = folder / "plots" / "swept_keys.png"
-        _draw_swept_keys(out, finished, keys, metric, left_out=len(searched) - len(finished))
+        _draw_swept_keys(out, finished, keys, metric, note)
         written.append(out)
+    if minimize and finished:
+        written.append(_draw_front(folder / "plots" / "front.png", finished, metric, minimize, note))
     curves = reporting_curves(folder, [t for t in trials if t.get("phase") == "2"], metric)
     if curves:
         written.append(_draw_top_settings(folder / "plots" / "top_settings.png", curves))
@@ -81,6 +86,19 @@ def complete(trials: Sequence[Trial], metric: str) -> list[Trial]:
 
     lacking = {t["setting"] for t in trials if "setting" in t and not done(t)}
     return [t for t in trials if done(t) and t.get("setting") not in lacking]
+
+
+def left_out(trials: Sequence[Trial]) -> str:
+    """In words, how many settings are not shown because of these trials, and how they ended."""
+    reached: dict[str, int] = {}  # setting -> tasks done on all seeds, of the pruned ones
+    for t in trials:
+        reached[t.get("setting", "")] = reached.get(t.get("setting", ""), 0) + int(number(t.get("tasks_done")) or 0)
+    pruned = sorted(reached[s] for s in {t.get("setting", "") for t in trials if t.get("status") == "pruned"})
+    others = len(reached) - len(pruned)
+    tasks = " to ".join(str(n) for n in sorted({*pruned[:1], *pruned[-1:]}))
+    words = [f"{len(pruned)} pruned after {tasks} task{'s' * (pruned[-1] != 1)}"] if pruned else []
+    words += [f"{others} not done on every seed"] if others else []
+    return f"; settings not shown: {', '.join(words)}" if words else ""
 
 
 def reporting_curves(folder: Path, trials: Sequence[Trial], metric: str) -> list[tuple[str, str, np.ndarray[Any, Any]]]:
@@ -118,7 +136,7 @@ def _result_of(folder: Path, trial: Trial) -> Mapping[str, Any] | None:
     return None
 
 
-def _draw_swept_keys(path_out: Path, trials: Sequence[Trial], keys: Sequence[str], metric: str, left_out: int) -> None:
+def _draw_swept_keys(path_out: Path, trials: Sequence[Trial], keys: Sequence[str], metric: str, note: str) -> None:
     columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
     scores = np.array([100 * float(t[f"val_{metric}"]) for t in trials])
@@ -130,8 +148,7 @@ def _draw_swept_keys(path_out: Path, trials: Sequence[Trial], keys: Sequence[str
                 continue
             _draw_key(ax, [t[keys[index]] for t in trials], scores)
             ax.set_xlabel(key_label(keys[index]))
-        note = f"; {left_out} of settings not done on every seed not shown" if left_out else ""
-        fig.suptitle(f"search on val: {len(trials)} trials{note}; bars are means", fontsize=8)
+        fig.suptitle(fill(f"search on val: {len(trials)} trials; bars are means{note}", 40 * columns), fontsize=8)
         fig.supylabel(f"{metric.replace('_', ' ')}, val (%)", fontsize=8)
 
 
@@ -174,6 +191,24 @@ def axis_kind(unique: Sequence[Any]) -> str:
     return "category" if decades and len(unique) <= 12 else "linear"
 
 
+def _draw_front(path_out: Path, trials: Sequence[Trial], metric: str, minimize: str, note: str) -> Path:
+    groups = [list(group) for _, group in groupby(trials, key=lambda t: t.get("setting", ""))]
+    points = [[fmean(float(t[key]) for t in group) for key in (minimize, f"val_{metric}")] for group in groups]
+    x, y = np.array(points)[:, 0], 100 * np.array(points)[:, 1]
+    front = [n for n in np.lexsort((-y, x)) if not any((x <= x[n]) & (y >= y[n]) & ((x < x[n]) | (y > y[n])))]
+    with figure(path_out, 4.2, 2.9) as fig:
+        ax = fig.subplots()
+        ax.scatter(x, y, s=14, color=COLOURS[0], alpha=0.55, linewidths=0)
+        ax.step(x[front], y[front], where="post", color=COLOURS[1], marker="o", markersize=4, linewidth=1)
+        for n in front:
+            ax.annotate(groups[n][0].get("setting", ""), (x[n], y[n]), (3, -8), textcoords="offset points", fontsize=7)
+        ax.set_xlabel(f"{minimize} of a run")
+        ax.set_ylabel(f"{metric.replace('_', ' ')}, val (%)")
+        title = f"search on val: {len(groups)} settings, means over seeds; line: Pareto front{note}"
+        ax.set_title(fill(title, LEGEND_WIDTH))
+    return path_out
+
+
 def _draw_top_settings(path_out: Path, curves: Sequence[tuple[str, str, np.ndarray[Any, Any]]]) -> Path:
     shown = curves[: len(COLOURS)]
     tasks = max(rows.shape[1] for _, _, rows in shown)
@@ -188,7 +223,7 @@ def _draw_top_settings(path_out: Path, curves: Sequence[tuple[str, str, np.ndarr
                 spread = rows.std(axis=0, ddof=1)
                 low, high = np.clip(mean - spread, 0, 100), np.clip(mean + spread, 0, 100)
                 ax.fill_between(learned, low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
-                final += f" ± {spread[-1]:.1f}"
+                final += f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{spread[-1]:.1f}"
             ax.plot(learned, mean, label=fill(f"{name}: {final}", LEGEND_WIDTH), **look)  # type: ignore[arg-type]
         splits, counts = {split for _, split, _ in shown}, {len(rows) for _, _, rows in shown}
         ax.set_ylabel(f"accuracy on all classes seen, {'/'.join(sorted(splits))} (%)")

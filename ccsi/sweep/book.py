@@ -1,13 +1,19 @@
 """What has happened in a sweep so far, from two sources: the runs' own folders, and a journal beside them.
 
 Whether a run is done is read from its result.json alone. The journal (journal.jsonl, one JSON line per event,
-written by the driver) holds what no run knows: Optuna's suggestions, each report, what was pruned, what failed.
+written by the driver) holds what no run knows: Optuna's suggestions, each report, what was pruned and by whom, what
+failed, what was taken over from earlier sweeps, and how long the sweep has been at work.
+
+Who goes on to phase 2 is decided here, and as early as it is certain: see `chosen`.
 """
 
 import contextlib
 import json
 import time
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -16,7 +22,7 @@ from ccsi.config import Config
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.space import Tried, Values
 from ccsi.sweep.standings import Standing, standings, standings_table
-from ccsi.sweep.statistics import summary
+from ccsi.sweep.statistics import fronts, summary
 from ccsi.sweep.trial import LIVE, finished, reason, tasks_of
 
 if TYPE_CHECKING:  # status.py has no use for it
@@ -24,6 +30,9 @@ if TYPE_CHECKING:  # status.py has no use for it
 
 Status = Literal["done", "pruned", "failed", "incomplete"]
 Report = dict[str, Any]
+
+CLOSE = 1e-9
+"""Scores closer than this may be equal: a bound is computed in another order than the score it bounds."""
 
 
 class BrokenOffError(Exception):
@@ -38,9 +47,13 @@ class Book:
 
     Attributes:
         settings: the settings of phase 1 by number, as far as they are known.
-        reports: by trial, oldest first: `run`, `task`, `tasks_done`, `value`.
-        ends: by trial: how it ended, `pruned` or `failed`, and the error.
+        reports: by trial, oldest first: `run`, `task` of `tasks` and the run's `score` so far; `tasks_done` and
+            `value` of the trial (see `run_trial`).
+        ends: by trial: how it ended; if `pruned`, by whom, if `failed`, the error.
+        begun: the settings handed out in phase 1.
+        earlier: what a warm start took over: `folders`, and `tried`, the settings and scores of each.
         gpu: the share of a card a trial gets, if it was measured (resources.gpu=auto).
+        stopping: by trial, who stops it; the trial's end is still to come.
         storage: where the runs are, if not in this folder; results are fetched from there.
     """
 
@@ -52,12 +65,25 @@ class Book:
         self.ends: dict[str, tuple[Status, str]] = {}
         self.gpu: float | None = None
         self.suggested_all = definition.sweep.search != "optuna"
+        self.begun: set[int] = set()
+        self.earlier: dict[str, Any] = {"folders": [], "tried": []}
+        self.stopping: dict[str, str] = {}
         self.running: set[str] = set()
         self.heading, self.prefix, self.planned = "", "", 0
         self.began, self.shown_at, self.shown = time.monotonic(), 0.0, ""
         self.board_at, self.board = time.monotonic(), list[Standing]()
-        self._results: dict[Path, Report] = {}
         self.storage: Storage | None = None
+        self._results: dict[str, Report | None] = {}
+        # phase 1, kept up to date rather than worked out again: with 1,000 settings each is asked for at every event
+        self._news: set[int] = set(range(len(self.settings)))  # settings whose status may have changed
+        self._status: dict[int, Status] = {}
+        self._incomplete: set[int] = set()
+        self._ranked: list[tuple[float, int]] = []  # (-score, setting) of the completed ones, best first
+        self._standing: tuple[Any, ...] = ()
+        self._completed: list[int] = []  # settings in the order of their completion
+        self._top, self._seen, self._unchanged, self._impatient = list[int](), 0, 0, False
+        self._spent: float = 0.0
+        self._since: float | None = None
         self._torn = False
         for event in self._read():
             self._apply(event)
@@ -76,11 +102,13 @@ class Book:
         return self.definition.folder / "runs" / run
 
     def result(self, run: str) -> Report | None:
-        """The contents of a run's result.json; None while it is not finished."""
-        folder = self.folder(run)
-        if folder not in self._results and (result := finished(folder)) is not None:
-            self._results[folder] = result
-        return self._results.get(folder)
+        """The contents of a run's result.json; None while it is not finished.
+
+        Looked for once, and again after each event of its trial: thousands of runs that have not begun cost nothing.
+        """
+        if run not in self._results:
+            self._results[run] = finished(self.folder(run))
+        return self._results[run]
 
     def trial(self, phase: int, setting: int, seed: int) -> str:
         """The trial a run belongs to: in phase 1 a trial is a setting with all its seeds, in phase 2 one run."""
@@ -102,15 +130,34 @@ class Book:
 
     def group(self, phase: int, setting: int) -> Status:
         """How a setting's group of seeds stands: `done` only if every one is."""
+        if phase == 1:
+            self._catch_up()
+            return self._status[setting]
+        return self._worst(phase, setting)
+
+    def _worst(self, phase: int, setting: int) -> Status:
         statuses = [self.status(phase, setting, seed) for seed, _ in self.runs(phase, setting)]
         worst: tuple[Status, ...] = ("failed", "pruned", "incomplete")
         return next((status for status in worst if status in statuses), "done")
 
+    def _catch_up(self) -> None:
+        """Look at the settings of phase 1 of which there is news."""
+        while self._news:
+            n = self._news.pop()
+            self._status[n] = self._worst(1, n)
+            self._incomplete.discard(n)
+            if self._status[n] == "incomplete":
+                self._incomplete.add(n)
+            elif self._status[n] == "done":
+                entry = (-summary(self.scores(1, n), resamples=1).mean, n)
+                place = bisect_left(self._ranked, entry)
+                if self._ranked[place : place + 1] != [entry]:
+                    self._ranked.insert(place, entry)
+
     def scores(self, phase: int, setting: int) -> list[float]:
         """The val metric of each finished run of a group."""
         results = [self.result(run) for _, run in self.runs(phase, setting)]
-        key = LIVE[self.definition.sweep.metric]
-        return [float(result["val"][key]) for result in results if result is not None]
+        return [float(result["val"][self._metric]) for result in results if result is not None]
 
     def score(self, phase: int, setting: int) -> float | None:
         """The mean val metric of a complete group; None for any other."""
@@ -118,16 +165,173 @@ class Book:
             return None
         return summary(self.scores(phase, setting), resamples=1).mean
 
+    def seconds(self, phase: int, setting: int) -> list[float]:
+        """The seconds of each finished run of a group."""
+        results = [self.result(run) for _, run in self.runs(phase, setting)]
+        return [float(result["seconds"]["total"]) for result in results if result is not None]
+
+    def pruned(self, setting: int) -> str:
+        """By whom and where a setting was pruned (`by ASHA after task 2 of seed 100`); empty if it was not."""
+        trial = self.trial(1, setting, 0)
+        if self.group(1, setting) != "pruned":
+            return ""
+        by, last = self.ends[trial][1], self.reports.get(trial)
+        where = (
+            f"after task {last[-1]['task']} of seed {last[-1]['run'].rpartition('-s')[2]}"
+            if last
+            else "before its first task ended"
+        )
+        return f"{by} {where}".strip()
+
+    # how far phase 1 goes
+
+    def clock(self) -> float:
+        """Seconds the sweep has been at work, over all its starts."""
+        return self._spent + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    def exhausted(self) -> str:
+        """The key by which phase 1 begins no further setting, if any."""
+        sweep = self.definition.sweep
+        if sweep.budget.trials is not None and len(self.begun) >= sweep.budget.trials:
+            return f"sweep.budget.trials={sweep.budget.trials}"
+        if sweep.budget.hours is not None and self.clock() >= 3600 * sweep.budget.hours:
+            return f"sweep.budget.hours={sweep.budget.hours:g}"
+        if sweep.patience is not None and self._out_of_patience(sweep.patience):
+            return f"sweep.patience={sweep.patience}"
+        return ""
+
+    def _out_of_patience(self, patience: int) -> bool:
+        """Whether the best settings have once been the same for `patience` completed settings in a row."""
+        while self._seen < len(self._completed) and not self._impatient:
+            self._seen += 1
+            rivals = self._completed[: self._seen] if self.definition.sweep.minimize else self._top
+            rivals = [n for n in {*rivals, self._completed[self._seen - 1]} if self.score(1, n) is not None]
+            top = sorted(self.pick(rivals))
+            self._unchanged = self._unchanged + 1 if top == self._top else 0
+            self._top, self._impatient = top, self._unchanged >= patience
+        return self._impatient
+
+    def planned_settings(self) -> int:
+        """How many settings phase 1 has without a budget or patience."""
+        return len(self.settings) if self.suggested_all else self.definition.sweep.num_samples
+
+    def waiting(self) -> set[int]:
+        """The settings known but not begun (nor done: the journal may be gone)."""
+        self._catch_up()
+        return self._incomplete - self.begun
+
+    def unfinished(self) -> set[int]:
+        """The settings that have not ended, without those that a budget leaves out."""
+        self._catch_up()
+        return self._incomplete & self.begun if self.exhausted() else self._incomplete
+
+    def known(self) -> list[int]:
+        """The settings phase 1 has had or will have, without those that a budget leaves out."""
+        left_out = self.waiting() if self.exhausted() else set()
+        return [n for n in range(len(self.settings)) if n not in left_out]
+
+    def unknown(self) -> int:
+        """How many settings may still be suggested."""
+        return 0 if self.exhausted() else self.planned_settings() - len(self.settings)
+
     def searched(self) -> bool:
         """Whether phase 1 is over."""
-        return self.suggested_all and all(
-            self.group(1, setting) != "incomplete" for setting in range(len(self.settings))
-        )
+        return not self.unknown() and not self.unfinished()
+
+    # who goes on to phase 2
+
+    def pick(self, settings: Iterable[int]) -> list[int]:
+        """The best `top_k` of complete groups of phase 1, best first.
+
+        By score; with `sweep.minimize` from the first Pareto front, then the second, …, each by score.
+        """
+        among = {n: self.score(1, n) or 0.0 for n in settings}
+        front = dict.fromkeys(among, 0)
+        if self.definition.sweep.minimize:
+            seconds = [fmean(self.seconds(1, n)) for n in among]
+            front = dict(zip(among, fronts(list(among.values()), seconds), strict=True))
+        return sorted(among, key=lambda n: (front[n], -among[n], n))[: self.definition.sweep.top_k]
 
     def best(self) -> list[int]:
-        """The settings that go on to phase 2: the best `top_k` complete groups of phase 1, best first."""
-        scored = [(score, n) for n in range(len(self.settings)) if (score := self.score(1, n)) is not None]
-        return [n for _, n in sorted(scored, key=lambda one: (-one[0], one[1]))[: self.definition.sweep.top_k]]
+        """The best `top_k` settings of phase 1 so far, best first."""
+        self._catch_up()
+        if self.definition.sweep.minimize:
+            return self.pick(n for _, n in self._ranked)
+        return [n for _, n in self._ranked[: self.definition.sweep.top_k]]
+
+    def chosen(self) -> list[int]:
+        """The settings that are certain to go on to phase 2, best first: all of them once phase 1 is over.
+
+        A completed setting is, as soon as fewer than `top_k` others can still beat it: the completed ones better
+        than it, the unfinished ones whose bound (see `_bound`) reaches it, and any not yet suggested. (With
+        `sweep.minimize` none is before the end: seconds have no such bound.)
+        """
+        return self._stand()[0]
+
+    def hopeless(self) -> set[int]:
+        """The unfinished settings that can no longer be among the best `top_k`, once they are all that is waited for.
+
+        None while phase 1 has settings to begin: Optuna learns from every end. With a scheduler, none before all the
+        unfinished are hopeless: what others are compared with must not depend on who was stopped here.
+        """
+        return self._stand()[1]
+
+    def decided(self) -> bool:
+        """Whether it is known who goes on to phase 2, though hopeless settings may still run."""
+        return not self.unknown() and len(self.hopeless()) == len(self.unfinished())
+
+    def over(self) -> bool:
+        """Whether nothing that is still wanted is left to do."""
+        return self.decided() and not any(
+            self.status(2, n, seed) == "incomplete" for n in self.chosen() for seed, _ in self.runs(2, n)
+        )
+
+    def _stand(self) -> tuple[list[int], set[int]]:
+        """`chosen` and `hopeless`; worked out once after each event."""
+        key = self.exhausted()
+        if self._standing[:1] != (key,):
+            self._standing = (key, *self._work_out())
+        return self._standing[1], self._standing[2]
+
+    def _work_out(self) -> tuple[list[int], set[int]]:
+        sweep, unfinished, unknown = self.definition.sweep, self.unfinished(), self.unknown()
+        if not unknown and not unfinished:
+            return self.best(), set()
+        if sweep.minimize:
+            return [], set()
+        unknown += len(unfinished - self.begun)  # known, but as good as any
+        bounds = {n: self._bound(n) for n in unfinished & self.begun}
+        best = [(n, -score) for score, n in self._ranked[: sweep.top_k]]
+        chosen = [
+            n
+            for place, (n, score) in enumerate(best)
+            if place + unknown + sum(bound >= score - CLOSE for bound in bounds.values()) < sweep.top_k
+        ]
+        hopeless = set[int]()
+        if not unknown and len(best) == sweep.top_k:
+            hopeless = {n for n, bound in bounds.items() if bound < best[-1][1] - CLOSE}
+            if sweep.scheduler != "none" and len(hopeless) < len(bounds):
+                hopeless = set()
+        return chosen, hopeless
+
+    def _bound(self, setting: int) -> float:
+        """What the score of an unfinished setting of phase 1 can still become: all that is to come is at most 1.
+
+        Average incremental accuracy is the mean over tasks of what is known after each, so that k of T tasks with
+        mean m leave room for (k m + T - k) / T; a final accuracy may still be anything.
+        """
+        last = {report["run"]: report for report in self.reports.get(self.trial(1, setting, 0), [])}
+        bounds = []
+        for _, run in self.runs(1, setting):
+            report, result = last.get(run, {}), self.result(run)
+            if result is not None:
+                bounds.append(float(result["val"][self._metric]))
+            elif "score" in report and self.definition.sweep.metric == "val_average_incremental":
+                done, tasks = report["task"], report["tasks"]
+                bounds.append((done * report["score"] + tasks - done) / tasks)
+            else:
+                bounds.append(1.0)
+        return fmean(bounds)
 
     def complete(self) -> bool:
         """Whether nothing is left to do."""
@@ -135,28 +339,37 @@ class Book:
 
     def tried(self) -> list[Tried]:
         """The settings so far, as the search wants them."""
-        tried = []
+        self._catch_up()
+        tried, scores = [], {n: -score for score, n in self._ranked}
         for n, values in enumerate(self.settings):
+            if n in scores:
+                tried.append(Tried(values, scores[n], "done", fmean(self.seconds(1, n))))
+                continue
             group = self.group(1, n)
-            last = self.reports.get(f"p1-c{n:02d}")
-            score = self.score(1, n) if group == "done" else last[-1]["value"] if last else None
-            tried.append(Tried(values, score, "running" if group == "incomplete" else group))
+            last = self.reports.get(self.trial(1, n, 0), [{"value": None, "tasks_done": 0}])[-1]
+            state = "running" if group == "incomplete" else group
+            tried.append(Tried(values, last["value"], state, tasks=last["tasks_done"]))
         return tried
+
+    def taken_over(self) -> list[Tried]:
+        """What earlier sweeps found, as the search wants it."""
+        return [Tried(one["values"], one["score"], "done", one["seconds"]) for one in self.earlier["tried"]]
 
     def history(self) -> dict[str, list[Report]]:
         """The reports of phase 1's trials that ended: what a scheduler must know when a sweep goes on."""
         return {
             name: self.reports[name]
             for n in range(len(self.settings))
-            if (name := f"p1-c{n:02d}") in self.reports and self.group(1, n) in ("done", "pruned")
+            if (name := self.trial(1, n, 0)) in self.reports and self.group(1, n) in ("done", "pruned")
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dict per run: the trials table. Of phase 2 the best settings' runs, and whatever else is finished.
+        """One dict per run: the trials table. Of phase 2 the chosen settings' runs, and whatever else is finished.
 
-        The latter happens when a setting that failed in phase 1 is tried again: who is best is then open once more.
+        The latter happens when a setting that failed in phase 1 is tried again, or a budget is raised: who is best is
+        then open once more.
         """
-        best, known = self.best() if self.searched() else [], range(len(self.settings))
+        best, known = self.chosen(), self.known()
         rows = [self._row(1, n, seed, run) for n in known for seed, run in self.runs(1, n)]
         others = [n for n in known if n not in best]
         return rows + [
@@ -182,6 +395,7 @@ class Book:
         row["seconds"] = result["seconds"]["total"] if result else None
         row |= {f"config/{key}": value for key, value in self.settings[setting].items()}
         row["run_dir"] = str(self.folder(run))
+        row["pruned"] = self.pruned(setting) if phase == 1 else ""
         row["error"] = self.ends.get(trial, ("incomplete", ""))[1] if row["status"] == "failed" else ""
         return row
 
@@ -190,14 +404,34 @@ class Book:
     def begin(self, heading: str, prefix: str, planned: int) -> None:
         """A phase begins, whose `planned` trials' names start with `prefix`; some may have ended before."""
         self.heading, self.prefix, self.planned, self.began = heading, prefix, planned, time.monotonic()
-        self.running.clear()
         self.shown_at = 0.0
         self.tick()
+
+    def take_up(self) -> None:
+        """A driver begins work: the clock runs, and what ended without its predecessor noticing is noted."""
+        self._since = time.monotonic()
+        for n in range(len(self.settings)):
+            if self.group(1, n) == "done" and self.ends.get(self.trial(1, n, 0), ("incomplete", ""))[0] != "done":
+                self.ended(self.trial(1, n, 0), None)
+
+    def lay_down(self) -> None:
+        """The driver's work ends: the clock is noted."""
+        self._write({})
+        self._spent, self._since = self.clock(), None
+
+    def take_over(self, folders: Sequence[str], tried: Sequence[Tried]) -> None:
+        """A warm start: what earlier sweeps found; noted, so that their folders are not needed again."""
+        found = [{"values": one.values, "score": one.score, "seconds": one.seconds} for one in tried]
+        self._write({"earlier": {"folders": list(folders), "tried": found}})
 
     def add(self, values: Values) -> int:
         """A new suggestion of the search; returns its number."""
         self._write({"setting": values})
         return len(self.settings) - 1
+
+    def start(self, setting: int) -> None:
+        """A setting is handed out in phase 1."""
+        self._write({"begun": setting})
 
     def search_ended(self) -> None:
         """The search will suggest nothing more."""
@@ -222,13 +456,14 @@ class Book:
         if self.storage is not None:
             for run in self._runs_of(trial):
                 self.storage.fetch_result(run, self.folder(run))
+        self._look_again(trial)
         self.running.discard(trial)
         if text:
             (self.definition.folder / "runs" / f"{trial}.error.txt").write_text(text)
         if error:
             self._write({"trial": trial, "end": "failed", "error": error})
         elif any(self.result(run) is None for run in self._runs_of(trial)):
-            self._write({"trial": trial, "end": "pruned", "error": ""})
+            self._write({"trial": trial, "end": "pruned", "error": self.stopping.pop(trial, "")})
         else:
             self._write({"trial": trial, "end": "done", "error": ""})
 
@@ -271,13 +506,25 @@ class Book:
             self.console.print(f"{self.heading}  {seconds // 60:2d}:{seconds % 60:02d}  {line}", highlight=False)
             self.shown_at, self.shown = now, line
 
+    @property
+    def _metric(self) -> str:
+        """The sweep's metric, as result.json names it under `val`."""
+        return LIVE[self.definition.sweep.metric]
+
+    def _look_again(self, trial: str) -> None:
+        """There may be results now that were not there before."""
+        for run in self._runs_of(trial):
+            if self._results.get(run, ...) is None:
+                del self._results[run]
+
     def _runs_of(self, trial: str) -> list[str]:
-        phase, setting = int(trial[1]), int(trial.split("-")[1][1:])
+        phase, setting = numbers(trial)
         return [run for seed, run in self.runs(phase, setting) if self.trial(phase, setting, seed) == trial]
 
     # the journal
 
     def _write(self, event: dict[str, Any]) -> None:
+        event["clock"] = round(self.clock(), 1)
         with self.path.open("a") as file:
             file.write("\n" * self._torn + json.dumps(event) + "\n")
         self._torn = False
@@ -296,13 +543,46 @@ class Book:
         return events
 
     def _apply(self, event: dict[str, Any]) -> None:
+        self._standing = ()
+        if "clock" in event and self._since is None:
+            self._spent = event["clock"]
         if "setting" in event:
             self.settings.append(event["setting"])
-        elif "report" in event:
-            self.reports.setdefault(event["trial"], []).append(event["report"])
-        elif "gpu" in event:
-            self.gpu = float(event["gpu"])
+            self._news.add(len(self.settings) - 1)
         elif "searched" in event:
             self.suggested_all = True
-        elif "end" in event:
-            self.ends[event["trial"]] = (event["end"], event["error"])
+        elif "gpu" in event:
+            self.gpu = float(event["gpu"])
+        elif "earlier" in event:
+            self.earlier = event["earlier"]
+            if self.suggested_all:  # the first of them come first, in place of the last
+                mine = {repr(values): values for values in (*self.first(), *self.settings)}
+                self.settings = list(mine.values())[: len(self.settings)]
+                self._news = set(range(len(self.settings)))
+        elif "begun" in event:
+            self.begun.add(event["begun"])
+        elif "trial" in event:
+            trial = event["trial"]
+            phase, setting = numbers(trial)
+            if phase == 1:
+                self.begun.add(setting)
+                self._news.add(setting)
+            self._look_again(trial)
+            if "report" in event:
+                self.reports.setdefault(trial, []).append(event["report"])
+            else:
+                self.ends[trial] = (event["end"], event["error"])
+                if phase == 1 and event["end"] == "done" and setting not in self._completed:
+                    self._completed.append(setting)
+
+    def first(self) -> list[Values]:
+        """The settings a warm start tries first: the best `top_k` of earlier sweeps, best first."""
+        ranked = sorted(self.earlier["tried"], key=lambda one: -one["score"])
+        unlike = {repr(one["values"]): one["values"] for one in ranked}
+        return list(unlike.values())[: self.definition.sweep.top_k]
+
+
+def numbers(trial: str) -> tuple[int, int]:
+    """Phase and setting of a trial, from its name."""
+    phase, setting = trial.split("-")[:2]
+    return int(phase[1:]), int(setting[1:])

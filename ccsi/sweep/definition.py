@@ -19,8 +19,10 @@ from ccsi.errors import UserError
 from ccsi.sweep.space import Dimension, Values, check_optuna, grid, parse, same, sample
 
 FREE = {"ray.address", "ray.autoscale", "ray.dashboard", "ray.num_cpus"}
-FREE |= {"sweep.max_concurrent", "sweep.max_failures", "sweep.dir"}
-"""Keys a resumed sweep may change: they say where and how fast, not what comes out."""
+FREE |= {"sweep.max_concurrent", "sweep.max_failures", "sweep.dir", "sweep.budget.hours", "sweep.budget.trials"}
+"""Keys a resumed sweep may change: they say where, how fast and how far, not what comes out."""
+SCHEDULERS = {"asha": "ASHA", "median": "median stopping"}
+"""sweep.scheduler in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,19 @@ class Seeds:
 
     tuning: list[NonNegativeInt]
     reporting: list[NonNegativeInt]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """When phase 1 begins no further setting; what has begun is finished, and phase 2 runs. null: no limit.
+
+    Args:
+        hours: of wall-clock time, summed over all starts of the sweep.
+        trials: settings begun.
+    """
+
+    hours: Positive | None
+    trials: PositiveInt | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +56,15 @@ class Sweep:
         seeds: of the two phases; no seed may be in both.
         top_k: how many settings go on to phase 2.
         metric: what phase 1 selects on and phase 2 ranks by; always on val, larger is better.
+        minimize: a second aim. With `seconds` (a run's, mean over the seeds), phase 2 takes its settings from the
+            Pareto fronts of phase 1, and Optuna searches for both.
         search: how settings are chosen. `optuna` is TPE.
-        scheduler: `asha` stops settings of phase 1 that lag behind others at equal tasks done.
+        scheduler: `asha` and `median` stop settings of phase 1 that lag behind others at equal tasks done.
+        budget: how far phase 1 goes at most.
+        patience: phase 1 begins no further setting once its best `top_k` have been the same for so many completed
+            settings in a row; null is never.
+        warm_start: folders of earlier sweeps over the same keys: their best `top_k` settings are tried first (and
+            count among `num_samples`), and Optuna is told their scores.
         max_concurrent: trials at a time; null is as many as fit.
         max_failures: how often in a row a trial that broke off is started again without having got further.
         seed: of the search.
@@ -57,8 +79,12 @@ class Sweep:
     seeds: Seeds
     top_k: PositiveInt
     metric: Literal["val_average_incremental", "val_macro", "val_micro"]
+    minimize: Literal["seconds"] | None
     search: Literal["random", "grid", "optuna"]
-    scheduler: Literal["none", "asha"]
+    scheduler: Literal["none", "asha", "median"]
+    budget: Budget
+    patience: PositiveInt | None
+    warm_start: list[str]
     max_concurrent: PositiveInt | None
     max_failures: NonNegativeInt
     seed: NonNegativeInt
@@ -138,7 +164,7 @@ class Definition:
     @property
     def shared_data(self) -> Path:
         """Where its runs share the data, unless `share_data` names a place; removed when the sweep ends or stops."""
-        return (self.folder if self.sweep.storage is None else self.runs) / ".data"
+        return (Path(self.sweep.dir or "") if self.sweep.storage is None else self.runs) / ".data"
 
     @property
     def name(self) -> str:
@@ -291,14 +317,20 @@ def _checked(sections: Mapping[str, Any]) -> tuple[Sweep, Resources, Cluster]:
             raise UserError(f"{key}={ccsi.config.shown(sections.get(key))}: expected {key}.<key>=…; see --help.")
     if not isinstance(sections["sweep"].get("seeds"), Mapping):
         raise UserError("sweep.seeds: expected sweep.seeds.tuning=[…] and sweep.seeds.reporting=[…].")
-    sweep, seeds = dict(sections["sweep"]), dict(sections["sweep"]["seeds"])
+    if not isinstance(sections["sweep"].get("budget"), Mapping):
+        raise UserError("sweep.budget: expected sweep.budget.hours=… or sweep.budget.trials=….")
+    sweep, seeds, budget = (
+        dict(part) for part in (sections["sweep"], *map(sections["sweep"].get, ("seeds", "budget")))
+    )
+    parts = {"seeds": {**seeds, "_target_": f"{here}.Seeds"}, "budget": {**budget, "_target_": f"{here}.Budget"}}
     nodes = {
-        "sweep": {**sweep, "_target_": f"{here}.Sweep", "seeds": {**seeds, "_target_": f"{here}.Seeds"}},
+        "sweep": {**sweep, "_target_": f"{here}.Sweep", **parts},
         "resources": {**sections["resources"], "_target_": f"{here}.Resources"},
         "ray": {**sections["ray"], "_target_": f"{here}.Cluster"},
     }
     ccsi.config.check({"_target_": f"{here}.sections", **nodes})
-    return Sweep(**{**sweep, "seeds": Seeds(**seeds)}), Resources(**sections["resources"]), Cluster(**sections["ray"])
+    made = Sweep(**{**sweep, "seeds": Seeds(**seeds), "budget": Budget(**budget)})
+    return made, Resources(**sections["resources"]), Cluster(**sections["ray"])
 
 
 def sections(sweep: Any, resources: Any, ray: Any) -> None:
@@ -309,8 +341,8 @@ def _is_group(key: str, values: Sequence[Any]) -> bool:
     return (ccsi.config.config_dir() / key).is_dir() and all(isinstance(value, str) for value in values)
 
 
-def read(folder: Path, check: bool = True) -> Definition:
-    """The definition an earlier call left in `folder`; see `define`.
+def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
+    """The definition an earlier call left in `folder`; see `define`. `key`: the setting that named it.
 
     Raises:
         UserError: no sweep there, or its sweep.yaml is damaged.
@@ -321,10 +353,14 @@ def read(folder: Path, check: bool = True) -> Definition:
         saved = {key: cast(dict[str, Any], record[key]) for key in ("sweep", "resources", "ray")}
         definition = define(saved, dict(record["bases"]), list(record["overrides"]), check)
         return placed(replace(definition, cwd=str(record["cwd"])), folder)  # the folder may have been moved
+    except UserError as error:
+        raise UserError(f"{key}={folder}: {error}") from error
     except FileNotFoundError:
-        raise UserError(f"resume={folder}: there is no sweep.yaml; expected the folder of an earlier sweep.") from None
+        raise UserError(f"{key}={folder}: there is no sweep.yaml; expected the folder of an earlier sweep.") from None
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"resume={folder}: sweep.yaml cannot be read ({type(error).__name__}): start anew.") from error
+        raise UserError(
+            f"{key}={folder}: sweep.yaml cannot be read ({type(error).__name__}); expected it as written."
+        ) from error
 
 
 def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
@@ -339,7 +375,7 @@ def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
     again = {override.lstrip("+~").split("=")[0] for override in overrides}
     kept = [override for override in saved.overrides if override.lstrip("+~").split("=")[0] not in again]
     asked = compose([*kept, *overrides])
-    before, after = (_flat({**d.sections, **d.bases}) for d in (saved, asked))
+    before, after = (flat({**d.sections, **d.bases}) for d in (saved, asked))
     for key in [*before, *after]:
         if key not in FREE and not same(before.get(key), after.get(key)):
             raise UserError(
@@ -349,14 +385,15 @@ def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
     return placed(replace(asked, overrides=saved.overrides, cwd=saved.cwd), folder)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree as dotted keys and their values."""
+    leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            leaves |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            leaves[f"{prefix}{key}"] = value
+    return leaves
 
 
 def placed(definition: Definition, folder: Path) -> Definition:

@@ -1,8 +1,8 @@
 """The command behind `python tune/sweep.py`: two phases (METHOD section 8), then the tables.
 
 Phase 1: one Tune trial is one *setting*, which runs its tuning seeds in turn. So a setting is suggested, pruned,
-scored and counted as a whole, ASHA compares settings at the same seed and task, and no mean is ever taken over the
-seeds that happened to survive. Phase 2: one trial is one run, (setting, reporting seed), and nothing is pruned.
+scored and counted as a whole, schedulers compare settings at the same seed and task, and no mean is ever taken over
+the seeds that happened to survive. Phase 2: one trial is one run, (setting, reporting seed), and nothing is pruned.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -23,8 +23,9 @@ from ccsi.config import build, groups_help, shown
 from ccsi.errors import UserError
 from ccsi.sweep.book import Book, BrokenOffError
 from ccsi.sweep.definition import Definition, compose, placed, read, resumed
-from ccsi.sweep.space import suggest
+from ccsi.sweep.phases import next_setting, trials
 from ccsi.sweep.trial import LIVE, execute
+from ccsi.sweep.warm import warm_start
 from ccsi.sweep.watch import say_where
 
 if TYPE_CHECKING:
@@ -41,9 +42,11 @@ A sweep: settings are searched on tuning seeds by val accuracy, the best are run
 The sweep (key=value):
   sweep.space={{KEY: {{choice|grid: [a, b, …]}}, KEY: {{uniform|loguniform|randint: [low, high]}}}}
                             any configuration key, or a group (learner: {{grid: [ccsi, finetune]}})
-  sweep.search=random|grid|optuna  sweep.num_samples=N  sweep.seed=N  sweep.scheduler=none|asha
+  sweep.search=random|grid|optuna  sweep.num_samples=N  sweep.seed=N  sweep.scheduler=none|asha|median
   sweep.seeds.tuning=[100,101]  sweep.seeds.reporting=[0,1,2]  sweep.top_k=2
-  sweep.metric=val_average_incremental|val_macro|val_micro
+  sweep.metric=val_average_incremental|val_macro|val_micro  sweep.minimize=null|seconds (both aims: Pareto fronts)
+  sweep.budget.hours=H  sweep.budget.trials=N  sweep.patience=N  (where phase 1 ends early; phase 2 always runs)
+  sweep.warm_start=[FOLDER, …]  earlier sweeps over the same keys, whose best settings are tried first
   sweep.dir=FOLDER (default sweeps/<name>)  sweep.name=NAME  sweep.max_concurrent=N  sweep.max_failures=N
   sweep.storage=URL         where runs are kept if machines share no folder: s3://bucket/folder (default: sweep.dir)
   sweep.debug=true          the first trial in this process, without Ray, for a debugger
@@ -203,7 +206,8 @@ def debug(book: Book, console: Console) -> int:
     """The first setting's first tuning seed in this process: breakpoints work, exceptions come through."""
     rehearse(book.definition)
     book.definition.runs.mkdir(parents=True, exist_ok=True)
-    number = next_suggestion(book) if not book.settings else 0
+    warm_start(book)
+    number = 0 if book.settings else next_setting(book)
     assert number is not None
     seed, run = book.runs(1, number)[0]
     result = execute(book.config(1, number, seed, run), on_task_end=lambda event: None)
@@ -215,6 +219,7 @@ def debug(book: Book, console: Console) -> int:
 def sweep(definition: Definition, console: Console) -> int:
     """Both phases and the tables; see `main` for the exit code."""
     book = Book(definition, console)
+    warm_start(book)
     console.print(f"Sweep {definition.name} in {definition.folder}", highlight=False)
     if definition.sweep.storage is not None:
         book.storage = stored(book, definition.sweep.storage)
@@ -321,49 +326,22 @@ def both_phases(book: Book, console: Console) -> None:
         keep_ray_private()
     console.print(f"Starting Ray ({shown(book.definition.ray.address or 'local')}) …", highlight=False)
     try:
-        from ccsi.sweep.schedule import TUNE, as_trial, cluster, run_trials  # seconds to import
+        from ccsi.sweep.schedule import TUNE, cluster, run_trials  # seconds to import
     except ModuleNotFoundError as error:
         raise UserError(f"a sweep needs the package {error.name}: pip install 'ccsi[sweep]'.") from error
 
-    def trials() -> Iterator[dict[str, Any] | None]:
-        sweep = book.definition.sweep
-        left = [n for n in range(len(book.settings)) if book.group(1, n) == "incomplete"]
-        book.begin("phase 1", "p1", sweep.num_samples if sweep.search == "optuna" else len(book.settings))
-        while (setting := left.pop(0) if left else next_suggestion(book)) is not None:
-            configs = [book.config(1, setting, seed, run) for seed, run in book.runs(1, setting)]
-            yield as_trial(book.trial(1, setting, 0), True, configs)
-        while not book.searched():
-            yield None
-        best = book.best()
-        if best:
-            book.begin("phase 2", "p2", len(best) * len(sweep.seeds.reporting))
-        for setting in best:
-            for seed, run in book.runs(2, setting):
-                if book.status(2, setting, seed) == "incomplete":
-                    yield as_trial(run, False, [book.config(2, setting, seed, run)])
-
+    book.take_up()
     try:
         with cluster(book.definition.ray, dashboard=book.definition.resources.workers > 1) as dashboard:
             if dashboard is not None:
                 say_where(console, dashboard)
-            run_trials(book.definition, book, trials())
+            run_trials(book.definition, book, trials(book))
     finally:  # only now nobody writes there any more
+        with contextlib.suppress(OSError):  # a full disk
+            book.lay_down()
         shutil.rmtree(book.definition.folder / TUNE, ignore_errors=True)
         if book.storage is not None:
             shutil.rmtree(book.definition.runs, ignore_errors=True)
-
-
-def next_suggestion(book: Book) -> int | None:
-    """Optuna's next suggestion, noted in the journal; None at the end, or when the settings are a list anyway."""
-    sweep = book.definition.sweep
-    if book.suggested_all:
-        return None
-    if len(book.settings) < sweep.num_samples:
-        values = suggest(book.definition.space, book.tried(), sweep.seed)
-        if values is not None:
-            return book.add(values)
-    book.search_ended()
-    return None
 
 
 def tables(book: Book, console: Console) -> int:
@@ -381,7 +359,7 @@ def tables(book: Book, console: Console) -> int:
         print(f"sweep: nothing to report: no setting completed phase {phase}{why} (see trials.csv)", file=sys.stderr)
         return 1
     write_leaderboard(book, console)
-    problem = pictures(book.definition.folder, book.definition.sweep.metric)
+    problem = pictures(book)
     if problem:
         print(f"sweep: {problem}", file=sys.stderr)
     console.print(f"Tables, best.yaml and plots: {book.definition.folder}", highlight=False, soft_wrap=True)

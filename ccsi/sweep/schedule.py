@@ -6,7 +6,6 @@ going on after kill -9 exact (Tune's own restore lags behind and may lose trials
 """
 
 import contextlib
-import json
 import logging
 import math
 import os
@@ -22,10 +21,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from ccsi.config import Config
 from ccsi.errors import UserError
 from ccsi.sweep.book import Book, BrokenOffError
 from ccsi.sweep.definition import Cluster, Definition
@@ -45,12 +42,12 @@ os.environ |= {
 }
 import ray  # it reads the variables above when it is imported
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import wrap_function
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ccsi.sweep.packing import share_of_gpu
+from ccsi.sweep.pruning import Referee
 
 ANSWER_WITHIN = 13.0
 """Seconds a Ray address has to answer."""
@@ -261,32 +258,6 @@ class Supply(Searcher):
         """Nothing."""
 
 
-class Halving(ASHAScheduler):
-    """ASHA (Li et al. 2020) that compares a trial only when it reports at a rung, and once there.
-
-    A rung is every doubling of the tasks done, as tasks are few. Ray's own takes a report between two rungs for the
-    lower one, and one that was made before for the rung below: a resumed trial, whose finished runs tell only their
-    end, would be held against others at fewer tasks. No max_t is needed: a trial ends by itself. What reports
-    nothing `compared` (phase 2) is not pruned.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            time_attr="tasks_done", metric="compared", mode="max", max_t=2**20, grace_period=1, reduction_factor=2
-        )
-        self.asked: set[tuple[str, int]] = set()
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        tasks = int(result.get("tasks_done", 0))
-        if tasks & (tasks - 1) or (trial.trial_id, tasks) in self.asked:
-            return ASHAScheduler.CONTINUE
-        self.asked.add((trial.trial_id, tasks))
-        return super().on_trial_result(tune_controller, trial, result)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Nothing: the last report was compared when it came."""
-
-
 class Events(tune.Callback):
     """Tune's events by the trial's short name, told to the journal and the progress line."""
 
@@ -302,7 +273,7 @@ class Events(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: Sequence[Any], trial: Any, result: Any, **info: Any) -> None:
         if "value" in result:
-            report = {key: result[key] for key in ("run", "task", "tasks_done", "value")}
+            report = {key: result[key] for key in ("run", "task", "tasks", "score", "tasks_done", "value")}
             self.book.reported(trial.config["name"], report)
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
@@ -337,7 +308,7 @@ class Events(tune.Callback):
 
 
 def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, Any] | None]) -> None:
-    """Run every trial of `trials` (see `as_trial`; None: nothing until one of those running ends) and keep the book.
+    """Run every trial of `trials` (see `ccsi.sweep.phases`) and keep the book.
 
     Both phases go through one Tuner, so that phase 2 finds a worker of phase 1 warm.
 
@@ -374,15 +345,6 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
             book.console.print(f"No room for a trial is left (there is: {told(nodes)}): waiting.", highlight=False)
         return at_a_time()
 
-    scheduler = None
-    if sweep.scheduler == "asha":
-        scheduler = Halving()
-        nobody: Any = None  # ASHA asks the controller nothing
-        for name, reports in book.history().items():  # what earlier calls of an interrupted sweep have seen
-            ghost: Any = SimpleNamespace(trial_id=name)
-            scheduler.on_trial_add(nobody, ghost)
-            for report in reports:
-                scheduler.on_trial_result(nobody, ghost, report | {"compared": report["value"]})
     # Workers start side by side; by default one by one, each in danger: when a trial ends, Tune gives its worker to
     # the next trial and gives up the worker still starting for that one. (It does so still, if starts differ by more
     # than a trial takes: no trial is lost then, only a place idle.)
@@ -400,7 +362,7 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=supply,
-            scheduler=scheduler,
+            scheduler=Referee(book),
             num_samples=-1,
             reuse_actors=workers == 1,
             trial_name_creator=lambda trial: trial.config["name"],
@@ -426,8 +388,3 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
             tuner.fit()
     except (OSError, tune.TuneError) as error:  # Tune wraps what our callbacks meet, but not what Supply and disk do
         raise BrokenOffError(reason(str(error))) from error
-
-
-def as_trial(name: str, prunable: bool, runs: Sequence[Config]) -> dict[str, Any]:
-    """A trial as `run_trial` wants it; the configurations as text, so that Tune looks into none of it."""
-    return {"name": name, "prunable": prunable, "runs": json.dumps(runs)}

@@ -60,6 +60,19 @@ class Dimension:
             return min(high, max(low, float(np.exp(rng.uniform(np.log(low), np.log(high))))))
         return float(rng.uniform(low, high))
 
+    def holds(self, value: Any) -> bool:
+        """Whether a value is among the candidates."""
+        if self.listed:
+            return any(same(one, value) for one in self.values)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return (whole or (isinstance(value, float) and self.kind != "randint")) and bool(
+            self.values[0] <= value <= self.values[1]
+        )
+
+    def as_drawn(self, value: Any) -> Any:
+        """A value it holds, of the type `draw` gives."""
+        return value if self.listed or self.kind == "randint" else float(value)
+
 
 def parse(space: Mapping[str, Mapping[str, Any]]) -> list[Dimension]:
     """Check the space's form (not yet whether its keys and values suit the configuration).
@@ -134,20 +147,36 @@ def sample(space: Sequence[Dimension], number: int, seed: int) -> list[Values]:
 
 @dataclass(frozen=True)
 class Tried:
-    """What Optuna is told of an earlier suggestion: `score` None while it runs, or if it failed."""
+    """What Optuna is told of a setting.
+
+    Attributes:
+        score: None while it runs, or if it failed; where it was pruned, the last one, after `tasks`.
+        seconds: of a run, if it is done.
+    """
 
     values: Values
     score: float | None
     state: str
     """`running`, `done`, `pruned` or `failed`."""
+    seconds: float | None = None
+    tasks: int = 0
 
 
-def suggest(space: Sequence[Dimension], tried: Sequence[Tried], seed: int) -> Values | None:
+def suggest(
+    space: Sequence[Dimension], tried: Sequence[Tried], seed: int, earlier: Sequence[Tried] = (), two: bool = False
+) -> Values | None:
     """Optuna's TPE suggestion number `len(tried)`; None when it only repeats what was tried.
 
     It depends on nothing but the arguments (the sampler starts afresh from `seed` and the number), so an
     interrupted search goes on with the suggestions it would have made. Bergstra et al. 2011; settings
     still running count as bad (constant liar), so that parallel suggestions differ.
+
+    Args:
+        earlier: what other sweeps found: known to Optuna, but not held to be tried here.
+        two: search for a large score and few seconds at once (Ozaki et al. 2022). Optuna knows no intermediate
+            values then: a pruned setting is told as pruned without one, which ranks it below every completed one.
+            (Its last score would flatter it, as accuracy falls from task to task; and so would its few seconds.
+            Told as failed it would be forgotten, and tried again close by.)
     """
     import optuna  # only searches that ask for it pay the second it takes to import
 
@@ -172,21 +201,24 @@ def suggest(space: Sequence[Dimension], tried: Sequence[Tried], seed: int) -> Va
             for key, value in values.items()
         }
 
+    def trial(one: Tried) -> optuna.trial.FrozenTrial:
+        last = one.score if one.state == "pruned" and not two else None
+        values: Any = [one.score, one.seconds][: 1 + two] if one.state == "done" else None
+        return optuna.trial.create_trial(
+            params=coded(one.values),
+            distributions=distributions,
+            state=state[one.state],
+            values=values,
+            intermediate_values=None if last is None else {one.tasks: last},
+        )
+
+    told = [trial(one) for one in (*earlier, *tried) if not (two and one.state == "done" and one.seconds is None)]
     known = {repr(one.values) for one in tried}
     for attempt in range(20):
         sampler_seed = int(np.random.SeedSequence([seed, len(tried), attempt]).generate_state(1)[0])
         sampler = _sampler(sampler_seed)
-        study = optuna.create_study(direction="maximize", sampler=sampler)
-        for one in tried:
-            study.add_trial(
-                optuna.trial.create_trial(
-                    params=coded(one.values),
-                    distributions=distributions,
-                    state=state[one.state],
-                    value=one.score if one.state == "done" else None,
-                    intermediate_values={0: one.score} if one.state == "pruned" and one.score is not None else None,
-                )
-            )
+        study = optuna.create_study(directions=["maximize", "minimize"] if two else ["maximize"], sampler=sampler)
+        study.add_trials(told)
         drawn = study.ask(distributions).params
         values = {d.key: d.values[drawn[d.key]] if d.listed else drawn[d.key] for d in space}
         if repr(values) not in known:

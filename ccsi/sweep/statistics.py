@@ -1,6 +1,7 @@
-"""What a table says about a group of seeds: how many, mean, standard deviation, interval."""
+"""What a table says about a group of seeds (how many, mean, standard deviation, interval); Pareto fronts."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,3 +42,22 @@ def summary(values: Sequence[float], resamples: int = 10_000, seed: int = 0) -> 
     draws = np.random.default_rng(seed).integers(data.size, size=(resamples, data.size))
     low, high = np.percentile(data[draws].mean(axis=1), [2.5, 97.5])
     return Summary(data.size, mean, float(data.std(ddof=1)), float(low), float(high))
+
+
+def fronts(scores: Sequence[float], seconds: Sequence[float]) -> list[int]:
+    """Of each point the number of its Pareto front, 0 for those no other beats in one and equals in the other.
+
+    Larger scores and fewer seconds are better; front n is what no other beats once fronts 0 to n - 1 are taken
+    away (non-dominated sorting; in two dimensions O(n log n), as only the fewest seconds of each front matter).
+    """
+    numbers, fewest = [0] * len(scores), list[float]()
+    last: tuple[tuple[float, float], int] | None = None
+    for n in sorted(range(len(scores)), key=lambda n: (-scores[n], seconds[n])):
+        point = (scores[n], seconds[n])
+        if last is not None and last[0] == point:
+            numbers[n] = last[1]  # equals do not beat each other
+            continue
+        numbers[n] = bisect_right(fewest, seconds[n])
+        fewest[numbers[n] : numbers[n] + 1] = [seconds[n]]
+        last = (point, numbers[n])
+    return numbers

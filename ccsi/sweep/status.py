@@ -70,7 +70,7 @@ class Seen(Book):
         return None
 
     def _apply(self, event: dict[str, Any]) -> None:
-        with suppress(KeyError, TypeError):
+        with suppress(KeyError, TypeError, ValueError):
             super()._apply(event)
 
 
@@ -140,16 +140,16 @@ def counts(book: Book, phase: int) -> dict[str, int]:
     """How many runs of a phase are `done`, `running`, `pruned`, `failed` or still `to do`, as far as that is known."""
     sweep = book.definition.sweep
     seeds = sweep.seeds.tuning if phase == 1 else sweep.seeds.reporting
-    settings = list(range(len(book.settings)))
+    settings = book.known()
     if phase == 2:
         settings = [n for n in settings if any(book.folder(run).exists() for _, run in book.runs(2, n))]
     statuses = [book.status(phase, n, seed) for n in settings for seed in seeds]
     running = sum(run.name.startswith(f"p{phase}") for run in open_runs(book))
     known = {name: statuses.count(name) for name in ("done", "pruned", "failed")}
     if phase == 2:
-        planned = len(seeds) * (len(book.best()) if book.searched() else sweep.top_k)
+        planned = len(seeds) * (len(book.best()) if book.decided() else sweep.top_k)
     else:
-        planned = len(seeds) * (len(book.settings) if book.suggested_all else sweep.num_samples)
+        planned = len(seeds) * (len(settings) + book.unknown())
     return {"running": running, **known, "to do": max(0, planned - sum(known.values()) - running)}
 
 
@@ -174,7 +174,7 @@ def show(book: Book, console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     done = book.complete()
-    stage = "done" if done else "phase 2" if book.searched() else "phase 1"
+    stage = "done" if done else "phase 2" if book.decided() else "phase 1"
     driver = "a driver works on it" if held else "no driver" if done else "no driver: go on with resume=<folder>"
     say(f"Sweep {definition.name} in {definition.folder}: {stage}, {driver}")
     for phase in (1, 2):

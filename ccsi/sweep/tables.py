@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from pathlib import Path
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -13,7 +13,8 @@ from rich.table import Table
 import ccsi.config
 from ccsi.checkpoint import write_atomically
 from ccsi.sweep.book import Book
-from ccsi.sweep.statistics import Summary, summary
+from ccsi.sweep.definition import SCHEDULERS
+from ccsi.sweep.statistics import Summary, fronts, summary
 from ccsi.sweep.trial import LIVE
 
 FIGURES = {
@@ -47,7 +48,8 @@ def leaderboard(book: Book) -> list[dict[str, Any]]:
     """The settings of phase 2, best first: by their mean val metric over the reporting seeds, never by test.
 
     Each has `rank` (None while its seeds are not complete: nothing is averaged then), `setting`, `status`,
-    `n` of `seeds` runs, `config/…`, and for complete ones `<split>_<figure>_mean|std|low|high`.
+    `n` of `seeds` runs, `config/…`, and for complete ones `<split>_<figure>_mean|std|low|high`, `seconds_mean|std` of
+    a run and, with `sweep.minimize`, `front`: whether no other row beats its val metric and seconds both.
     """
     if not book.searched():
         return []
@@ -69,8 +71,15 @@ def leaderboard(book: Book) -> list[dict[str, Any]]:
                     if len(values) == len(runs):
                         s = summary(values)
                         row |= {f"{split}_{name}_{part}": getattr(s, part) for part in ("mean", "std", "low", "high")}
+            s = summary(book.seconds(2, setting), resamples=1)
+            row |= {"seconds_mean": s.mean, "seconds_std": s.std}
         rows.append(row)
     key = f"val_{LIVE[book.definition.sweep.metric]}_mean"
+    if book.definition.sweep.minimize:
+        done = [row for row in rows if row["status"] == "done"]
+        numbers = fronts([row[key] for row in done], [row["seconds_mean"] for row in done])
+        for row, front in zip(done, numbers, strict=True):
+            row["front"] = front == 0
     rows.sort(key=lambda row: (row["status"] != "done", -row.get(key, 0.0), row["setting"]))
     for number, row in enumerate(rows, 1):
         row["rank"] = number if row["status"] == "done" else None
@@ -79,15 +88,29 @@ def leaderboard(book: Book) -> list[dict[str, Any]]:
 
 def protocol(book: Book) -> str:
     """Where the leaderboard's numbers come from, in words."""
-    sweep, known = book.definition.sweep, len(book.settings)
-    statuses = [book.group(1, n) for n in range(known)]
-    ends = ", ".join(f"{statuses.count(s)} {s}" for s in ("pruned", "failed", "incomplete") if s in statuses)
+    sweep, known = book.definition.sweep, book.known()
+    statuses = Counter(book.group(1, n) for n in known)
+    limit = book.exhausted() if len(known) < book.planned_settings() else ""
+    notes = [f"{sweep.search} search" + (f", {SCHEDULERS[sweep.scheduler]}" if sweep.scheduler != "none" else "")]
+    notes += [f"ended by {limit}"] if limit else []
+    if book.earlier["folders"]:
+        tried, told = len(book.first()), f", {len(book.earlier['tried'])} scores told to Optuna"
+        where = ", ".join(book.earlier["folders"])
+        notes.append(f"warm start from {where}: {tried} tried first{told if sweep.search == 'optuna' else ''}")
+    if statuses["pruned"]:
+        ends = Counter(book.pruned(n) for n in known if book.group(1, n) == "pruned").most_common()
+        notes.append(f"{statuses['pruned']} pruned ({', '.join(f'{count} {end}' for end, count in ends)})")
+    notes += [f"{statuses[status]} {status}" for status in ("failed", "incomplete") if statuses[status]]
+    how = f"by mean {sweep.metric}"
+    if sweep.minimize:
+        how = f"from the Pareto fronts of mean {sweep.metric} (best first) and mean {sweep.minimize} of a run"
     return (
-        f"Phase 1: {known} settings ({sweep.search} search{', ASHA' if sweep.scheduler == 'asha' else ''}"
-        f"{'; ' + ends if ends else ''}) on tuning seeds {sweep.seeds.tuning}, chosen by mean {sweep.metric}; "
-        f"test not read. Phase 2: the best {len(book.best())} on fresh reporting seeds {sweep.seeds.reporting}, "
+        f"Phase 1: {len(known)}{f' of {book.planned_settings()}' if limit else ''} settings ({'; '.join(notes)}) on "
+        f"tuning seeds {sweep.seeds.tuning}, chosen {how}; test not read. "
+        f"Phase 2: the best {len(book.best())} on fresh reporting seeds {sweep.seeds.reporting}, "
         f"nothing pruned, ranked by mean {sweep.metric}. All figures are phase 2's: mean ± standard deviation over "
         "seeds, [95 % bootstrap interval of the mean], in %."
+        + (" Front: no other row has both a better val metric and fewer seconds." if sweep.minimize else "")
     )
 
 
@@ -100,9 +123,13 @@ def write_leaderboard(book: Book, console: Console) -> None:
     heads = ["rank", "setting", "protocol", *keys, "n"] + [
         f"{split} {name}" for name in FIGURES.values() for split in ("test", "val")
     ]
-    lines = [[cell.replace("\n", " ") for cell in line] for line in (_cells(row, keys) for row in rows)]
+    aims = ["seconds"] if book.definition.sweep.minimize else []
+    heads += aims
+    lines = [[cell.replace("\n", " ") for cell in _cells(row, keys, aims)] for row in rows]
     text = [f"# {book.definition.name}", "", protocol(book), "", " | ".join(["", *heads, ""]).strip()]
     text += ["|" + "---|" * len(heads), *(" | ".join(["", *line, ""]).strip() for line in lines)]
+    pruned = [f"- c{n:02d}: pruned {end}" for n in book.known() if (end := book.pruned(n))]
+    text += ["", *pruned] if pruned else []
     text += ["", "`best.yaml` is the first row's configuration: `python -m ccsi best.yaml`.", ""]
     write_atomically(folder / "leaderboard.md", "\n".join(text).encode())
     if rows and rows[0]["status"] == "done":
@@ -115,7 +142,7 @@ def write_leaderboard(book: Book, console: Console) -> None:
     for n in kept:
         table.add_column(heads[n].replace(" ", "\n", 1))
     for line in lines:
-        table.add_row(*(line[n].replace(" [", "\n[").replace("[", "\\[") for n in kept))
+        table.add_row(*(line[n].replace(" [", "\n[").replace(" (", "\n(").replace("[", "\\[") for n in kept))
     console.print(table)
     for row in rows:
         values = " ".join(f"{key}={_short(row[f'config/{key}'])}" for key in keys)
@@ -140,12 +167,15 @@ def best_yaml(book: Book, setting: int) -> str:
     return head + ccsi.config.to_yaml(config)
 
 
-def _cells(row: dict[str, Any], keys: list[str]) -> list[str]:
+def _cells(row: dict[str, Any], keys: list[str], aims: list[str]) -> list[str]:
     settings = [row["protocol"] or "-", *(_short(row[f"config/{key}"]) for key in keys)]
     if row["status"] != "done":
         state = f"{row['n']} of {row['seeds']}, {row['status']}"
-        return ["-", row["setting"], *settings, state, *["-"] * (2 * len(FIGURES))]
+        return ["-", row["setting"], *settings, state, *["-"] * (2 * len(FIGURES) + len(aims))]
     figures = [_figure(row, f"{split}_{name}") for name in FIGURES for split in ("test", "val")]
+    if aims:
+        spread = "" if math.isnan(row["seconds_std"]) else f" ± {row['seconds_std']:.1f}"
+        figures.append(f"{row['seconds_mean']:.1f}{spread}{' (front)' if row['front'] else ''}")
     return [str(row["rank"]), row["setting"], *settings, str(row["n"]), *figures]
 
 
@@ -160,12 +190,13 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else ccsi.config.shown(value)
 
 
-def pictures(folder: Path, metric: str) -> str:
+def pictures(book: Book) -> str:
     """Draw the sweep's plots; returns what went wrong, if anything: a picture must not cost a sweep its tables."""
     try:
         from ccsi.report.sweep import draw_sweep
 
-        draw_sweep(folder, LIVE[metric])
+        sweep = book.definition.sweep
+        draw_sweep(book.definition.folder, LIVE[sweep.metric], sweep.minimize)
     except Exception as error:
         return f"plots were not drawn ({type(error).__name__}: {error})"
     return ""

@@ -91,21 +91,22 @@ class Report:
         """After a task; None after the last, which is told when result.json is there: any report may be the end."""
         if event.task + 1 == event.tasks:
             return None
-        return self.of(event.task + 1, event.figures[self.metric])
+        return self.of(event.task + 1, event.tasks, event.figures[self.metric])
 
-    def of(self, task: int, value: float) -> dict[str, Any]:
-        """After `task` tasks (1-based), with the run's own value."""
-        mean = (sum(self.values) + value) / (len(self.values) + 1)
-        told = {"run": self.run, "task": task, "tasks_done": self.done + task, "value": mean}
+    def of(self, task: int, tasks: int, score: float) -> dict[str, Any]:
+        """After `task` (1-based) of `tasks`, with the run's own value of the metric."""
+        mean = (sum(self.values) + score) / (len(self.values) + 1)
+        told = {"run": self.run, "task": task, "tasks": tasks, "score": score}
+        told |= {"tasks_done": self.done + task, "value": mean}
         return told | ({"compared": mean} if self.compared else {})
 
 
 def run_trial(trial: Mapping[str, Any], place: Place, metric: str) -> None:
     """A Tune trial: the runs of one setting, one after another, told to Tune after every task.
 
-    Each report holds `tasks_done` (counted over the seeds of the trial, so that ASHA compares settings at the
-    same seed and task) and `value`, the mean over the seeds so far. A mistake in the configuration is
-    reported as `error` and not raised: trying again would not mend it.
+    Each report holds the run's `task` of `tasks` and `score`; `tasks_done` (counted over the seeds of the trial, so
+    that schedulers compare settings at the same seed and task) and `value`, the mean over the seeds so far. A mistake
+    in the configuration is reported as `error` and not raised: trying again would not mend it.
 
     Args:
         trial: `name`; `prunable`: whether a scheduler may stop it; `runs`: JSON of its runs' configurations.
@@ -145,7 +146,7 @@ def run_trial(trial: Mapping[str, Any], place: Place, metric: str) -> None:
             tune.report({"tasks_done": done, "error": reason(problem), "text": problem})
             return
         value = float(result["val"][LIVE[metric]])
-        tune.report(report.of(tasks_of(result), value))
+        tune.report(report.of(tasks_of(result), tasks_of(result), value))
         values.append(value)
         done += tasks_of(result)
 

@@ -82,7 +82,9 @@ def test_scores_over_each_swept_key(sweep: Path, drawn: dict[str, Figure]) -> No
     points = np.asarray(rate.collections[0].get_offsets())
     expected = {(SETTINGS[s][1], round(100 * LEVEL[s] + seed, 6)) for s in SETTINGS for seed in (0, 2)}
     assert {(float(x), round(float(y), 6)) for x, y in points} == expected  # no seed of p and f
-    assert "6 trials; 4 of settings not done on every seed" in fig.get_suptitle()
+    caption = " ".join(fig.get_suptitle().split())
+    assert "6 trials" in caption
+    assert "settings not shown: 1 pruned after 3 tasks, 1 not done on every seed" in caption  # 2 + 1 tasks
     assert fig.get_supylabel() == "average incremental accuracy, val (%)"
     means = dict(np.asarray(init.lines[0].get_xydata()).tolist())
     assert means == pytest.approx({0: 61, 1: 41})  # mean: a; noise: b and c
@@ -95,8 +97,8 @@ def test_curves_of_the_reported_settings(sweep: Path, drawn: dict[str, Figure]) 
     finals = [float(np.asarray(line.get_ydata())[-1]) for line in ax.lines]
     assert finals == pytest.approx([36, 56, 66])  # best on val first: c, b, a
     label = str(ax.lines[-1].get_label()).replace("\n", " ")
-    spread = statistics.stdev([65, 66, 67])
-    assert label == f"λ distillation = 5, learning rate = 0.1, init = mean: 66.0 ± {spread:.1f}"
+    spread = f"66.0 ± {statistics.stdev([65, 66, 67]):.1f}".replace(" ", "\N{NO-BREAK SPACE}")
+    assert label == f"λ distillation = 5, learning rate = 0.1, init = mean: {spread}"
     band = np.asarray(ax.collections[-1].get_paths()[0].vertices)
     assert {round(float(y), 6) for x, y in band if x == 2} == {65, 67}
     assert "test" in ax.get_ylabel()
@@ -110,6 +112,22 @@ def test_the_sweeps_own_metric_is_drawn_and_ranks(sweep: Path, drawn: dict[str, 
     assert drawn["swept_keys.png"].get_supylabel() == "final accuracy macro, val (%)"
     lines = drawn["top_settings.png"].axes[0].lines
     assert [float(np.asarray(line.get_ydata())[-1]) for line in lines] == pytest.approx([66, 56, 36])  # a, b, c
+
+
+def test_the_pareto_front_of_two_aims(sweep: Path, drawn: dict[str, Figure]) -> None:
+    with (sweep / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    seconds = {"a": 9.0, "b": 4.0, "c": 5.0}  # c is slower than b and worse
+    write_trials(sweep, [row | {"seconds": seconds.get(row["setting"], 1.0) + int(row["seed"])} for row in rows])
+    assert "front.png" in [path.name for path in draw_sweep(sweep, minimize="seconds")]
+    ax = drawn["front.png"].axes[0]
+    points = np.asarray(ax.collections[0].get_offsets()).tolist()
+    assert sorted(points) == [
+        pytest.approx(p) for p in ([5.0, 51.0], [6.0, 31.0], [10.0, 61.0])
+    ]  # means over seeds 0, 2
+    assert np.asarray(ax.lines[0].get_xydata()).tolist() == [pytest.approx(p) for p in ([5.0, 51.0], [10.0, 61.0])]
+    assert [text.get_text() for text in ax.texts] == ["b", "a"]
+    assert ax.get_xlabel() == "seconds of a run"
 
 
 def test_a_setting_that_lacks_a_seed_is_not_averaged(tmp_path: Path, drawn: dict[str, Figure]) -> None:

@@ -28,7 +28,7 @@ def run(
     """Learn nothing in `tasks` steps of `wait` seconds; val accuracy is `quality` + seed / 1000.
 
     fault: `none`; `user`, `crash` (always); `once` (an exception in the second task, the first time);
-    `worst` (crash if quality < 0.5).
+    `worst` (crash if quality < 0.5); `hang` (learns nothing, and hangs in the third task).
     """
     assert run_dir is not None
     folder = Path(run_dir)
@@ -41,13 +41,13 @@ def run(
     history = json.loads(state.read_text()) if state.exists() else []
     with (folder / "starts.txt").open("a") as file:
         file.write(f"{os.getpid()} {len(history)}\n")
-    value = quality + seed / 1000
+    value = 0.0 if fault == "hang" else quality + seed / 1000
     if watch is not None:
         watch.start(RunStart("standin", folder, {}, (("0",),) * tasks))
     while len(history) < tasks:
         if watch is not None:
             watch.progress(Progress(len(history), "training", 1, 2, {"loss": 1.0}))
-        time.sleep(wait)
+        time.sleep(1000 if fault == "hang" and len(history) == 2 else wait)
         if fault == "once" and len(history) == 1 and not (folder / "fell").exists():
             (folder / "fell").touch()
             raise OSError("the disk hiccuped")

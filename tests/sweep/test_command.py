@@ -34,7 +34,16 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_names_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for key in ("sweep.space", "sweep.top_k", "sweep.scheduler", "resources.gpu", "ray.address", "resume=", "learner "):
+    for key in (
+        "sweep.space",
+        "sweep.top_k",
+        "sweep.scheduler",
+        "sweep.warm_start",
+        "resources.gpu",
+        "ray.address",
+        "resume=",
+        "learner ",
+    ):
         assert key in shown
 
 
@@ -122,7 +131,14 @@ def test_a_sweep_goes_on_where_it_was_typed_or_not_at_all(
 
 
 def test_bad_input_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for bad in ("sweep.top_k=0", "sweep.tpo_k=1", "learner.w_idc=-1", "ray.address=nowhere", "resume=nowhere"):
+    for bad in (
+        "sweep.warm_start=[nowhere]",
+        "sweep.top_k=0",
+        "sweep.tpo_k=1",
+        "learner.w_idc=-1",
+        "ray.address=nowhere",
+        "resume=nowhere",
+    ):
         assert bad.split("=")[0] in refused([bad, "sweep.dir=s"], capsys)
         assert not (tmp_path / "s").exists()
 
@@ -224,7 +240,7 @@ def test_the_files_hold_every_run_and_read_back(tmp_path: Path) -> None:
     assert "| 1 | c00 | data-free | 0.3 | 2 |" in (tmp_path / "s/leaderboard.md").read_text()
     text = (tmp_path / "s/leaderboard.md").read_text()
     assert "Phase 1: 4 settings" in text
-    assert "1 pruned, 1 failed" in text
+    assert "1 pruned (1 after task 1 of seed 11); 1 failed" in text
     assert "20.0 ± 14.1 [10.0, 30.0]" in text
     best = yaml.safe_load((tmp_path / "s/best.yaml").read_text())
     assert (best["quality"], best["seed"], best["run_dir"], best["evaluate_test"]) == (0.3, 0, None, True)
@@ -249,14 +265,13 @@ def test_an_incomplete_group_is_named_and_not_averaged(tmp_path: Path, capsys: p
 
 def test_a_failed_trial_is_tried_again_by_a_resumed_sweep_and_a_pruned_one_is_not(tmp_path: Path) -> None:
     filled(tmp_path / "s")
-    again = Book(
-        placed(compose([*STANDIN, SPACE, "sweep.search=grid", "sweep.seeds.tuning=[10,11]"]), tmp_path / "s"), Console()
-    )
+    seeds = ["sweep.seeds.tuning=[10,11]", "sweep.seeds.reporting=[0,1]"]
+    again = Book(placed(compose([*STANDIN, SPACE, "sweep.search=grid", *seeds]), tmp_path / "s"), Console())
     assert [again.group(1, n) for n in range(4)] == ["done", "pruned", "done", "incomplete"]
     assert not again.searched()
     assert list(again.history()) == ["p1-c01"]
     second = [row["trial"] for row in again.rows() if row["phase"] == 2]  # what is finished stays in the table
-    assert second == ["p2-c00-s0", "p2-c00-s1", "p2-c02-s0", "p2-c02-s1"]
+    assert second == ["p2-c02-s0", "p2-c02-s1", "p2-c00-s0", "p2-c00-s1"]  # c02 is among the best whatever c03 does
 
 
 def test_that_the_first_trial_runs_is_told_at_once_and_the_rest_every_ten_seconds(tmp_path: Path) -> None:

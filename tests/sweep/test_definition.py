@@ -30,6 +30,13 @@ def test_the_shipped_sweep_is_valid_and_its_runs_are() -> None:
         ("sweep.num_samples=0", "sweep.num_samples=0: expected a whole number >= 1"),
         ("sweep.num_samples=2.5", "sweep.num_samples=2.5"),
         ("sweep.top_k=-1", "sweep.top_k=-1"),
+        ("sweep.budget.hours=0", "sweep.budget.hours=0: expected a number > 0"),
+        ("sweep.budget.trials=1.5", "sweep.budget.trials=1.5: expected a whole number >= 1"),
+        ("sweep.budget=3", "sweep.budget: expected sweep.budget.hours=… or sweep.budget.trials=…"),
+        ("sweep.patience=0", "sweep.patience=0: expected a whole number >= 1"),
+        ("sweep.minimize=bytes", "sweep.minimize=bytes: expected"),
+        ("sweep.warm_start=old", "sweep.warm_start=old: expected"),
+        ("sweep.scheduler=pbt", "sweep.scheduler=pbt: expected one of none, asha, median"),
         ("sweep.search=bayes", "sweep.search=bayes: expected one of random, grid, optuna"),
         ("sweep.metric=test_macro", "sweep.metric=test_macro: expected one of val_average_incremental"),
         ("sweep.numsamples=3", "sweep.numsamples is not a setting; did you mean sweep.num_samples"),
@@ -133,10 +140,12 @@ def test_a_resumed_sweep_refuses_a_changed_definition(tmp_path: Path, override: 
     assert key in str(caught.value)
 
 
-def test_a_resumed_sweep_may_change_where_it_runs(tmp_path: Path) -> None:
+def test_a_resumed_sweep_may_change_where_it_runs_and_how_far(tmp_path: Path) -> None:
     definition = kept(tmp_path, ["training.lr=0.02", "sweep.dir=elsewhere"])
     assert resumed(tmp_path, []) == definition
-    again = resumed(tmp_path, ["training.lr=0.02", "ray.num_cpus=1", "sweep.max_concurrent=1", "sweep.dir=elsewhere"])
+    far = ["sweep.budget.trials=3", "sweep.budget.hours=0.5"]
+    again = resumed(tmp_path, [*far, "ray.num_cpus=1", "sweep.max_concurrent=1", "sweep.dir=elsewhere"])
+    assert (again.sweep.budget.trials, again.sweep.budget.hours) == (3, 0.5)
     assert (again.ray.num_cpus, again.sweep.max_concurrent) == (1, 1)
     assert again.bases == definition.bases
 

@@ -105,6 +105,20 @@ def test_asha_prunes_whole_settings_which_optuna_suggested(start: Start, tmp_pat
     assert all(statuses[setting] == "done" for setting in second["setting"])
 
 
+def test_a_straggler_nobody_needs_is_not_waited_for(start: Start, tmp_path: Path) -> None:
+    sweep = start(
+        *STANDIN, "tasks=4", "sweep.space={fault: {grid: [none, hang]}}", "sweep.search=grid", "sweep.top_k=1",
+        "sweep.seeds.reporting=[0]", f"sweep.dir={tmp_path / 's'}",
+    )  # fmt: skip
+    assert sweep.wait() == 0, sweep.said  # it hangs for 1,000 s
+    assert sweep.gone()
+    table = pd.read_csv(tmp_path / "s/trials.csv").set_index("trial")
+    assert list(table["status"]) == ["done", "pruned", "done"]
+    sentence = "as it could no longer reach the best 1 after task 2 of seed 100"
+    assert table.loc["p1-c01-s100", "pruned"] == sentence
+    assert sentence in " ".join(sweep.said.split())
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT])  # SIGTERM goes the same way
 def test_ray_keeps_to_this_machine_and_ctrl_c_stops_it_cleanly_and_says_how_to_go_on(
     start: Start, tmp_path: Path, signum: int

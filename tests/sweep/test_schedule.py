@@ -18,7 +18,8 @@ from ccsi.sweep import main as command
 from ccsi.sweep import schedule
 from ccsi.sweep.book import Book
 from ccsi.sweep.definition import compose, placed
-from ccsi.sweep.schedule import Events, Halving, Supply
+from ccsi.sweep.pruning import Halving
+from ccsi.sweep.schedule import Events, Supply
 from ccsi.sweep.trial import WORKER_DIED
 
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]

@@ -119,3 +119,39 @@ def test_tpe_stops_when_a_small_space_is_exhausted() -> None:
     both = [Tried({"a": 1}, None, "running")]
     assert suggest(space, both, 0) == {"a": 2}
     assert suggest(space, [Tried({"a": 1}, 0.3, "pruned")], 0) == {"a": 2}
+
+
+def test_two_aims_are_searched_at_once_and_what_was_pruned_is_told_as_bad() -> None:
+    space = parse({"w": {"uniform": [0, 1]}})
+    tried: list[Tried] = []
+    for _ in range(40):  # accuracy min(w, 0.6), seconds w: the front is w <= 0.6; what lies above is pruned
+        values = suggest(space, tried, 3, two=True)
+        assert values is not None
+        w = values["w"]
+        tried.append(Tried(values, 0.99, "pruned", tasks=1) if w > 0.6 else Tried(values, w, "done", w))
+    assert sum(one.state == "pruned" for one in tried[20:]) <= 4  # of 20; at random 8, with a standard error of 2.2
+    assert suggest(space, tried[:12], 3, two=True) == tried[12].values
+
+
+def test_earlier_scores_lead_the_search_but_do_not_count_as_tried() -> None:
+    space = parse({"w": {"uniform": [0, 1]}})
+    earlier = [Tried({"w": n / 40}, -abs(n / 40 - 0.8), "done") for n in range(40)]
+    led = [suggest(space, [], seed, earlier) or {"w": 9.0} for seed in range(20)]
+    assert sum(abs(values["w"] - 0.8) for values in led) / 20 < 0.2  # at random: 0.34, with a standard error of 0.05
+    small = parse({"a": {"choice": [1, 2]}})
+    known = [Tried({"a": 1}, 0.1, "done"), Tried({"a": 2}, 0.2, "done")]
+    first = suggest(small, [], 0, known)
+    assert first is not None
+    second = suggest(small, [Tried(first, 0.3, "done")], 0, known)
+    assert second is not None
+    assert {first["a"], second["a"]} == {1, 2}
+
+
+def test_what_a_dimension_holds() -> None:
+    kinds = {"a": {"choice": [1, None]}, "b": {"randint": [1, 3]}, "c": {"loguniform": [0.1, 2]}}
+    a, b, c = parse(kinds)
+    assert [a.holds(v) for v in (1, 1.0, True, None, 2)] == [True, False, False, True, False]
+    assert [b.holds(v) for v in (1, 3, 4, 2.0, True)] == [True, True, False, False, False]
+    assert [c.holds(v) for v in (0.1, 1, 2.5, True, "x", None)] == [True, True, False, False, False, False]
+    assert repr(c.as_drawn(1)) == "1.0"
+    assert repr(b.as_drawn(1)) == "1"

@@ -1,0 +1,475 @@
+"""Both phases as they are scheduled, with made-up trials and without starting Ray (see driver.py)."""
+
+import io
+import json
+import shutil
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+pytest.importorskip("ray")
+from driver import drive, finish
+
+from ccsi.errors import UserError
+from ccsi.sweep import phases
+from ccsi.sweep.book import Book
+from ccsi.sweep.definition import Definition, compose, placed, resumed
+from ccsi.sweep.pruning import Median
+from ccsi.sweep.space import Tried
+from ccsi.sweep.tables import leaderboard, protocol, write_leaderboard, write_trials
+from ccsi.sweep.warm import warm_start
+
+STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=1.0", "+tasks=2", "+fault=none"]
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
+
+
+@cache
+def composed() -> Definition:
+    return compose(STANDIN)
+
+
+def opened(folder: Path, waits: Sequence[float] = (), **changes: Any) -> Book:
+    """A book in `folder`, made if need be. `changes`: of `sweep`. `waits`: seconds a task of each setting takes.
+
+    The runs' configurations hold what made-up trials need: whole ones take 12 ms each to put together.
+    """
+    definition = replace(composed(), sweep=replace(composed().sweep, **changes), cwd=str(Path.cwd()))
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    book = Book(placed(definition, folder), QUIET)
+
+    def config(phase: int, setting: int, seed: int, run: str) -> dict[str, Any]:
+        wait = float(waits[setting]) if len(waits) else 1.0
+        return book.settings[setting] | {"seed": seed, "run_dir": str(book.folder(run)), "wait": wait}
+
+    book.config = config  # type: ignore[method-assign]
+    return book
+
+
+def grid(number: int) -> dict[str, Any]:
+    """A space of `number` settings, tried in order."""
+    return {"space": {"quality": {"grid": [n / 100 for n in range(number)]}}, "search": "grid"}
+
+
+def second(folder: Path) -> set[str]:
+    """The settings that have been run in phase 2."""
+    return {path.name.split("-")[1] for path in (folder / "runs").glob("p2-*")}
+
+
+# Nothing that is done early changes who is chosen.
+
+
+class World:
+    """Made-up accuracies, coarse so that settings tie, with unequal seconds; some configurations are at fault."""
+
+    def __init__(self, seed: int, number: int, faults: float) -> None:
+        rng = np.random.default_rng(seed)
+        self.tasks = int(rng.integers(1, 5))
+        self.accuracy = rng.integers(0, 3, (number, 2, self.tasks)) / 2
+        self.waits = rng.choice([1, 1, 2, 30], number)
+        self.at_fault = rng.random(number) < faults
+
+    def learn(self, config: dict[str, Any], phase: int) -> Sequence[float]:
+        n = round(100 * config["quality"])
+        return [] if self.at_fault[n] and phase == 1 else self.accuracy[n, config["seed"] % 2].tolist()
+
+    def score(self, n: int, seeds: Sequence[int], metric: str) -> float:
+        return statistics.fmean(
+            statistics.fmean(row) if metric == "val_average_incremental" else row[-1]
+            for row in (self.accuracy[n, seed % 2] for seed in seeds)
+        )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32), number=st.integers(1, 9), top_k=st.integers(1, 4), workers=st.integers(1, 5),
+    metric=st.sampled_from(["val_average_incremental", "val_macro"]), tuning=st.sampled_from([[10], [10, 11]]),
+    search=st.sampled_from(["grid", "optuna"]), killed=st.lists(st.integers(1, 12), max_size=2),
+)  # fmt: skip
+def test_whoever_is_not_waited_for_the_chosen_are_those_of_waiting_for_all(
+    seed: int, number: int, top_k: int, workers: int, metric: str, tuning: list[int], search: str, killed: list[int]
+) -> None:
+    world = World(seed, number, 0.0 if killed else 0.15)  # what failed is tried again by a sweep that goes on
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(phases, "suggest", lambda space, tried, *rest: {"quality": len(tried) / 100})
+        more = grid(number) | {"search": search, "num_samples": number, "top_k": top_k, "metric": metric}
+        more["seeds"] = replace(composed().sweep.seeds, tuning=tuning, reporting=[0])
+        for events in [*killed, 10**9]:
+            book = opened(Path(folder), world.waits, **more)
+            drive(book, world.learn, workers, events)
+        assert book.complete()
+        valid = [n for n in range(number) if not world.at_fault[n]]
+        scores = {n: world.score(n, tuning, metric) for n in valid}
+        expected = sorted(valid, key=lambda n: (-scores[n], n))[:top_k]
+        assert book.best() == expected
+        assert book.chosen() == expected
+        assert second(Path(folder)) == {f"c{n:02d}" for n in expected}  # nothing else was ever begun
+        ends = [book.group(1, n) for n in range(number)]
+        assert all((end == "failed") == bool(world.at_fault[n]) for n, end in enumerate(ends))
+        assert set(ends) <= {"done", "failed", "pruned"}
+        assert not any(ends[n] == "pruned" for n in expected)
+        again = opened(Path(folder), **more)
+        assert again.best() == expected  # and the files say the same
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), top_k=st.integers(1, 3), scheduler=st.sampled_from(["asha", "median"]))
+def test_nor_does_it_change_what_a_scheduler_sees(seed: int, top_k: int, scheduler: str) -> None:
+    world, more = World(seed, 8, 0.1), grid(8) | {"top_k": top_k, "scheduler": scheduler}
+    chosen = []
+    for patient in (False, True):
+        with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+            if patient:
+                patch.setattr(Book, "hopeless", lambda self: set())
+                patch.setattr(Book, "chosen", lambda self: self.best() if self.searched() else [])
+            book = opened(Path(folder), world.waits, **more)
+            assert drive(book, world.learn, workers=99)  # none waits for a place, so that both sweeps run alike
+            chosen.append(book.best())
+            assert second(Path(folder)) == {f"c{n:02d}" for n in book.best()}
+    assert chosen[0] == chosen[1]
+
+
+def test_phase_2_starts_while_a_straggler_runs_and_the_straggler_is_stopped(tmp_path: Path) -> None:
+    def learn(config: dict[str, Any], phase: int) -> list[float]:
+        return [config["quality"], 0.5, 0.5, 0.5]
+
+    more = {"space": {"quality": {"grid": [0.9, 0.8, 0.1]}}, "search": "grid", "top_k": 1}
+    book = opened(tmp_path / "s", [1, 1, 50], **more)
+    assert drive(book, learn, workers=3)
+    # After task 1 (0.1) the straggler's bound is (0.1 + 3) / 4 = 0.775 and the best has 0.6: after task 2 it is 0.65;
+    # after task 3, (0.1 + 0.5 + 0.5 + 1) / 4 = 0.525. Only then is c00 certain.
+    assert [book.group(1, n) for n in range(3)] == ["done", "done", "pruned"]
+    assert book.pruned(2) == "as it could no longer reach the best 1 after task 3 of seed 100"
+    assert book.complete()
+    table = write_trials(book).set_index("trial")
+    assert table.loc["p1-c02-s100", "tasks_done"] == 3
+    assert table.loc["p1-c02-s100", "pruned"] == book.pruned(2)
+
+
+@pytest.mark.parametrize("search", ["optuna", "grid"])
+def test_settings_not_yet_begun_can_be_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: str) -> None:
+    qualities = [0.9, 0.8, 0.95]
+    monkeypatch.setattr(phases, "suggest", lambda space, tried, *rest: {"quality": qualities[len(tried)]})
+    more = {"space": {"quality": {"grid": qualities}}, "search": search, "num_samples": 3, "top_k": 2}
+    assert not drive(opened(tmp_path / "s", **more), constant, workers=1, events_left=4)  # killed after c00 and c01
+    book = opened(tmp_path / "s", **more)
+    assert (book.best(), book.chosen()) == ([0, 1], [0])
+    assert drive(book, constant, workers=1)
+    assert book.chosen() == [2, 0]
+    assert second(tmp_path / "s") == {"c00", "c02"}
+
+
+def test_with_a_scheduler_nobody_is_stopped_while_another_may_still_come_in(tmp_path: Path) -> None:
+    for scheduler, hopeless in (("none", {1}), ("asha", set()), ("median", set())):
+        book = opened(tmp_path / scheduler, **grid(3), scheduler=scheduler, top_k=1)
+        for n in range(3):
+            book.start(n)
+        finish(book.folder("p1-c00-s100"), 0.9)
+        book.ended("p1-c00", None)
+        for n, score in ((1, 0.2), (2, 0.8)):  # of two tasks: at most 0.6 and 0.9
+            run = f"p1-c{n:02d}-s100"
+            book.reported(run[:6], {"run": run, "task": 1, "tasks": 2, "score": score, "tasks_done": 1, "value": score})
+        assert book.hopeless() == hopeless
+        assert book.chosen() == []  # c02 may come to 0.9, and which of two is nearer to it is a matter of rounding
+
+
+# What is reported is not biased.
+
+
+def test_phase_2_is_unbiased_on_pure_noise_and_phase_1_is_not(tmp_path: Path) -> None:
+    truth, spread, rng = 0.5, 0.1, np.random.default_rng(5)
+
+    def noise(config: dict[str, Any], phase: int) -> list[float]:
+        return (truth + spread * rng.standard_normal(4)).clip(0, 1).tolist()
+
+    seeds = replace(composed().sweep.seeds, tuning=[10, 11], reporting=[0, 1, 2])
+    reported, searched, survivors, pruned = [], [], [], 0
+    for repetition in range(20):
+        folder = tmp_path / str(repetition)
+        book = opened(folder, **grid(16), scheduler="asha", top_k=2, seeds=seeds)
+        assert drive(book, noise, workers=4)
+        pruned += sum(book.group(1, n) == "pruned" for n in range(16))
+        rows = leaderboard(book)
+        reported.append(statistics.fmean(row["val_average_incremental_accuracy_mean"] for row in rows))
+        searched.append(book.score(1, book.best()[0]) or 0.0)
+        alive = [n for n in range(16) if book.group(1, n) == "done"]
+        survivors.append(statistics.fmean(book.score(1, n) or 0.0 for n in alive))
+        shutil.rmtree(folder)
+
+    def interval(values: list[float]) -> tuple[float, float]:
+        half = 2.093 * statistics.stdev(values) / len(values) ** 0.5  # Student's t, 19 degrees of freedom, 95 %
+        return statistics.fmean(values) - half, statistics.fmean(values) + half
+
+    assert pruned > 20 * 16 / 4
+    low, high = interval(reported)
+    assert low <= truth <= high
+    assert high - low < 0.03
+    assert interval(searched)[0] > truth  # the best of a search is lucky
+    assert interval(survivors)[0] > truth  # and so is the mean of what a scheduler left
+
+
+# Budget and patience.
+
+
+def constant(config: dict[str, Any], phase: int) -> list[float]:
+    return [config["quality"]] * 2
+
+
+def test_a_sweep_ended_by_its_budget_goes_on_when_given_more(tmp_path: Path) -> None:
+    typed = ["sweep.search=grid", "sweep.top_k=2", "sweep.seeds.reporting=[0]", "sweep.budget.trials=3"]
+    typed.append("sweep.space={quality: {grid: [0.1, 0.2, 0.3, 0.4, 0.5]}}")
+    definition = placed(compose([*STANDIN, *typed]), tmp_path / "s")
+    (tmp_path / "s/runs").mkdir(parents=True)
+    (tmp_path / "s/sweep.yaml").write_text(definition.dump())
+    book = Book(definition, QUIET)
+    assert drive(book, constant)
+    assert book.complete()
+    assert (sorted(book.begun), book.best()) == ([0, 1, 2], [2, 1])
+    assert "3 of 5 settings (grid search; ended by sweep.budget.trials=3)" in protocol(book)
+    assert len([row for row in book.rows() if row["phase"] == 1]) == 3
+    assert Book(resumed(tmp_path / "s", []), QUIET).complete()
+    more = Book(resumed(tmp_path / "s", ["sweep.budget.trials=null"]), QUIET)
+    assert not more.complete()
+    assert drive(more, constant)
+    assert (sorted(more.begun), more.best()) == ([0, 1, 2, 3, 4], [4, 3])
+    assert "5 settings (grid search)" in protocol(more)
+    phase_2 = [row["setting"] for row in more.rows() if row["phase"] == 2]
+    assert phase_2 == ["c04", "c03", "c01", "c02"]  # what was reported before stays in the table
+
+
+def test_the_hours_of_a_budget_go_on_counting_when_a_sweep_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = SimpleNamespace(hours=100.0)
+    monkeypatch.setattr("ccsi.sweep.book.time.monotonic", lambda: 3600 * now.hours)
+
+    def learn(config: dict[str, Any], phase: int) -> list[float]:
+        now.hours += 0.25
+        return constant(config, phase)
+
+    more = grid(9) | {"budget": replace(composed().sweep.budget, hours=1.0), "top_k": 1}
+    book = opened(tmp_path / "s", **more)
+    assert not drive(book, learn, workers=1, events_left=4)  # two settings, half an hour; then the driver is killed
+    assert book.clock() == pytest.approx(1800)
+    now.hours += 1000  # nobody at work
+    again = opened(tmp_path / "s", **more)
+    assert again.clock() == pytest.approx(1800)
+    assert drive(again, learn, workers=1)
+    assert sorted(again.begun) == [0, 1, 2, 3]
+    assert again.best() == [3]
+    assert again.group(2, 3) == "done"  # phase 2 runs, whatever the hour
+    assert "4 of 9 settings (grid search; ended by sweep.budget.hours=1)" in protocol(again)
+
+
+def test_patience_counts_completed_settings_and_is_kept(tmp_path: Path) -> None:
+    qualities = [0.5, 0.6, 0.1, 0.55, 0.2, 0.3, 0.4, 0.9]  # the best two change at c00, c01, c03; then three do nothing
+    more = {"space": {"quality": {"grid": qualities}}, "search": "grid", "top_k": 2, "patience": 3}
+    book = opened(tmp_path / "s", **more)
+    assert not drive(book, constant, workers=1, events_left=9)  # killed in the fifth
+    again = opened(tmp_path / "s", **more)
+    assert drive(again, constant, workers=1)
+    assert sorted(again.begun) == [0, 1, 2, 3, 4, 5, 6]
+    assert again.best() == [1, 3]
+    assert "7 of 8 settings (grid search; ended by sweep.patience=3)" in protocol(again)
+    assert opened(tmp_path / "s", **more).complete()
+
+
+# Median stopping.
+
+
+def test_the_median_rule_compares_at_equal_tasks_done() -> None:
+    rule, nobody = Median(), None
+
+    def told(name: str, values: dict[int, float]) -> list[str]:
+        trial: Any = SimpleNamespace(trial_id=name)
+        return [rule.on_trial_result(nobody, trial, {"tasks_done": n, "compared": v}) for n, v in values.items()]
+
+    assert told("a", {1: 0.9, 2: 0.5}) == ["CONTINUE"] * 2
+    assert told("b", {1: 0.8, 2: 0.6}) == ["CONTINUE"] * 2
+    assert told("low", {1: 0.1, 2: 0.1}) == ["CONTINUE"] * 2  # two others are too few
+    assert told("c", {1: 0.0, 2: 0.7}) == ["CONTINUE"] * 2  # the first task is free
+    assert told("d", {1: 0.9, 2: 0.54}) == ["CONTINUE", "STOP"]  # the median of 0.5, 0.6, 0.1, 0.7 is 0.55
+    assert told("e", {2: 0.54}) == ["CONTINUE"]  # of 0.1, 0.5, 0.54, 0.6, 0.7 it is 0.54
+    assert told("e", {2: 0.0}) == ["CONTINUE"]  # said once
+    assert told("f", {4: 0.0}) == ["CONTINUE"]  # none of the others has come so far
+
+
+def test_median_stopping_marks_what_it_stopped_in_every_table_and_resumes(tmp_path: Path) -> None:
+    more = grid(8) | {"space": {"quality": {"grid": [0.9, 0.8, 0.7, 0.1, 0.72, 0.2, 0.85, 0.3]}}, "top_k": 1}
+    more |= {"scheduler": "median", "seeds": replace(composed().sweep.seeds, reporting=[0])}
+
+    def learn(config: dict[str, Any], phase: int) -> list[float]:
+        return [1.0, config["quality"], config["quality"]]
+
+    book = opened(tmp_path / "s", **more)
+    assert not drive(book, learn, workers=1, events_left=10)
+    again = opened(tmp_path / "s", **more)
+    assert drive(again, learn, workers=1)
+    assert [again.group(1, n) for n in range(8)] == ["done"] * 3 + ["pruned", "pruned", "pruned", "done", "pruned"]
+    table = write_trials(again).set_index("trial")
+    assert table.loc["p1-c03-s100", "status"] == "pruned"
+    assert table.loc["p1-c03-s100", "tasks_done"] == 2
+    assert table.loc["p1-c03-s100", "pruned"] == "by median stopping after task 2 of seed 100"
+    console = Console(record=True, width=300, file=io.StringIO())
+    write_leaderboard(again, console)
+    sentence = "4 pruned (4 by median stopping after task 2 of seed 100)"
+    assert sentence in console.export_text()
+    text = (tmp_path / "s/leaderboard.md").read_text()
+    assert sentence in text
+    assert "- c03: pruned by median stopping after task 2 of seed 100" in text
+
+
+# Two aims.
+
+
+def test_with_two_aims_phase_2_takes_the_pareto_front_and_the_table_marks_it(tmp_path: Path) -> None:
+    qualities, seconds = [0.9, 0.8, 0.85, 0.7, 0.95], [4.0, 2.0, 4.0, 1.0, 9.0]
+
+    for top_k, expected in ((3, [4, 0, 1]), (5, [4, 0, 1, 3, 2])):  # c02 is beaten by c00: the second front
+        more = {"space": {"quality": {"grid": qualities}}, "search": "grid", "minimize": "seconds", "top_k": top_k}
+        book = opened(tmp_path / str(top_k), seconds, **more)
+        assert drive(book, constant)
+        assert book.best() == expected
+    rows = {row["setting"]: row for row in leaderboard(book)}
+    assert [rows[f"c{n:02d}"]["front"] for n in range(5)] == [True, True, False, True, True]
+    assert rows["c01"]["seconds_mean"] == pytest.approx(4.0)  # two tasks of two seconds
+    write_leaderboard(book, QUIET)
+    assert "| 4.0 ± 0.0 (front) |" in (tmp_path / "5/leaderboard.md").read_text()
+    assert "from the Pareto fronts of mean val_average_incremental (best first) and mean seconds" in protocol(book)
+
+
+# Warm start.
+
+
+def earlier(folder: Path, *overrides: str, runs: dict[float, float] | None = None) -> str:
+    """A finished sweep over `quality`; `runs`: quality -> score."""
+    runs = runs or {0.2: 0.2, 0.6: 0.9, 0.7: 0.8, 5.0: 0.99}
+    space = f"sweep.space={{quality: {{grid: [{','.join(map(str, runs))}]}}}}"
+    definition = placed(compose([*STANDIN, space, "sweep.search=grid", *overrides]), folder)
+    (folder / "runs").mkdir(parents=True)
+    (folder / "sweep.yaml").write_text(definition.dump())
+    for n, score in enumerate(runs.values()):
+        finish(folder / f"runs/p1-c{n:02d}-s100", score)
+    return str(folder)
+
+
+def test_a_warm_start_tries_the_best_first_tells_optuna_all_and_needs_the_folder_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[Tried], Sequence[Tried]]] = []
+
+    def suggest(space: Any, tried: list[Tried], seed: int, earlier: Sequence[Tried], two: bool) -> dict[str, Any]:
+        asked.append((tried, earlier))
+        return {"quality": len(tried) / 10}
+
+    monkeypatch.setattr(phases, "suggest", suggest)
+    folder = earlier(tmp_path / "old")
+    more: dict[str, Any] = {"space": {"quality": {"uniform": [0, 1]}}, "search": "optuna", "num_samples": 4}
+    more |= {"top_k": 2, "warm_start": ["old"]}
+    book = opened(tmp_path / "s", **more)
+    warm_start(book)
+    shutil.rmtree(folder)
+    again = opened(tmp_path / "s", **more)
+    warm_start(again)
+    assert drive(again, constant, workers=1)
+    assert [values["quality"] for values in again.settings] == [0.6, 0.7, 0.2, 0.3]
+    assert [(one.values["quality"], one.score) for one in asked[0][1]] == [(0.2, 0.2), (0.6, 0.9), (0.7, 0.8)]
+    assert [one.values["quality"] for one in asked[0][0]] == [0.6, 0.7]  # only these were tried here
+    assert again.score(1, 0) == pytest.approx(0.6)  # run again: no score is taken over
+    assert "warm start from old: 2 tried first, 3 scores told to Optuna" in protocol(again)
+
+
+@pytest.mark.parametrize("search", ["random", "grid"])
+def test_a_warm_start_reorders_a_list_and_keeps_its_length(tmp_path: Path, search: str) -> None:
+    folder = earlier(tmp_path / "old", "sweep.seeds.tuning=[100]")
+    space = {"grid": [0.7, 0.1, 0.6]} if search == "grid" else {"uniform": [0, 1]}
+    more = {"space": {"quality": space}, "search": search, "num_samples": 3, "top_k": 2, "warm_start": [folder]}
+    book = opened(tmp_path / "s", **more)
+    listed = list(book.settings)
+    warm_start(book)
+    expected = [0.6, 0.7, 0.1] if search == "grid" else [0.6, 0.7, listed[0]["quality"]]
+    assert [values["quality"] for values in book.settings] == expected
+    assert [values["quality"] for values in opened(tmp_path / "s", **more).settings] == expected
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        (["sweep.metric=val_macro"], "sweep.metric is val_macro there and val_average_incremental here"),
+        (["dataset.max_per_class=3"], "dataset.max_per_class is 3 there and null here"),
+        (["scenario.classes_per_task=[5,5]"], "scenario.classes_per_task"),
+        (["learner=finetune"], "learner._target_ is ccsi.learners"),
+    ],
+)
+def test_a_warm_start_refuses_scores_of_something_else(tmp_path: Path, theirs: list[str], said: str) -> None:
+    folder = earlier(tmp_path / "old", *theirs)
+    book = opened(tmp_path / "s", **grid(99), warm_start=[folder])
+    with pytest.raises(UserError) as told:
+        warm_start(book)
+    assert f"sweep.warm_start={folder}: {said}" in str(told.value)
+    assert not book.path.exists()
+
+
+def test_a_warm_start_refuses_what_it_cannot_use(tmp_path: Path) -> None:
+    def told(folder: str, **more: Any) -> str:
+        with pytest.raises(UserError) as error:
+            warm_start(opened(tmp_path / "s", **(grid(9) | more), warm_start=[folder]))
+        return str(error.value)
+
+    assert "nowhere: there is no sweep.yaml; expected the folder of an earlier sweep" in told("nowhere")
+    folder = earlier(tmp_path / "old")
+    assert "lies in this sweep's space" in told(folder)
+    space = {"training.lr": {"uniform": [0.1, 0.2]}, "quality": {"uniform": [0, 1]}}
+    assert "the list of keys in sweep.space is ['quality'] there" in told(folder, space=space, search="random")
+
+
+def test_a_warm_start_reads_the_journal_where_the_runs_are_gone(tmp_path: Path) -> None:
+    folder = Path(earlier(tmp_path / "old", runs={0.3: 0.4, 0.5: 0.6}))
+    report = {"run": "p1-c01-s100", "task": 2, "tasks_done": 2, "value": 0.6}
+    events = [{"trial": "p1-c01", "report": report}, {"trial": "p1-c01", "end": "done", "error": ""}]
+    (folder / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    shutil.rmtree(folder / "runs")
+    (folder / "runs").mkdir()
+    book = opened(tmp_path / "s", **(grid(9) | {"space": {"quality": {"uniform": [0, 1]}}, "search": "random"}),
+                  warm_start=[str(folder)])  # fmt: skip
+    warm_start(book)
+    assert [(one.values["quality"], one.score, one.seconds) for one in book.taken_over()] == [(0.5, 0.6, None)]
+
+
+def test_many_settings_do_not_slow_the_book_down(tmp_path: Path) -> None:
+    """What is asked after every event costs the same at the end of a long sweep as at its beginning."""
+    book = opened(tmp_path / "s", **(grid(500) | {"top_k": 3}))
+    looked = 0
+    result = book.result
+
+    def counted(run: str) -> Any:
+        nonlocal looked
+        looked += 1
+        return result(run)
+
+    book.result = counted  # type: ignore[method-assign]
+    book._catch_up()
+    looked = 0
+    for n in range(500):
+        book.start(n)
+        finish(tmp_path / f"s/runs/p1-c{n:02d}-s100", n / 1000)
+        book.ended(f"p1-c{n:02d}", None)
+        book.decided(), book.chosen(), book.searched(), book.best()
+    assert book.best() == [499, 498, 497]
+    assert looked < 10 * 500
