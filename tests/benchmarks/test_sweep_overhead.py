@@ -1,4 +1,4 @@
-"""What Ray costs: 40 trials that sleep two seconds on two CPUs would ideally take 40 seconds."""
+"""What Ray costs: 60 trials that sleep two seconds on two CPUs would ideally take 60 seconds."""
 
 import contextlib
 import sys
@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sweep"))
 from launcher import Sweep, until
 
 pytest.importorskip("ray")
-IDEAL = 40.0
+IDEAL = 60.0
 
 
 def cpu_seconds(sweep: Sweep) -> float:
@@ -26,15 +26,15 @@ def cpu_seconds(sweep: Sweep) -> float:
 
 
 @pytest.mark.slow
-def test_forty_sleeping_trials_take_at_most_a_quarter_more(tmp_path: Path) -> None:
-    """The trials themselves keep to the quarter; what starting and ending cost is shown, and bounded in CPU time.
+def test_sleeping_trials_take_at_most_a_tenth_more_and_start_at_once(tmp_path: Path) -> None:
+    """The trials themselves keep to the tenth; what starting and ending cost is shown, and bounded in CPU time.
 
     Starting is Python importing torch, Hydra and Ray in the driver, in five processes of Ray's and in two workers. It
-    is the same for two trials and for two thousand, so the whole command keeps to a quarter only from some length on.
+    is the same for two trials and for two thousand, so the whole command keeps to a tenth only from some length on.
     """
     folder = tmp_path / "s"
     arguments = ["_target_=standin.run", "+quality=0.5", "+wait=2", "+tasks=1", "+fault=none", f"sweep.dir={folder}"]
-    arguments += ["sweep.space={quality: {uniform: [0, 1]}}", "sweep.num_samples=38", "sweep.seeds.tuning=[100]"]
+    arguments += ["sweep.space={quality: {uniform: [0, 0.8]}}", "sweep.num_samples=58", "sweep.seeds.tuning=[100]"]
     began = time.time()
     sweep = Sweep(tmp_path, [*arguments, "sweep.top_k=2", "sweep.seeds.reporting=[0]"])
     try:
@@ -53,6 +53,11 @@ def test_forty_sleeping_trials_take_at_most_a_quarter_more(tmp_path: Path) -> No
         f"first trial after {first - began:.1f} s, {to_start:.1f} s of CPU; trials {last - first:.1f} s of {IDEAL:.0f}"
     )
     print(f"tables, plots and shutdown {began + whole - last:.1f} s; whole command {whole:.1f} s")
-    assert len(runs) == 40
-    assert last - first <= 1.25 * IDEAL
+    ends = sorted((run / "result.json").stat().st_mtime for run in runs)
+    starts = sorted((run / "starts.txt").stat().st_mtime for run in runs)[2:]  # two workers start first
+    gaps = [start - end for start, end in zip(starts, ends[:-2], strict=True)]
+    print(f"from a trial's end to the next one's start {max(gaps):.2f} s at most, {sum(gaps) / len(gaps):.2f} s on average")
+    assert len(runs) == 60
+    assert last - first <= 1.10 * IDEAL
+    assert max(gaps) < 1
     assert to_start <= 80  # 52 were seen beside three other busy processes

@@ -51,7 +51,7 @@ def test_the_share_is_measured_once_told_and_kept(tmp_path: Path, monkeypatch: p
     assert "a trial took 3.0 of 16.0 GiB, so 4 share a GPU" in book.console.file.getvalue()  # type: ignore[attr-defined]
     assert (asked[0]["device"], asked[0]["evaluate_test"], asked[0]["training"]["epochs"]) == ("cuda", False, 1)
     assert Path(asked[0]["run_dir"]) == tmp_path / "runs/.warm-up"
-    assert json.loads((tmp_path / "journal.jsonl").read_text()) == {"gpu": 0.25}
+    assert json.loads((tmp_path / "journal.jsonl").read_text())["gpu"] == 0.25
     assert packing.share_of_gpu(book_of(tmp_path), PLACE, nodes) == 1 / 4  # a resumed sweep
     assert len(asked) == 1
     # the CPUs may be what is scarce
