@@ -47,10 +47,11 @@ class Book:
 
     Attributes:
         settings: the settings of phase 1 by number, as far as they are known.
-        reports: by trial, oldest first: `run`, `task` of `tasks` and the run's `score` so far; `tasks_done` and
-            `value` of the trial (see `run_trial`).
+        reports: by trial, oldest first: `run`, `task` of `tasks` and the run's `score` and `seconds` so far;
+            `tasks_done` and `value` of the trial (see `run_trial`).
         ends: by trial: how it ended; if `pruned`, by whom, if `failed`, the error.
         begun: the settings handed out in phase 1.
+        spared: those that were pruned and go on all the same (see `recalled`).
         earlier: what a warm start took over: `folders`, and `tried`, the settings and scores of each.
         gpu: the share of a card a trial gets, if it was measured (resources.gpu=auto).
         stopping: by trial, who stops it; the trial's end is still to come.
@@ -66,6 +67,7 @@ class Book:
         self.gpu: float | None = None
         self.suggested_all = definition.sweep.search != "optuna"
         self.begun: set[int] = set()
+        self.spared: set[int] = set()
         self.earlier: dict[str, Any] = {"folders": [], "tried": []}
         self.stopping: dict[str, str] = {}
         self.running: set[str] = set()
@@ -236,7 +238,18 @@ class Book:
 
     def searched(self) -> bool:
         """Whether phase 1 is over."""
-        return not self.unknown() and not self.unfinished()
+        return not self.unknown() and not self.unfinished() and self.recalled() is None
+
+    def recalled(self) -> int | None:
+        """The pruned setting to go on with, as phase 1 would end with fewer than `top_k` complete ones; if any.
+
+        It is the one that came furthest, and of those the best; its run goes on from its checkpoint.
+        """
+        if self.unknown() or self.unfinished() or len(self._ranked) >= self.definition.sweep.top_k:
+            return None
+        pruned = [n for n in self.begun if self.group(1, n) == "pruned"]
+        last = {n: self.reports.get(self.trial(1, n, 0), [{"tasks_done": 0, "value": 0.0}])[-1] for n in pruned}
+        return max(last, key=lambda n: (last[n]["tasks_done"], last[n]["value"], -n), default=None)
 
     # who goes on to phase 2
 
@@ -278,7 +291,7 @@ class Book:
 
     def decided(self) -> bool:
         """Whether it is known who goes on to phase 2, though hopeless settings may still run."""
-        return not self.unknown() and len(self.hopeless()) == len(self.unfinished())
+        return not self.unknown() and len(self.hopeless()) == len(self.unfinished()) and self.recalled() is None
 
     def over(self) -> bool:
         """Whether nothing that is still wanted is left to do."""
@@ -385,14 +398,14 @@ class Book:
         row: dict[str, Any] = {"phase": phase, "trial": run, "setting": f"c{setting:02d}", "seed": seed}
         row["status"] = self.status(phase, setting, seed)
         row["protocol"] = result["protocol"] if result else None
-        told = [report["task"] for report in self.reports.get(trial, []) if report["run"] == run]
-        row["tasks_done"] = tasks_of(result) if result else max(told, default=0)
+        told = [report for report in self.reports.get(trial, []) if report["run"] == run]
+        row["tasks_done"] = tasks_of(result) if result else max((report["task"] for report in told), default=0)
         row |= {f"val_{figure}": result["val"].get(figure) if result else None for figure in figures}
         if phase == 1:  # test is out of reach there
             row |= {f"test_{figure}": None for figure in figures}
         else:
             row |= {f"test_{figure}": result.get(figure) if result else None for figure in figures}
-        row["seconds"] = result["seconds"]["total"] if result else None
+        row["seconds"] = result["seconds"]["total"] if result else told[-1].get("seconds") if told else None
         row |= {f"config/{key}": value for key, value in self.settings[setting].items()}
         row["run_dir"] = str(self.folder(run))
         row["pruned"] = self.pruned(setting) if phase == 1 else ""
@@ -432,6 +445,10 @@ class Book:
     def start(self, setting: int) -> None:
         """A setting is handed out in phase 1."""
         self._write({"begun": setting})
+
+    def recall(self, setting: int) -> None:
+        """A pruned setting goes on, and is not pruned again."""
+        self._write({"recalled": setting})
 
     def search_ended(self) -> None:
         """The search will suggest nothing more."""
@@ -561,6 +578,10 @@ class Book:
                 self._news = set(range(len(self.settings)))
         elif "begun" in event:
             self.begun.add(event["begun"])
+        elif "recalled" in event:
+            self.spared.add(event["recalled"])
+            self.ends.pop(self.trial(1, event["recalled"], 0), None)
+            self._news.add(event["recalled"])
         elif "trial" in event:
             trial = event["trial"]
             phase, setting = numbers(trial)

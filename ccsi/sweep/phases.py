@@ -26,7 +26,8 @@ def trials(book: Book) -> Iterator[dict[str, Any] | None]:
                 give_up(book, name)
                 book.ended(name, None)
             else:
-                yield _trial(name, True, [book.config(1, setting, seed, run) for seed, run in book.runs(1, setting)])
+                configs = [book.config(1, setting, seed, run) for seed, run in book.runs(1, setting)]
+                yield _trial(name, setting not in book.spared, configs)
             continue
         new = [
             (n, seed, run)
@@ -41,6 +42,9 @@ def trials(book: Book) -> Iterator[dict[str, Any] | None]:
                 book.begin("phase 2", "p2", among * len(sweep.seeds.reporting))
             handed_out.add(run)
             yield _trial(run, False, [book.config(2, setting, seed, run)])
+        elif (again := book.recalled()) is not None:
+            book.recall(again)
+            left = [again]
         elif book.decided():
             return
         else:

@@ -1,42 +1,57 @@
 """Which trials of phase 1 are stopped, and by whom: ASHA, median stopping, or because nobody waits for them."""
 
+from collections.abc import Sequence
 from statistics import median
-from types import SimpleNamespace
 from typing import Any
 
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from ccsi.sweep.book import Book, numbers
 from ccsi.sweep.definition import SCHEDULERS
 from ccsi.sweep.phases import give_up
 
+REDUCTION = 4
+"""ASHA keeps one in so many at each rung; 4 as in the paper."""
 
-class Halving(ASHAScheduler):
-    """ASHA (Li et al. 2020) that compares a trial only when it reports at a rung, and once there.
 
-    A rung is every doubling of the tasks done, as tasks are few. Ray's own takes a report between two rungs for the
-    lower one, and one that was made before for the rung below: a resumed trial, whose finished runs tell only their
-    end, would be held against others at fewer tasks. No max_t is needed: a trial ends by itself.
-    """
+class Rungs:
+    """Holds each trial against all that have been where it is: after as many tasks, in whatever order they came."""
 
     def __init__(self) -> None:
-        super().__init__(
-            time_attr="tasks_done", metric="compared", mode="max", max_t=2**20, grace_period=1, reduction_factor=2
-        )
-        self.asked: set[tuple[str, int]] = set()
+        self.values: dict[int, dict[str, float]] = {}
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        tasks = int(result.get("tasks_done", 0))
-        if tasks & (tasks - 1) or (trial.trial_id, tasks) in self.asked:
-            return ASHAScheduler.CONTINUE
-        self.asked.add((trial.trial_id, tasks))
-        return super().on_trial_result(tune_controller, trial, result)
+    def stops(self, trial: str, tasks: int, value: float) -> bool:
+        """Note the value of a trial after so many tasks; says whether it is stopped there.
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Nothing: the last report was compared when it came."""
+        Said once: a resumed run that had been finished tells its end again.
+        """
+        there = self.values.setdefault(tasks, {})
+        if trial in there:
+            return False
+        others = list(there.values())
+        there[trial] = value
+        return self.lags(tasks, value, others)
+
+    def lags(self, tasks: int, value: float, others: Sequence[float]) -> bool:
+        """Whether a trial with this value after so many tasks is stopped."""
+        return False
 
 
-class Median(FIFOScheduler):
+class Halving(Rungs):
+    """ASHA (Li et al. 2020): a trial goes on if it is among the best quarter of those that have been where it is.
+
+    A rung is every task, as tasks are few and each is worth minutes. Equals go on together: what only concerns
+    later tasks leaves the first one as it is. Ray's own ASHA takes a report between two rungs for the lower one, and
+    one that was made before for the rung below: a resumed trial, whose finished runs tell only their end, would be
+    held against others at fewer tasks.
+    """
+
+    def lags(self, tasks: int, value: float, others: Sequence[float]) -> bool:
+        better = sum(other > value for other in others)
+        return better >= max(1, (len(others) + 1) // REDUCTION)
+
+
+class Median(Rungs):
     """Median stopping (Golovin et al. 2017): stop a trial whose value is below the median of the others' values.
 
     Compared are values after the same number of tasks done, each a mean over the tasks so far already; from the
@@ -45,19 +60,8 @@ class Median(FIFOScheduler):
     later mean, and nothing would ever be stopped. It also pauses trials while it has nothing to compare.
     """
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.values: dict[int, dict[str, float]] = {}
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        tasks, value = int(result["tasks_done"]), float(result["compared"])
-        there = self.values.setdefault(tasks, {})
-        if trial.trial_id in there:
-            return TrialScheduler.CONTINUE
-        others = list(there.values())
-        there[trial.trial_id] = value
-        lags = tasks > 1 and len(others) >= 3 and value < median(others)
-        return TrialScheduler.STOP if lags else TrialScheduler.CONTINUE
+    def lags(self, tasks: int, value: float, others: Sequence[float]) -> bool:
+        return tasks > 1 and len(others) >= 3 and value < median(others)
 
 
 class Referee(FIFOScheduler):
@@ -71,20 +75,14 @@ class Referee(FIFOScheduler):
     def __init__(self, book: Book) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.book, self.scheduler = book, book.definition.sweep.scheduler
-        rules: dict[str, type[TrialScheduler]] = {"none": FIFOScheduler, "asha": Halving, "median": Median}
+        rules: dict[str, type[Rungs]] = {"none": Rungs, "asha": Halving, "median": Median}
         self.rule = rules[self.scheduler]()
-        nobody: Any = None  # the rules ask the controller nothing
         for name, reports in book.history().items():  # what earlier calls of an interrupted sweep have seen
-            ghost: Any = SimpleNamespace(trial_id=name)
-            self.rule.on_trial_add(nobody, ghost)
             for report in reports:
-                self.rule.on_trial_result(nobody, ghost, report | {"compared": report["value"]})
+                self.rule.stops(name, report["tasks_done"], report["value"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self.rule.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if "compared" not in result:
@@ -93,7 +91,7 @@ class Referee(FIFOScheduler):
         if numbers(name)[1] in self.book.hopeless():
             give_up(self.book, name)
             return TrialScheduler.STOP
-        if self.rule.on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
+        if self.rule.stops(name, int(result["tasks_done"]), float(result["compared"])):
             self.book.stopping[name] = f"by {SCHEDULERS[self.scheduler]}"
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE

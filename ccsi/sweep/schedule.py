@@ -273,7 +273,8 @@ class Events(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: Sequence[Any], trial: Any, result: Any, **info: Any) -> None:
         if "value" in result:
-            report = {key: result[key] for key in ("run", "task", "tasks", "score", "tasks_done", "value")}
+            keys = ("run", "task", "tasks", "score", "seconds", "tasks_done", "value")
+            report = {key: result[key] for key in keys}
             self.book.reported(trial.config["name"], report)
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:

@@ -91,12 +91,12 @@ class Report:
         """After a task; None after the last, which is told when result.json is there: any report may be the end."""
         if event.task + 1 == event.tasks:
             return None
-        return self.of(event.task + 1, event.tasks, event.figures[self.metric])
+        return self.of(event.task + 1, event.tasks, event.figures[self.metric], event.figures["seconds"])
 
-    def of(self, task: int, tasks: int, score: float) -> dict[str, Any]:
-        """After `task` (1-based) of `tasks`, with the run's own value of the metric."""
+    def of(self, task: int, tasks: int, score: float, seconds: float) -> dict[str, Any]:
+        """After `task` (1-based) of `tasks`, with the run's own value of the metric, and its seconds so far."""
         mean = (sum(self.values) + score) / (len(self.values) + 1)
-        told = {"run": self.run, "task": task, "tasks": tasks, "score": score}
+        told = {"run": self.run, "task": task, "tasks": tasks, "score": score, "seconds": seconds}
         told |= {"tasks_done": self.done + task, "value": mean}
         return told | ({"compared": mean} if self.compared else {})
 
@@ -104,9 +104,9 @@ class Report:
 def run_trial(trial: Mapping[str, Any], place: Place, metric: str) -> None:
     """A Tune trial: the runs of one setting, one after another, told to Tune after every task.
 
-    Each report holds the run's `task` of `tasks` and `score`; `tasks_done` (counted over the seeds of the trial, so
-    that schedulers compare settings at the same seed and task) and `value`, the mean over the seeds so far. A mistake
-    in the configuration is reported as `error` and not raised: trying again would not mend it.
+    Each report holds the run's `task` of `tasks`, `score` and `seconds`; `tasks_done` (counted over the seeds of the
+    trial, so that schedulers compare settings at the same seed and task) and `value`, the mean over the seeds so far.
+    A mistake in the configuration is reported as `error` and not raised: trying again would not mend it.
 
     Args:
         trial: `name`; `prunable`: whether a scheduler may stop it; `runs`: JSON of its runs' configurations.
@@ -146,7 +146,7 @@ def run_trial(trial: Mapping[str, Any], place: Place, metric: str) -> None:
             tune.report({"tasks_done": done, "error": reason(problem), "text": problem})
             return
         value = float(result["val"][LIVE[metric]])
-        tune.report(report.of(tasks_of(result), tasks_of(result), value))
+        tune.report(report.of(tasks_of(result), tasks_of(result), value, float(result["seconds"]["total"])))
         values.append(value)
         done += tasks_of(result)
 

@@ -96,6 +96,7 @@ def told(
 ) -> dict[str, Any]:
     value = (sum(scores) + score) / (len(scores) + 1)
     report = {"run": run, "task": task, "tasks": tasks, "score": score, "tasks_done": done + task, "value": value}
+    report["seconds"] = float(task)
     return report | ({"compared": value} if prunable else {})
 
 

@@ -25,7 +25,7 @@ from ccsi.errors import UserError
 from ccsi.sweep import phases
 from ccsi.sweep.book import Book
 from ccsi.sweep.definition import Definition, compose, placed, resumed
-from ccsi.sweep.pruning import Median
+from ccsi.sweep.pruning import Halving, Median, Rungs
 from ccsi.sweep.space import Tried
 from ccsi.sweep.tables import leaderboard, protocol, write_leaderboard, write_trials
 from ccsi.sweep.warm import warm_start
@@ -290,24 +290,78 @@ def test_patience_counts_completed_settings_and_is_kept(tmp_path: Path) -> None:
     assert opened(tmp_path / "s", **more).complete()
 
 
+# ASHA.
+
+
+def told(rule: Rungs, name: str, values: dict[int, float]) -> list[bool]:
+    """Whether a trial is stopped that reports `values` by tasks done."""
+    return [rule.stops(name, tasks, value) for tasks, value in values.items()]
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=20))
+def test_asha_keeps_the_best_quarter_of_those_that_have_been_there(values: list[int]) -> None:
+    rule = Halving()
+    for n, value in enumerate(values):
+        so_far = sorted(values[: n + 1], reverse=True)
+        quarter = so_far[: max(1, len(so_far) // 4)]
+        assert told(rule, f"t{n}", {2: value}) == [value < quarter[-1]]
+
+
+def test_a_resumed_trial_is_compared_only_where_it_reports() -> None:
+    rule = Halving()
+    for number, value in enumerate((0.80, 0.90)):
+        assert told(rule, f"first{number}", dict.fromkeys(range(1, 9), value)) == [False] * 8
+    # Its first run (five tasks) is finished and tells its end alone: not to be held against others after four tasks.
+    assert told(rule, "resumed", {5: 0.9, 6: 0.9, 7: 0.9}) == [False] * 3
+    assert set(rule.values[4]) == {"first0", "first1"}
+    # Saying it twice changes nothing.
+    assert told(rule, "again", {8: 0.9}) == [False]
+    assert told(rule, "again", {8: 0.1}) == [False]
+    assert told(rule, "worse", {1: 0.1}) == [True]
+
+
+def test_where_asha_leaves_fewer_than_are_to_be_reported_the_best_it_stopped_go_on(tmp_path: Path) -> None:
+    accuracies = [[0.9] * 4, [0.8] * 4, [0.9, 0.9, 0.7, 0.7], [0.1] * 4]
+
+    def learn(config: dict[str, Any], phase: int) -> list[float]:
+        return accuracies[round(100 * config["quality"])]
+
+    more = grid(4) | {"scheduler": "asha", "top_k": 2, "seeds": replace(composed().sweep.seeds, reporting=[0])}
+    alone = opened(tmp_path / "alone", **more)
+    assert drive(alone, learn, workers=1)
+    # c01 is stopped after task 1; c02 goes on to task 3; c03 is stopped. Then c02 ends, though not the best.
+    ends = ["done", "pruned", "done", "pruned"]
+    assert [alone.group(1, n) for n in range(4)] == ends
+    assert alone.best() == [0, 2]
+    assert [alone.pruned(n) for n in (1, 3)] == ["by ASHA after task 1 of seed 100"] * 2
+    assert (tmp_path / "alone/journal.jsonl").read_text().count("recalled") == 1
+    table = write_trials(alone).set_index("trial")
+    assert table.loc["p1-c01-s100", "seconds"] == 1.0  # what was stopped has cost something too
+    # Killed at any moment, it comes to the same.
+    for events in range(1, 20):
+        folder = tmp_path / str(events)
+        if drive(opened(folder, **more), learn, workers=1, events_left=events):
+            break
+        book = opened(folder, **more)
+        assert not book.complete()
+        assert drive(book, learn, workers=1)
+        assert ([book.group(1, n) for n in range(4)], book.best(), second(folder)) == (ends, [0, 2], {"c00", "c02"})
+    assert events > 10
+
+
 # Median stopping.
 
 
 def test_the_median_rule_compares_at_equal_tasks_done() -> None:
-    rule, nobody = Median(), None
-
-    def told(name: str, values: dict[int, float]) -> list[str]:
-        trial: Any = SimpleNamespace(trial_id=name)
-        return [rule.on_trial_result(nobody, trial, {"tasks_done": n, "compared": v}) for n, v in values.items()]
-
-    assert told("a", {1: 0.9, 2: 0.5}) == ["CONTINUE"] * 2
-    assert told("b", {1: 0.8, 2: 0.6}) == ["CONTINUE"] * 2
-    assert told("low", {1: 0.1, 2: 0.1}) == ["CONTINUE"] * 2  # two others are too few
-    assert told("c", {1: 0.0, 2: 0.7}) == ["CONTINUE"] * 2  # the first task is free
-    assert told("d", {1: 0.9, 2: 0.54}) == ["CONTINUE", "STOP"]  # the median of 0.5, 0.6, 0.1, 0.7 is 0.55
-    assert told("e", {2: 0.54}) == ["CONTINUE"]  # of 0.1, 0.5, 0.54, 0.6, 0.7 it is 0.54
-    assert told("e", {2: 0.0}) == ["CONTINUE"]  # said once
-    assert told("f", {4: 0.0}) == ["CONTINUE"]  # none of the others has come so far
+    rule = Median()
+    assert told(rule, "a", {1: 0.9, 2: 0.5}) == [False] * 2
+    assert told(rule, "b", {1: 0.8, 2: 0.6}) == [False] * 2
+    assert told(rule, "low", {1: 0.1, 2: 0.1}) == [False] * 2  # two others are too few
+    assert told(rule, "c", {1: 0.0, 2: 0.7}) == [False] * 2  # the first task is free
+    assert told(rule, "d", {1: 0.9, 2: 0.54}) == [False, True]  # the median of 0.5, 0.6, 0.1, 0.7 is 0.55
+    assert told(rule, "e", {2: 0.54}) == [False]  # of 0.1, 0.5, 0.54, 0.6, 0.7 it is 0.54
+    assert told(rule, "e", {2: 0.0}) == [False]  # said once
+    assert told(rule, "f", {4: 0.0}) == [False]  # none of the others has come so far
 
 
 def test_median_stopping_marks_what_it_stopped_in_every_table_and_resumes(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from ccsi.sweep import main as command
 from ccsi.sweep import schedule
 from ccsi.sweep.book import Book
 from ccsi.sweep.definition import compose, placed
-from ccsi.sweep.pruning import Halving
 from ccsi.sweep.schedule import Events, Supply
 from ccsi.sweep.trial import WORKER_DIED
 
@@ -32,33 +31,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):  # set by the command; put back afterwards
         monkeypatch.setenv(name, os.environ.get(name, "disabled"))
-
-
-def decisions(scheduler: Halving, name: str, values: dict[int, float]) -> list[str]:
-    """What a trial is told that reports `values` by tasks done."""
-    trial: Any = SimpleNamespace(trial_id=name)
-    scheduler.on_trial_add(NOBODY, trial)
-    told = [
-        scheduler.on_trial_result(NOBODY, trial, {"tasks_done": n, "compared": v, "value": v})
-        for n, v in values.items()
-    ]
-    scheduler.on_trial_complete(NOBODY, trial, {"tasks_done": max(values), "compared": values[max(values)]})
-    return told
-
-
-def test_a_resumed_trial_is_compared_only_where_it_reports() -> None:
-    scheduler = Halving()
-    for number, value in enumerate((0.90, 0.80)):
-        decisions(scheduler, f"first{number}", dict.fromkeys(range(1, 9), value))
-    # Its first run (five tasks) is finished and tells its end alone: not to be held against others after four tasks.
-    assert decisions(scheduler, "resumed", {5: 0.5, 6: 0.5, 7: 0.5}) == ["CONTINUE"] * 3
-    # At rung 8 it is, and neither saying so twice nor ending there puts it into a lower rung.
-    assert decisions(scheduler, "again", {8: 0.89}) == ["CONTINUE"]
-    assert decisions(scheduler, "again", {8: 0.89}) == ["CONTINUE"]
-    rungs = dict(scheduler._brackets[0]._rungs)
-    assert set(rungs[4]) == {"first0", "first1"}
-    assert set(rungs[8]) == {"first0", "first1", "again"}
-    assert decisions(scheduler, "worse", {1: 0.1}) == ["STOP"]
 
 
 def test_a_trial_that_tune_gave_up_silently_is_booked_and_makes_room(tmp_path: Path) -> None:
