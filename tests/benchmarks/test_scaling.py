@@ -22,7 +22,10 @@ def equal(count: int, *seconds: float) -> list[Trial]:
     return [Trial(seconds, tuple(0.9 - n / 1e6 - k / 1e3 for k in range(len(seconds)))) for n in range(count)]
 
 
-def run(trials: list[Trial], places: int, rules: Rules = LAST, costs: Costs = Costs()) -> Outcome:
+NOTHING = Costs()
+
+
+def run(trials: list[Trial], places: int, rules: Rules = LAST, costs: Costs = NOTHING) -> Outcome:
     return Sweep(trials, places, 1, rules, costs).run()
 
 
