@@ -9,7 +9,7 @@ their last checkpoint with it. Time is in seconds, sizes in bytes.
 import heapq
 import itertools
 import math
-from bisect import insort
+from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, fields
@@ -89,7 +89,7 @@ class Job:
     Attributes:
         task: tasks done. saved: seconds of the next one that a checkpoint holds.
         since, step: when its present work began, if not saved yet, and how long that takes.
-        worked: seconds of its work that count.
+        worked: seconds of its work that count. spared: it was pruned, and goes on all the same.
     """
 
     setting: int
@@ -99,6 +99,7 @@ class Job:
     since: float | None = None
     step: float = 0.0
     worked: float = 0.0
+    spared: bool = False
 
 
 @dataclass
@@ -174,7 +175,8 @@ class Sweep:
         self.trials, self.rules, self.costs, self.rng = trials, rules, costs, np.random.default_rng(seed)
         starts = [costs.worker] * nodes * per_node if isinstance(costs.worker, int | float) else costs.worker
         self.places = [Place(number % nodes, start) for number, start in enumerate(starts)]
-        self.now, self.lost, self.pruned, self.begun = 0.0, 0.0, 0, 0
+        self.now, self.lost, self.begun = 0.0, 0.0, 0
+        self.stopped: list[Job] = []
         self.driver, self.storage = Server(), Server()
         self.free = deque(self.places)
         self.jobs = [Job(number, 1) for number in range(len(trials))]
@@ -205,7 +207,7 @@ class Sweep:
         work = sum(job.worked for job in self.jobs)
         bound = max(work / len(self.places), *paths, 0.0)
         shares = self.driver.busy / self.now, self.storage.busy / self.now
-        return Outcome(self.now, bound, work, self.lost, *shares, self.begun, self.pruned)
+        return Outcome(self.now, bound, work, self.lost, *shares, self.begun, len(self.stopped))
 
     def _go_on(self, steps: Steps, place: Place | None) -> None:
         when = next(steps, None)
@@ -281,8 +283,8 @@ class Sweep:
         self.unfinished[job.setting] = (done * score + tasks - done) / tasks if self.rules.bounded else 1.0
         if job.setting in self._hopeless():
             return True
-        if self.rules.asha and done & (done - 1) == 0 and lags(self.rungs.setdefault(done, []), score):
-            self.pruned += 1
+        if self.rules.asha and not job.spared and lags(self.rungs.setdefault(done, []), score):
+            self.stopped.append(job)
             return True
         self._choose()
         return False
@@ -295,7 +297,7 @@ class Sweep:
         trial = self.trials[job.setting]
         if job.task == len(trial.seconds):
             insort(self.ranked, (-trial.scores[-1], job.setting))
-            if self.rules.asha and job.task & (job.task - 1) == 0:
+            if self.rules.asha:
                 lags(self.rungs.setdefault(job.task, []), trial.scores[-1])
         self._choose()
 
@@ -322,12 +324,16 @@ class Sweep:
                 new = [Job(setting, 2) for _ in range(self.rules.reporting)]
                 self.jobs += new
                 self.queue += new
-        if not self.unfinished:  # ASHA may have left fewer than top_k
-            self.left -= (min(self.rules.top_k, len(self.trials)) - len(self.chosen)) * self.rules.reporting
+        if not self.unfinished and self.stopped and len(self.ranked) < self.rules.top_k:  # see `Book.recalled`
+            again = max(self.stopped, key=lambda job: (job.task, self.trials[job.setting].scores[job.task - 1]))
+            self.stopped.remove(again)
+            again.spared = True
+            self.unfinished[again.setting] = 1.0
+            self.queue.append(again)
 
 
 def lags(rung: list[float], score: float) -> bool:
-    """Whether a score is below the median of those that were at this rung before; it joins them."""
-    middle = (rung[(len(rung) - 1) // 2] + rung[len(rung) // 2]) / 2 if rung else -math.inf
+    """Whether a score is not among the best quarter of those that were at this rung; it joins them."""
+    better = len(rung) - bisect_right(rung, score)
     insort(rung, score)
-    return score < middle
+    return better >= max(1, len(rung) // 4)

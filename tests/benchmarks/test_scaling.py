@@ -3,7 +3,6 @@
 import math
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,17 +96,19 @@ def test_without_overheads_it_is_a_list_schedule(
         assert optimum - 1e-6 <= outcome.makespan <= (2 - 1 / places) * optimum + 1e-6
 
 
+def test_where_asha_leaves_too_few_the_best_it_stopped_goes_on() -> None:
+    outcome = run(equal(4, 1.0, 1.0), 1, Rules(top_k=2, reporting=1, asha=True))
+    # c00 whole, three stopped after a task, the rest of c01; phase 2
+    assert outcome.makespan == pytest.approx(2 + 3 * 1 + 1 + 2 * 2)
+    assert outcome.pruned == 2
+
+
 @settings(deadline=None)  # the first call imports Ray
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
 def test_it_prunes_as_the_sweeps_own_scheduler(scores: list[float]) -> None:
     pytest.importorskip("ray")
-    from ray.tune.schedulers import TrialScheduler
-
     from ccsi.sweep.pruning import Halving
 
     rule, rung = Halving(), list[float]()
     for number, score in enumerate(scores):
-        trial = SimpleNamespace(trial_id=str(number))
-        rule.on_trial_add(None, trial)  # type: ignore[arg-type]
-        told = rule.on_trial_result(None, trial, {"tasks_done": 2, "compared": score})
-        assert lags(rung, score) == (told == TrialScheduler.STOP)
+        assert lags(rung, score) == rule.stops(str(number), 2, score)
