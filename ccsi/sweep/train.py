@@ -31,6 +31,7 @@ One run shared by several workers, on this machine or on a cluster (Ray Train).
 
   python tune/train.py model=resnet50 workers=4 resources.gpu=1 dataset=… ray.address=auto
   python tune/train.py workers=2                      two workers on this machine's CPUs
+  python tune/train.py best.yaml workers=4            a file with a run's configuration, and changes to it
 
 Everything is as for `python -m ccsi` (see its --help), and the same command goes on where an interrupted run stopped.
 The batch and the learning rate are those of all workers together. Beside it:
@@ -41,6 +42,8 @@ The batch and the learning rate are those of all workers together. Beside it:
 Groups:
 {groups}"""
 
+OWN = ("resources", "ray", "max_failures")
+"""What configs/train.yaml has beside a run's own settings."""
 SHOWN = ("val_micro", "val_macro", "test_micro", "test_macro")
 
 
@@ -62,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(arguments: Sequence[str]) -> int:
     """See `main`."""
-    config = ccsi.config.load(arguments, name="train")
+    config = configuration(arguments)
     resources, where, max_failures = sections_of(config)
     cpu, gpu = resources.cpu or float(config["threads"]), float(resources.gpu)
     config |= {"threads": max(1, int(cpu)), "device": "cuda" if gpu > 0 else "cpu"}
@@ -103,9 +106,19 @@ def run_shared(config: Config, place: Place, where: Cluster) -> str:
         return watched(lambda: share(config, place), folder)
 
 
+def configuration(arguments: Sequence[str]) -> Config:
+    """What the command line asks for: configs/train.yaml with changes, or a run's complete .yaml file first."""
+    mine = {a for a in arguments if a.partition("=")[0].partition(".")[0] in OWN}
+    if not any("=" not in a and a.endswith((".yaml", ".yml")) for a in arguments):
+        return ccsi.config.load(arguments, name="train")
+    sections = ccsi.config.load([a for a in arguments if a in mine], name="train")
+    run = ccsi.config.from_arguments([a for a in arguments if a not in mine])
+    return {key: sections[key] for key in OWN} | run
+
+
 def sections_of(config: Config) -> tuple[Resources, Cluster, int]:
     """Take what is not the run's own out of the composed tree, checked."""
-    own = {key: config.pop(key) for key in ("resources", "ray", "max_failures")}
+    own = {key: config.pop(key) for key in OWN}
     nodes = {"resources": {**own["resources"], "_target_": f"{Resources.__module__}.Resources"}}
     nodes |= {"ray": {**own["ray"], "_target_": f"{Cluster.__module__}.Cluster"}}
     ccsi.config.check({"_target_": f"{__name__}.sections", **own, **nodes})

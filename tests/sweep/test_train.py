@@ -72,6 +72,23 @@ def test_a_finished_run_is_not_begun_again(tmp_path: Path, capsys) -> None:
     assert (tmp_path / "run/result.json").read_bytes() == before
 
 
+def test_a_file_with_a_runs_configuration_is_taken_too(tmp_path: Path, monkeypatch, capsys) -> None:
+    from ccsi.config import load, to_yaml
+    from ccsi.sweep import train
+
+    (tmp_path / "best.yaml").write_text(to_yaml(load([*TINY, "training.batch_size=7", "workers=2"])))
+    asked = []
+    monkeypatch.setattr(train, "run_shared", lambda *given: asked.append(given) or "said so")
+    arguments = [str(tmp_path / "best.yaml"), "workers=3", "resources.cpu=2", "max_failures=1", "seed=5"]
+    assert main([*arguments, f"run_dir={tmp_path / 'run'}"]) == 1
+    config, place, _ = asked[0]
+    assert (config["workers"], config["threads"], config["seed"], config["training"]["batch_size"]) == (3, 2, 5, 7)
+    assert (place.workers, place.cpu, place.max_failures) == (3, 2.0, 1)
+    assert "resources" not in config
+    assert "broke off: said so" in capsys.readouterr().err
+    assert main([str(tmp_path / "none.yaml")]) == 2
+
+
 def test_help_names_the_groups(capsys) -> None:
     assert main(["--help"]) == 0
     assert "workers=N" in capsys.readouterr().out
