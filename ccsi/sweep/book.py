@@ -10,7 +10,7 @@ Who goes on to phase 2 is decided here, and as early as it is certain: see `chos
 import contextlib
 import json
 import time
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from ccsi.config import Config
-from ccsi.sweep.definition import Definition
+from ccsi.sweep.definition import SCHEDULERS, Definition
+from ccsi.sweep.rungs import RULES
 from ccsi.sweep.space import Tried, Values
 from ccsi.sweep.standings import Standing, standings, standings_table
 from ccsi.sweep.statistics import fronts, summary
@@ -51,7 +52,8 @@ class Book:
             `tasks_done` and `value` of the trial (see `run_trial`).
         ends: by trial: how it ended; if `pruned`, by whom, if `failed`, the error.
         begun: the settings handed out in phase 1.
-        spared: those that were pruned and go on all the same (see `recalled`).
+        rule: who lags in phase 1. scheduler: how tables call it.
+        spared: the settings that lag and go on all the same (see `recalled`).
         earlier: what a warm start took over: `folders`, and `tried`, the settings and scores of each.
         gpu: the share of a card a trial gets, if it was measured (resources.gpu=auto).
         stopping: by trial, who stops it; the trial's end is still to come.
@@ -67,6 +69,8 @@ class Book:
         self.gpu: float | None = None
         self.suggested_all = definition.sweep.search != "optuna"
         self.begun: set[int] = set()
+        self.rule = RULES[definition.sweep.scheduler]()
+        self.scheduler = f"by {SCHEDULERS.get(definition.sweep.scheduler)}"
         self.spared: set[int] = set()
         self.earlier: dict[str, Any] = {"folders": [], "tried": []}
         self.stopping: dict[str, str] = {}
@@ -81,6 +85,7 @@ class Book:
         self._status: dict[int, Status] = {}
         self._incomplete: set[int] = set()
         self._ranked: list[tuple[float, int]] = []  # (-score, setting) of the completed ones, best first
+        self._waiting: dict[int, list[tuple[float, int]]] = {}  # by tasks done, (-value, setting): lags, best first
         self._standing: tuple[Any, ...] = ()
         self._completed: list[int] = []  # settings in the order of their completion
         self._top, self._seen, self._unchanged, self._impatient = list[int](), 0, 0, False
@@ -241,15 +246,26 @@ class Book:
         return not self.unknown() and not self.unfinished() and self.recalled() is None
 
     def recalled(self) -> int | None:
-        """The pruned setting to go on with, as phase 1 would end with fewer than `top_k` complete ones; if any.
+        """The stopped setting that goes on from its checkpoint next, if any: of those that came furthest, the best.
 
-        It is the one that came furthest, and of those the best; its run goes on from its checkpoint.
+        It is one that no longer lags, now that others have been there; or any, if phase 1 would end with fewer than
+        `top_k` complete ones.
         """
-        if self.unknown() or self.unfinished() or len(self._ranked) >= self.definition.sweep.top_k:
+        rungs = sorted((tasks for tasks, ones in self._waiting.items() if ones), reverse=True)
+        for tasks in rungs:
+            value, setting = self._waiting[tasks][0]
+            if self.rule.may_go_on(tasks, -value, len(self.rule.values[tasks])):
+                return setting
+        if not rungs or self.unknown() or self.unfinished() or len(self._ranked) >= self.definition.sweep.top_k:
             return None
-        pruned = [n for n in self.begun if self.group(1, n) == "pruned"]
-        last = {n: self.reports.get(self.trial(1, n, 0), [{"tasks_done": 0, "value": 0.0}])[-1] for n in pruned}
-        return max(last, key=lambda n: (last[n]["tasks_done"], last[n]["value"], -n), default=None)
+        return self._waiting[rungs[0]][0][1]
+
+    def _contenders(self) -> set[int]:
+        """The stopped settings that may still go on."""
+        most = len(self.known()) + self.unknown()
+        return {
+            n for tasks, ones in self._waiting.items() for value, n in ones if self.rule.may_go_on(tasks, -value, most)
+        }
 
     # who goes on to phase 2
 
@@ -276,8 +292,9 @@ class Book:
         """The settings that are certain to go on to phase 2, best first: all of them once phase 1 is over.
 
         A completed setting is, as soon as fewer than `top_k` others can still beat it: the completed ones better
-        than it, the unfinished ones whose bound (see `_bound`) reaches it, and any not yet suggested. (With
-        `sweep.minimize` none is before the end: seconds have no such bound.)
+        than it, the unfinished ones whose bound (see `_bound`) reaches it (those that ASHA stopped and may let go on
+        among them), and any not yet suggested. (With `sweep.minimize` none is before the end: seconds have no such
+        bound.)
         """
         return self._stand()[0]
 
@@ -308,12 +325,13 @@ class Book:
 
     def _work_out(self) -> tuple[list[int], set[int]]:
         sweep, unfinished, unknown = self.definition.sweep, self.unfinished(), self.unknown()
-        if not unknown and not unfinished:
+        if self.searched():
             return self.best(), set()
         if sweep.minimize:
             return [], set()
         unknown += len(unfinished - self.begun)  # known, but as good as any
-        bounds = {n: self._bound(n) for n in unfinished & self.begun}
+        contenders = self._contenders()
+        bounds = {n: self._bound(n) for n in unfinished & self.begun | contenders}
         best = [(n, -score) for score, n in self._ranked[: sweep.top_k]]
         chosen = [
             n
@@ -325,7 +343,7 @@ class Book:
             hopeless = {n for n, bound in bounds.items() if bound < best[-1][1] - CLOSE}
             if sweep.scheduler != "none" and len(hopeless) < len(bounds):
                 hopeless = set()
-        return chosen, hopeless
+        return chosen, hopeless - contenders
 
     def _bound(self, setting: int) -> float:
         """What the score of an unfinished setting of phase 1 can still become: all that is to come is at most 1.
@@ -367,14 +385,6 @@ class Book:
     def taken_over(self) -> list[Tried]:
         """What earlier sweeps found, as the search wants it."""
         return [Tried(one["values"], one["score"], "done", one["seconds"]) for one in self.earlier["tried"]]
-
-    def history(self) -> dict[str, list[Report]]:
-        """The reports of phase 1's trials that ended: what a scheduler must know when a sweep goes on."""
-        return {
-            name: self.reports[name]
-            for n in range(len(self.settings))
-            if (name := self.trial(1, n, 0)) in self.reports and self.group(1, n) in ("done", "pruned")
-        }
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per run: the trials table. Of phase 2 the chosen settings' runs, and whatever else is finished.
@@ -447,8 +457,11 @@ class Book:
         self._write({"begun": setting})
 
     def recall(self, setting: int) -> None:
-        """A pruned setting goes on, and is not pruned again."""
-        self._write({"recalled": setting})
+        """A stopped setting goes on; one that still lags is not stopped again."""
+        last = self.reports[self.trial(1, setting, 0)][-1]
+        rung = len(self.rule.values[last["tasks_done"]])
+        spared = not self.rule.may_go_on(last["tasks_done"], last["value"], rung)
+        self._write({"recalled": setting, "spared": spared})
 
     def search_ended(self) -> None:
         """The search will suggest nothing more."""
@@ -475,12 +488,13 @@ class Book:
                 self.storage.fetch_result(run, self.folder(run))
         self._look_again(trial)
         self.running.discard(trial)
+        by = self.stopping.pop(trial, "")
         if text:
             (self.definition.folder / "runs" / f"{trial}.error.txt").write_text(text)
         if error:
             self._write({"trial": trial, "end": "failed", "error": error})
         elif any(self.result(run) is None for run in self._runs_of(trial)):
-            self._write({"trial": trial, "end": "pruned", "error": self.stopping.pop(trial, "")})
+            self._write({"trial": trial, "end": "pruned", "error": by})
         else:
             self._write({"trial": trial, "end": "done", "error": ""})
 
@@ -579,9 +593,13 @@ class Book:
         elif "begun" in event:
             self.begun.add(event["begun"])
         elif "recalled" in event:
-            self.spared.add(event["recalled"])
-            self.ends.pop(self.trial(1, event["recalled"], 0), None)
-            self._news.add(event["recalled"])
+            n = event["recalled"]
+            if event["spared"]:
+                self.spared.add(n)
+            self.ends.pop(self.trial(1, n, 0), None)
+            for ones in self._waiting.values():
+                ones[:] = [one for one in ones if one[1] != n]
+            self._news.add(n)
         elif "trial" in event:
             trial = event["trial"]
             phase, setting = numbers(trial)
@@ -590,9 +608,15 @@ class Book:
                 self._news.add(setting)
             self._look_again(trial)
             if "report" in event:
-                self.reports.setdefault(trial, []).append(event["report"])
+                report = event["report"]
+                self.reports.setdefault(trial, []).append(report)
+                if phase == 1:
+                    self.rule.note(trial, report["tasks_done"], report["value"])
             else:
                 self.ends[trial] = (event["end"], event["error"])
+                if self.ends[trial] == ("pruned", self.scheduler):
+                    last = self.reports[trial][-1]
+                    insort(self._waiting.setdefault(last["tasks_done"], []), (-last["value"], setting))
                 if phase == 1 and event["end"] == "done" and setting not in self._completed:
                     self._completed.append(setting)
 

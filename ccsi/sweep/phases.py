@@ -19,7 +19,11 @@ def trials(book: Book) -> Iterator[dict[str, Any] | None]:
     begins = len(book.begun) + len(book.waiting()) + book.unknown()
     book.begin("phase 1", "p1", min(begins, max(sweep.budget.trials or begins, len(book.begun))))
     while True:
-        setting = left.pop(0) if left else next_setting(book)
+        setting = left.pop(0) if left else book.recalled()
+        if setting is None:
+            setting = next_setting(book)
+        elif setting not in book.unfinished():
+            book.recall(setting)
         if setting is not None:
             name = book.trial(1, setting, 0)
             if setting in book.hopeless():
@@ -42,9 +46,6 @@ def trials(book: Book) -> Iterator[dict[str, Any] | None]:
                 book.begin("phase 2", "p2", among * len(sweep.seeds.reporting))
             handed_out.add(run)
             yield _trial(run, False, [book.config(2, setting, seed, run)])
-        elif (again := book.recalled()) is not None:
-            book.recall(again)
-            left = [again]
         elif book.decided():
             return
         else:

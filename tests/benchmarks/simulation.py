@@ -176,7 +176,7 @@ class Sweep:
         starts = [costs.worker] * nodes * per_node if isinstance(costs.worker, int | float) else costs.worker
         self.places = [Place(number % nodes, start) for number, start in enumerate(starts)]
         self.now, self.lost, self.begun = 0.0, 0.0, 0
-        self.stopped: list[Job] = []
+        self.waiting: dict[int, list[tuple[float, int, Job]]] = {}  # by tasks done: those ASHA stopped, best first
         self.driver, self.storage = Server(), Server()
         self.free = deque(self.places)
         self.jobs = [Job(number, 1) for number in range(len(trials))]
@@ -207,7 +207,7 @@ class Sweep:
         work = sum(job.worked for job in self.jobs)
         bound = max(work / len(self.places), *paths, 0.0)
         shares = self.driver.busy / self.now, self.storage.busy / self.now
-        return Outcome(self.now, bound, work, self.lost, *shares, self.begun, len(self.stopped))
+        return Outcome(self.now, bound, work, self.lost, *shares, self.begun, sum(map(len, self.waiting.values())))
 
     def _go_on(self, steps: Steps, place: Place | None) -> None:
         when = next(steps, None)
@@ -215,7 +215,12 @@ class Sweep:
             heapq.heappush(self.heap, (when, next(self.order), steps, place, place.life if place else 0))
 
     def _hand_out(self) -> None:
-        while self.free and self.queue:
+        while self.free:
+            again = self._recalled()
+            if again is not None:
+                self.queue.appendleft(again)
+            if not self.queue:
+                return
             place, job = self.free.popleft(), self.queue.popleft()
             place.job = job
             if job.phase == 1:
@@ -284,7 +289,7 @@ class Sweep:
         if job.setting in self._hopeless():
             return True
         if self.rules.asha and not job.spared and lags(self.rungs.setdefault(done, []), score):
-            self.stopped.append(job)
+            insort(self.waiting.setdefault(done, []), (-score, job.setting, job), key=lambda one: one[:2])
             return True
         self._choose()
         return False
@@ -301,6 +306,30 @@ class Sweep:
                 lags(self.rungs.setdefault(job.task, []), trial.scores[-1])
         self._choose()
 
+    def _recalled(self) -> Job | None:
+        """See `ccsi.sweep.book.Book.recalled`."""
+        rungs = sorted((done for done, ones in self.waiting.items() if ones), reverse=True)
+        for done in rungs:
+            score = -self.waiting[done][0][0]
+            if beaten(self.rungs[done], score) < len(self.rungs[done]) // 4:
+                return self.waiting[done].pop(0)[2]
+        if not rungs or self.unfinished or not self._all_begun() or len(self.ranked) >= self.rules.top_k:
+            return None
+        job = self.waiting[rungs[0]].pop(0)[2]
+        job.spared = True
+        return job
+
+    def _contenders(self) -> list[float]:
+        """What the scores of those that wait and may still go on can become."""
+        most, bounds = len(self.trials) // 4, []
+        for done, ones in self.waiting.items():
+            for score, setting, _ in ones:
+                if beaten(self.rungs[done], -score) >= most:
+                    break
+                tasks = len(self.trials[setting].seconds)
+                bounds.append((tasks - done - done * score) / tasks if self.rules.bounded else 1.0)
+        return bounds
+
     def _all_begun(self) -> bool:
         return not any(job.phase == 1 and job.setting not in self.unfinished for job in self.queue)
 
@@ -310,30 +339,30 @@ class Sweep:
             return set()
         worst = -self.ranked[self.rules.top_k - 1][0]
         found = {setting for setting, bound in self.unfinished.items() if bound < worst}
-        return set() if self.rules.asha and len(found) < len(self.unfinished) else found
+        waits = self.rules.asha and any(bound >= worst for bound in self._contenders())
+        return set() if self.rules.asha and (waits or len(found) < len(self.unfinished)) else found
 
     def _choose(self) -> None:
         """Queue phase 2 of the settings that have become certain, see `ccsi.sweep.book.Book.chosen`."""
         if not self._all_begun():
             return
+        bounds = [*self.unfinished.values(), *self._contenders()]
         for place, (negative, setting) in enumerate(self.ranked[: self.rules.top_k]):
-            if place + sum(bound >= -negative for bound in self.unfinished.values()) >= self.rules.top_k:
+            if place + sum(bound >= -negative for bound in bounds) >= self.rules.top_k:
                 break
             if setting not in self.chosen:
                 self.chosen.add(setting)
                 new = [Job(setting, 2) for _ in range(self.rules.reporting)]
                 self.jobs += new
                 self.queue += new
-        if not self.unfinished and self.stopped and len(self.ranked) < self.rules.top_k:  # see `Book.recalled`
-            again = max(self.stopped, key=lambda job: (job.task, self.trials[job.setting].scores[job.task - 1]))
-            self.stopped.remove(again)
-            again.spared = True
-            self.unfinished[again.setting] = 1.0
-            self.queue.append(again)
+
+
+def beaten(rung: list[float], score: float) -> int:
+    """How many of those that were at a rung are better."""
+    return len(rung) - bisect_right(rung, score)
 
 
 def lags(rung: list[float], score: float) -> bool:
     """Whether a score is not among the best quarter of those that were at this rung; it joins them."""
-    better = len(rung) - bisect_right(rung, score)
     insort(rung, score)
-    return better >= max(1, len(rung) // 4)
+    return beaten(rung, score) >= len(rung) // 4

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from simulation import Costs, Outcome, Rules, Sweep, Trial, lags
 
+from ccsi.sweep.rungs import Halving
+
 LAST = Rules(top_k=1, reporting=1, bounded=False)
 """Phase 2 is one trial and waits for all of phase 1: it adds that trial's length."""
 
@@ -96,19 +98,16 @@ def test_without_overheads_it_is_a_list_schedule(
         assert optimum - 1e-6 <= outcome.makespan <= (2 - 1 / places) * optimum + 1e-6
 
 
-def test_where_asha_leaves_too_few_the_best_it_stopped_goes_on() -> None:
+def test_asha_lets_a_quarter_go_on_and_enough_to_report() -> None:
     outcome = run(equal(4, 1.0, 1.0), 1, Rules(top_k=2, reporting=1, asha=True))
-    # c00 whole, three stopped after a task, the rest of c01; phase 2
-    assert outcome.makespan == pytest.approx(2 + 3 * 1 + 1 + 2 * 2)
+    # A task of each; with the fourth c00 goes on; then c01, as two are to be reported; phase 2.
+    assert outcome.makespan == pytest.approx(4 + 1 + 1 + 2 * 2)
     assert outcome.pruned == 2
 
 
-@settings(deadline=None)  # the first call imports Ray
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
 def test_it_prunes_as_the_sweeps_own_scheduler(scores: list[float]) -> None:
-    pytest.importorskip("ray")
-    from ccsi.sweep.pruning import Halving
-
     rule, rung = Halving(), list[float]()
     for number, score in enumerate(scores):
-        assert lags(rung, score) == rule.stops(str(number), 2, score)
+        rule.note(str(number), 2, score)
+        assert lags(rung, score) == rule.lags(2, score)

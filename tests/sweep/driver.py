@@ -73,6 +73,7 @@ def wait(config: dict[str, Any]) -> float:
 def reports(book: Book, trial: dict[str, Any], learn: Learn) -> Iterator[dict[str, Any]]:
     """What `run_trial` reports: after each task, the last of a run when its result.json is there."""
     done, scores, metric = 0, list[float](), book.definition.sweep.metric
+    before = {(report["run"], report["task"]) for report in book.reports.get(trial["name"], [])}
     for config in json.loads(trial["runs"]):
         folder = Path(config["run_dir"])
         after = learn(config, int(folder.name[1]))
@@ -81,8 +82,8 @@ def reports(book: Book, trial: dict[str, Any], learn: Learn) -> Iterator[dict[st
             return
         for task in range(1, len(after) + 1):
             score = sum(after[:task]) / task if metric == "val_average_incremental" else after[task - 1]
-            if (folder / "result.json").exists():
-                continue
+            if (folder / "result.json").exists() or (folder.name, task) in before:
+                continue  # it goes on from its checkpoint
             if task < len(after):
                 yield told(folder.name, task, len(after), score, done, scores, trial["prunable"])
         finish(folder, score, len(after), float(config.get("wait", 1)))

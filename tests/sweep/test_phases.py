@@ -5,7 +5,7 @@ import json
 import shutil
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,7 @@ from ccsi.errors import UserError
 from ccsi.sweep import phases
 from ccsi.sweep.book import Book
 from ccsi.sweep.definition import Definition, compose, placed, resumed
-from ccsi.sweep.pruning import Halving, Median, Rungs
+from ccsi.sweep.rungs import Median
 from ccsi.sweep.space import Tried
 from ccsi.sweep.tables import leaderboard, protocol, write_leaderboard, write_trials
 from ccsi.sweep.warm import warm_start
@@ -193,9 +193,10 @@ def test_with_a_scheduler_nobody_is_stopped_while_another_may_still_come_in(tmp_
 
 
 def test_phase_2_is_unbiased_on_pure_noise_and_phase_1_is_not(tmp_path: Path) -> None:
-    truth, spread, rng = 0.5, 0.1, np.random.default_rng(5)
+    truth, spread, repetition = 0.5, 0.1, 0
 
     def noise(config: dict[str, Any], phase: int) -> list[float]:
+        rng = np.random.default_rng([repetition, round(100 * config["quality"]), config["seed"], phase])
         return (truth + spread * rng.standard_normal(4)).clip(0, 1).tolist()
 
     seeds = replace(composed().sweep.seeds, tuning=[10, 11], reporting=[0, 1, 2])
@@ -293,59 +294,89 @@ def test_patience_counts_completed_settings_and_is_kept(tmp_path: Path) -> None:
 # ASHA.
 
 
-def told(rule: Rungs, name: str, values: dict[int, float]) -> list[bool]:
-    """Whether a trial is stopped that reports `values` by tasks done."""
-    return [rule.stops(name, tasks, value) for tasks, value in values.items()]
+def learn_from(table: Sequence[Sequence[float]]) -> Callable[[dict[str, Any], int], Sequence[float]]:
+    """Made-up accuracies: a row for each setting of `grid`."""
+    return lambda config, phase: table[round(100 * config["quality"])]
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=20))
-def test_asha_keeps_the_best_quarter_of_those_that_have_been_there(values: list[int]) -> None:
-    rule = Halving()
-    for n, value in enumerate(values):
-        so_far = sorted(values[: n + 1], reverse=True)
-        quarter = so_far[: max(1, len(so_far) // 4)]
-        assert told(rule, f"t{n}", {2: value}) == [value < quarter[-1]]
+def test_asha_lets_a_quarter_go_on_from_each_task(tmp_path: Path) -> None:
+    # One after another; running averages after 1, 2, 3 tasks. c00 to c02 wait, as no quarter of them is a whole one.
+    # c03 is the best of four, and of those that have done two tasks the only one: it waits there.
+    # c04 to c06 are worse than c03. With c07 two of eight may go on: c07 itself, which waits after its second task, and
+    # then the next is no longer c02, as c03 and c07 are better.
+    first = [0.5, 0.1, 0.6, 0.8, 0.2, 0.3, 0.4, 0.7]
+    more = grid(8) | {"scheduler": "asha", "top_k": 1, "seeds": replace(composed().sweep.seeds, reporting=[0])}
+    book = opened(tmp_path / "s", **more)
+    assert drive(book, learn_from([[one] * 3 for one in first]), workers=1)
+    # Phase 1 would end with none: c03, the best of the two that came furthest, goes on to its end.
+    assert [book.group(1, n) for n in range(8)] == ["pruned"] * 3 + ["done"] + ["pruned"] * 4
+    ends = [book.reports[f"p1-c{n:02d}"][-1]["tasks_done"] for n in range(8)]
+    assert ends == [1, 1, 1, 3, 1, 1, 1, 2]
+    assert book.pruned(7) == "by ASHA after task 2 of seed 100"
+    assert book.spared == {3}
+    table = write_trials(book).set_index("trial")
+    assert table.loc["p1-c07-s100", "seconds"] == 2.0  # what was stopped has cost something too
 
 
-def test_a_resumed_trial_is_compared_only_where_it_reports() -> None:
-    rule = Halving()
-    for number, value in enumerate((0.80, 0.90)):
-        assert told(rule, f"first{number}", dict.fromkeys(range(1, 9), value)) == [False] * 8
-    # Its first run (five tasks) is finished and tells its end alone: not to be held against others after four tasks.
-    assert told(rule, "resumed", {5: 0.9, 6: 0.9, 7: 0.9}) == [False] * 3
-    assert set(rule.values[4]) == {"first0", "first1"}
-    # Saying it twice changes nothing.
-    assert told(rule, "again", {8: 0.9}) == [False]
-    assert told(rule, "again", {8: 0.1}) == [False]
-    assert told(rule, "worse", {1: 0.1}) == [True]
+def test_whoever_waits_goes_on_when_others_turn_out_worse(tmp_path: Path) -> None:
+    more = grid(8) | {"scheduler": "asha", "top_k": 1, "seeds": replace(composed().sweep.seeds, reporting=[0])}
+    book = opened(tmp_path / "s", **more)
+    assert drive(book, learn_from([[1.0, 0.9 - n / 100] for n in range(8)]), workers=1)
+    # All are equal after task 1: from the fourth on none waits there, and the three that did go on.
+    assert [book.reports[f"p1-c{n:02d}"][-1]["tasks_done"] for n in range(8)] == [2] * 8
+    assert book.spared == set()
 
 
-def test_where_asha_leaves_fewer_than_are_to_be_reported_the_best_it_stopped_go_on(tmp_path: Path) -> None:
-    accuracies = [[0.9] * 4, [0.8] * 4, [0.9, 0.9, 0.7, 0.7], [0.1] * 4]
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32), number=st.integers(1, 14), top_k=st.integers(1, 3), workers=st.integers(1, 5),
+    killed=st.lists(st.integers(1, 12), max_size=2),
+)  # fmt: skip
+def test_whatever_happens_asha_ends_with_enough_and_nobody_waits_who_should_not(
+    seed: int, number: int, top_k: int, workers: int, killed: list[int]
+) -> None:
+    world, more = World(seed, number, 0.0), grid(number) | {"scheduler": "asha", "top_k": top_k}
+    with tempfile.TemporaryDirectory() as folder:
+        for events in [*killed, 10**9]:
+            book = opened(Path(folder), world.waits, **more)
+            drive(book, world.learn, workers, events)
+        assert book.complete()
+        best = book.best()
+        assert len(best) == min(top_k, number)
+        assert second(Path(folder)) == {f"c{n:02d}" for n in best}
+        last = {n: book.reports[f"p1-c{n:02d}"][-1] for n in range(number) if f"p1-c{n:02d}" in book.reports}
+        for n, report in last.items():
+            if book.group(1, n) != "pruned" or "longer" in book.pruned(n):
+                continue
+            there = {
+                trial: one["value"]
+                for trial, reports in book.reports.items()
+                for one in reports
+                if trial.startswith("p1") and one["tasks_done"] == report["tasks_done"]
+            }
+            better = sum(value > report["value"] for value in there.values())
+            assert better >= len(there) // 4
+        assert opened(Path(folder), **more).best() == best
 
-    def learn(config: dict[str, Any], phase: int) -> list[float]:
-        return accuracies[round(100 * config["quality"])]
 
-    more = grid(4) | {"scheduler": "asha", "top_k": 2, "seeds": replace(composed().sweep.seeds, reporting=[0])}
-    alone = opened(tmp_path / "alone", **more)
-    assert drive(alone, learn, workers=1)
-    # c01 is stopped after task 1; c02 goes on to task 3; c03 is stopped. Then c02 ends, though not the best.
-    ends = ["done", "pruned", "done", "pruned"]
-    assert [alone.group(1, n) for n in range(4)] == ends
-    assert alone.best() == [0, 2]
-    assert [alone.pruned(n) for n in (1, 3)] == ["by ASHA after task 1 of seed 100"] * 2
-    assert (tmp_path / "alone/journal.jsonl").read_text().count("recalled") == 1
-    table = write_trials(alone).set_index("trial")
-    assert table.loc["p1-c01-s100", "seconds"] == 1.0  # what was stopped has cost something too
-    # Killed at any moment, it comes to the same.
-    for events in range(1, 20):
-        folder = tmp_path / str(events)
-        if drive(opened(folder, **more), learn, workers=1, events_left=events):
+def test_a_sweep_killed_at_any_moment_prunes_as_if_it_had_not_been(tmp_path: Path) -> None:
+    rows = [[0.9] * 4, [0.8] * 4, [0.9, 0.9, 0.7, 0.7], [0.1] * 4, [0.95, 0.2, 0.2, 0.2], [0.85, 0.9, 0.9, 0.9]]
+    more = grid(6) | {"scheduler": "asha", "top_k": 2, "seeds": replace(composed().sweep.seeds, reporting=[0])}
+
+    def outcome(book: Book) -> tuple[list[str], list[int], set[int], set[str]]:
+        return [book.group(1, n) for n in range(6)], book.best(), book.spared, second(book.definition.folder)
+
+    whole = opened(tmp_path / "whole", **more)
+    assert drive(whole, learn_from(rows), workers=1)
+    assert "pruned" in outcome(whole)[0]
+    assert whole.spared
+    for events in range(1, 40):
+        book = opened(tmp_path / str(events), **more)
+        if drive(book, learn_from(rows), workers=1, events_left=events):
             break
-        book = opened(folder, **more)
-        assert not book.complete()
-        assert drive(book, learn, workers=1)
-        assert ([book.group(1, n) for n in range(4)], book.best(), second(folder)) == (ends, [0, 2], {"c00", "c02"})
+        book = opened(tmp_path / str(events), **more)
+        assert drive(book, learn_from(rows), workers=1)
+        assert outcome(book) == outcome(whole)
     assert events > 10
 
 
@@ -354,14 +385,18 @@ def test_where_asha_leaves_fewer_than_are_to_be_reported_the_best_it_stopped_go_
 
 def test_the_median_rule_compares_at_equal_tasks_done() -> None:
     rule = Median()
-    assert told(rule, "a", {1: 0.9, 2: 0.5}) == [False] * 2
-    assert told(rule, "b", {1: 0.8, 2: 0.6}) == [False] * 2
-    assert told(rule, "low", {1: 0.1, 2: 0.1}) == [False] * 2  # two others are too few
-    assert told(rule, "c", {1: 0.0, 2: 0.7}) == [False] * 2  # the first task is free
-    assert told(rule, "d", {1: 0.9, 2: 0.54}) == [False, True]  # the median of 0.5, 0.6, 0.1, 0.7 is 0.55
-    assert told(rule, "e", {2: 0.54}) == [False]  # of 0.1, 0.5, 0.54, 0.6, 0.7 it is 0.54
-    assert told(rule, "e", {2: 0.0}) == [False]  # said once
-    assert told(rule, "f", {4: 0.0}) == [False]  # none of the others has come so far
+
+    def stopped(trial: str, values: dict[int, float]) -> list[bool]:
+        return [rule.note(trial, tasks, value) and rule.lags(tasks, value) for tasks, value in values.items()]
+
+    assert stopped("a", {1: 0.9, 2: 0.5}) == [False] * 2
+    assert stopped("b", {1: 0.8, 2: 0.6}) == [False] * 2
+    assert stopped("low", {1: 0.1, 2: 0.1}) == [False] * 2  # two others are too few
+    assert stopped("c", {1: 0.0, 2: 0.7}) == [False] * 2  # the first task is free
+    assert stopped("d", {1: 0.9, 2: 0.54}) == [False, True]  # the median of 0.5, 0.6, 0.1, 0.7 is 0.55
+    assert stopped("e", {2: 0.54}) == [False]  # of 0.1, 0.5, 0.54, 0.6, 0.7 it is 0.54
+    assert stopped("e", {2: 0.0}) == [False]  # said once
+    assert stopped("f", {4: 0.0}) == [False]  # none of the others has come so far
 
 
 def test_median_stopping_marks_what_it_stopped_in_every_table_and_resumes(tmp_path: Path) -> None:
