@@ -269,7 +269,7 @@ def test_a_failed_trial_is_tried_again_by_a_resumed_sweep_and_a_pruned_one_is_no
     again = Book(placed(compose([*STANDIN, SPACE, "sweep.search=grid", *seeds]), tmp_path / "s"), Console())
     assert [again.group(1, n) for n in range(4)] == ["done", "pruned", "done", "incomplete"]
     assert not again.searched()
-    assert list(again.history()) == ["p1-c01"]
+    assert "p1-c01" in {trial for trial, _ in again.rule.noted}  # others are still held against it
     second = [row["trial"] for row in again.rows() if row["phase"] == 2]  # what is finished stays in the table
     assert second == ["p2-c02-s0", "p2-c02-s1", "p2-c00-s0", "p2-c00-s1"]  # c02 is among the best whatever c03 does
 
