@@ -129,6 +129,7 @@ def run(
     data, plan, method = group.together(
         lambda: prepared(dataset, scenario, model, learner, training, evaluate_test, share_data, streams, where)
     )
+    group.together(lambda: same_on_all(group.tell(data.checksum), data.checksum))
     if not group.leads:
         tracking = Unheard()
     tracking.watch = watch
@@ -216,6 +217,15 @@ def prepared(
             "out of reach (as a sweep's first phase does); expected another target."
         )
     return data, plan, method
+
+
+def same_on_all(leaders: str, mine: str) -> None:
+    """UserError unless this worker's images are the leader's."""
+    if mine != leaders:
+        raise UserError(
+            f"the images on {platform.node()} are not those of the other workers (their checksum differs); "
+            "dataset.path and $CCSI_DATA must hold the same on all machines."
+        )
 
 
 def rehearse(

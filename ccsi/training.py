@@ -115,8 +115,11 @@ class Training:
         if not workers.alone:
             with warnings.catch_warnings():  # torch 2.15 has a new name for this argument, which 2.10 does not know
                 warnings.simplefilter("ignore", FutureWarning)
-                # the norms' moments are the same on all workers anyway
-                parts_of = nn.parallel.DistributedDataParallel(losses, broadcast_buffers=False)
+                # the norms' moments are the same on all workers anyway; where unused parameters are looked for, buckets
+                # are not put in another order after the first step: a resumed run would add in another order
+                parts_of = nn.parallel.DistributedDataParallel(
+                    losses, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+                )
         optimizer = SGD(trained, momentum=self.momentum, weight_decay=self.weight_decay)
         first_epoch, first_batch, factor, best, wait = 0, 0, 1.0, -1.0, 0
         kept: State | None = None

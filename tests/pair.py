@@ -1,4 +1,4 @@
-"""Two processes joined by gloo on this machine, as `tune/train.py` joins a run's workers."""
+"""Processes joined by gloo on this machine, as `tune/train.py` joins a run's workers."""
 
 import multiprocessing
 import tempfile
@@ -21,12 +21,12 @@ def join(rank: int, size: int, file: str) -> None:
 
 
 class Pair:
-    """Calls a module's function on both workers at once, and gives both results."""
+    """Calls a module's function on all workers (two) at once, and gives all results."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 2) -> None:
         self.folder = tempfile.TemporaryDirectory()
         file, spawn = str(Path(self.folder.name) / "meet"), multiprocessing.get_context("spawn")
-        self.workers = [ProcessPoolExecutor(1, spawn, join, (rank, 2, file)) for rank in range(2)]
+        self.workers = [ProcessPoolExecutor(1, spawn, join, (rank, size, file)) for rank in range(size)]
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         calls = [worker.submit(function, *arguments) for worker in self.workers]

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pair import Pair
 from tiny_run import TINY, run_tiny
 from torch import Tensor
 
@@ -298,8 +300,16 @@ def test_a_run_of_two_workers_is_written_once_and_close_to_that_of_one(pair, tmp
         torch.testing.assert_close(b["learner"]["net"][key], value, rtol=0, atol=1e-5)
 
 
-def test_a_run_of_two_workers_goes_on_from_any_checkpoint_to_the_same_bits(pair, tmp_path):
-    whole = json.loads(pair(run_shared, str(tmp_path / "whole"), ["checkpoint_every=0"], True)[0])
+@pytest.fixture
+def three() -> Iterator[Pair]:
+    workers = Pair(3)
+    yield workers
+    workers.close()
+
+
+def test_a_run_of_three_workers_goes_on_from_any_checkpoint_to_the_same_bits(three, tmp_path):
+    # a + b + c in another order is another number: two workers would not show it
+    whole = json.loads(three(run_shared, str(tmp_path / "whole"), ["checkpoint_every=0", "workers=3"], True)[0])
     states: dict[str, list[Path]] = {}  # stage -> the checkpoints inside it
     for path in sorted((tmp_path / "whole").glob("checkpoint-*.pt"), key=lambda p: int(p.stem.split("-")[1])):
         state = torch.load(io.BytesIO(path.read_bytes()[32:]), weights_only=True)
@@ -311,9 +321,9 @@ def test_a_run_of_two_workers_goes_on_from_any_checkpoint_to_the_same_bits(pair,
         for name in ("config.yaml", "metrics.jsonl"):
             shutil.copy(tmp_path / "whole" / name, rest)
         shutil.copy(paths[len(paths) // 2], rest / "checkpoint.pt")
-        again = [json.loads(text) for text in pair(run_shared, str(rest), ["checkpoint_every=0"])]
+        again = [json.loads(text) for text in three(run_shared, str(rest), ["checkpoint_every=0", "workers=3"])]
         for key in ("weights_sha256", "impressions_sha256", "accuracy_matrix", "confusion"):
-            assert again[0][key] == again[1][key] == whole[key], (stage, key)
+            assert again[0][key] == again[1][key] == again[2][key] == whole[key], (stage, key)
 
 
 def test_what_one_worker_finds_wrong_stops_all(pair, tmp_path):

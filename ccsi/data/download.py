@@ -103,26 +103,43 @@ def download(url: str, path: Path, md5: str) -> None:
 def turn_in(folder: Path, waiting: str | None) -> Iterator[bool]:
     """One writer at a time in `folder`, over all processes; True if the lock was got.
 
-    The lock is on the folder itself: no lock file stays behind, and it ends with its process. A file system
-    without locks (some network ones) gives False: two may then write, and the last to finish wins, unharmed.
+    The lock is on the folder itself: no lock file stays behind, and it ends with its process. NFS locks only what is
+    open for writing: there it is on a file `.lock` in the folder. A file system without locks gives False: two may
+    then write, and the last to finish wins.
 
     Args:
         waiting: said on stderr if another process has its turn.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        locked = True
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting:
-                say(waiting)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock(handle, waiting)
+            locked = True
         except OSError:
-            locked = False
+            os.close(handle)
+            handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                lock(handle, waiting)
+                locked = True
+            except OSError:
+                locked = False
         yield locked
     finally:
         os.close(handle)
+
+
+def lock(handle: int, waiting: str | None) -> None:
+    """Lock what is open there, waiting for it if need be.
+
+    Raises:
+        OSError: this file system cannot.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if waiting:
+            say(waiting)
+        fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def md5_of(path: Path) -> str:

@@ -41,7 +41,13 @@ class Folder(Source):
 
     def stamp(self) -> str:
         """See `Source.stamp`."""
-        return "\n".join(state_of(path) for path in sorted(Path(self.path).expanduser().rglob("*")))
+        root = Path(self.path).expanduser()
+        tops = [root / split for split in SPLITS if (root / split).is_dir()] or [root]
+        try:
+            kinds = [top / name for top in tops for name in class_folders(top)]
+            return "\n".join(state_of(file) for kind in kinds for file in image_files(kind))
+        except UserError:  # told in other words when it is read
+            return ""
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
         """See `Source.read`."""

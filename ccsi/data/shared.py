@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from ccsi.data.dataset import SPLITS, Dataset, Labelled, Source
 from ccsi.data.download import turn_in
 from ccsi.errors import UserError
 
+STALE = 3600.0
+"""Seconds after which nobody writes any more to a part of a file."""
 CHUNK = 128
 """Images copied at a time: a file is written without a second copy of it in memory."""
 
@@ -76,9 +79,10 @@ def opened(source: Source, folder: Path | None) -> Dataset:
             with turn_in(home, None) as alone:
                 data = found_in(home)
                 if data is None:
-                    if alone:  # whatever lies here is damaged, or a killed process's
-                        for left in home.iterdir():
-                            left.unlink()
+                    if alone:  # a killed process's
+                        for left in home.glob(".*.part"):
+                            if time.time() - left.stat().st_mtime > STALE:
+                                left.unlink()
                     fill(home, source.load())
                     data = found_in(home)
     assert data is not None

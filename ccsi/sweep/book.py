@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # status.py has no use for it
 Status = Literal["done", "pruned", "failed", "incomplete"]
 Report = dict[str, Any]
 
+RESULT_WITHIN = 90.0
+"""Seconds after which the driver sees what a trial's machine has written; NFS remembers 30 to 60 what was not there."""
 CLOSE = 1e-9
 """Scores closer than this may be equal: a bound is computed in another order than the score it bounds."""
 
@@ -74,6 +76,7 @@ class Book:
         self.spared: set[int] = set()
         self.earlier: dict[str, Any] = {"folders": [], "tried": []}
         self.stopping: dict[str, str] = {}
+        self._lagging: set[str] = set()  # trials whose last report was one to be stopped at
         self.running: set[str] = set()
         self.heading, self.prefix, self.planned = "", "", 0
         self.began, self.shown_at, self.shown = time.monotonic(), 0.0, ""
@@ -256,7 +259,9 @@ class Book:
             value, setting = self._waiting[tasks][0]
             if self.rule.may_go_on(tasks, -value, len(self.rule.values[tasks])):
                 return setting
-        if not rungs or self.unknown() or self.unfinished() or len(self._ranked) >= self.definition.sweep.top_k:
+        if not rungs or self.unknown() or len(self._ranked) + len(self.unfinished()) >= self.definition.sweep.top_k:
+            return None
+        if self.unfinished() - self.spared:  # who may still be stopped
             return None
         return self._waiting[rungs[0]][0][1]
 
@@ -436,6 +441,10 @@ class Book:
         for n in range(len(self.settings)):
             if self.group(1, n) == "done" and self.ends.get(self.trial(1, n, 0), ("incomplete", ""))[0] != "done":
                 self.ended(self.trial(1, n, 0), None)
+        for trial in sorted(self._lagging):  # the driver died before it could stop them
+            if not self._complete(trial):
+                self.stopping[trial] = self.scheduler
+                self.ended(trial, None)
 
     def lay_down(self) -> None:
         """The driver's work ends: the clock is noted."""
@@ -450,6 +459,8 @@ class Book:
     def add(self, values: Values) -> int:
         """A new suggestion of the search; returns its number."""
         self._write({"setting": values})
+        if self.storage is not None:  # before any run of it is there: a suggestion is never made twice
+            self.storage.push(self.definition.folder, "sweep", leave=("runs", "ray"))
         return len(self.settings) - 1
 
     def start(self, setting: int) -> None:
@@ -489,14 +500,24 @@ class Book:
         self._look_again(trial)
         self.running.discard(trial)
         by = self.stopping.pop(trial, "")
+        last = self.reports.get(trial, [{"run": "", "task": 0, "tasks": 1}])[-1]
+        if last["run"] == self._runs_of(trial)[-1] and last["task"] == last["tasks"]:
+            by = ""  # it was through
         if text:
             (self.definition.folder / "runs" / f"{trial}.error.txt").write_text(text)
+        if not error and not by and not self._complete(trial):
+            # another machine wrote it, and this one does not see it yet: NFS remembers that a file was not there
+            deadline = time.monotonic() + RESULT_WITHIN
+            while not self._complete(trial) and time.monotonic() < deadline:
+                time.sleep(1)
+                self._look_again(trial)
+            error = None if self._complete(trial) else "the run ended, but its result.json is not there"
         if error:
             self._write({"trial": trial, "end": "failed", "error": error})
-        elif any(self.result(run) is None for run in self._runs_of(trial)):
-            self._write({"trial": trial, "end": "pruned", "error": by})
-        else:
+        elif self._complete(trial):
             self._write({"trial": trial, "end": "done", "error": ""})
+        else:
+            self._write({"trial": trial, "end": "pruned", "error": by})
 
     def broke(self, trial: str, text: str) -> None:
         """A trial broke off for good; `text` is the traceback, kept beside the runs."""
@@ -507,6 +528,7 @@ class Book:
     def keep(self) -> None:
         """Copy the sweep's own files to its storage, from where another machine can go on (resume=URL)."""
         if self.storage is not None:
+            self.storage.renew()
             with contextlib.suppress(OSError):  # the next time, then
                 self.storage.push(self.definition.folder, "sweep", leave=("runs", "ray"))
 
@@ -547,6 +569,9 @@ class Book:
         for run in self._runs_of(trial):
             if self._results.get(run, ...) is None:
                 del self._results[run]
+
+    def _complete(self, trial: str) -> bool:
+        return all(self.result(run) is not None for run in self._runs_of(trial))
 
     def _runs_of(self, trial: str) -> list[str]:
         phase, setting = numbers(trial)
@@ -612,7 +637,10 @@ class Book:
                 self.reports.setdefault(trial, []).append(report)
                 if phase == 1:
                     self.rule.note(trial, report["tasks_done"], report["value"])
+                    lags = setting not in self.spared and self.rule.lags(report["tasks_done"], report["value"])
+                    (self._lagging.add if lags else self._lagging.discard)(trial)
             else:
+                self._lagging.discard(trial)
                 self.ends[trial] = (event["end"], event["error"])
                 if self.ends[trial] == ("pruned", self.scheduler):
                     last = self.reports[trial][-1]

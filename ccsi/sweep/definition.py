@@ -288,8 +288,14 @@ def define(
         raise UserError(
             "resources.workers: trials of several workers need a shared sweep.dir; expected sweep.storage=null."
         )
+    if resources.gpu == "auto" and ray.autoscale:
+        raise UserError("resources.gpu=auto: measured are trials on a GPU that is there; expected ray.autoscale=false.")
     if resources.gpu == "auto" and resources.workers > 1:
         raise UserError("resources.gpu=auto: measured are trials of one worker; expected a number, or workers=1.")
+    if resources.gpu != "auto" and 0 < resources.gpu < 1 and resources.workers > 1:
+        raise UserError(
+            f"resources.gpu={resources.gpu}: NCCL joins no two workers on one card; expected a whole number."
+        )
     if sweep.name is not None and (Path(sweep.name).name != sweep.name or sweep.name in (".", "..")):
         raise UserError(f"sweep.name={sweep.name}: expected a name without slashes; the place is sweep.dir.")
     for base in bases.values():
@@ -382,7 +388,7 @@ def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
                 f"resume={folder}: {key.lstrip('.')} was {ccsi.config.shown(before.get(key))} when the sweep began and "
                 f"is now {ccsi.config.shown(after.get(key))}; leave it, or start a new sweep."
             )
-    return placed(replace(asked, overrides=saved.overrides, cwd=saved.cwd), folder)
+    return placed(replace(asked, overrides=[*kept, *overrides], cwd=saved.cwd), folder)
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

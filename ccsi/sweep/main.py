@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 
@@ -132,24 +132,40 @@ def locked(folder: Path) -> Iterator[bool]:
     try:
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
+        lock = taken(path)
+    except BlockingIOError:
+        raise UserError(f"sweep.dir={folder} is in use: another sweep process works on it.") from None
     except OSError as error:
         raise unwritable(folder, error) from error
     with lock:
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:  # perhaps tune/status.py has just asked whether it is held
-                time.sleep(0.2)
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"sweep.dir={folder} is in use: another sweep process works on it.") from None
-        except OSError:
-            pass  # a file system without locks
-        try:
             yield made
         finally:
             path.unlink(missing_ok=True)
+
+
+def taken(path: Path) -> TextIO:
+    """A lock file, locked; where a file system has no locks it is only there.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    for attempt in (1, 2, 3):
+        lock = path.open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # perhaps tune/status.py has just asked whether it is held
+            lock.close()
+            if attempt == 3:
+                raise
+            time.sleep(0.2)
+            continue
+        except OSError:
+            return lock
+        if path.exists() and os.fstat(lock.fileno()).st_ino == path.stat().st_ino:
+            return lock
+        lock.close()  # who held it has removed it meanwhile: it is nobody's lock any more
+    raise BlockingIOError
 
 
 def forget(folder: Path) -> None:
@@ -172,8 +188,7 @@ def furnish(definition: Definition, fresh: bool) -> None:
     try:
         room.write_bytes(bytes(8 * 2**20))
         room.unlink()
-        if fresh:
-            write_atomically(folder / "sweep.yaml", definition.dump().encode())
+        write_atomically(folder / "sweep.yaml", definition.dump().encode())  # resume= may have changed what is free
         (folder / "runs").mkdir(exist_ok=True)
         forget(folder)  # of a driver that was killed; what failed gets a new chance
     except OSError as error:
@@ -228,6 +243,8 @@ def sweep(definition: Definition, console: Console) -> int:
         return to_the_end(book, console)
     finally:
         book.keep()
+        if book.storage is not None:
+            book.storage.release()
 
 
 def to_the_end(book: Book, console: Console) -> int:
@@ -260,11 +277,11 @@ def stored(book: Book, url: str) -> "Storage":
 
     storage, mark = Storage(url), book.definition.folder / ".stored"
     storage.check()
-    results = storage.results()
-    if results and not mark.exists():
-        raise UserError(f"sweep.storage={url} holds the runs of another sweep; choose an empty place.")
+    if not mark.exists() and storage.holds_a_sweep():
+        raise UserError(f"sweep.storage={url} holds another sweep; choose an empty place.")
+    storage.claim()
     mark.touch()
-    for run in results:
+    for run in storage.results():
         storage.fetch_result(run, book.folder(run))
     return storage
 
@@ -282,13 +299,19 @@ def fetched(url: str) -> Path:
     if folder.exists():
         raise UserError(f"resume={url}: {folder} exists already; go on with resume={folder}, or move it away.")
     storage.check()
-    storage.pull("sweep", folder)
-    if not (folder / "sweep.yaml").exists():
-        raise UserError(f"resume={url}: there is no sweep; expected the sweep.storage of an earlier sweep.")
-    (folder / ".stored").touch()
-    definition = read(folder)
-    if not Path(definition.cwd).is_dir():  # another machine: relative paths begin here
-        (folder / "sweep.yaml").write_text(replace(definition, cwd=os.getcwd()).dump())
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        storage.pull("sweep", part)
+        if not (part / "sweep.yaml").exists():
+            raise UserError(f"resume={url}: there is no sweep; expected the sweep.storage of an earlier sweep.")
+        (part / ".stored").touch()
+        definition = read(part)
+        if not Path(definition.cwd).is_dir():  # another machine: relative paths begin here
+            (part / "sweep.yaml").write_text(replace(definition, cwd=os.getcwd()).dump())
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return folder
 
 

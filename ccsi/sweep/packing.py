@@ -16,6 +16,8 @@ from ccsi.tracking.events import TaskEnd
 
 MARGIN = 0.2
 """How much more than the warm-up a trial may take later: later tasks have more classes to remember."""
+WARM_UP_WITHIN = 1800.0
+"""Seconds the warm-up has, waiting for a free GPU included."""
 WARM_UP_TASKS = 2
 """The second is the first with impressions and a teacher."""
 HURRIED = {"training.epochs": 1, "training.first_epochs": 1, "learner.synthesis.iterations": 2}
@@ -45,8 +47,9 @@ def share_of_gpu(book: Book, place: Place, nodes: Sequence[Mapping[str, float]])
         f"resources.gpu=auto: a trial took {used / 2**30:.1f} of {total / 2**30:.1f} GiB, so {fits} share a GPU.",
         highlight=False,
     )
-    book.measured(1 / fits)
-    return 1 / fits
+    share = math.floor(1e4 / fits) / 1e4  # Ray counts in ten-thousandths and rounds: 6 times 0.1667 were more than one
+    book.measured(share)
+    return share
 
 
 def packing(used: int, total: int, margin: float = MARGIN) -> int:
@@ -71,7 +74,15 @@ def measured(config: Config, place: Place) -> tuple[int, int]:
         UserError: it broke off.
     """
     try:
-        used, total = ray.get(ray.remote(num_cpus=place.cpu, num_gpus=1)(warm_up).remote(config, place))
+        asked = ray.remote(num_cpus=place.cpu, num_gpus=1)(warm_up).remote(config, place)
+        used, total = ray.get(asked, timeout=WARM_UP_WITHIN)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(asked, force=True)
+        free = ray.available_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+        raise UserError(
+            f"resources.gpu=auto: the warm-up did not end within {WARM_UP_WITHIN / 60:.0f} minutes ({free:g} GPUs are "
+            "free); wait for a free GPU, or say resources.gpu=X."
+        ) from None
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, UserError):

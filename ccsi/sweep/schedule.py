@@ -160,7 +160,7 @@ def room(nodes: Sequence[Mapping[str, float]], cpu: float, gpu: float) -> int:
         by_cpu = node.get("CPU", 0.0) / cpu
         by_gpu = node.get("GPU", 0.0) / gpu if gpu > 0 else math.inf
         if 0 < gpu < 1:  # a worker's share must lie on one card
-            by_gpu = node.get("GPU", 0.0) * math.floor(1 / gpu + 1e-6)
+            by_gpu = node.get("GPU", 0.0) * math.floor(1 / max(round(gpu, 4), 1e-4) + 1e-6)  # as Ray counts
         fits += math.floor(min(by_cpu, by_gpu) + 1e-6)
     return fits
 
@@ -215,6 +215,18 @@ def head_watched(address: str, gone: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         over.set()
+
+
+def tidy(runs: str) -> None:
+    """Remove what trials left on the nodes' own disks: copies of the images among it."""
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(shutil.rmtree)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    ray.wait(
+        [task.options(scheduling_strategy=one).remote(runs, ignore_errors=True) for one in there],
+        num_returns=len(nodes),
+        timeout=VISIT_WITHIN,
+    )
 
 
 class Supply(Searcher):
@@ -323,7 +335,7 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     wanted = definition.resources.gpu
     gpu = float(wanted) if wanted != "auto" else share_of_gpu(book, place, alive())
     call = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    place = replace(place, gpu=gpu, call=call)
+    place = replace(place, gpu=gpu, call=call, local=definition.ray.address is None)
     # with ray.autoscale the nodes come when trials wait for them
     autoscaled = sweep.max_concurrent if definition.ray.autoscale else None
     fits = autoscaled or capacity(cpu, gpu, workers)
@@ -382,6 +394,10 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
     def gone() -> None:
         told = f"the cluster's head at {address} no longer answers; start it again"
         print(f"sweep: broke off: {told}, and go on with resume={definition.folder}.", file=sys.stderr, flush=True)
+        last = [threading.Thread(target=one, daemon=True) for one in (book.lay_down, book.keep)]
+        for thread in last:  # a disk may be gone with the head
+            thread.start()
+            thread.join(10)
         os._exit(1)  # Tune hangs in a call that no exception reaches
 
     try:
@@ -389,3 +405,5 @@ def run_trials(definition: Definition, book: Book, trials: Iterator[dict[str, An
             tuner.fit()
     except (OSError, tune.TuneError) as error:  # Tune wraps what our callbacks meet, but not what Supply and disk do
         raise BrokenOffError(reason(str(error))) from error
+    if sweep.storage is not None:
+        tidy(str(definition.runs))

@@ -4,8 +4,12 @@ A run then works in a folder of its machine. After each of its checkpoints what 
 checkpoint last, and wherever it starts again it begins with what is there.
 """
 
+import contextlib
 import json
+import os
+import socket
 import threading
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +19,12 @@ from pyarrow import fs
 
 from ccsi.errors import UserError
 
+OBJECT_STORES = ("s3", "gcs", "abfs", "py::fsspec+s3", "py::fsspec+gcs", "py::fsspec+abfs")
+"""Arrow's names of systems in which a file is there as a whole or not at all."""
 ANSWER_WITHIN = 15.0
 """Seconds a storage has to take a first file."""
+CLAIM = 60.0
+"""Seconds for which a driver's word holds that it works on a sweep."""
 LAST = ("checkpoint.pt", "result.json")
 """What makes the rest valid is copied behind it, in this order."""
 
@@ -30,6 +38,11 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        if "@" in url.partition("://")[2].partition("/")[0]:
+            raise UserError(
+                "sweep.storage: expected an address without name and password, which would be written to files; give "
+                "them in the environment (AWS_ACCESS_KEY_ID, …), or a role to the machines."
+            )
         if "://" not in url or url.startswith("memory://"):
             raise UserError(f"sweep.storage={url}: expected an address all machines can write to: s3://bucket/folder.")
         try:
@@ -44,6 +57,7 @@ class Storage:
             self.system = fs.PyFileSystem(fs.FSSpecHandler(other))
         self.root = root.rstrip("/")
         self._copied: dict[Path, tuple[int, int]] = {}
+        self._claimed: float | None = None
 
     def check(self) -> None:
         """Write a file, read it and remove it.
@@ -69,6 +83,45 @@ class Storage:
         thread.join(ANSWER_WITHIN)
         if problem[0]:
             raise UserError(f"sweep.storage={self.url} cannot be written ({problem[0]}); choose another place.")
+
+    def claim(self) -> None:
+        """Be the one driver that works on the sweep kept here, until `release`; `renew` now and then.
+
+        Raises:
+            UserError: another has said so within `CLAIM` seconds.
+        """
+        try:
+            owner = json.loads(self._get(f"{self.root}/sweep/owner.json"))
+        except (FileNotFoundError, ValueError):
+            owner = {"time": 0.0}
+        age = time.time() - owner["time"]
+        if age < CLAIM:
+            raise UserError(
+                f"sweep.storage={self.url} is in use: {owner['who']} worked on it {max(0.0, age):.0f} s ago; if it is "
+                f"gone, try again in {CLAIM - age:.0f} s."
+            )
+        self._claimed = 0.0
+        self.renew()
+
+    def renew(self) -> None:
+        """Say that this driver still works here, at most every ten seconds."""
+        if self._claimed is not None and time.time() - self._claimed >= 10:
+            self._claimed = time.time()
+            owner = {"who": f"process {os.getpid()} on {socket.gethostname()}", "time": self._claimed}
+            with contextlib.suppress(OSError):
+                self._put(f"{self.root}/sweep/owner.json", json.dumps(owner).encode())
+
+    def release(self) -> None:
+        """Another driver may go on at once."""
+        if self._claimed is not None:
+            self._claimed = None
+            with contextlib.suppress(OSError):
+                self.system.delete_file(f"{self.root}/sweep/owner.json")
+
+    def holds_a_sweep(self) -> bool:
+        """Whether a sweep has been kept here."""
+        found = self.system.get_file_info(f"{self.root}/sweep/sweep.yaml")
+        return bool(found.type == fs.FileType.File) or bool(self.results())
 
     def push(self, folder: Path, name: str, leave: Sequence[str] = ()) -> None:
         """Copy what changed in `folder` since the last time to `name`, but for the inner folders to be left."""
@@ -111,13 +164,13 @@ class Storage:
 
     def _put(self, path: str, data: bytes) -> None:
         """Write a file so that a reader meets the old one or the new one: object stores do so by themselves."""
-        local = isinstance(self.system, fs.LocalFileSystem)
-        target = path + ".part" if local else path
-        if local:
+        whole = self.system.type_name in OBJECT_STORES
+        target = path if whole else path + ".part"
+        if not whole:
             self.system.create_dir(path.rpartition("/")[0], recursive=True)
         with self.system.open_output_stream(target) as stream:
             stream.write(data)
-        if local:
+        if not whole:
             self.system.move(target, path)
 
     def _get(self, path: str) -> bytes:

@@ -1,5 +1,7 @@
 """The command behind `python tune/train.py`: one run shared by several workers (see `ccsi.sweep.share`)."""
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -35,7 +37,7 @@ One run shared by several workers, on this machine or on a cluster (Ray Train).
 
 Everything is as for `python -m ccsi` (see its --help), and the same command goes on where an interrupted run stopped.
 The batch and the learning rate are those of all workers together. Beside it:
-  workers=N                 processes that share the run        max_failures=N  restarts when one of them dies
+  workers=N                 processes that share the run        max_failures=N  restarts, in a row, that get no further
   resources.cpu=X resources.gpu=X  of each worker (default: the run's threads, and no GPU)
   ray.address=null|auto|HOST:PORT  ray.num_cpus=N
   run_dir=FOLDER            a folder that all machines share
@@ -68,16 +70,21 @@ def train(arguments: Sequence[str]) -> int:
     config = configuration(arguments)
     resources, where, max_failures = sections_of(config)
     cpu, gpu = resources.cpu or float(config["threads"]), float(resources.gpu)
+    if str(config["device"]).startswith("cuda") and gpu == 0:
+        raise UserError("device=cuda, but resources.gpu is 0: say how many cards a worker gets, resources.gpu=1.")
     config |= {"threads": max(1, int(cpu)), "device": "cuda" if gpu > 0 else "cpu"}
     ccsi.config.check(config)
     folder = folder_of(config["run_dir"], config["name"], config["seed"], config)
     config["run_dir"] = str(folder)
     shared_data = folder.with_name(f".{folder.name}.data")
     config["share_data"] = config["share_data"] or str(shared_data)
-    try:
-        problem = run_shared(config, Place(config["workers"], cpu, gpu, max_failures, {}, os.getcwd()), where)
-    finally:
-        shutil.rmtree(shared_data, ignore_errors=True)
+    place = Place(config["workers"], cpu, gpu, max_failures, {}, os.getcwd(), local=where.address is None)
+    with sole_driver(folder):
+        try:
+            problem = run_shared(config, place, where)
+        finally:
+            for left in (shared_data, folder.with_name(f".{folder.name}.train")):
+                shutil.rmtree(left, ignore_errors=True)
     result = finished(folder)
     if result is None:
         print(f"train: broke off: {problem}; the same command goes on from the last checkpoint.", file=sys.stderr)
@@ -96,14 +103,31 @@ def run_shared(config: Config, place: Place, where: Cluster) -> str:
         keep_ray_private()
     print(f"Starting Ray ({ccsi.config.shown(where.address or 'local')}) …", file=sys.stderr)
     from ccsi.sweep.schedule import PASSED_ON, capacity, cluster  # seconds to import
-    from ccsi.sweep.share import share
+    from ccsi.sweep.share import persist
 
     place = replace(place, environment={key: os.environ[key] for key in PASSED_ON if key in os.environ})
     with cluster(where) as dashboard:
         if dashboard is not None:
             say_where(Console(stderr=True), dashboard)
-        capacity(place.cpu, place.gpu, place.workers)
-        return watched(lambda: share(config, place), folder)
+        if not where.autoscale:  # else the nodes come when workers wait for them
+            capacity(place.cpu, place.gpu, place.workers)
+        return watched(lambda: persist(config, place), folder)
+
+
+@contextlib.contextmanager
+def sole_driver(folder: Path) -> Iterator[None]:
+    """Refuse to work on a run on which another `tune/train.py` does."""
+    path = folder.with_name(f".{folder.name}.driver")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder} is in use: another process works on it.") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    path.unlink(missing_ok=True)
 
 
 def configuration(arguments: Sequence[str]) -> Config:
@@ -122,8 +146,13 @@ def sections_of(config: Config) -> tuple[Resources, Cluster, int]:
     nodes = {"resources": {**own["resources"], "_target_": f"{Resources.__module__}.Resources"}}
     nodes |= {"ray": {**own["ray"], "_target_": f"{Cluster.__module__}.Cluster"}}
     ccsi.config.check({"_target_": f"{__name__}.sections", **own, **nodes})
-    if own["resources"]["gpu"] == "auto":
+    gpu = own["resources"]["gpu"]
+    if gpu == "auto":
         raise UserError("resources.gpu=auto: only a sweep has trials to pack; expected a number.")
+    if 0 < gpu < 1 and config["workers"] > 1:
+        raise UserError(f"resources.gpu={gpu}: NCCL joins no two workers on one card; expected a whole number.")
+    if own["ray"]["autoscale"] and own["ray"]["address"] is None:
+        raise UserError("ray.autoscale=true: expected ray.address of a cluster that starts nodes on demand.")
     return Resources(**own["resources"]), Cluster(**own["ray"]), int(own["max_failures"])
 
 
@@ -174,8 +203,11 @@ def tail(path: Path) -> Iterator[str | None]:
             yield None
             continue
         position += len(text.encode())
-        event = json.loads(text)
-        task, phase = event.pop("task"), event.pop("phase")
+        try:
+            event = json.loads(text)
+            task, phase = event.pop("task"), event.pop("phase")
+        except (ValueError, KeyError, AttributeError):  # cut back and written on while we looked
+            continue
         if phase == "task_end":
             figures = [f"{key.replace('_', ' ')} {percent(event[key])} %" for key in SHOWN if key in event]
             yield f"task {task} done: {', '.join(figures)}"

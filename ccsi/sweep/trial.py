@@ -52,7 +52,7 @@ class Place:
         environment: variables to set, as the driver's environment does not reach a running cluster.
         cwd: the driver's working directory, for relative paths; left alone if a node does not have it.
         sweep: its name, for the metrics. storage: where runs are kept if machines share no folder.
-        call: names the driver's process; attempts are counted afresh in each.
+        call: names the driver's process; attempts are counted afresh in each. local: all runs on this machine.
     """
 
     workers: int
@@ -64,6 +64,7 @@ class Place:
     sweep: str = ""
     storage: str | None = None
     call: str = ""
+    local: bool = False
 
     def enter(self) -> None:
         """Set what this process needs."""
@@ -119,13 +120,9 @@ def run_trial(trial: Mapping[str, Any], place: Place, metric: str) -> None:
 
     for config in json.loads(trial["runs"]):
         folder = Path(config["run_dir"])
-        if place.storage is not None:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        elif not folder.parent.is_dir():
-            absent = (
-                f"{folder.parent} is not on node {socket.gethostname()}: sweep.dir must be a folder all nodes share"
-            )
-            tune.report({"tasks_done": done, "error": f"{absent}, or sweep.storage be set"})
+        absent = private(folder.parent) if place.storage is not None else missing(folder.parent)
+        if absent:
+            tune.report({"tasks_done": done, "error": absent})
             return
         report, attempts = (
             Report(folder.name, metric, trial["prunable"], done, tuple(values)),
@@ -272,6 +269,24 @@ class Attempts:
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps({"at": self._at(), "broke": broke}))
         part.replace(self.path)
+
+
+def missing(folder: Path) -> str:
+    """What to say if this machine does not have the sweep's folder; "" if it does."""
+    if folder.is_dir():
+        return ""
+    where = f"{folder} is not on node {socket.gethostname()}"
+    return f"{where}: sweep.dir must be a folder all nodes share, or sweep.storage be set"
+
+
+def private(folder: Path) -> str:
+    """Make a folder on this machine's own disk that no other user can read, as images lie there; "" or the problem."""
+    folder.mkdir(parents=True, exist_ok=True)
+    top = folder.parent
+    if top.stat().st_uid != os.getuid():
+        return f"{top} belongs to another user; expected it to be free, or TMPDIR to name another place."
+    top.chmod(0o700)
+    return ""
 
 
 def unfit(runs: str, storage: str | None) -> str:

@@ -139,7 +139,7 @@ class Synthesis:
                 if workers.alone:
                     stage.offer(lambda: {"done": done, "chunks": [make()]})
                 elif step % LOG_EVERY == 0 and workers.tell(stage.due()):  # they keep step: each has as much to do
-                    stage.save({"done": done, "chunks": workers.collect(make())})
+                    stage.save({"done": done, "chunks": workers.collect(on_cpu(make()))})
 
             def log(step: int, metrics: Mapping[str, float], number: int = number) -> None:
                 stage.log(number * self.iterations + step, rounds * self.iterations, metrics)
@@ -278,6 +278,15 @@ def view(x: Tensor, shifts: list[list[int]], flips: list[bool]) -> Tensor:
         moved = group.roll((dy, dx), (-2, -1)) if dy or dx else group
         seen.append(moved.flip(-1) if flip else moved)
     return torch.stack(seen)
+
+
+def on_cpu(value: Any) -> Any:
+    """A state whose tensors another machine can read: it may lack the card they are on."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, Mapping):
+        return {key: on_cpu(one) for key, one in value.items()}
+    return [on_cpu(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def total_variation(x: Tensor) -> Tensor:

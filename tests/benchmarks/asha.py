@@ -42,14 +42,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--schedulers", nargs="+", default=["none", "asha"])
+    parser.add_argument("--schedulers", nargs="*", default=["asha"], help="beside none")
     parser.add_argument("settings", nargs="*")
     options = parser.parse_args()
     columns = ("repetition", "scheduler", "runs", "stopped", "seconds of phase 1", "saved", "best", "val, %", "test, %")
     table = Table(*columns)
     for repetition in range(options.repetitions):
         whole = 0.0
-        for scheduler in options.schedulers:
+        for scheduler in ["none", *options.schedulers]:
             more = [f"sweep.seed={repetition}", f"sweep.seeds.tuning=[{100 + repetition}]"]
             more += [f"dataset.path={options.data.resolve()}", f"sweep.scheduler={scheduler}", *options.settings]
             trials, board = swept(options.folder.resolve() / f"{scheduler}-{repetition}", [*SWEEP, *more])

@@ -65,9 +65,12 @@ def main() -> None:
     quiet, weights = outcome(folder)
     print(f"undisturbed: {len(quiet)} trials in {time.monotonic() - began:.0f} s", flush=True)
 
+    failed = [False]
+
     def compare(name: str, folder: Path, seconds: float, more: str = "") -> None:
         table, others = outcome(folder)
         same = table.equals(quiet) and others == weights
+        failed[0] |= not same
         print(f"{name}: {'the same table and weights' if same else 'NOT THE SAME'}, {seconds:.0f} s{more}", flush=True)
 
     losses = list[float]()
@@ -113,6 +116,7 @@ def main() -> None:
     assert sweep.wait(900) == 0, sweep.said
     nodes.stop()
     compare("head and driver killed, resumed", folder, time.monotonic() - began)
+    sys.exit(failed[0] or any(one > 2 * INTERVAL for one in losses))  # a checkpoint takes its time too
 
 
 if __name__ == "__main__":

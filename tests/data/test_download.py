@@ -1,5 +1,7 @@
 """`fetch` against a real server on the loopback: verified, whole or not at all, once."""
 
+import errno
+import fcntl
 import hashlib
 import os
 import signal
@@ -169,3 +171,18 @@ def test_data_folder(monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Pat
     assert data_folder("sets") == Path.cwd() / "sets"
     monkeypatch.delenv("CCSI_DATA")
     assert data_folder(None) == tmp_path / ".cache" / "ccsi"
+
+
+def test_a_file_system_that_locks_only_files_open_for_writing_is_locked_too(tmp_path: Path, monkeypatch) -> None:
+    real = fcntl.flock
+
+    def as_on_nfs(handle: int, how: int) -> None:
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", as_on_nfs)
+    with download.turn_in(tmp_path, None) as alone:
+        assert alone
+        with (tmp_path / ".lock").open("w") as other, pytest.raises(BlockingIOError):
+            real(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -380,6 +380,37 @@ def test_a_sweep_killed_at_any_moment_prunes_as_if_it_had_not_been(tmp_path: Pat
     assert events > 10
 
 
+def test_a_trial_that_was_to_be_stopped_when_the_driver_died_is_stopped_by_the_next(tmp_path: Path) -> None:
+    more = grid(4) | {"scheduler": "asha", "top_k": 1}
+    book = opened(tmp_path, **more)
+    for n, value in enumerate((0.5, 0.6, 0.7, 0.8)):
+        book.start(n)
+        run = f"p1-c{n:02d}-s100"
+        report = {"run": run, "task": 1, "tasks": 3, "score": value, "tasks_done": 1, "value": value}
+        book.reported(run[:6], report)  # and then Tune would have stopped the first three
+    again = opened(tmp_path, **more)
+    again.take_up()
+    assert [again.group(1, n) for n in range(4)] == ["pruned"] * 3 + ["incomplete"]
+    assert again.pruned(0) == "by ASHA after task 1 of seed 100"
+
+
+def test_a_result_that_another_machine_wrote_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = opened(tmp_path, **grid(2), top_k=1)
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            finish(book.folder("p1-c00-s100"), 0.9)
+
+    monkeypatch.setattr("ccsi.sweep.book.time.sleep", sleep)
+    book.ended("p1-c00", None)
+    assert (book.group(1, 0), len(looks)) == ("done", 3)
+    monkeypatch.setattr("ccsi.sweep.book.RESULT_WITHIN", 0.0)
+    book.ended("p1-c01", None)
+    assert (book.group(1, 1), book.ends["p1-c01"][1]) == ("failed", "the run ended, but its result.json is not there")
+
+
 # Median stopping.
 
 

@@ -1,6 +1,7 @@
 """Runs that are kept at an address: what is copied when, and that a run goes on from there on another machine."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from tiny_run import TINY, run_tiny
 import ccsi.config
 from ccsi.errors import UserError
 from ccsi.sweep import main as command
-from ccsi.sweep.storage import Storage
+from ccsi.sweep import storage
+from ccsi.sweep.storage import CLAIM, Storage
 from ccsi.sweep.trial import execute
 
 
@@ -68,6 +70,35 @@ def test_an_address_that_will_not_do_is_told(url: str, message: str) -> None:
         Storage(url).check()
     assert f"sweep.storage={url}" in str(caught.value) and message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_no_password_is_written_down() -> None:
+    with pytest.raises(UserError, match="without name and password") as caught:
+        Storage("s3://KEY:SECRET@bucket/a")
+    assert "SECRET" not in str(caught.value)
+
+
+def test_one_driver_at_a_time_works_on_a_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, other = (Storage(f"file://{tmp_path}/kept") for _ in range(2))
+    mine.claim()
+    with pytest.raises(UserError, match=r"is in use: process \d+ on .* worked on it 0 s ago; if it is gone, try"):
+        other.claim()
+    mine.release()
+    other.claim()
+    later = time.time() + CLAIM + 1
+    monkeypatch.setattr(storage.time, "time", lambda: later)
+    mine.claim()  # the other has said nothing for a minute
+
+
+def test_another_sweeps_storage_is_refused_before_any_of_its_runs_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"file://{tmp_path}/kept"
+    (tmp_path / "kept/sweep").mkdir(parents=True)
+    (tmp_path / "kept/sweep/sweep.yaml").write_text("of another")
+    assert command.main([*TINY, f"sweep.dir={tmp_path / 's'}", f"sweep.storage={url}"]) == 2
+    assert f"sweep.storage={url} holds another sweep" in capsys.readouterr().err
+    assert (tmp_path / "kept/sweep/sweep.yaml").read_text() == "of another"
 
 
 def test_a_writable_place_is_left_empty(tmp_path: Path) -> None:

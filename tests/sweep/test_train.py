@@ -7,7 +7,10 @@ import pytest
 from launcher import Sweep, until
 from tiny_run import TINY, run_tiny
 
-from ccsi.sweep.train import main
+from ccsi.errors import UserError
+from ccsi.sweep import share
+from ccsi.sweep.train import main, sole_driver
+from ccsi.sweep.trial import Place
 
 pytest.importorskip("ray")
 
@@ -54,6 +57,9 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, pair) -> None:
         (["resources.cpu=0"], "resources.cpu=0: expected a number > 0"),
         (["learner.w_idk=1"], "learner.w_idk is not a setting; did you mean learner.w_idc?"),
         (["scenario.classes_per_task=3"], "scenario.classes_per_task=3 makes 9 classes, but the data set has 10"),
+        (["device=cuda"], "device=cuda, but resources.gpu is 0"),
+        (["resources.gpu=0.5", "workers=2"], "resources.gpu=0.5: NCCL joins no two workers on one card"),
+        (["ray.autoscale=true"], "ray.autoscale=true: expected ray.address of a cluster"),
         (["ray.address=here"], "ray.address=here: expected null, auto, or host:port of a running cluster."),
     ],
 )
@@ -87,6 +93,39 @@ def test_a_file_with_a_runs_configuration_is_taken_too(tmp_path: Path, monkeypat
     assert "resources" not in config
     assert "broke off: said so" in capsys.readouterr().err
     assert main([str(tmp_path / "none.yaml")]) == 2
+
+
+def test_a_second_driver_of_a_run_is_refused(tmp_path: Path, capsys) -> None:
+    with sole_driver(tmp_path / "run"):
+        assert main([*TINY, f"run_dir={tmp_path / 'run'}"]) == 2
+    assert "is in use: another process works on it" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_that_die_are_started_again_as_long_as_they_get_further(tmp_path: Path, monkeypatch) -> None:
+    config, place = {"run_dir": str(tmp_path / "run")}, Place(2, 1.0, 0.0, 2, {}, str(tmp_path))
+    (tmp_path / "run").mkdir()
+    ends: list[Exception | None] = []
+    monkeypatch.setattr(share, "share", lambda *given: raised(ends.pop(0), tmp_path / "run/checkpoint.pt"))
+    ends += [RuntimeError("died")] * 3
+    with pytest.raises(RuntimeError, match="died"):
+        share.persist(config, place)
+    assert ends == []
+    ends += [RuntimeError("died"), RuntimeError("died"), OSError("further"), RuntimeError("died"), None]
+    share.persist(config, place)
+    assert ends == []
+    ends += [UserError("not to my liking")]
+    with pytest.raises(UserError):
+        share.persist(config, place)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def raised(error: Exception | None, checkpoint: Path) -> None:
+    """`further`: not without a new checkpoint."""
+    if str(error) == "further":
+        checkpoint.write_bytes(b"0" * 40)
+    if error is not None:
+        raise error
 
 
 def test_help_names_the_groups(capsys) -> None:
