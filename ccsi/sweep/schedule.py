@@ -32,6 +32,7 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "0",  # Tune's actors cannot use workers started beforehand
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs keep their own record
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # Tune's own state is never asked for: all trials' so far, every ten seconds
     "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be switched off
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # phase 2 reports nothing to compare
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: stop at once, write the tables, say how to go on
@@ -299,6 +300,10 @@ class Events(tune.Callback):
         if error == WORKER_DIED:  # all a trial can say of its own end; Ray may know more
             error = self.reasons.get(trial.trial_id, error)
         self.book.ended(trial.config["name"], error, told.get("text", ""))
+        if hasattr(trial, "run_metadata"):  # statistics of each number it told, and its configurations: not read again
+            trial.run_metadata.metric_analysis.clear()
+            trial.run_metadata.metric_n_steps.clear()
+            trial.config["runs"] = ""
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self.broken.add(trial.trial_id)
