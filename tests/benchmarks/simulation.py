@@ -89,7 +89,7 @@ class Job:
     Attributes:
         task: tasks done. saved: seconds of the next one that a checkpoint holds.
         since, step: when its present work began, if not saved yet, and how long that takes.
-        worked: seconds of its work that count. spared: it was pruned, and goes on all the same.
+        worked: seconds of its work that count. stopped: by ASHA. spared: it was, and goes on to its end all the same.
     """
 
     setting: int
@@ -99,6 +99,7 @@ class Job:
     since: float | None = None
     step: float = 0.0
     worked: float = 0.0
+    stopped: bool = False
     spared: bool = False
 
 
@@ -235,7 +236,7 @@ class Sweep:
         yield self._driver(costs.start)
         yield self.now + costs.hop + (0.0 if place.warm else place.worker)
         place.warm = True
-        while job.task < len(seconds):
+        while job.task < len(seconds) and not job.stopped:  # it is, if its node died before the driver heard its end
             whole = seconds[job.task]
             while job.saved < whole:
                 job.since, job.step = self.now, min(whole - job.saved, costs.interval)
@@ -289,7 +290,7 @@ class Sweep:
         if job.setting in self._hopeless():
             return True
         if self.rules.asha and not job.spared and lags(self.rungs.setdefault(done, []), score):
-            insort(self.waiting.setdefault(done, []), (-score, job.setting, job), key=lambda one: one[:2])
+            job.stopped = True
             return True
         self._choose()
         return False
@@ -300,7 +301,10 @@ class Sweep:
             return
         del self.unfinished[job.setting]
         trial = self.trials[job.setting]
-        if job.task == len(trial.seconds):
+        if job.stopped:
+            one = (-trial.scores[job.task - 1], job.setting, job)
+            insort(self.waiting.setdefault(job.task, []), one, key=lambda one: one[:2])
+        elif job.task == len(trial.seconds):
             insort(self.ranked, (-trial.scores[-1], job.setting))
             if self.rules.asha:
                 lags(self.rungs.setdefault(job.task, []), trial.scores[-1])
@@ -312,11 +316,16 @@ class Sweep:
         for done in rungs:
             score = -self.waiting[done][0][0]
             if beaten(self.rungs[done], score) < len(self.rungs[done]) // 4:
-                return self.waiting[done].pop(0)[2]
+                return self._let_go(done)
         if not rungs or self.unfinished or not self._all_begun() or len(self.ranked) >= self.rules.top_k:
             return None
-        job = self.waiting[rungs[0]].pop(0)[2]
+        job = self._let_go(rungs[0])
         job.spared = True
+        return job
+
+    def _let_go(self, done: int) -> Job:
+        job = self.waiting[done].pop(0)[2]
+        job.stopped = False
         return job
 
     def _contenders(self) -> list[float]:
