@@ -86,7 +86,10 @@ def test_without_overheads_it_is_a_list_schedule(
 ) -> None:
     """Between the lower bound and Graham's: with p places, at most 2 - 1/p times the optimum."""
     rng = np.random.default_rng(seed)
-    trials = [Trial(one, tuple(rng.random(len(one)))) for one in lengths]
+    means = [
+        np.cumsum(rng.random(len(one))) / np.arange(1, len(one) + 1) for one in lengths
+    ]  # as a part bounds the whole
+    trials = [Trial(one, tuple(mean)) for one, mean in zip(lengths, means, strict=True)]
     outcome = run(trials, places, Rules(top_k=top_k, reporting=reporting, bounded=bounded))
     longest = max(map(sum, lengths))
     path = longest + max(sum(trial.seconds) for trial in sorted(trials, key=lambda t: -t.scores[-1])[:top_k])
