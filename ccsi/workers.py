@@ -91,9 +91,8 @@ class Workers:
         """All workers' `x`, of one shape, as [size, ...] in the order of their ranks. No gradient."""
         x = x.contiguous()
         parts = [torch.empty_like(x) for _ in range(self.size)]
-        asked: Any = dist.all_gather(
-            parts, x, async_op=True
-        )  # when small, half the time of any other collective (gloo)
+        # for what is small, half the time of any other collective (gloo)
+        asked: Any = dist.all_gather(parts, x, async_op=True)
         if x.is_cpu:  # a process that sleeps takes a millisecond to wake up, ninety times a step
             deadline = time.perf_counter() + AWAKE
             while not asked.is_completed() and time.perf_counter() < deadline:

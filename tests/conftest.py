@@ -8,7 +8,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: tensors this small only wai
 
 import pytest
 from fork_server import Server
-from pair import Pair
+from joined import Joined
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would children
 
@@ -22,8 +22,8 @@ def ccsi_process() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def pair() -> Iterator[Pair]:
+def pair() -> Iterator[Joined]:
     """Two workers of one run: `pair(function, *arguments)` gives what it returns on each."""
-    pair = Pair()
+    pair = Joined()
     yield pair
     pair.close()

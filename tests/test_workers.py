@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pair import Pair
+from joined import Joined
 from tiny_run import TINY, run_tiny
 from torch import Tensor
 
@@ -301,8 +301,8 @@ def test_a_run_of_two_workers_is_written_once_and_close_to_that_of_one(pair, tmp
 
 
 @pytest.fixture
-def three() -> Iterator[Pair]:
-    workers = Pair(3)
+def three() -> Iterator[Joined]:
+    workers = Joined(3)
     yield workers
     workers.close()
 

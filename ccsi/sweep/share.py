@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from ray import train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.backend import BackendConfig
 from ray.train.torch import TorchConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer without its process group
 
 from ccsi.config import Config, build
 from ccsi.errors import UserError
@@ -28,6 +29,8 @@ from ccsi.sweep.watch import RayMetrics
 from ccsi.tracking.events import TaskEnd
 from ccsi.workers import AgreedError, Workers
 
+DIED = (TrainingFailedError, RayError)
+"""A worker died or raised; Ray Train's own actor did, as its node is gone."""
 ERROR = "error.txt"
 """In Ray Train's folder: what starting again would not mend."""
 
@@ -40,7 +43,7 @@ def share(config: Config, place: Place, report: Report | None = None, callbacks:
         report: what the workers tell after each task, if anybody wants to know. callbacks: Ray Train's.
 
     Raises:
-        UserError: what the workers found wrong. ray.train.TrainingFailedError: one of them died.
+        UserError: what the workers found wrong. One of `DIED`.
     """
     folder = Path(config["run_dir"])
     room = folder.with_name(f".{folder.name}.train")  # Ray Train wants one; a run keeps its own record
@@ -66,7 +69,7 @@ def share(config: Config, place: Place, report: Report | None = None, callbacks:
     try:
         try:
             trainer.fit()
-        except Exception:
+        except DIED:  # whatever broke off, Ray names only where; our workers write into the file what no restart mends
             if not (room / ERROR).exists():
                 raise
         if (room / ERROR).exists():
@@ -79,7 +82,8 @@ def persist(config: Config, place: Place) -> None:
     """`share`, again and again as long as it gets further: see `Attempts`.
 
     Raises:
-        UserError: what the workers found wrong. RuntimeError: they died too often at one place; the last reason.
+        UserError: what the workers found wrong. One of `DIED`: too often at one place.
+        RuntimeError: they had done so before; the last reason.
     """
     attempts = Attempts(Path(config["run_dir"]), str(os.getpid()))
     try:
@@ -89,9 +93,7 @@ def persist(config: Config, place: Place) -> None:
                 raise RuntimeError(problem)
             try:
                 return share(config, place)
-            except UserError:
-                raise
-            except Exception:
+            except DIED:  # anything else no restart mends
                 problem = attempts.broke(place.max_failures, traceback.format_exc(), "")
                 if problem:
                     raise

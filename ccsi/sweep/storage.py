@@ -23,6 +23,8 @@ OBJECT_STORES = ("s3", "gcs", "abfs", "py::fsspec+s3", "py::fsspec+gcs", "py::fs
 """Arrow's names of systems in which a file is there as a whole or not at all."""
 ANSWER_WITHIN = 15.0
 """Seconds a storage has to take a first file."""
+OWNER = "owner.json"
+"""Says who works on the sweep; beside its files, as it is not to come along with them."""
 CLAIM = 60.0
 """Seconds for which a driver's word holds that it works on a sweep."""
 LAST = ("checkpoint.pt", "result.json")
@@ -88,17 +90,17 @@ class Storage:
         """Be the one driver that works on the sweep kept here, until `release`; `renew` now and then.
 
         Raises:
-            UserError: another has said so within `CLAIM` seconds.
+            UserError: another has said so within `CLAIM` seconds, and is not known to be gone.
         """
         try:
-            owner = json.loads(self._get(f"{self.root}/sweep/owner.json"))
+            owner = json.loads(self._get(f"{self.root}/{OWNER}"))
         except (FileNotFoundError, ValueError):
             owner = {"time": 0.0}
-        age = time.time() - owner["time"]
-        if age < CLAIM:
+        age, here = time.time() - owner["time"], owner.get("host") == socket.gethostname()
+        if age < CLAIM and not (here and not alive(owner["process"])):
             raise UserError(
-                f"sweep.storage={self.url} is in use: {owner['who']} worked on it {max(0.0, age):.0f} s ago; if it is "
-                f"gone, try again in {CLAIM - age:.0f} s."
+                f"sweep.storage={self.url} is in use: process {owner['process']} on {owner['host']} worked on it "
+                f"{max(0.0, age):.0f} s ago; if it is gone, try again in {CLAIM - age:.0f} s."
             )
         self._claimed = 0.0
         self.renew()
@@ -107,16 +109,16 @@ class Storage:
         """Say that this driver still works here, at most every ten seconds."""
         if self._claimed is not None and time.time() - self._claimed >= 10:
             self._claimed = time.time()
-            owner = {"who": f"process {os.getpid()} on {socket.gethostname()}", "time": self._claimed}
+            owner = {"process": os.getpid(), "host": socket.gethostname(), "time": self._claimed}
             with contextlib.suppress(OSError):
-                self._put(f"{self.root}/sweep/owner.json", json.dumps(owner).encode())
+                self._put(f"{self.root}/{OWNER}", json.dumps(owner).encode())
 
     def release(self) -> None:
         """Another driver may go on at once."""
         if self._claimed is not None:
             self._claimed = None
             with contextlib.suppress(OSError):
-                self.system.delete_file(f"{self.root}/sweep/owner.json")
+                self.system.delete_file(f"{self.root}/{OWNER}")
 
     def holds_a_sweep(self) -> bool:
         """Whether a sweep has been kept here."""
@@ -177,6 +179,17 @@ class Storage:
         with self.system.open_input_stream(path) as stream:
             data: Any = stream.read()
         return bytes(data)
+
+
+def alive(process: int) -> bool:
+    """Whether this machine has such a process."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        pass
+    return True
 
 
 def first_line(error: Exception) -> str:

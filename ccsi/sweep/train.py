@@ -1,7 +1,6 @@
 """The command behind `python tune/train.py`: one run shared by several workers (see `ccsi.sweep.share`)."""
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from ccsi.errors import UserError
 from ccsi.run_folder import look_into
 from ccsi.run_folder import place as folder_of
 from ccsi.sweep.definition import Cluster, Resources
-from ccsi.sweep.main import keep_ray_private
+from ccsi.sweep.main import keep_ray_private, taken
 from ccsi.sweep.trial import Place, finished, reason
 from ccsi.sweep.watch import say_where
 from ccsi.tracking.console import SECONDS_BETWEEN_LINES, percent, show_metrics, show_result
@@ -119,15 +118,15 @@ def sole_driver(folder: Path) -> Iterator[None]:
     """Refuse to work on a run on which another `tune/train.py` does."""
     path = folder.with_name(f".{folder.name}.driver")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    try:
+        lock = taken(path)
+    except BlockingIOError:
+        raise UserError(f"{folder} is in use: another process works on it.") from None
+    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder} is in use: another process works on it.") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-    path.unlink(missing_ok=True)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def configuration(arguments: Sequence[str]) -> Config:

@@ -124,10 +124,8 @@ def run_trial(trial: Mapping[str, Any], place: Place, metric: str) -> None:
         if absent:
             tune.report({"tasks_done": done, "error": absent})
             return
-        report, attempts = (
-            Report(folder.name, metric, trial["prunable"], done, tuple(values)),
-            Attempts(folder, place.call),
-        )
+        report = Report(folder.name, metric, trial["prunable"], done, tuple(values))
+        attempts = Attempts(folder, place.call)
         problem = attempts.begin(place.max_failures)
         if not problem:
             try:

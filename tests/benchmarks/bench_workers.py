@@ -24,7 +24,7 @@ from ccsi.synthesis import Synthesis
 from ccsi.training import Training
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pair import Pair
+from joined import Joined
 
 CPU = torch.device("cpu")
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
-    pair, work = Pair(), partial(train, options.steps)
+    pair, work = Joined(), partial(train, options.steps)
     ratios = []
     try:
         train(1), pair(train, 1)  # what is done once: imports, first allocations

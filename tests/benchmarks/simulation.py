@@ -89,7 +89,7 @@ class Job:
     Attributes:
         task: tasks done. saved: seconds of the next one that a checkpoint holds.
         since, step: when its present work began, if not saved yet, and how long that takes.
-        worked: seconds of its work that count. stopped: by ASHA. spared: it was, and goes on to its end all the same.
+        worked: seconds of its work that count. stopped: by ASHA.
     """
 
     setting: int
@@ -100,7 +100,6 @@ class Job:
     step: float = 0.0
     worked: float = 0.0
     stopped: bool = False
-    spared: bool = False
 
 
 @dataclass
@@ -177,6 +176,7 @@ class Sweep:
         starts = [costs.worker] * nodes * per_node if isinstance(costs.worker, int | float) else costs.worker
         self.places = [Place(number % nodes, start) for number, start in enumerate(starts)]
         self.now, self.lost, self.begun = 0.0, 0.0, 0
+        self.spared: set[int] = set()  # stopped by ASHA, and going on to their end all the same
         self.waiting: dict[int, list[tuple[float, int, Job]]] = {}  # by tasks done: those ASHA stopped, best first
         self.driver, self.storage = Server(), Server()
         self.free = deque(self.places)
@@ -219,7 +219,7 @@ class Sweep:
         while self.free:
             again = self._recalled()
             if again is not None:
-                self.queue.appendleft(again)
+                self.queue.appendleft(self._let_go(*again))
             if not self.queue:
                 return
             place, job = self.free.popleft(), self.queue.popleft()
@@ -289,7 +289,7 @@ class Sweep:
         self.unfinished[job.setting] = (done * score + tasks - done) / tasks if self.rules.bounded else 1.0
         if job.setting in self._hopeless():
             return True
-        if self.rules.asha and not job.spared and lags(self.rungs.setdefault(done, []), score):
+        if self.rules.asha and job.setting not in self.spared and lags(self.rungs.setdefault(done, []), score):
             job.stopped = True
             return True
         self._choose()
@@ -310,22 +310,22 @@ class Sweep:
                 lags(self.rungs.setdefault(job.task, []), trial.scores[-1])
         self._choose()
 
-    def _recalled(self) -> Job | None:
-        """See `ccsi.sweep.book.Book.recalled`."""
+    def _recalled(self) -> tuple[int, bool] | None:
+        """After how many tasks the one waits that goes on next, and whether it is spared; see `Book.recalled`."""
         rungs = sorted((done for done, ones in self.waiting.items() if ones), reverse=True)
         for done in rungs:
-            score = -self.waiting[done][0][0]
-            if beaten(self.rungs[done], score) < len(self.rungs[done]) // 4:
-                return self._let_go(done)
-        if not rungs or self.unfinished or not self._all_begun() or len(self.ranked) >= self.rules.top_k:
+            if beaten(self.rungs[done], -self.waiting[done][0][0]) < len(self.rungs[done]) // 4:
+                return done, False
+        enough = len(self.ranked) + len(self.unfinished) >= self.rules.top_k
+        if not rungs or enough or not self._all_begun() or self.unfinished.keys() - self.spared:
             return None
-        job = self._let_go(rungs[0])
-        job.spared = True
-        return job
+        return rungs[0], True
 
-    def _let_go(self, done: int) -> Job:
+    def _let_go(self, done: int, spared: bool) -> Job:
         job = self.waiting[done].pop(0)[2]
         job.stopped = False
+        if spared:
+            self.spared.add(job.setting)
         return job
 
     def _contenders(self) -> list[float]:
@@ -355,7 +355,8 @@ class Sweep:
         """Queue phase 2 of the settings that have become certain, see `ccsi.sweep.book.Book.chosen`."""
         if not self._all_begun():
             return
-        bounds = [*self.unfinished.values(), *self._contenders()]
+        over = not self.unfinished and self._recalled() is None
+        bounds = [] if over else [*self.unfinished.values(), *self._contenders()]
         for place, (negative, setting) in enumerate(self.ranked[: self.rules.top_k]):
             if place + sum(bound >= -negative for bound in bounds) >= self.rules.top_k:
                 break

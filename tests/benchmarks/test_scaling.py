@@ -108,6 +108,21 @@ def test_asha_lets_a_quarter_go_on_and_enough_to_report() -> None:
     assert outcome.pruned == 2
 
 
+@settings(deadline=None)
+@given(trial_lists, st.integers(1, 8), st.integers(0, 99), st.integers(1, 3), st.booleans())
+def test_with_asha_it_ends_too_and_reports_as_many(
+    lengths: list[tuple[float, ...]], places: int, seed: int, top_k: int, dying: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    means = [np.cumsum(rng.random(len(one))) / np.arange(1, len(one) + 1) for one in lengths]
+    trials = [Trial(one, tuple(mean)) for one, mean in zip(lengths, means, strict=True)]
+    costs = Costs(interval=10.0, mtbf=2000.0, repair=60.0) if dying else NOTHING
+    sweep = Sweep(trials, places, 1, Rules(top_k=top_k, reporting=2, asha=True), costs, seed)
+    outcome = sweep.run()
+    assert len(sweep.chosen) == min(top_k, len(trials))
+    assert outcome.makespan >= outcome.bound - 1e-9
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
 def test_it_prunes_as_the_sweeps_own_scheduler(scores: list[float]) -> None:
     rule, rung = Halving(), list[float]()

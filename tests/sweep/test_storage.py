@@ -1,6 +1,9 @@
 """Runs that are kept at an address: what is copied when, and that a run goes on from there on another machine."""
 
 import json
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -88,6 +91,13 @@ def test_one_driver_at_a_time_works_on_a_storage(tmp_path: Path, monkeypatch: py
     later = time.time() + CLAIM + 1
     monkeypatch.setattr(storage.time, "time", lambda: later)
     mine.claim()  # the other has said nothing for a minute
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    owner = {"process": child.pid, "host": socket.gethostname(), "time": later}
+    (tmp_path / "kept" / storage.OWNER).write_text(json.dumps(owner))
+    other.claim()  # the one that was killed on this machine is known to be gone
+    other.pull("sweep", tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()  # who works on it does not come along
 
 
 def test_another_sweeps_storage_is_refused_before_any_of_its_runs_is_finished(

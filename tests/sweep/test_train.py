@@ -4,15 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("ray")
 from launcher import Sweep, until
+from ray.exceptions import RayError
+from ray.train import TrainingFailedError
 from tiny_run import TINY, run_tiny
 
 from ccsi.errors import UserError
 from ccsi.sweep import share
 from ccsi.sweep.train import main, sole_driver
 from ccsi.sweep.trial import Place
-
-pytest.importorskip("ray")
 
 MORE = [*TINY, "training.batch_size=5", "checkpoint_every=0.3", "training.augment.shift=1"]
 
@@ -99,6 +101,8 @@ def test_a_second_driver_of_a_run_is_refused(tmp_path: Path, capsys) -> None:
     with sole_driver(tmp_path / "run"):
         assert main([*TINY, f"run_dir={tmp_path / 'run'}"]) == 2
     assert "is in use: another process works on it" in capsys.readouterr().err
+    with pytest.raises(UserError), sole_driver(tmp_path / "run"):
+        raise UserError("not to my liking")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -107,15 +111,24 @@ def test_workers_that_die_are_started_again_as_long_as_they_get_further(tmp_path
     (tmp_path / "run").mkdir()
     ends: list[Exception | None] = []
     monkeypatch.setattr(share, "share", lambda *given: raised(ends.pop(0), tmp_path / "run/checkpoint.pt"))
-    ends += [RuntimeError("died")] * 3
-    with pytest.raises(RuntimeError, match="died"):
+    ends += [TrainingFailedError("died")] * 3
+    with pytest.raises(TrainingFailedError, match="died"):
         share.persist(config, place)
     assert ends == []
-    ends += [RuntimeError("died"), RuntimeError("died"), OSError("further"), RuntimeError("died"), None]
+    ends += [
+        TrainingFailedError("died"),
+        TrainingFailedError("died"),
+        RayError("further"),
+        TrainingFailedError("died"),
+        None,
+    ]
     share.persist(config, place)
     assert ends == []
     ends += [UserError("not to my liking")]
     with pytest.raises(UserError):
+        share.persist(config, place)
+    ends += [OSError("no room")]
+    with pytest.raises(OSError, match="no room"):  # not for another try
         share.persist(config, place)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

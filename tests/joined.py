@@ -20,8 +20,8 @@ def join(rank: int, size: int, file: str) -> None:
     )
 
 
-class Pair:
-    """Calls a module's function on all workers (two) at once, and gives all results."""
+class Joined:
+    """Calls a module's function on all workers at once, and gives all results."""
 
     def __init__(self, size: int = 2) -> None:
         self.folder = tempfile.TemporaryDirectory()
