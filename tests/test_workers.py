@@ -124,6 +124,37 @@ def test_continual_norm_of_two_workers_is_that_of_the_whole_batch(pair, groups, 
         torch.testing.assert_close(part["moments"], whole["moments"])
 
 
+def share_of_two_batches(a: Tensor, b: Tensor, groups: int | None) -> dict:
+    """As `share_of_norm`, of two batches in one call; alone, in a call each."""
+    here = Workers.here()
+    norm = ContinualNorm2d(8, groups).double()
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(0.5, 2, 8)), norm.bias.copy_(torch.linspace(-1, 1, 8))
+    x, z = (v[here.share(len(v))].clone().requires_grad_() for v in (a, b))
+    y = torch.cat([norm(x), norm(z, moving=0)]) if here.alone else norm(torch.cat([x, z]), moving=len(x))
+    y.sin().sum().backward()
+    moments = torch.stack([norm.running_mean, norm.running_var])
+    y1, y2 = y.detach().split([len(x), len(z)])
+    return {
+        "y1": y1, "y2": y2, "dx": x.grad, "dz": z.grad, "dw": norm.weight.grad, "db": norm.bias.grad,
+        "moments": moments,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("groups", [None, 4])
+@pytest.mark.parametrize("sizes", [(5, 2), (4, 4), (1, 3)])
+def test_two_batches_of_two_workers_are_asked_for_at_once(pair, groups, sizes):
+    g = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(n, 8, 4, 4, dtype=torch.float64, generator=g) * 2 + 1 for n in sizes)
+    whole, parts = share_of_two_batches(a, b, groups), pair(share_of_two_batches, a, b, groups)
+    for key in ("y1", "y2", "dx", "dz"):
+        torch.testing.assert_close(torch.cat([part[key] for part in parts]), whole[key])
+    for key in ("dw", "db"):
+        torch.testing.assert_close(parts[0][key] + parts[1][key], whole[key])
+    for part in parts:
+        torch.testing.assert_close(part["moments"], whole["moments"])
+
+
 def share_of_losses(scores: Tensor, labels: Tensor, weights: Tensor) -> list[Tensor]:
     here = Workers.here()
     part = here.share(len(labels))

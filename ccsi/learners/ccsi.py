@@ -26,6 +26,7 @@ from ccsi.rng import Streams
 from ccsi.stage import Stages, State
 from ccsi.synthesis import ClassMemory, Synthesis, remember
 from ccsi.training import Training
+from ccsi.workers import Workers
 
 Target = Literal["new_train", "unlabeled_pool", "as_released"]
 
@@ -201,7 +202,10 @@ class Update:
             self.seen = torch.zeros(n_all, dtype=torch.bool, device=device)
 
     def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        features = net.features(images)
+        if self.w_idc:
+            features, target = net.features_apart(images, self.target_batch(net, len(images)))
+        else:
+            features = target = net.features(images)
         cosines = net.cosines(features)
         weights = None if self.class_weights is None else self.class_weights.to(cosines.dtype)
         parts = {"ce": cross_entropy(net.scale * cosines, labels, weights, self.smoothing, net.workers)}
@@ -215,22 +219,25 @@ class Update:
             m, k = self.learner.margin, self.learner.top_k
             parts["margin"] = self.w_margin * margin(cosines, labels, self.n_old, m, k, net.workers)
         if self.w_idc:
-            parts["idc"] = self.w_idc * self.idc(net, cosines, labels)
+            parts["idc"] = self.w_idc * self.idc(cosines, labels, net.cosines(target), net.workers)
         return parts
 
-    def idc(self, net: IncrementalNet, cosines: Tensor, labels: Tensor) -> Tensor:
-        """L_idc of this batch, of which each worker answers for its share; moves the running source centroids."""
-        n, workers = len(self.seen), net.workers
-        size = self.learner.idc.batch_size or workers.count(len(labels))
+    def target_batch(self, net: IncrementalNet, n: int) -> Tensor:
+        """This worker's share of the target images [M, C, S, S], drawn anew; `n`: of its labelled images."""
+        workers = net.workers
+        size = self.learner.idc.batch_size or workers.count(n)
         part = workers.share(size)
         chosen = torch.randint(len(self.target), (size,), generator=self.draws, device=self.target.device)[part]
         x = self.target[chosen].to(net.scale.dtype) / 255
         if self.augment is not None:
             with torch.autocast(x.device.type, enabled=False):  # as for the labelled images
                 x = self.augment(x, self.draws, size, part)
-        # training-mode moments like the labelled batch, but these images move no running moment
-        target = net.cosines(net.features(x, update=False))
-        with torch.autocast(x.device.type, enabled=False):  # centroids are sums: not in bfloat16
+        return x
+
+    def idc(self, cosines: Tensor, labels: Tensor, target: Tensor, workers: Workers) -> Tensor:
+        """L_idc of this batch, of which each worker answers for its share; moves the running source centroids."""
+        n = len(self.seen)
+        with torch.autocast(cosines.device.type, enabled=False):  # centroids are sums: not in bfloat16
             batch, present = class_centroids(cosines, labels, n, workers)
             source, self.seen = moving_centroids(self.source, self.seen, batch, present, self.rho)
             self.source = source.detach()

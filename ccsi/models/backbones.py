@@ -20,13 +20,14 @@ Norm = Literal["cn", "batch"]
 class Backbone(nn.Module):
     """Images to features. Subclasses set `n_features`.
 
-    `forward(x, taps, update)` takes float [N, C, H, W] in [0, 1] and gives [N, n_features]; every norm layer
-    appends to `taps` in order (the stem's first); `update=False` leaves running moments alone.
+    `forward(x, taps, moving)` takes float [N, C, H, W] in [0, 1] and gives [N, n_features]; every norm layer
+    appends to `taps` in order (the stem's first). Only the first `moving` images move running moments (see
+    `ContinualNorm2d`).
     """
 
     n_features: int
 
-    def forward(self, x: Tensor, taps: list[Tap] | None = None, update: bool = True) -> Tensor:
+    def forward(self, x: Tensor, taps: list[Tap] | None = None, moving: int | None = None) -> Tensor:
         raise NotImplementedError
 
 
@@ -45,11 +46,11 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Conv2d(inside, outside, 1, stride, bias=False)
             self.shortcut_norm = ContinualNorm2d(outside, groups)
 
-    def forward(self, x: Tensor, taps: list[Tap] | None, update: bool) -> Tensor:
+    def forward(self, x: Tensor, taps: list[Tap] | None, moving: int | None) -> Tensor:
         """[N, inside, H, W] to [N, outside, H/stride, W/stride]."""
-        h = F.relu(self.norm1(self.conv1(x), taps, update))
-        h = self.norm2(self.conv2(h), taps, update)
-        h = h + (x if self.shortcut is None else self.shortcut_norm(self.shortcut(x), taps, update))
+        h = F.relu(self.norm1(self.conv1(x), taps, moving))
+        h = self.norm2(self.conv2(h), taps, moving)
+        h = h + (x if self.shortcut is None else self.shortcut_norm(self.shortcut(x), taps, moving))
         return F.relu(h) if self.relu else h
 
 
@@ -80,10 +81,10 @@ class ResidualNet(Backbone):
         self.pool = pool
         self.n_features = inside * pool * pool
 
-    def forward(self, x: Tensor, taps: list[Tap] | None = None, update: bool = True) -> Tensor:
-        h = F.relu(self.stem_norm(self.stem(x), taps, update))
+    def forward(self, x: Tensor, taps: list[Tap] | None = None, moving: int | None = None) -> Tensor:
+        h = F.relu(self.stem_norm(self.stem(x), taps, moving))
         for block in self.blocks:
-            h = block(h, taps, update)
+            h = block(h, taps, moving)
         return F.adaptive_avg_pool2d(h, self.pool).flatten(1)
 
 
@@ -106,26 +107,26 @@ class TorchvisionResNet(Backbone):
                     norm.load_state_dict({key: child.state_dict()[key] for key in norm.state_dict()})
                     setattr(parent, name, norm)
 
-    def forward(self, x: Tensor, taps: list[Tap] | None = None, update: bool = True) -> Tensor:
+    def forward(self, x: Tensor, taps: list[Tap] | None = None, moving: int | None = None) -> Tensor:
         net = self.net
-        h = net.maxpool(F.relu(net.bn1(net.conv1(x), taps, update)))
+        h = net.maxpool(F.relu(net.bn1(net.conv1(x), taps, moving)))
         for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
             for block in layer:
-                h = self._block(block, h, taps, update)
+                h = self._block(block, h, taps, moving)
         features: Tensor = net.avgpool(h).flatten(1)
         return features
 
     @staticmethod
-    def _block(block: "BasicBlock | Bottleneck", x: Tensor, taps: list[Tap] | None, update: bool) -> Tensor:
+    def _block(block: "BasicBlock | Bottleneck", x: Tensor, taps: list[Tap] | None, moving: int | None) -> Tensor:
         parts = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
         if hasattr(block, "conv3"):
             parts.append((block.conv3, block.bn3))
         h = x
         for number, (conv, norm) in enumerate(parts):
-            h = norm(conv(h if number == 0 else F.relu(h)), taps, update)
+            h = norm(conv(h if number == 0 else F.relu(h)), taps, moving)
         if block.downsample is not None:
             conv, norm = block.downsample
-            x = norm(conv(x), taps, update)
+            x = norm(conv(x), taps, moving)
         return F.relu(h + x)
 
 

@@ -32,10 +32,20 @@ class IncrementalNet(nn.Module):
         """Classes the net can tell apart now."""
         return len(self.old) + len(self.new)
 
-    def features(self, x: Tensor, taps: list[Tap] | None = None, update: bool = True) -> Tensor:
-        """f(x): float [N, C, H, W] in [0, 1] to [N, D]."""
-        features: Tensor = self.backbone(x, taps, update)
+    def features(self, x: Tensor, taps: list[Tap] | None = None, moving: int | None = None) -> Tensor:
+        """f(x): float [N, C, H, W] in [0, 1] to [N, D]. `moving`: see `ContinualNorm2d`."""
+        features: Tensor = self.backbone(x, taps, moving)
         return features
+
+    def features_apart(self, x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        """f of two batches, in training mode each by its own moments; `other` moves no running ones.
+
+        One after the other is faster (their maps find room in a cache), but workers would ask each other twice.
+        """
+        if self.workers.alone:
+            return self.features(x), self.features(other, moving=0)
+        first, second = self.features(torch.cat([x, other]), moving=len(x)).split([len(x), len(other)])
+        return first, second
 
     def cosines(self, features: Tensor) -> Tensor:
         """cos(f, w_c) of all classes: [N, D] to [N, n_classes] in [-1, 1], in the weights' dtype."""

@@ -47,11 +47,13 @@ class ContinualNorm2d(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, a: Tensor, taps: list[Tap] | None = None, update: bool = True) -> Tensor:
-        """Normalize [N, C, H, W].
+    def forward(self, a: Tensor, taps: list[Tap] | None = None, moving: int | None = None) -> Tensor:
+        """Normalize [N, C, H, W]; in eval mode by the running moments, in training mode by the batch's own.
 
-        In training mode BN uses the batch's moments and, if `update`, moves its running moments towards
-        them; in eval mode it uses the running moments. `taps` collects what the layer saw.
+        Args:
+            taps: collects what the layer saw.
+            moving: in training mode, how many of the images, from the first, are the batch whose moments the running
+                ones move towards; the others are a batch of their own, which moves nothing. None: all.
         """
         if taps is not None:
             taps.append(Tap(self, a))
@@ -60,60 +62,81 @@ class ContinualNorm2d(nn.Module):
             weight = self.weight * torch.rsqrt(self.running_var + self.eps)
             return F.group_norm(a, self.groups, weight, self.bias - self.running_mean * weight, self.eps)
         h = a if self.groups is None else F.group_norm(a, self.groups, eps=self.eps)
-        if self.training and not self.workers.alone:
-            return self._shared(h, update)
-        keep = update or not self.training
-        mean, var = (self.running_mean, self.running_var) if keep else (None, None)
-        return F.batch_norm(h, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
+        if not self.training:
+            return self._normalized(h)
+        sizes = [len(h)] if moving is None else [moving, len(h) - moving]
+        if self.workers.alone:
+            parts = zip(h.split(sizes), (True, False), strict=False)
+            out = [self._normalized(part, moves) for part, moves in parts if len(part)]
+            return out[0] if len(out) == 1 else torch.cat(out)
+        shared: Tensor
+        shared, moments = _SharedBatchNorm.apply(h, self.weight, self.bias, self.eps, sizes, self.workers)
+        mean, var, n = moments[0]
+        with torch.no_grad():  # this worker may have none of the images that move them, while others have
+            share = (self.momentum * (n > 0)).to(self.running_mean)
+            self.running_mean.lerp_(mean.to(self.running_mean), share)
+            self.running_var.lerp_((var * n / (n - 1)).to(self.running_var), share)
+        return shared
 
-    def _shared(self, h: Tensor, update: bool) -> Tensor:
-        """BN of this worker's part of a batch, by the moments of the whole."""
-        out: Tensor
-        out, mean, var, n = _SharedBatchNorm.apply(h, self.weight, self.bias, self.eps, self.workers)
-        if update:
-            with torch.no_grad():
-                self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-                self.running_var.lerp_((var * n / (n - 1)).to(self.running_var), self.momentum)
-        return out
+    def _normalized(self, h: Tensor, moves: bool = True) -> Tensor:
+        mean, var = (self.running_mean, self.running_var) if moves else (None, None)
+        return F.batch_norm(h, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
 
 
 class _SharedBatchNorm(torch.autograd.Function):
-    """Training-mode batch normalization over the images of all workers (torch's SyncBatchNorm is for GPUs only)."""
+    """Training-mode batch normalization over the images of all workers (torch's SyncBatchNorm is for GPUs only).
+
+    `h` may be several batches one behind the other, of so many images (`sizes`) on this worker: what is asked of the
+    others, they are asked for all at once.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, eps: float, workers: Workers
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        count, dtype = h.numel() // h.shape[1], torch.promote_types(h.dtype, torch.float32)
-        own = torch.zeros(3, h.shape[1], dtype=dtype, device=h.device)
-        if count and h.is_cpu:  # three times as fast there
-            own[0], own[1] = torch.batch_norm_update_stats(h.to(dtype), None, None, 0.0)
-        elif count:
-            own[1], own[0] = torch.var_mean(h.to(dtype), (0, 2, 3), correction=0)
-        own[2] = count
-        means, variances, counts = workers.stack(own).unbind(1)  # each [workers, C]
-        n = counts[:, 0].sum()
-        mean = (means * counts).sum(0) / n
-        var = ((variances + (means - mean).square()) * counts).sum(0) / n
+        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, eps: float, sizes: list[int], workers: Workers
+    ) -> tuple[Tensor, Tensor]:
+        dtype = torch.promote_types(h.dtype, torch.float32)
+        own = torch.zeros(len(sizes), 3, h.shape[1], dtype=dtype, device=h.device)
+        for part, row in zip(h.split(sizes), own, strict=True):
+            if len(part) and h.is_cpu:  # three times as fast there
+                row[0], row[1] = torch.batch_norm_update_stats(part.to(dtype), None, None, 0.0)
+            elif len(part):
+                row[1], row[0] = torch.var_mean(part.to(dtype), (0, 2, 3), correction=0)
+            row[2] = part.numel() // h.shape[1]
+        means, variances, counts = workers.stack(own).unbind(2)  # each [workers, batches, C]
+        n = counts.sum(0)
+        mean = (means * counts).sum(0) / n.clamp(min=1)
+        var = ((variances + (means - mean).square()) * counts).sum(0) / n.clamp(min=1)
+        out, unused = torch.empty_like(h), torch.empty_like(mean[0])
+        for x, y, *moments in zip(h.split(sizes), out.split(sizes), mean, var, strict=True):
+            torch.ops.aten.native_batch_norm.out(
+                x, weight, bias, *moments, False, 0.0, eps, out=y, save_mean=unused, save_invstd=unused
+            )
         ctx.save_for_backward(h, weight, mean, var, n)
-        ctx.eps, ctx.workers = eps, workers
-        ctx.mark_non_differentiable(mean, var, n)
-        return F.batch_norm(h, mean, var, weight, bias, False, 0.0, eps), mean, var, n
+        ctx.eps, ctx.sizes, ctx.workers = eps, sizes, workers
+        moved = torch.stack([mean, var, n], 1)
+        ctx.mark_non_differentiable(moved)
+        return out, moved
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        grad = grads[0]
-        h, weight, mean, var, n = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        h, weight, means, variances, n = ctx.saved_tensors
+        parts = list(zip(h.split(ctx.sizes), grads[0].split(ctx.sizes), means, variances, strict=True))
         # dγ and dβ, as if the moments were fixed, are also what the moments' own share of dh is made of
-        d_weight = d_bias = torch.zeros_like(weight)
-        if len(h):  # torch's own kernel divides by it
-            _, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
-                grad, h, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
-            )
-        all_weight, all_bias = ctx.workers.total(torch.stack([d_weight, d_bias])) / n
-        inverse = torch.rsqrt(var + ctx.eps)
-        a = weight * inverse
-        b = -a * inverse * all_weight
-        c = -a * all_bias - b * mean
-        a, b, c = (v[:, None, None] for v in (a, b, c))
-        return torch.addcmul(c, h, b).addcmul_(grad, a).to(h.dtype), d_weight, d_bias, None, None
+        own = torch.zeros(len(parts), 2, len(weight), dtype=means.dtype, device=h.device)
+        for (part, grad, mean, var), row in zip(parts, own, strict=True):
+            if len(part):  # torch's own kernel divides by it
+                _, row[0], row[1] = torch.ops.aten.native_batch_norm_backward(
+                    grad, part, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
+                )
+        shared = ctx.workers.total(own) / n[:, None].clamp(min=1)
+        d_h = torch.empty_like(h)
+        for (part, grad, mean, var), out, (all_weight, all_bias) in zip(
+            parts, d_h.split(ctx.sizes), shared, strict=True
+        ):
+            inverse = torch.rsqrt(var + ctx.eps)
+            a = weight * inverse
+            b = -a * inverse * all_weight
+            c = -a * all_bias - b * mean
+            a, b, c = (v[:, None, None] for v in (a, b, c))
+            out.copy_(torch.addcmul(c, part, b).addcmul_(grad, a))
+        return d_h, own[:, 0].sum(0), own[:, 1].sum(0), None, None, None

@@ -90,7 +90,7 @@ def training_loops(device: torch.device, steps: int) -> tuple[Timed, Timed]:
             with torch.no_grad():
                 old_features = teacher.features(x)
             target = x_real[torch.randint(len(x_real), (40,), device=device)]
-            scores = bare_net.cosines(bare_net.features(target, update=False))
+            scores = bare_net.cosines(bare_net.features(target, moving=0))
             batch, present = class_centroids(cosines, y, 4)
             moved, seen = moving_centroids(source, seen, batch, present, 0.9)
             source = moved.detach()

@@ -42,14 +42,14 @@ def test_the_parts_of_one_batch_are_the_methods_losses(ready):
     net = learner.net.train()
     with torch.no_grad():
         net.scale.fill_(2.5)
-        f = net.features(images, update=False)
+        f = net.features(images, moving=0)
         f_old = teacher.features(images)
         w = torch.cat([net.old, net.new])
         s = torch.stack([torch.stack([F.cosine_similarity(a, b, dim=0) for b in w]) for a in f])
     g = learner.streams.generator("target", task.index)
     chosen = torch.randint(len(task.train), (len(labels),), generator=g)
     with torch.no_grad():
-        target = net.cosines(net.features(task.train.images[chosen] / 255, update=False))
+        target = net.cosines(net.features(task.train.images[chosen] / 255, moving=0))
     parts = {name: value.item() for name, value in objective(net, images, labels).items()}
     n_old, n_new = 2, 3
     ce = -sum(math.log(math.exp(2.5 * s[i, y]) / (2.5 * s[i]).exp().sum()) for i, y in enumerate(labels)) / 10
@@ -167,7 +167,7 @@ def test_class_weights_are_inverse_frequencies(ready):
     assert (wanted * torch.tensor(counts)).sum() == pytest.approx(60)  # one on average over images
     net = learner.net.train()
     with torch.no_grad():
-        logp = (net.scale * net.cosines(net.features(images, update=False))).log_softmax(1)
+        logp = (net.scale * net.cosines(net.features(images, moving=0))).log_softmax(1)
     each = [wanted[y] for y in labels]
     ce = -sum(w * logp[i, y] for i, (w, y) in enumerate(zip(each, labels, strict=True))) / sum(each)
     assert objective(net, images, labels)["ce"].item() == pytest.approx(ce.item(), rel=1e-5)
@@ -238,7 +238,7 @@ def test_idc_keeps_centroids_over_batches(ready):
     source, seen = torch.zeros(5, 5), torch.zeros(5, dtype=torch.bool)
     for rows in (slice(0, 5), slice(3, 10), slice(0, 2)):
         with torch.no_grad():
-            scores = net.cosines(net.features(images[rows], update=False))
+            scores = net.cosines(net.features(images[rows], moving=0))
         batch, present = losses.class_centroids(scores, labels[rows], 5)
         source, seen = losses.moving_centroids(source, seen, batch, present, 0.9)
         objective(net, images[rows], labels[rows])

@@ -54,7 +54,7 @@ def test_all_norms_are_tapped_in_order_and_stay_without_update(make):
     norms = [module for module in net.modules() if isinstance(module, ContinualNorm2d)]
     before = [norm.running_mean.clone() for norm in norms]
     taps: list[Tap] = []
-    net(torch.rand(4, 3, 32, 32), taps, update=False)
+    net(torch.rand(4, 3, 32, 32), taps, moving=0)
     assert taps[0].norm is net.stem_norm and {id(tap.norm) for tap in taps} == {id(norm) for norm in norms}
     assert len(taps) == len(norms)
     assert all(torch.equal(norm.running_mean, old) for norm, old in zip(norms, before, strict=True))

@@ -50,23 +50,34 @@ def test_gradients_equal_those_of_the_two_layers(groups, training):
 
 
 @pytest.mark.parametrize("groups", [None, 4])
-def test_update_false_uses_the_batch_but_moves_nothing(groups):
+def test_images_that_move_nothing_are_normalized_by_their_own_moments(groups):
     ours, theirs = pair(8, groups)
     before = ours.running_mean.clone(), ours.running_var.clone()
     a = torch.randn(3, 8, 4, 4, dtype=torch.float64)
-    torch.testing.assert_close(ours(a, update=False), theirs(a))
+    torch.testing.assert_close(ours(a, moving=0), theirs(a))
     assert torch.equal(ours.running_mean, before[0]) and torch.equal(ours.running_var, before[1])
     ours(a)
     assert not torch.equal(ours.running_mean, before[0])
 
 
-@pytest.mark.parametrize("update", [True, False])
-def test_eval_uses_the_running_moments_and_leaves_them(update):
+@pytest.mark.parametrize("groups", [None, 4])
+def test_two_batches_in_one_have_moments_of_their_own(groups):
+    ours, theirs = pair(8, groups)
+    a = torch.randn(5, 8, 4, 4, dtype=torch.float64)
+    out = ours(a, moving=3)
+    torch.testing.assert_close(out[:3], theirs(a[:3]))
+    torch.testing.assert_close(ours.running_mean, theirs[1].running_mean)  # before the others move theirs
+    torch.testing.assert_close(ours.running_var, theirs[1].running_var)
+    torch.testing.assert_close(out[3:], theirs(a[3:]))
+
+
+@pytest.mark.parametrize("moving", [None, 0, 2])
+def test_eval_uses_the_running_moments_and_leaves_them(moving):
     ours, theirs = pair(8, 4)
     ours.eval(), theirs.eval()
     before = {key: value.clone() for key, value in ours.state_dict().items()}
     a = torch.randn(3, 8, 4, 4, dtype=torch.float64)
-    torch.testing.assert_close(ours(a, update=update), theirs(a))
+    torch.testing.assert_close(ours(a, moving=moving), theirs(a))
     assert all(torch.equal(before[key], value) for key, value in ours.state_dict().items())
 
 
