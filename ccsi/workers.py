@@ -93,7 +93,7 @@ class Workers:
         parts = [torch.empty_like(x) for _ in range(self.size)]
         # for what is small, half the time of any other collective (gloo)
         asked: Any = dist.all_gather(parts, x, async_op=True)
-        if x.is_cpu:  # a process that sleeps takes a millisecond to wake up, ninety times a step
+        if x.is_cpu:  # a process that sleeps takes a millisecond to wake up, dozens of times a step
             deadline = time.perf_counter() + AWAKE
             while not asked.is_completed() and time.perf_counter() < deadline:
                 os.sched_yield()

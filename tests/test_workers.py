@@ -95,11 +95,15 @@ def test_what_workers_tell_each_other(pair):
     assert first["together"] == "refused: not here." and first["led"] == "fine"
 
 
-def share_of_norm(a: Tensor, groups: int | None, cut: list[int], steps: int = 3) -> dict:
-    here = Workers.here()
+def some_norm(groups: int | None) -> ContinualNorm2d:
     norm = ContinualNorm2d(8, groups).double()
     with torch.no_grad():
         norm.weight.copy_(torch.linspace(0.5, 2, 8)), norm.bias.copy_(torch.linspace(-1, 1, 8))
+    return norm
+
+
+def share_of_norm(a: Tensor, groups: int | None, cut: list[int], steps: int = 3) -> dict:
+    here, norm = Workers.here(), some_norm(groups)
     x = a[[slice(None, cut[0]), slice(cut[0], None)][here.rank]] if not here.alone else a
     x = x.clone().requires_grad_()
     for _ in range(steps):
@@ -126,24 +130,20 @@ def test_continual_norm_of_two_workers_is_that_of_the_whole_batch(pair, groups, 
 
 def share_of_two_batches(a: Tensor, b: Tensor, groups: int | None) -> dict:
     """As `share_of_norm`, of two batches in one call; alone, in a call each."""
-    here = Workers.here()
-    norm = ContinualNorm2d(8, groups).double()
-    with torch.no_grad():
-        norm.weight.copy_(torch.linspace(0.5, 2, 8)), norm.bias.copy_(torch.linspace(-1, 1, 8))
+    here, norm = Workers.here(), some_norm(groups)
     x, z = (v[here.share(len(v))].clone().requires_grad_() for v in (a, b))
     y = torch.cat([norm(x), norm(z, moving=0)]) if here.alone else norm(torch.cat([x, z]), moving=len(x))
     y.sin().sum().backward()
-    moments = torch.stack([norm.running_mean, norm.running_var])
     y1, y2 = y.detach().split([len(x), len(z)])
     return {
         "y1": y1, "y2": y2, "dx": x.grad, "dz": z.grad, "dw": norm.weight.grad, "db": norm.bias.grad,
-        "moments": moments,
+        "moments": torch.stack([norm.running_mean, norm.running_var]),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("groups", [None, 4])
 @pytest.mark.parametrize("sizes", [(5, 2), (4, 4), (1, 3)])
-def test_two_batches_of_two_workers_are_asked_for_at_once(pair, groups, sizes):
+def test_two_batches_in_one_call_of_two_workers_are_each_that_of_the_whole(pair, groups, sizes):
     g = torch.Generator().manual_seed(0)
     a, b = (torch.randn(n, 8, 4, 4, dtype=torch.float64, generator=g) * 2 + 1 for n in sizes)
     whole, parts = share_of_two_batches(a, b, groups), pair(share_of_two_batches, a, b, groups)

@@ -202,10 +202,11 @@ class Update:
             self.seen = torch.zeros(n_all, dtype=torch.bool, device=device)
 
     def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        target: Tensor | None = None
         if self.w_idc:
             features, target = net.features_apart(images, self.target_batch(net, len(images)))
         else:
-            features = target = net.features(images)
+            features = net.features(images)
         cosines = net.cosines(features)
         weights = None if self.class_weights is None else self.class_weights.to(cosines.dtype)
         parts = {"ce": cross_entropy(net.scale * cosines, labels, weights, self.smoothing, net.workers)}
@@ -218,12 +219,12 @@ class Update:
         if self.w_margin:
             m, k = self.learner.margin, self.learner.top_k
             parts["margin"] = self.w_margin * margin(cosines, labels, self.n_old, m, k, net.workers)
-        if self.w_idc:
+        if target is not None:
             parts["idc"] = self.w_idc * self.idc(cosines, labels, net.cosines(target), net.workers)
         return parts
 
     def target_batch(self, net: IncrementalNet, n: int) -> Tensor:
-        """This worker's share of the target images [M, C, S, S], drawn anew; `n`: of its labelled images."""
+        """This worker's share of a target batch drawn anew: [M, C, S, S] in [0, 1]; `n`: its labelled images."""
         workers = net.workers
         size = self.learner.idc.batch_size or workers.count(n)
         part = workers.share(size)
@@ -235,7 +236,12 @@ class Update:
         return x
 
     def idc(self, cosines: Tensor, labels: Tensor, target: Tensor, workers: Workers) -> Tensor:
-        """L_idc of this batch, of which each worker answers for its share; moves the running source centroids."""
+        """L_idc of this batch, of which each worker answers for its share; moves the running source centroids.
+
+        Args:
+            cosines, labels: of the labelled images, [N, n_classes] and int64 [N]. target: cosines of the target
+                images, [M, n_classes].
+        """
         n = len(self.seen)
         with torch.autocast(cosines.device.type, enabled=False):  # centroids are sums: not in bfloat16
             batch, present = class_centroids(cosines, labels, n, workers)
