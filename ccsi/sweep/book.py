@@ -251,19 +251,34 @@ class Book:
     def recalled(self) -> int | None:
         """The stopped setting that goes on from its checkpoint next, if any: of those that came furthest, the best.
 
-        It is one that no longer lags, now that others have been there; or any, if phase 1 would end with fewer than
-        `top_k` complete ones.
+        It is one that no longer lags (see `lags`), now that others have been there; or any, if phase 1 would end with
+        fewer than `top_k` complete ones.
         """
         rungs = sorted((tasks for tasks, ones in self._waiting.items() if ones), reverse=True)
         for tasks in rungs:
             value, setting = self._waiting[tasks][0]
-            if self.rule.may_go_on(tasks, -value, len(self.rule.values[tasks])):
+            if not self._held(tasks) and self.rule.may_go_on(tasks, -value, len(self.rule.values[tasks])):
                 return setting
         if not rungs or self.unknown() or len(self._ranked) + len(self.unfinished()) >= self.definition.sweep.top_k:
             return None
         if self.unfinished() - self.spared:  # who may still be stopped
             return None
         return self._waiting[rungs[0]][0][1]
+
+    def lags(self, tasks: int, value: float) -> bool:
+        """Whether a trial of phase 1, with this value after so many tasks, is not to go on for now."""
+        return self._held(tasks) or self.rule.lags(tasks, value)
+
+    def _held(self, tasks: int) -> bool:
+        """Whether all wait after so many tasks, as there are settings that have not been begun.
+
+        The best of all are better than the best so far. With a limit on hours or patience nobody is held: there may
+        be no others.
+        """
+        sweep = self.definition.sweep
+        if not self.rule.is_rung(tasks) or sweep.budget.hours is not None or sweep.patience is not None:
+            return False
+        return len(self.begun) < self.planned_settings() and not self.exhausted()
 
     def _contenders(self) -> set[int]:
         """The stopped settings that may still go on."""
@@ -637,7 +652,7 @@ class Book:
                 self.reports.setdefault(trial, []).append(report)
                 if phase == 1:
                     self.rule.note(trial, report["tasks_done"], report["value"])
-                    lags = setting not in self.spared and self.rule.lags(report["tasks_done"], report["value"])
+                    lags = setting not in self.spared and self.lags(report["tasks_done"], report["value"])
                     (self._lagging.add if lags else self._lagging.discard)(trial)
             else:
                 self._lagging.discard(trial)

@@ -31,7 +31,7 @@ class Referee(FIFOScheduler):
             give_up(self.book, name)
             return TrialScheduler.STOP
         tasks, value = int(result["tasks_done"]), float(result["compared"])
-        if self.book.rule.note(name, tasks, value) and self.book.rule.lags(tasks, value):
+        if self.book.rule.note(name, tasks, value) and self.book.lags(tasks, value):
             self.book.stopping[name] = self.book.scheduler
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE

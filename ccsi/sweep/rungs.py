@@ -3,8 +3,11 @@
 from bisect import bisect_right, insort
 from statistics import median
 
+FIRST = 2
+"""ASHA's first rung: one task says nothing of forgetting, nor of what a setting does from the second task on."""
+
 REDUCTION = 4
-"""ASHA lets one in so many go on from each rung; 4 as in the paper."""
+"""ASHA lets one in so many go on from each rung, and each rung is so many times as far as the one before."""
 
 
 class Rungs:
@@ -25,6 +28,10 @@ class Rungs:
         insort(self.values.setdefault(tasks, []), value)
         return True
 
+    def is_rung(self, tasks: int) -> bool:
+        """Whether trials may have to wait after so many tasks, to go on later."""
+        return False
+
     def lags(self, tasks: int, value: float) -> bool:
         """Whether one of those that have been there, with this value, is not to go on."""
         return False
@@ -37,18 +44,24 @@ class Rungs:
 class Halving(Rungs):
     """ASHA (Li et al. 2020): the best quarter of those that have been at a rung go on; the others wait there.
 
-    A rung is every task, as tasks are few and each is worth minutes. Equals go on together: what only concerns
-    later tasks leaves the first one as it is. One that waits goes on from its checkpoint when it has come to be among
+    Rungs are after 2, 8, 32, … tasks, counted over all seeds: each leaves a quarter of the trials, four times as far,
+    so that every rung costs about the same. One that waits goes on from its checkpoint when it has come to be among
     the best quarter, as others that came after it were worse. (Ray's own ASHA knows no such promotion: whoever
     comes first goes on, however bad. And it takes a report between two rungs for the lower one.)
     """
+
+    def is_rung(self, tasks: int) -> bool:
+        rung = FIRST
+        while rung < tasks:
+            rung *= REDUCTION
+        return rung == tasks
 
     def lags(self, tasks: int, value: float) -> bool:
         return not self.may_go_on(tasks, value, len(self.values[tasks]))
 
     def may_go_on(self, tasks: int, value: float, most: int) -> bool:
         rung = self.values[tasks]
-        return len(rung) - bisect_right(rung, value) < most // REDUCTION
+        return not self.is_rung(tasks) or len(rung) - bisect_right(rung, value) < most // REDUCTION
 
 
 class Median(Rungs):

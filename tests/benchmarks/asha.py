@@ -1,6 +1,6 @@
 """What does ASHA save, and what does it cost? The same random sweeps of PBC blood with it and without.
 
-    python tests/benchmarks/asha.py FOLDER --data pbcblood_28.npz [--repetitions 3] [key=value …]
+    python tests/benchmarks/asha.py FOLDER --data pbcblood_28.npz [--repetitions 0 1 2] [key=value …]
 
 Each repetition draws other settings, on another tuning seed; with and without ASHA they are the same. Sweeps in FOLDER
 that were interrupted go on, finished ones are only read. Shown for each: the seconds of all runs of phase 1, and what
@@ -23,7 +23,7 @@ SWEEP = [
     "sweep.space={learner.w_idc: {choice: [0.0, 0.5, 1.0]}, learner.w_margin: {choice: [0.5, 1.0, 2.0]}, "
     "learner.distillation: {uniform: [1.0, 10.0]}, learner.synthesis.w_tv: {loguniform: [0.0001, 0.1]}, "
     "learner.synthesis.class_moments: {choice: [0.0, 1.0]}, training.lr: {loguniform: [0.003, 0.1]}}",
-    "sweep.seeds.reporting=[0,1]",
+    "sweep.seeds.reporting=[0,1,2]",
 ]  # fmt: skip
 """sweep/default.yaml's space, and the learning rate."""
 
@@ -41,13 +41,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--schedulers", nargs="*", default=["asha"], help="beside none")
     parser.add_argument("settings", nargs="*")
     options = parser.parse_args()
     columns = ("repetition", "scheduler", "runs", "stopped", "seconds of phase 1", "saved", "best", "val, %", "test, %")
     table = Table(*columns)
-    for repetition in range(options.repetitions):
+    for repetition in options.repetitions:
         whole = 0.0
         for scheduler in ["none", *options.schedulers]:
             more = [f"sweep.seed={repetition}", f"sweep.seeds.tuning=[{100 + repetition}]"]

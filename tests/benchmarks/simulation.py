@@ -1,9 +1,9 @@
 """A sweep of two phases on a cluster that is not there: a discrete-event simulation of what `ccsi.sweep` does.
 
-Settings are handed out in order to whatever place is free; ASHA or nothing prunes; a setting goes on to phase 2 when
-it is certain to be among the best, as in `ccsi.sweep.book`. The driver and the storage are each one queue served in
-order of arrival, a place is held by its trial while that waits, and a node that dies takes its trials' work since
-their last checkpoint with it. Time is in seconds, sizes in bytes.
+Settings are handed out in order to whatever place is free; ASHA or nothing prunes, without a limit on hours; a
+setting goes on to phase 2 when it is certain to be among the best, as in `ccsi.sweep.book`. The driver and the storage
+are each one queue served in order of arrival, a place is held by its trial while that waits, and a node that dies takes
+its trials' work since their last checkpoint with it. Time is in seconds, sizes in bytes.
 """
 
 import heapq
@@ -289,9 +289,11 @@ class Sweep:
         self.unfinished[job.setting] = (done * score + tasks - done) / tasks if self.rules.bounded else 1.0
         if job.setting in self._hopeless():
             return True
-        if self.rules.asha and job.setting not in self.spared and lags(self.rungs.setdefault(done, []), score):
-            job.stopped = True
-            return True
+        if self.rules.asha and is_rung(done):
+            behind = lags(self.rungs.setdefault(done, []), score)
+            if job.setting not in self.spared and (behind or not self._all_begun()):
+                job.stopped = True
+                return True
         self._choose()
         return False
 
@@ -306,14 +308,14 @@ class Sweep:
             insort(self.waiting.setdefault(job.task, []), one, key=lambda one: one[:2])
         elif job.task == len(trial.seconds):
             insort(self.ranked, (-trial.scores[-1], job.setting))
-            if self.rules.asha:
+            if self.rules.asha and is_rung(job.task):
                 lags(self.rungs.setdefault(job.task, []), trial.scores[-1])
         self._choose()
 
     def _recalled(self) -> tuple[int, bool] | None:
         """After how many tasks the one waits that goes on next, and whether it is spared; see `Book.recalled`."""
         rungs = sorted((done for done, ones in self.waiting.items() if ones), reverse=True)
-        for done in rungs:
+        for done in rungs if self._all_begun() else ():
             if beaten(self.rungs[done], -self.waiting[done][0][0]) < len(self.rungs[done]) // 4:
                 return done, False
         enough = len(self.ranked) + len(self.unfinished) >= self.rules.top_k
@@ -370,6 +372,11 @@ class Sweep:
 def beaten(rung: list[float], score: float) -> int:
     """How many of those that were at a rung are better."""
     return len(rung) - bisect_right(rung, score)
+
+
+def is_rung(tasks: int) -> bool:
+    """Whether ASHA compares after so many tasks: after 2, 8, 32, …"""
+    return tasks > 1 and math.log(tasks / 2, 4).is_integer()
 
 
 def lags(rung: list[float], score: float) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from simulation import Costs, Outcome, Rules, Sweep, Trial, lags
+from simulation import Costs, Outcome, Rules, Sweep, Trial, is_rung, lags
 
 from ccsi.sweep.rungs import Halving
 
@@ -102,9 +102,9 @@ def test_without_overheads_it_is_a_list_schedule(
 
 
 def test_asha_lets_a_quarter_go_on_and_enough_to_report() -> None:
-    outcome = run(equal(4, 1.0, 1.0), 1, Rules(top_k=2, reporting=1, asha=True))
-    # A task of each; with the fourth c00 goes on; then c01, as two are to be reported; phase 2.
-    assert outcome.makespan == pytest.approx(4 + 1 + 1 + 2 * 2)
+    outcome = run(equal(4, 1.0, 1.0, 3.0), 1, Rules(top_k=2, reporting=1, asha=True))
+    # Two tasks of each; with the fourth c00 goes on; then c01, as two are to be reported; phase 2.
+    assert outcome.makespan == pytest.approx(4 * 2 + 3 + 3 + 2 * 5)
     assert outcome.pruned == 2
 
 
@@ -129,3 +129,7 @@ def test_it_prunes_as_the_sweeps_own_scheduler(scores: list[float]) -> None:
     for number, score in enumerate(scores):
         rule.note(str(number), 2, score)
         assert lags(rung, score) == rule.lags(2, score)
+
+
+def test_its_rungs_are_the_sweeps_own() -> None:
+    assert [is_rung(tasks) for tasks in range(1, 5000)] == [Halving().is_rung(tasks) for tasks in range(1, 5000)]

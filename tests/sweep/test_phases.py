@@ -25,7 +25,7 @@ from ccsi.errors import UserError
 from ccsi.sweep import phases
 from ccsi.sweep.book import Book
 from ccsi.sweep.definition import Definition, compose, placed, resumed
-from ccsi.sweep.rungs import Median
+from ccsi.sweep.rungs import Halving, Median
 from ccsi.sweep.space import Tried
 from ccsi.sweep.tables import leaderboard, protocol, write_leaderboard, write_trials
 from ccsi.sweep.warm import warm_start
@@ -299,32 +299,48 @@ def learn_from(table: Sequence[Sequence[float]]) -> Callable[[dict[str, Any], in
     return lambda config, phase: table[round(100 * config["quality"])]
 
 
-def test_asha_lets_a_quarter_go_on_from_each_task(tmp_path: Path) -> None:
-    # One after another; running averages after 1, 2, 3 tasks. c00 to c02 wait, as no quarter of them is a whole one.
-    # c03 is the best of four, and of those that have done two tasks the only one: it waits there.
-    # c04 to c06 are worse than c03. With c07 two of eight may go on: c07 itself, which waits after its second task, and
-    # then the next is no longer c02, as c03 and c07 are better.
-    first = [0.5, 0.1, 0.6, 0.8, 0.2, 0.3, 0.4, 0.7]
-    more = grid(8) | {"scheduler": "asha", "top_k": 1, "seeds": replace(composed().sweep.seeds, reporting=[0])}
+def test_ashas_rungs_are_a_factor_apart() -> None:
+    assert [tasks for tasks in range(1, 129) if Halving().is_rung(tasks)] == [2, 8, 32, 128]
+
+
+def test_asha_lets_the_best_quarter_go_on_from_each_rung_once_all_have_begun(tmp_path: Path) -> None:
+    more = grid(16) | {"scheduler": "asha", "top_k": 1, "seeds": replace(composed().sweep.seeds, reporting=[0])}
     book = opened(tmp_path / "s", **more)
-    assert drive(book, learn_from([[one] * 3 for one in first]), workers=1)
-    # Phase 1 would end with none: c03, the best of the two that came furthest, goes on to its end.
-    assert [book.group(1, n) for n in range(8)] == ["pruned"] * 3 + ["done"] + ["pruned"] * 4
-    ends = [book.reports[f"p1-c{n:02d}"][-1]["tasks_done"] for n in range(8)]
-    assert ends == [1, 1, 1, 3, 1, 1, 1, 2]
+    # The third task only tells of c02, c06, c09 and c14, the best of two tasks; of those c09 is the best after nine.
+    two = [0.1, 0.3, 0.7, 0.2, 0.3, 0.1, 0.8, 0.2, 0.4, 0.7, 0.3, 0.2, 0.5, 0.1, 0.6, 0.4]
+    rows = [[one] * 2 + [1.0 if n == 9 else 0.5] * 7 for n, one in enumerate(two)]
+    assert drive(book, learn_from(rows), workers=1)
+    ends = [book.reports[f"p1-c{n:02d}"][-1]["tasks_done"] for n in range(16)]
+    assert ends == [9 if n == 9 else 8 if n in (2, 6, 14) else 2 for n in range(16)]
+    assert [n for n in range(16) if book.group(1, n) == "done"] == [9]
     assert book.pruned(7) == "by ASHA after task 2 of seed 100"
-    assert book.spared == {3}
-    table = write_trials(book).set_index("trial")
-    assert table.loc["p1-c07-s100", "seconds"] == 2.0  # what was stopped has cost something too
-
-
-def test_whoever_waits_goes_on_when_others_turn_out_worse(tmp_path: Path) -> None:
-    more = grid(8) | {"scheduler": "asha", "top_k": 1, "seeds": replace(composed().sweep.seeds, reporting=[0])}
-    book = opened(tmp_path / "s", **more)
-    assert drive(book, learn_from([[1.0, 0.9 - n / 100] for n in range(8)]), workers=1)
-    # All are equal after task 1: from the fourth on none waits there, and the three that did go on.
-    assert [book.reports[f"p1-c{n:02d}"][-1]["tasks_done"] for n in range(8)] == [2] * 8
+    assert book.pruned(6) == "by ASHA after task 8 of seed 100"
     assert book.spared == set()
+    events = [json.loads(line) for line in book.path.read_text().splitlines()]
+    order = [event["recalled"] for event in events if "recalled" in event]
+    assert order == [6, 2, 9, 14, 9]  # the best first; c09 waits at the second rung too, until it is one of four there
+    table = write_trials(book).set_index("trial")
+    assert table.loc["p1-c06-s100", "seconds"] == 8.0  # what was stopped has cost something too
+
+
+def test_with_a_limit_asha_waits_for_no_setting_to_begin(tmp_path: Path) -> None:
+    # c00 is the best of the first four, though not of all; of eight c04 and c06 are.
+    more = grid(8) | {"scheduler": "asha", "top_k": 1, "seeds": replace(composed().sweep.seeds, reporting=[0])}
+    for patience, went_on in ((None, {4, 6}), (8, {0, 4, 6})):
+        book = opened(tmp_path / str(patience), **more, patience=patience)
+        two = (0.5, 0.1, 0.2, 0.3, 0.8, 0.4, 0.9, 0.45)
+        assert drive(book, learn_from([[one] * 2 + [0.5] * 4 for one in two]), workers=1)
+        assert {n for n in range(8) if book.group(1, n) == "done"} == went_on
+
+
+def test_asha_ends_with_enough_to_report_and_lets_equals_go_on_together(tmp_path: Path) -> None:
+    few = grid(3) | {"scheduler": "asha", "top_k": 2, "seeds": replace(composed().sweep.seeds, reporting=[0])}
+    book = opened(tmp_path / "few", **few)  # no quarter of three is a whole one
+    assert drive(book, learn_from([[0.1] * 3, [0.3] * 3, [0.2] * 3]), workers=1)
+    assert ([book.group(1, n) for n in range(3)], book.spared) == (["pruned", "done", "done"], {1, 2})
+    book = opened(tmp_path / "equal", **(few | grid(8)))
+    assert drive(book, learn_from([[1.0, 0.5, 0.9 - n / 100] for n in range(8)]), workers=1)
+    assert [book.group(1, n) for n in range(8)] == ["done"] * 8
 
 
 @settings(max_examples=40, deadline=None)
@@ -360,7 +376,7 @@ def test_whatever_happens_asha_ends_with_enough_and_nobody_waits_who_should_not(
 
 
 def test_a_sweep_killed_at_any_moment_prunes_as_if_it_had_not_been(tmp_path: Path) -> None:
-    rows = [[0.9] * 4, [0.8] * 4, [0.9, 0.9, 0.7, 0.7], [0.1] * 4, [0.95, 0.2, 0.2, 0.2], [0.85, 0.9, 0.9, 0.9]]
+    rows = [[0.9] * 4, [0.8] * 4, [0.9, 0.8, 0.7, 0.7], [0.1] * 4, [0.95, 0.2, 0.2, 0.2], [0.85, 0.9, 0.9, 0.9]]
     more = grid(6) | {"scheduler": "asha", "top_k": 2, "seeds": replace(composed().sweep.seeds, reporting=[0])}
 
     def outcome(book: Book) -> tuple[list[str], list[int], set[int], set[str]]:
@@ -386,12 +402,12 @@ def test_a_trial_that_was_to_be_stopped_when_the_driver_died_is_stopped_by_the_n
     for n, value in enumerate((0.5, 0.6, 0.7, 0.8)):
         book.start(n)
         run = f"p1-c{n:02d}-s100"
-        report = {"run": run, "task": 1, "tasks": 3, "score": value, "tasks_done": 1, "value": value}
+        report = {"run": run, "task": 2, "tasks": 3, "score": value, "tasks_done": 2, "value": value}
         book.reported(run[:6], report)  # and then Tune would have stopped the first three
     again = opened(tmp_path, **more)
     again.take_up()
     assert [again.group(1, n) for n in range(4)] == ["pruned"] * 3 + ["incomplete"]
-    assert again.pruned(0) == "by ASHA after task 1 of seed 100"
+    assert again.pruned(0) == "by ASHA after task 2 of seed 100"
 
 
 def test_a_result_that_another_machine_wrote_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
