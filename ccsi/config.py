@@ -109,7 +109,7 @@ def apply(config: Config, changes: Mapping[str, Any]) -> Config:
     """
     tree = OmegaConf.create(config)
     for key, value in changes.items():
-        if key not in set(keys(config)) | set(inner_keys(config)):
+        if key not in set(flat(config)) | set(inner_keys(config)):
             raise UserError(unknown_key(key, config))
         OmegaConf.update(tree, key, value, merge=False)
     plain = OmegaConf.to_container(tree)
@@ -117,13 +117,13 @@ def apply(config: Config, changes: Mapping[str, Any]) -> Config:
     return {str(key): value for key, value in plain.items()}
 
 
-def keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a plain config that holds a value."""
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every dotted key of a plain config that holds a value, with it."""
+    leaves: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from keys(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+        inner = isinstance(value, Mapping) and value
+        leaves |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return leaves
 
 
 def inner_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -253,7 +253,7 @@ def describe(hint: Any) -> str:
 
 def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     """The message for a key that does not exist, with the nearest one that does."""
-    near = difflib.get_close_matches(key, list(keys(known)) + list(inner_keys(known)), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key, list(flat(known)) + list(inner_keys(known)), n=1, cutoff=0.5)
     return f"{key} is not a setting; " + (f"did you mean {near[0]}?" if near else "see --help for the settings.")
 
 

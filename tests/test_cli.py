@@ -208,7 +208,7 @@ def test_help_names_every_choice_and_only_real_settings(capsys: pytest.CaptureFi
             assert group not in lines
     real: set[str] = set()
     for dataset in ("digits", "npz", "bloodmnist"):
-        real |= set(ccsi.config.keys(ccsi.config.load([f"dataset={dataset}"])))
+        real |= set(ccsi.config.flat(ccsi.config.load([f"dataset={dataset}"])))
     shown = set(re.findall(r"([a-z_]+(?:\.[a-z_0-9]+)*)=", text.partition("Common settings (key=value):")[2]))
     assert len(shown) > 20 and shown <= real
 

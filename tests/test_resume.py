@@ -150,6 +150,17 @@ def begun(tmp_path: Path) -> Path:
     return tmp_path / "begun"
 
 
+def test_a_tasks_end_is_told_again_when_a_run_goes_on_from_there(begun: Path) -> None:
+    """Whoever was told may have died with the run, between the checkpoint and hearing of it."""
+    events: list[Any] = []
+    run_tiny(begun, on_task_end=events.append)
+    whole: list[Any] = []
+    run_tiny(begun.with_name("whole"), on_task_end=whole.append)
+    assert [event.task for event in events] == [event.task for event in whole] == [0, 1, 2]
+    figures = [[{k: v for k, v in one.figures.items() if k != "seconds"} for one in told] for told in (events, whole)]
+    assert figures[0] == figures[1]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -225,7 +225,7 @@ class Book:
         """How many settings phase 1 has without a budget or patience."""
         return len(self.settings) if self.suggested_all else self.definition.sweep.num_samples
 
-    def waiting(self) -> set[int]:
+    def unbegun(self) -> set[int]:
         """The settings known but not begun (nor done: the journal may be gone)."""
         self._catch_up()
         return self._incomplete - self.begun
@@ -237,7 +237,7 @@ class Book:
 
     def known(self) -> list[int]:
         """The settings phase 1 has had or will have, without those that a budget leaves out."""
-        left_out = self.waiting() if self.exhausted() else set()
+        left_out = self.unbegun() if self.exhausted() else set()
         return [n for n in range(len(self.settings)) if n not in left_out]
 
     def unknown(self) -> int:
@@ -254,6 +254,7 @@ class Book:
         It is one that no longer lags (see `lags`), now that others have been there; or any, if phase 1 would end with
         fewer than `top_k` complete ones.
         """
+        self._catch_up()
         rungs = sorted((tasks for tasks, ones in self._waiting.items() if ones), reverse=True)
         for tasks in rungs:
             value, setting = self._waiting[tasks][0]
@@ -272,16 +273,20 @@ class Book:
     def _held(self, tasks: int) -> bool:
         """Whether all wait after so many tasks, as there are settings that have not been begun.
 
-        The best of all are better than the best so far. With a limit on hours or patience nobody is held: there may
-        be no others.
+        The best quarter of all is a better choice than that of those that came first. Nobody is held with a limit on
+        hours or patience, as there may be no others; nor with Optuna, which learns from whoever is through.
         """
         sweep = self.definition.sweep
-        if not self.rule.is_rung(tasks) or sweep.budget.hours is not None or sweep.patience is not None:
+        no_others = sweep.budget.hours is not None or sweep.patience is not None
+        if not self.rule.is_rung(tasks) or no_others or sweep.search == "optuna":
             return False
         return len(self.begun) < self.planned_settings() and not self.exhausted()
 
+    def waiting(self) -> set[int]:
+        """The stopped settings that may still go on; none once phase 1 is over."""
+        return set() if self.searched() else self._contenders()
+
     def _contenders(self) -> set[int]:
-        """The stopped settings that may still go on."""
         most = len(self.known()) + self.unknown()
         return {
             n for tasks, ones in self._waiting.items() for value, n in ones if self.rule.may_go_on(tasks, -value, most)
@@ -412,8 +417,11 @@ class Book:
         The latter happens when a setting that failed in phase 1 is tried again, or a budget is raised: who is best is
         then open once more.
         """
-        best, known = self.chosen(), self.known()
+        best, known, waiting = self.chosen(), self.known(), self.waiting()
         rows = [self._row(1, n, seed, run) for n in known for seed, run in self.runs(1, n)]
+        for row in rows:
+            if row["status"] == "pruned" and int(row["setting"][1:]) in waiting:
+                row["status"], row["pruned"] = "waiting", ""
         others = [n for n in known if n not in best]
         return rows + [
             self._row(2, n, seed, run)
@@ -504,7 +512,10 @@ class Book:
             self.shown_at = 0.0
 
     def reported(self, trial: str, report: Report) -> None:
-        """A trial finished a task."""
+        """A trial finished a task; one that goes on from there tells it again, as its word may have been lost."""
+        told = self.reports.get(trial, [])
+        if any(one["run"] == report["run"] and one["task"] == report["task"] for one in told):
+            return
         self._write({"trial": trial, "report": report})
 
     def ended(self, trial: str, error: str | None, text: str = "") -> None:
@@ -563,7 +574,9 @@ class Book:
         mine = {name: end for name, (end, _) in self.ends.items() if name.startswith(self.prefix)}
         ends = [end for name, end in mine.items() if name not in self.running]
         counts = [f"{ends.count('done')} of {self.planned} done", f"{len(self.running)} running"]
-        counts += [f"{ends.count(end)} {end}" for end in ("pruned", "failed") if end in ends]
+        waiting = len(self.waiting()) if self.prefix == "p1" else 0
+        stopped = {"waiting": waiting, "pruned": ends.count("pruned") - waiting, "failed": ends.count("failed")}
+        counts += [f"{number} {end}" for end, number in stopped.items() if number]
         values = {name: self.reports[name][-1]["value"] for name in self.reports if mine.get(name) == "done"}
         if values:
             name = max(values, key=lambda key: values[key])

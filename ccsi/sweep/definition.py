@@ -14,7 +14,7 @@ import yaml
 
 import ccsi.config
 from ccsi.checks import NonNegative, NonNegativeInt, Positive, PositiveInt
-from ccsi.config import Config
+from ccsi.config import Config, flat
 from ccsi.errors import UserError
 from ccsi.sweep.space import Dimension, Values, check_optuna, grid, parse, same, sample
 
@@ -389,17 +389,6 @@ def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
                 f"is now {ccsi.config.shown(after.get(key))}; leave it, or start a new sweep."
             )
     return placed(replace(asked, overrides=[*kept, *overrides], cwd=saved.cwd), folder)
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree as dotted keys and their values."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            leaves |= flat(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
 
 
 def placed(definition: Definition, folder: Path) -> Definition:

@@ -63,7 +63,7 @@ def first_run(book: Book) -> Config:
     values = book.settings[0] if book.settings else {d.key: d.values[0] for d in definition.space}
     folder = definition.runs / ".warm-up"
     config = definition.run_config(values, 1, definition.sweep.seeds.tuning[0], folder)
-    known = set(ccsi.config.keys(config))
+    known = set(ccsi.config.flat(config))
     return ccsi.config.apply(config, {key: value for key, value in (HURRIED | QUIET).items() if key in known})
 
 

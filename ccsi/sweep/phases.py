@@ -16,7 +16,7 @@ def trials(book: Book) -> Iterator[dict[str, Any] | None]:
     """
     sweep, handed_out = book.definition.sweep, set[str]()
     left = sorted(book.unfinished() & book.begun)
-    begins = len(book.begun) + len(book.waiting()) + book.unknown()
+    begins = len(book.begun) + len(book.unbegun()) + book.unknown()
     book.begin("phase 1", "p1", min(begins, max(sweep.budget.trials or begins, len(book.begun))))
     while True:
         setting = left.pop(0) if left else book.recalled()
@@ -57,7 +57,7 @@ def next_setting(book: Book) -> int | None:
     sweep = book.definition.sweep
     if book.exhausted():
         return None
-    setting = min(book.waiting(), default=None)
+    setting = min(book.unbegun(), default=None)
     if setting is None and not book.suggested_all:
         values, first = None, book.first()
         if len(book.settings) < min(len(first), sweep.num_samples):

@@ -20,7 +20,7 @@ class Standing:
     """A setting in one phase.
 
     Attributes:
-        status: `done`, `pruned`, `failed`, `running` or `incomplete`.
+        status: `done`, `pruned`, `waiting` (stopped by ASHA, and may go on), `failed`, `running` or `incomplete`.
         seeds_done: of `seeds`. tasks_done: over all its seeds.
         value: the sweep's metric as last reported, mean over seeds. seconds: spent so far, as far as written down.
     """
@@ -57,6 +57,8 @@ def _standing(book: "Book", phase: int, setting: int, value: float) -> Standing:
     mine = trials(book, phase, setting)
     if status == "incomplete" and book.running & mine:
         status = "running"
+    if status == "pruned" and int(setting) in book.waiting():
+        status = "waiting"
     results = {run: result for _, run in runs if (result := book.result(run)) is not None}
     tasks, seconds = 0, 0.0
     for _, run in runs:

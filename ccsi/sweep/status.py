@@ -137,15 +137,17 @@ def open_runs(book: Book) -> list[Run]:
 
 
 def counts(book: Book, phase: int) -> dict[str, int]:
-    """How many runs of a phase are `done`, `running`, `pruned`, `failed` or still `to do`, as far as that is known."""
+    """How many runs of a phase are `done`, `running`, `waiting`, `pruned`, `failed` or `to do`, as far as known."""
     sweep = book.definition.sweep
     seeds = sweep.seeds.tuning if phase == 1 else sweep.seeds.reporting
     settings = book.known()
     if phase == 2:
         settings = [n for n in settings if any(book.folder(run).exists() for _, run in book.runs(2, n))]
-    statuses = [book.status(phase, n, seed) for n in settings for seed in seeds]
+    waiting = book.waiting() if phase == 1 else set[int]()
+    found = [(book.status(phase, n, seed), n in waiting) for n in settings for seed in seeds]
+    statuses = ["waiting" if status == "pruned" and waits else status for status, waits in found]
     running = sum(run.name.startswith(f"p{phase}") for run in open_runs(book))
-    known = {name: statuses.count(name) for name in ("done", "pruned", "failed")}
+    known = {name: statuses.count(name) for name in ("done", "waiting", "pruned", "failed")}
     if phase == 2:
         planned = len(seeds) * (len(book.best()) if book.decided() else sweep.top_k)
     else:
@@ -180,7 +182,7 @@ def show(book: Book, console: Console) -> None:
     for phase in (1, 2):
         told = counts(book, phase)
         told["running" if held else "broken off"] = told.pop("running")
-        order = ("done", "running", "broken off", "pruned", "failed", "to do")
+        order = ("done", "running", "broken off", "waiting", "pruned", "failed", "to do")
         say(f"phase {phase}  runs: " + ", ".join(f"{told[k]} {k}" for k in order if told.get(k) or k == "done"))
     if definition.sweep.storage is not None and not done:
         say(f"runs are kept at {definition.sweep.storage}: those at work are not seen from here and count as to do")

@@ -140,6 +140,7 @@ def run_trial(trial: Mapping[str, Any], place: Place, metric: str) -> None:
         if problem:
             tune.report({"tasks_done": done, "error": reason(problem), "text": problem})
             return
+        attempts.path.unlink(missing_ok=True)  # it is through: what befalls the trial from now on is another run's
         value = float(result["val"][LIVE[metric]])
         tune.report(report.of(tasks_of(result), tasks_of(result), value, float(result["seconds"]["total"])))
         values.append(value)

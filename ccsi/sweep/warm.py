@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from ccsi.config import shown
+from ccsi.config import flat, shown
 from ccsi.errors import UserError
 from ccsi.sweep.book import Book
-from ccsi.sweep.definition import Definition, flat, read
+from ccsi.sweep.definition import Definition, read
 from ccsi.sweep.space import Tried, same
 
 

@@ -9,12 +9,14 @@ its trials' work since their last checkpoint with it. Time is in seconds, sizes 
 import heapq
 import itertools
 import math
-from bisect import bisect_right, insort
+from bisect import insort
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+
+from ccsi.sweep.rungs import Halving
 
 Steps = Generator[float, None, None]
 """A process: it yields when it is to go on."""
@@ -184,7 +186,7 @@ class Sweep:
         self.queue = deque(self.jobs)
         self.unfinished: dict[int, float] = {}  # settings of phase 1 at work -> what their score can still become
         self.ranked: list[tuple[float, int]] = []  # (-score, setting) of the completed ones
-        self.rungs: dict[int, list[float]] = {}
+        self.rule = Halving()
         self.chosen: set[int] = set()
         self.left = min(rules.top_k, len(trials)) * rules.reporting  # trials of phase 2 that have not ended
         self.heap: list[tuple[float, int, Steps, Place | None, int]] = []
@@ -289,9 +291,10 @@ class Sweep:
         self.unfinished[job.setting] = (done * score + tasks - done) / tasks if self.rules.bounded else 1.0
         if job.setting in self._hopeless():
             return True
-        if self.rules.asha and is_rung(done):
-            behind = lags(self.rungs.setdefault(done, []), score)
-            if job.setting not in self.spared and (behind or not self._all_begun()):
+        if self.rules.asha:
+            self.rule.note(str(job.setting), done, score)
+            held = self.rule.is_rung(done) and not self._all_begun()
+            if job.setting not in self.spared and (held or self.rule.lags(done, score)):
                 job.stopped = True
                 return True
         self._choose()
@@ -308,15 +311,14 @@ class Sweep:
             insort(self.waiting.setdefault(job.task, []), one, key=lambda one: one[:2])
         elif job.task == len(trial.seconds):
             insort(self.ranked, (-trial.scores[-1], job.setting))
-            if self.rules.asha and is_rung(job.task):
-                lags(self.rungs.setdefault(job.task, []), trial.scores[-1])
+            self.rule.note(str(job.setting), job.task, trial.scores[-1])
         self._choose()
 
     def _recalled(self) -> tuple[int, bool] | None:
         """After how many tasks the one waits that goes on next, and whether it is spared; see `Book.recalled`."""
         rungs = sorted((done for done, ones in self.waiting.items() if ones), reverse=True)
         for done in rungs if self._all_begun() else ():
-            if beaten(self.rungs[done], -self.waiting[done][0][0]) < len(self.rungs[done]) // 4:
+            if self.rule.may_go_on(done, -self.waiting[done][0][0], len(self.rule.values[done])):
                 return done, False
         enough = len(self.ranked) + len(self.unfinished) >= self.rules.top_k
         if not rungs or enough or not self._all_begun() or self.unfinished.keys() - self.spared:
@@ -332,10 +334,10 @@ class Sweep:
 
     def _contenders(self) -> list[float]:
         """What the scores of those that wait and may still go on can become."""
-        most, bounds = len(self.trials) // 4, []
+        bounds = []
         for done, ones in self.waiting.items():
             for score, setting, _ in ones:
-                if beaten(self.rungs[done], -score) >= most:
+                if not self.rule.may_go_on(done, -score, len(self.trials)):
                     break
                 tasks = len(self.trials[setting].seconds)
                 bounds.append((tasks - done - done * score) / tasks if self.rules.bounded else 1.0)
@@ -367,19 +369,3 @@ class Sweep:
                 new = [Job(setting, 2) for _ in range(self.rules.reporting)]
                 self.jobs += new
                 self.queue += new
-
-
-def beaten(rung: list[float], score: float) -> int:
-    """How many of those that were at a rung are better."""
-    return len(rung) - bisect_right(rung, score)
-
-
-def is_rung(tasks: int) -> bool:
-    """Whether ASHA compares after so many tasks: after 2, 8, 32, …"""
-    return tasks > 1 and math.log(tasks / 2, 4).is_integer()
-
-
-def lags(rung: list[float], score: float) -> bool:
-    """Whether a score is not among the best quarter of those that were at this rung; it joins them."""
-    insort(rung, score)
-    return beaten(rung, score) >= len(rung) // 4

@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from simulation import Costs, Outcome, Rules, Sweep, Trial, is_rung, lags
-
-from ccsi.sweep.rungs import Halving
+from simulation import Costs, Outcome, Rules, Sweep, Trial
 
 LAST = Rules(top_k=1, reporting=1, bounded=False)
 """Phase 2 is one trial and waits for all of phase 1: it adds that trial's length."""
@@ -121,15 +119,3 @@ def test_with_asha_it_ends_too_and_reports_as_many(
     outcome = sweep.run()
     assert len(sweep.chosen) == min(top_k, len(trials))
     assert outcome.makespan >= outcome.bound - 1e-9
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
-def test_it_prunes_as_the_sweeps_own_scheduler(scores: list[float]) -> None:
-    rule, rung = Halving(), list[float]()
-    for number, score in enumerate(scores):
-        rule.note(str(number), 2, score)
-        assert lags(rung, score) == rule.lags(2, score)
-
-
-def test_its_rungs_are_the_sweeps_own() -> None:
-    assert [is_rung(tasks) for tasks in range(1, 5000)] == [Halving().is_rung(tasks) for tasks in range(1, 5000)]

@@ -17,8 +17,10 @@ Learn = Callable[[dict[str, Any], int], Sequence[float]]
 """A run's configuration and phase -> its accuracy after each task; none at all: its configuration is at fault."""
 
 
-def drive(book: Book, learn: Learn, workers: int = 2, events_left: int = 10**9) -> bool:
+def drive(book: Book, learn: Learn, workers: int = 2, events_left: int = 10**9, lost: bool = False) -> bool:
     """Run a sweep's trials, `workers` at a time; gives up after `events_left` reports, as when the driver is killed.
+
+    Then the last report was heard; or is `lost`, though its checkpoint is there.
 
     A task takes `wait` of its run's configuration (default 1) on a clock of its own; of two trials that report at
     the same time the one begun first does.
@@ -49,20 +51,24 @@ def drive(book: Book, learn: Learn, workers: int = 2, events_left: int = 10**9) 
         if config == "FINISHED":
             return True
         assert live, "nothing runs, and nothing is offered"
+        referee.choose_trial_to_run(controller)  # before the next event, as Tune does
+        if not live:
+            continue
         name = min(live, key=lambda one: (live[one][0], one))
         now, trial, rest = live[name]
         result = next(rest, None)
+        events_left -= result is not None
+        if lost and events_left == 0:
+            return False
         if result is not None:
             live[name] = (now + wait(trial.config), trial, rest)
             stopped = referee.on_trial_result(controller, trial, result) == "STOP"
             trial.last_result = result
             events.on_trial_result(0, [], trial, result)
-            events_left -= 1
         if result is None or stopped:
             stop(trial)
         if events_left == 0:
             return False
-        referee.choose_trial_to_run(controller)
 
 
 def wait(config: dict[str, Any]) -> float:
@@ -73,7 +79,6 @@ def wait(config: dict[str, Any]) -> float:
 def reports(book: Book, trial: dict[str, Any], learn: Learn) -> Iterator[dict[str, Any]]:
     """What `run_trial` reports: after each task, the last of a run when its result.json is there."""
     done, scores, metric = 0, list[float](), book.definition.sweep.metric
-    before = {(report["run"], report["task"]) for report in book.reports.get(trial["name"], [])}
     for config in json.loads(trial["runs"]):
         folder = Path(config["run_dir"])
         after = learn(config, int(folder.name[1]))
@@ -82,9 +87,12 @@ def reports(book: Book, trial: dict[str, Any], learn: Learn) -> Iterator[dict[st
             return
         for task in range(1, len(after) + 1):
             score = sum(after[:task]) / task if metric == "val_average_incremental" else after[task - 1]
-            if (folder / "result.json").exists() or (folder.name, task) in before:
-                continue  # it goes on from its checkpoint
+            reached = len(list(folder.glob("task*")))
+            if (folder / "result.json").exists() or task < reached:
+                continue  # it goes on from its checkpoint, and tells that again
             if task < len(after):
+                folder.mkdir(exist_ok=True)
+                (folder / f"task{task}").touch()
                 yield told(folder.name, task, len(after), score, done, scores, trial["prunable"])
         finish(folder, score, len(after), float(config.get("wait", 1)))
         yield told(folder.name, len(after), len(after), score, done, scores, trial["prunable"])

@@ -1,5 +1,6 @@
-"""A node dies in the middle of a sweep, and the table is that of a sweep in which nothing happened."""
+"""A node dies in the middle of a sweep, then the cluster, and the table is as if nothing had happened."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,12 +25,14 @@ TWELVE = [
 ]  # fmt: skip
 
 
-def table(folder: Path) -> pd.DataFrame:
-    """The trials, without what tells where and how long."""
-    return pd.read_csv(folder / "trials.csv").drop(columns=["seconds", "run_dir"])
+def outcome(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The trials, without what tells where and how long; and what each run learned."""
+    results = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("runs/*/result.json")}
+    learned = {run: result["weights_sha256"] for run, result in results.items()}
+    return pd.read_csv(folder / "trials.csv").drop(columns=["seconds", "run_dir"]), learned
 
 
-def quiet_table(folder: Path) -> pd.DataFrame:
+def quiet(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """What the sweep must come to: the same trials one after another in this process."""
     (folder / "runs").mkdir(parents=True)
     book = Book(placed(compose([*TWELVE, "wait=0.0"]), folder), Console(quiet=True))
@@ -38,18 +41,41 @@ def quiet_table(folder: Path) -> pd.DataFrame:
             for seed, run in book.runs(phase, setting):
                 execute(book.config(phase, setting, seed, run), lambda event: None)
     write_trials(book)
-    return table(folder)
+    return outcome(folder)
 
 
-def test_a_killed_node_changes_nothing(start: Callable[..., Sweep], tmp_path: Path) -> None:
+def begun(folder: Path) -> list[list[int]]:
+    """Of each run: after how many tasks each of its attempts began."""
+    files = folder.glob("runs/*/starts.txt")
+    return [[int(line.split()[1]) for line in file.read_text().splitlines()] for file in files]
+
+
+def test_a_killed_node_and_then_a_killed_cluster_change_nothing(start: Callable[..., Sweep], tmp_path: Path) -> None:
     folder, nodes = tmp_path / "s", Nodes(tmp_path)
     try:
         sweep = start(*TWELVE, f"ray.address={nodes.address}", f"sweep.dir={folder}")
         assert until(lambda: len(list(folder.glob("runs/*/checkpoint.pt"))) >= 3)
-        assert not list(folder.glob("runs/p2-*"))
+        assert not list(folder.glob("runs/*/result.json"))[4:]
         nodes.kill_node(1)
-        assert sweep.wait() == 0, sweep.said
+        assert until(lambda: any(len(starts) > 1 for starts in begun(folder)))
+        assert until(lambda: len(list(folder.glob("runs/*/result.json"))) >= 6)
+        nodes.kill_head()
+        sweep.process.kill()
+        sweep.wait()
     finally:
         nodes.stop()
-    pd.testing.assert_frame_equal(table(folder), quiet_table(tmp_path / "quiet"))
-    assert len(table(folder)) == 12
+    assert not (folder / "trials.csv").exists()
+    nodes = Nodes(tmp_path)
+    try:
+        again = start(f"resume={folder}", f"ray.address={nodes.address}")
+        assert again.wait() == 0, again.said
+    finally:
+        nodes.stop()
+    trials, learned = outcome(folder)
+    assert len(trials) == 12
+    expected, expected_learned = quiet(tmp_path / "quiet")
+    pd.testing.assert_frame_equal(trials, expected)
+    assert learned == expected_learned
+    gone_on = [starts for starts in begun(folder) if len(starts) > 1]
+    assert any(starts[-1] > 0 for starts in gone_on), begun(folder)  # from their checkpoints
+    assert sorted(starts for starts in begun(folder) if len(starts) == 1) == [[0]] * (12 - len(gone_on))

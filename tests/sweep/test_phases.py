@@ -343,22 +343,27 @@ def test_asha_ends_with_enough_to_report_and_lets_equals_go_on_together(tmp_path
     assert [book.group(1, n) for n in range(8)] == ["done"] * 8
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32), number=st.integers(1, 14), top_k=st.integers(1, 3), workers=st.integers(1, 5),
-    killed=st.lists(st.integers(1, 12), max_size=2),
+    killed=st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=2),
+    search=st.sampled_from(["grid", "optuna"]), tuning=st.sampled_from([[10], [10, 11]]),
 )  # fmt: skip
-def test_whatever_happens_asha_ends_with_enough_and_nobody_waits_who_should_not(
-    seed: int, number: int, top_k: int, workers: int, killed: list[int]
+def test_whatever_happens_asha_ends_with_just_enough_and_nobody_waits_who_should_not(
+    seed: int, number: int, top_k: int, workers: int, killed: list[tuple[int, bool]], search: str, tuning: list[int]
 ) -> None:
-    world, more = World(seed, number, 0.0), grid(number) | {"scheduler": "asha", "top_k": top_k}
-    with tempfile.TemporaryDirectory() as folder:
-        for events in [*killed, 10**9]:
+    world = World(seed, number, 0.0 if killed else 0.15)
+    seeds = replace(composed().sweep.seeds, tuning=tuning)
+    more = grid(number) | {"scheduler": "asha", "top_k": top_k, "search": search, "num_samples": number, "seeds": seeds}
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(phases, "suggest", lambda space, tried, *rest: {"quality": len(tried) / 100})
+        for events, lost in [*killed, (10**9, False)]:
             book = opened(Path(folder), world.waits, **more)
-            drive(book, world.learn, workers, events)
+            drive(book, world.learn, workers, events, lost)
         assert book.complete()
-        best = book.best()
-        assert len(best) == min(top_k, number)
+        best, well = book.best(), number - int(world.at_fault[:number].sum())
+        assert len(best) == min(top_k, well)
+        assert not book.spared or sum(book.group(1, n) == "done" for n in range(number)) <= top_k
         assert second(Path(folder)) == {f"c{n:02d}" for n in best}
         last = {n: book.reports[f"p1-c{n:02d}"][-1] for n in range(number) if f"p1-c{n:02d}" in book.reports}
         for n, report in last.items():
@@ -386,14 +391,15 @@ def test_a_sweep_killed_at_any_moment_prunes_as_if_it_had_not_been(tmp_path: Pat
     assert drive(whole, learn_from(rows), workers=1)
     assert "pruned" in outcome(whole)[0]
     assert whole.spared
-    for events in range(1, 40):
-        book = opened(tmp_path / str(events), **more)
-        if drive(book, learn_from(rows), workers=1, events_left=events):
-            break
-        book = opened(tmp_path / str(events), **more)
-        assert drive(book, learn_from(rows), workers=1)
-        assert outcome(book) == outcome(whole)
-    assert events > 10
+    for lost in (False, True):
+        for events in range(1, 40):
+            folder = tmp_path / f"{events}{lost}"
+            if drive(opened(folder, **more), learn_from(rows), workers=1, events_left=events, lost=lost):
+                break
+            book = opened(folder, **more)
+            assert drive(book, learn_from(rows), workers=1)
+            assert outcome(book) == outcome(whole)
+        assert events > 10
 
 
 def test_a_trial_that_was_to_be_stopped_when_the_driver_died_is_stopped_by_the_next(tmp_path: Path) -> None:

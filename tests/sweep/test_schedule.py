@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 pytest.importorskip("ray")
+from ccsi.errors import UserError
 from ccsi.sweep import main as command
 from ccsi.sweep import schedule
 from ccsi.sweep.book import Book
@@ -93,6 +94,32 @@ def test_the_supply_stays_open_while_a_trial_may_come_back() -> None:
     assert supply.suggest("1") is None
     supply.on_trial_complete("0")
     assert supply.suggest("1") == "FINISHED"
+
+
+def test_trials_of_several_workers_that_do_not_fit_are_refused_with_what_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(schedule, "alive", lambda: [{"CPU": 4.0}, {"CPU": 3.0, "GPU": 1.0}])
+    assert schedule.capacity(2.0, 0.0, workers=3) == 1
+    with pytest.raises(UserError) as refused:
+        schedule.capacity(2.0, 0.0, workers=4)
+    assert str(refused.value) == (
+        "resources: 4 workers want 2 CPUs and 0 GPUs each, but there is room for 3 (there is: 4 CPUs and 0 GPUs; "
+        "3 CPUs and 1 GPUs)."
+    )
+
+
+def test_trials_of_several_workers_are_refused_where_ray_has_no_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "answers", lambda address: None)
+    joined = SimpleNamespace(dashboard_url="", address_info={"webui_url": ""})
+    monkeypatch.setattr(schedule.ray, "init", lambda **given: joined)
+    settings = compose([*STANDIN, "ray.address=10.0.0.1:6379"]).ray
+    with schedule.cluster(settings):
+        pass
+    with pytest.raises(UserError) as refused, schedule.cluster(settings, dashboard=True):
+        pass
+    assert "trials of several workers need Ray's dashboard" in str(refused.value)
+    assert "the cluster at 10.0.0.1:6379 has none; start it with `ray start --head" in str(refused.value)
 
 
 def test_an_autoscaled_cluster_is_sent_its_trials_before_it_has_room(

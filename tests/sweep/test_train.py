@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 pytest.importorskip("ray")
@@ -11,6 +12,7 @@ from ray.exceptions import RayError
 from ray.train import TrainingFailedError
 from tiny_run import TINY, run_tiny
 
+import ccsi.config
 from ccsi.errors import UserError
 from ccsi.sweep import share
 from ccsi.sweep.train import main, sole_driver
@@ -49,6 +51,30 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, pair) -> None:
     assert all("A worker died or was killed" in line for line in noise), noise  # Ray's own word for what we did
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     assert {path.name for path in home.iterdir()} <= {"mpl"}
+
+
+def the_best(file: str, folder: str) -> str:
+    """A sweep's best.yaml, by two workers joined by gloo without Ray."""
+    config = ccsi.config.from_arguments([file, "seed=0"]) | {"run_dir": folder}
+    return json.dumps(ccsi.config.build(config)().figures)
+
+
+@pytest.mark.slow
+def test_each_trial_of_a_sweep_may_have_several_workers(tmp_path: Path, pair, start) -> None:
+    folder = tmp_path / "s"
+    space = ["sweep.space={learner.distillation: {grid: [5.0, 1.0]}}", "sweep.search=grid", "sweep.top_k=1"]
+    more = ["sweep.scheduler=asha", "sweep.seeds.reporting=[0]", "resources.workers=2"]
+    sweep = start(*MORE, *space, *more, f"sweep.dir={folder}")
+    assert sweep.wait() == 0, sweep.said
+    assert sweep.gone()
+    table = pd.read_csv(folder / "trials.csv")
+    assert sorted(table["status"]) == ["done", "done", "pruned"]  # both were stopped after two tasks, and one went on
+    assert sorted(table["tasks_done"]) == [2, 3, 3]
+    run = table["trial"].iloc[2]
+    result = json.loads((folder / "runs" / run / "result.json").read_text())
+    alone = json.loads(pair(the_best, str(folder / "best.yaml"), str(tmp_path / "again"))[0])
+    assert (result["workers"], alone["workers"]) == (2, 2)
+    assert (result["weights_sha256"], result["confusion"]) == (alone["weights_sha256"], alone["confusion"])
 
 
 @pytest.mark.parametrize(

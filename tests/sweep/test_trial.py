@@ -51,6 +51,17 @@ def test_only_attempts_that_get_no_further_are_counted(tmp_path: Path) -> None:
     assert not (run / ".run.attempts").exists()  # a run's folder holds nothing foreign
 
 
+def test_what_befalls_a_trial_counts_against_none_of_its_runs_that_are_through(
+    tmp_path: Path, told: list[dict[str, Any]]
+) -> None:
+    place = Place(1, 1.0, 0.0, 1, {}, os.getcwd())
+    for number in range(5):  # started again in its second run, and each time it got further
+        runs = [STANDIN | {"run_dir": str(tmp_path / run), "seed": 0, "tasks": 2} for run in ("a", f"b{number}")]
+        run_trial({"name": "p1-c00", "prunable": True, "runs": json.dumps(runs)}, place, "val_average_incremental")
+    assert not [one for one in told if "error" in one]
+    assert not list(tmp_path.glob(".*.attempts"))
+
+
 def test_a_run_that_breaks_off_at_the_same_place_is_given_up_with_its_reason(
     tmp_path: Path, told: list[dict[str, Any]]
 ) -> None:
