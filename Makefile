@@ -22,9 +22,10 @@ sweep: $(READY)  ## the main job: Ray Tune sweeps CCSI on digits, in two phases
 debug: $(READY)  ## one small trial in this process, without Ray
 	$(PY) tune/sweep.py experiment=$(EXPERIMENT) sweep.debug=true $(ARGS)
 
-test: $(READY)  ## all tests: what needs both CPUs or their clock goes alone
-	$(PY) -m pytest -m "not slow" --numprocesses 2 --dist loadfile
-	$(PY) -m pytest -m slow
+test: $(READY)  ## all tests, two at a time; what compares times goes alone
+	$(PY) -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile
+	$(PY) -m pytest -m slow --numprocesses 2 --dist loadfile
+	$(PY) -m pytest -m alone
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -1,11 +1,14 @@
 """A Ray cluster of several raylets on this machine, in a process of its own; any of them can be killed."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
 
 CLUSTER = """
 import json, sys
@@ -37,13 +40,18 @@ class Nodes:
         self.address, self.raylets, self.gcs = str(told["address"]), list(told["raylets"]), int(told["gcs"])
 
     def kill_node(self, number: int) -> None:
-        """Kill -9 a node's raylet; its workers end with it."""
-        os.kill(self.raylets[number], signal.SIGKILL)
+        """Kill -9 a node's raylet and all it started: left alone, its workers would end the trials they are at."""
+        raylet = psutil.Process(self.raylets[number])
+        for process in [raylet, *raylet.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def kill_head(self) -> None:
-        """Kill -9 the cluster's brain and every raylet."""
-        for pid in (self.gcs, *self.raylets):
-            os.kill(pid, signal.SIGKILL)
+        """Kill -9 the cluster's brain and every node that lives."""
+        os.kill(self.gcs, signal.SIGKILL)
+        for number, pid in enumerate(self.raylets):
+            if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                self.kill_node(number)
 
     def stop(self) -> None:
         """End what is left of it."""
