@@ -22,7 +22,7 @@ sweep: $(READY)  ## the main job: Ray Tune sweeps CCSI on digits, in two phases
 debug: $(READY)  ## one small trial in this process, without Ray
 	$(PY) tune/sweep.py experiment=$(EXPERIMENT) sweep.debug=true $(ARGS)
 
-test: $(READY)  ## all tests, two at a time; what compares times goes alone
+test: $(READY)  ## all tests, two at a time; what compares times or needs both CPUs goes alone
 	$(PY) -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile
 	$(PY) -m pytest -m slow --numprocesses 2 --dist loadfile
 	$(PY) -m pytest -m alone

@@ -26,7 +26,7 @@ def undisturbed(folder: str) -> str:
     return json.dumps(run_tiny(Path(folder), "workers=2", base=MORE))
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_killed_worker_changes_nothing(tmp_path: Path, pair) -> None:
     whole = json.loads(pair(undisturbed, str(tmp_path / "whole"))[0])
     folder, home = tmp_path / "run", tmp_path / "home"
@@ -59,17 +59,15 @@ def the_best(file: str, folder: str) -> str:
     return json.dumps(ccsi.config.build(config)().figures)
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_each_trial_of_a_sweep_may_have_several_workers(tmp_path: Path, pair, start) -> None:
     folder = tmp_path / "s"
-    space = ["sweep.space={learner.w_idc: {grid: [1.0]}}", "sweep.search=grid", "sweep.scheduler=asha", "sweep.top_k=1"]
+    space = ["sweep.space={learner.w_idc: {grid: [1.0]}}", "sweep.search=grid", "sweep.top_k=1"]
     sweep = start(*MORE, *space, "sweep.seeds.reporting=[0]", "resources.workers=2", f"sweep.dir={folder}")
     assert sweep.wait() == 0, sweep.said
     assert sweep.gone()
     table = pd.read_csv(folder / "trials.csv")
     assert list(table["status"]) == ["done", "done"]
-    # its quarter is none, so that it was stopped after two tasks, and went on as nobody else is left
-    assert '"recalled": 0' in (folder / "journal.jsonl").read_text()
     run = table["trial"].iloc[1]
     result = json.loads((folder / "runs" / run / "result.json").read_text())
     alone = json.loads(pair(the_best, str(folder / "best.yaml"), str(tmp_path / "again"))[0])
