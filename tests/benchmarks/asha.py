@@ -3,9 +3,9 @@
     python tests/benchmarks/asha.py FOLDER --data pbcblood_28.npz [--repetitions 0 1 2] [key=value …]
 
 Each repetition draws other settings, on another tuning seed; with and without ASHA they are the same. Sweeps in FOLDER
-that were interrupted go on, finished ones are only read. Shown for each: the seconds of all runs of phase 1; how much of
-the first sweep's phase 1 was saved, by its own clock (the tasks that were left out, as long as they took there: the runs
-are the same, and the machine may have been faster the next time); and what phase 2 reports of the best setting.
+that were interrupted go on, finished ones are only read. Shown for each: the seconds of all runs of phase 1; how much
+of the first sweep's phase 1 was saved, by its own clock (the tasks left out, as long as they took there: the runs are
+the same, and the machine may have been faster the next time); and what phase 2 reports of the best setting.
 """
 
 import argparse
