@@ -102,7 +102,7 @@ def run(
         share_data: a folder through which the runs of a machine share one copy of the images, on disk and in memory
             (see `ccsi.data.opened`); None: a private copy.
         config: the resolved configuration, for the record. on_task_end: called after each task's checkpoint,
-            and again when a run goes on from there; on_checkpoint: after each.
+            and again when a run goes on; on_checkpoint: after each.
         watch: one more tracker.
 
     Raises:
@@ -346,7 +346,7 @@ def learn_all(
         for split, evaluator in evaluators.items():
             evaluator.load_state_dict(saved["evaluators"][split])
         journal.load(saved)
-        if done and stages_saved is None and on_task_end is not None:  # whoever was told may not have heard it
+        if done and on_task_end is not None:  # whoever was told may not have heard it
             on_task_end(task_end(done - 1, len(plan), evaluators, journal, None))
     everything = "all_tasks" in learner.permissions
     for task in make_tasks(data.train, data.val, plan, journal.device, done, everything):

@@ -284,7 +284,12 @@ class Book:
 
     def waiting(self) -> set[int]:
         """The stopped settings that may still go on; none once phase 1 is over."""
-        return set() if self.searched() else self._contenders()
+        if self.searched():
+            return set()
+        waiting = self._contenders()
+        if len(self._ranked) + len(self.unfinished()) + len(waiting) < self.definition.sweep.top_k:
+            waiting = {n for ones in self._waiting.values() for _, n in ones}  # some of them: see `recalled`
+        return waiting
 
     def _contenders(self) -> set[int]:
         most = len(self.known()) + self.unknown()
@@ -513,8 +518,8 @@ class Book:
 
     def reported(self, trial: str, report: Report) -> None:
         """A trial finished a task; one that goes on from there tells it again, as its word may have been lost."""
-        told = self.reports.get(trial, [])
-        if any(one["run"] == report["run"] and one["task"] == report["task"] for one in told):
+        told = [one["task"] for one in self.reports.get(trial, []) if one["run"] == report["run"]]
+        if told[-1:] == [report["task"]]:
             return
         self._write({"trial": trial, "report": report})
 

@@ -57,11 +57,11 @@ class Halving(Rungs):
         return rung == tasks
 
     def lags(self, tasks: int, value: float) -> bool:
-        return not self.may_go_on(tasks, value, len(self.values[tasks]))
+        return self.is_rung(tasks) and not self.may_go_on(tasks, value, len(self.values[tasks]))
 
     def may_go_on(self, tasks: int, value: float, most: int) -> bool:
         rung = self.values[tasks]
-        return not self.is_rung(tasks) or len(rung) - bisect_right(rung, value) < most // REDUCTION
+        return self.is_rung(tasks) and len(rung) - bisect_right(rung, value) < most // REDUCTION
 
 
 class Median(Rungs):

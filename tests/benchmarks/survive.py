@@ -118,7 +118,7 @@ def main() -> None:
     compare("head and driver killed, resumed", folder, time.monotonic() - began)
     if len(killed) < options.kills:
         print(f"NOT ENOUGH: {options.kills} workers were to be killed", flush=True)
-    sys.exit(failed[0] or len(killed) < options.kills or max(losses) > INTERVAL + STEP)
+    sys.exit(failed[0] or len(killed) < options.kills or max(losses, default=0.0) > INTERVAL + STEP)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import statistics
 import tempfile
@@ -27,6 +28,8 @@ from ccsi.sweep.book import Book
 from ccsi.sweep.definition import Definition, compose, placed, resumed
 from ccsi.sweep.rungs import Halving, Median
 from ccsi.sweep.space import Tried
+from ccsi.sweep.standings import standings
+from ccsi.sweep.status import counts
 from ccsi.sweep.tables import leaderboard, protocol, write_leaderboard, write_trials
 from ccsi.sweep.warm import warm_start
 
@@ -321,6 +324,36 @@ def test_asha_lets_the_best_quarter_go_on_from_each_rung_once_all_have_begun(tmp
     assert order == [6, 2, 9, 14, 9]  # the best first; c09 waits at the second rung too, until it is one of four there
     table = write_trials(book).set_index("trial")
     assert table.loc["p1-c06-s100", "seconds"] == 8.0  # what was stopped has cost something too
+
+
+def test_who_waits_is_called_so_until_phase_1_is_over(tmp_path: Path) -> None:
+    more = grid(8) | {"scheduler": "asha", "top_k": 1, "seeds": replace(composed().sweep.seeds, reporting=[0])}
+    rows = [[n / 10] * 3 for n in (5, 1, 2, 3, 8, 4, 9, 6)]
+    assert not drive(opened(tmp_path / "s", **more), learn_from(rows), workers=1, events_left=8)  # four are at the rung
+    book = opened(tmp_path / "s", **more)
+    book.take_up()
+    assert book.waiting() == {0, 3}  # the best two of eight may be these
+    statuses = [row["status"] for row in book.rows()]
+    assert statuses == ["waiting", "pruned", "pruned", "waiting", *["incomplete"] * 4]
+    assert [row["pruned"] != "" for row in book.rows()] == [False, True, True, False, *[False] * 4]
+    assert counts(book, 1) == {"running": 0, "done": 0, "waiting": 2, "pruned": 2, "failed": 0, "to do": 4}
+    assert [one.status for one in standings(book)] == ["waiting", "waiting", "pruned", "pruned"]
+    assert drive(book, learn_from(rows), workers=1)
+    assert (book.waiting(), counts(book, 1)["pruned"]) == (set(), 7)  # c04 went on, and could not reach c06
+
+
+def test_a_finished_sweep_of_the_time_when_each_task_was_a_rung_stays_finished(tmp_path: Path) -> None:
+    more = grid(4) | {"scheduler": "asha", "top_k": 1, "seeds": replace(composed().sweep.seeds, reporting=[0])}
+    book = opened(tmp_path / "s", **more)
+    assert drive(book, learn_from([[n / 10] * 3 for n in range(4)]), workers=1)
+    journal = book.path.read_text()
+    assert journal.count('"end": "pruned"') == 3  # the best came last, and went on
+    book.path.write_text("".join(
+        line for line in journal.splitlines(keepends=True) if not re.search(r'p1-c0[012]".*"task": 2', line)
+    ))  # fmt: skip
+    old = opened(tmp_path / "s", **more)
+    assert [old.reports[f"p1-c0{n}"][-1]["tasks_done"] for n in range(4)] == [1, 1, 1, 3]
+    assert (old.complete(), old.waiting(), old.best()) == (True, set(), [3])
 
 
 def test_with_a_limit_asha_waits_for_no_setting_to_begin(tmp_path: Path) -> None:
