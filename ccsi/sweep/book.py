@@ -292,6 +292,7 @@ class Book:
         return waiting
 
     def _contenders(self) -> set[int]:
+        """The stopped settings that the rule may still let go on."""
         most = len(self.known()) + self.unknown()
         return {
             n for tasks, ones in self._waiting.items() for value, n in ones if self.rule.may_go_on(tasks, -value, most)
@@ -577,11 +578,11 @@ class Book:
         if now - self.shown_at < 10:
             return
         mine = {name: end for name, (end, _) in self.ends.items() if name.startswith(self.prefix)}
-        ends = [end for name, end in mine.items() if name not in self.running]
+        waiting = {self.trial(1, n, 0) for n in self.waiting()} if self.prefix == "p1" else set[str]()
+        stopped = [(name in waiting, end) for name, end in mine.items() if name not in self.running]
+        ends = ["waiting" if waits and end == "pruned" else end for waits, end in stopped]
         counts = [f"{ends.count('done')} of {self.planned} done", f"{len(self.running)} running"]
-        waiting = len(self.waiting()) if self.prefix == "p1" else 0
-        stopped = {"waiting": waiting, "pruned": ends.count("pruned") - waiting, "failed": ends.count("failed")}
-        counts += [f"{number} {end}" for end, number in stopped.items() if number]
+        counts += [f"{ends.count(end)} {end}" for end in ("waiting", "pruned", "failed") if end in ends]
         values = {name: self.reports[name][-1]["value"] for name in self.reports if mine.get(name) == "done"}
         if values:
             name = max(values, key=lambda key: values[key])

@@ -57,7 +57,7 @@ def _standing(book: "Book", phase: int, setting: int, value: float) -> Standing:
     mine = trials(book, phase, setting)
     if status == "incomplete" and book.running & mine:
         status = "running"
-    if status == "pruned" and int(setting) in book.waiting():
+    if status == "pruned" and setting in book.waiting():
         status = "waiting"
     results = {run: result for _, run in runs if (result := book.result(run)) is not None}
     tasks, seconds = 0, 0.0

@@ -309,7 +309,7 @@ def test_ashas_rungs_are_a_factor_apart() -> None:
 def test_asha_lets_the_best_quarter_go_on_from_each_rung_once_all_have_begun(tmp_path: Path) -> None:
     more = grid(16) | {"scheduler": "asha", "top_k": 1, "seeds": replace(composed().sweep.seeds, reporting=[0])}
     book = opened(tmp_path / "s", **more)
-    # The third task only tells of c02, c06, c09 and c14, the best of two tasks; of those c09 is the best after nine.
+    # c02, c06, c09 and c14 are the best four after two tasks; of those c09 is the best after eight.
     two = [0.1, 0.3, 0.7, 0.2, 0.3, 0.1, 0.8, 0.2, 0.4, 0.7, 0.3, 0.2, 0.5, 0.1, 0.6, 0.4]
     rows = [[one] * 2 + [1.0 if n == 9 else 0.5] * 7 for n, one in enumerate(two)]
     assert drive(book, learn_from(rows), workers=1)
