@@ -154,7 +154,7 @@ def run(
             names = tuple(tuple(data.class_names[c] for c in classes) for classes in plan)
             start = RunStart(f"{name}-s{seed}", folder, settings, names, saved["lines"] if saved else 0)
             group.led(lambda: tracking.start(start))
-            made = learn_all(data, plan, method, evaluators, journal, folder, saved, on_task_end)
+            record = learn_all(data, plan, method, evaluators, journal, folder, saved, on_task_end)
             figures = {
                 "schema": 1,
                 "name": f"{name}-s{seed}",
@@ -169,7 +169,7 @@ def run(
                 "scenario": {"class_order": order, "classes_per_task": [len(classes) for classes in plan]},
                 "seed": seed,
                 **outcome(method, evaluators),
-                "impressions_sha256": made,
+                **record,
                 "seconds": journal.seconds | {"total": journal.total()},
                 "peak_memory_bytes": journal.peak_bytes,
                 "threads": threads,
@@ -337,17 +337,21 @@ def learn_all(
     folder: Path,
     saved: Mapping[str, Any] | None,
     on_task_end: Callable[[TaskEnd], None] | None,
-) -> list[str]:
-    """Learn and evaluate every task not yet done; returns the SHA-256 of each task's impressions."""
-    done, stages_saved, made = 0, None, list[str]()
+) -> dict[str, list[Any]]:
+    """Learn and evaluate every task not yet done.
+
+    Returns:
+        `impressions_sha256` of each task that made some, and `stored_after_task`: what was kept after each.
+    """
+    done, stages_saved, record = 0, None, {"impressions_sha256": list[Any](), "stored_after_task": list[Any]()}
     if saved is not None:
-        done, stages_saved, made = saved["tasks_done"], saved["stages"], list(saved["impressions_sha256"])
+        done, stages_saved, record = saved["tasks_done"], saved["stages"], copy.deepcopy(saved["record"])
         learner.load_state_dict(saved["learner"])
         for split, evaluator in evaluators.items():
             evaluator.load_state_dict(saved["evaluators"][split])
         journal.load(saved)
         if done and on_task_end is not None:  # whoever was told may not have heard it
-            on_task_end(task_end(done - 1, len(plan), evaluators, journal, None))
+            on_task_end(task_end(done - 1, len(plan), evaluators, journal, record["stored_after_task"][-1], None))
     everything = "all_tasks" in learner.permissions
     for task in make_tasks(data.train, data.val, plan, journal.device, done, everything):
         for permission, pool in (("unlabeled_pool", data.val), ("test_images", data.test)):
@@ -356,20 +360,21 @@ def learn_all(
                 task = dataclasses.replace(task, unlabeled=take(pool, seen, 0, journal.device).images)
         # the learner's state at the start of its task: stages begun later are part of the checkpoint themselves
         before = copy.deepcopy(learner.state_dict())
-        journal.fixed = run_state(data, journal.device, task.index, before, evaluators, made)
+        journal.fixed = run_state(data, journal.device, task.index, before, evaluators, record)
         learner.learn(task, journal.stages(task.index, stages_saved))
         stages_saved = None
-        impressions = keep_impressions(folder, task.index, learner, made)
+        impressions = keep_impressions(folder, task.index, learner, record["impressions_sha256"])
+        record["stored_after_task"].append([dataclasses.asdict(item) for item in learner.stored()])
         with journal.clock("evaluation"):
             for evaluator in evaluators.values():
                 evaluator(learner)
-        event = task_end(task.index, len(plan), evaluators, journal, impressions)
+        event = task_end(task.index, len(plan), evaluators, journal, record["stored_after_task"][-1], impressions)
         journal.trackers.task_end(event)
-        journal.fixed = run_state(data, journal.device, task.index + 1, learner.state_dict(), evaluators, made)
+        journal.fixed = run_state(data, journal.device, task.index + 1, learner.state_dict(), evaluators, record)
         journal.save(None)
         if on_task_end is not None:
             on_task_end(event)
-    return made
+    return record
 
 
 def run_state(
@@ -378,7 +383,7 @@ def run_state(
     tasks_done: int,
     learner: dict[str, Any],
     evaluators: Mapping[str, Evaluator],
-    made: list[str],
+    record: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The part of a checkpoint that stays the same while a task is learned."""
     return {
@@ -387,7 +392,7 @@ def run_state(
         "tasks_done": tasks_done,
         "learner": learner,
         "evaluators": {split: evaluator.state_dict() for split, evaluator in evaluators.items()},
-        "impressions_sha256": list(made),
+        "record": copy.deepcopy(record),
     }
 
 
@@ -409,7 +414,12 @@ def keep_impressions(folder: Path, index: int, learner: Learner, made: list[str]
 
 
 def task_end(
-    index: int, tasks: int, evaluators: Mapping[str, Evaluator], journal: Journal, impressions: Path | None
+    index: int,
+    tasks: int,
+    evaluators: Mapping[str, Evaluator],
+    journal: Journal,
+    stored: list[dict[str, Any]],
+    impressions: Path | None,
 ) -> TaskEnd:
     """What is told to trackers and drivers after a task."""
     values = {"seconds": journal.total()}
@@ -420,7 +430,7 @@ def task_end(
         values[f"{split}_average_incremental"] = now["average_incremental_accuracy"]
         values[f"{split}_forgetting"] = now["forgetting"]
     confusion = {split: evaluator.confusions[-1] for split, evaluator in evaluators.items()}
-    return TaskEnd(index, tasks, values, confusion, impressions)
+    return TaskEnd(index, tasks, values, confusion, impressions, stored)
 
 
 def outcome(learner: Learner, evaluators: Mapping[str, Evaluator]) -> dict[str, Any]:

@@ -30,6 +30,24 @@ def distillation(features: Tensor, old_features: Tensor, workers: Workers = ALON
     return workers.mean(1 - F.cosine_similarity(features, old_features))
 
 
+def knowledge_distillation(
+    logits: Tensor, old_logits: Tensor, temperature: float = 2.0, workers: Workers = ALONE
+) -> Tensor:
+    """KL(p_old ‖ p) of the softmax at a temperature T, mean over images; both logits [N, n].
+
+    Its gradient is that of the cross-entropy with softened targets (Hinton et al. 2015; LwF, eq. 2-3), without the
+    factor T² that some put before it.
+    """
+    p_old = F.softmax(old_logits / temperature, 1)
+    log_p = F.log_softmax(logits / temperature, 1)
+    return workers.mean((p_old * (F.log_softmax(old_logits / temperature, 1) - log_p)).sum(1))
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor, workers: Workers = ALONE) -> Tensor:
+    """Sigmoid cross-entropy, summed over classes, mean over images; logits and targets (in [0, 1]) are [N, n]."""
+    return workers.mean(F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1))
+
+
 def margin(cosines: Tensor, labels: Tensor, n_old: int, m: float = 0.3, k: int = 1, workers: Workers = ALONE) -> Tensor:
     """Old classes' images keep a distance from the K nearest new prototypes. LUCIR, eq. 8.
 

@@ -57,23 +57,23 @@ class SGD:
 
 
 class Adam:
-    """`torch.optim.Adam` (eps 1e-8) of one tensor, changed in place; gradient and learning rate go to `step`."""
+    """`torch.optim.Adam` (eps 1e-8) of tensors that are changed in place; gradients and learning rate go to `step`."""
 
-    def __init__(self, x: Tensor, *, beta1: float, beta2: float) -> None:
-        self.x, self.beta1, self.beta2 = x, beta1, beta2
-        self.mean, self.square = torch.zeros_like(x), torch.zeros_like(x)
-        self.steps = torch.zeros(())
+    def __init__(self, params: Sequence[Tensor], *, beta1: float = 0.9, beta2: float = 0.999) -> None:
+        self.params, self.beta1, self.beta2 = list(params), beta1, beta2
+        self.means, self.squares = [torch.zeros_like(p) for p in params], [torch.zeros_like(p) for p in params]
+        self.steps = [torch.zeros(()) for _ in params]
 
-    def step(self, grad: Tensor, lr: float) -> None:
+    def step(self, grads: Sequence[Tensor], lr: float) -> None:
         """One update."""
         with torch.no_grad():
             adam(
-                [self.x],
-                [grad],
-                [self.mean],
-                [self.square],
+                self.params,
+                list(grads),
+                self.means,
+                self.squares,
                 [],
-                [self.steps],
+                self.steps,
                 lr=lr,
                 beta1=self.beta1,
                 beta2=self.beta2,
@@ -84,10 +84,11 @@ class Adam:
             )
 
     def state_dict(self) -> State:
-        """Both moments and the number of steps."""
-        return {"mean": self.mean, "square": self.square, "steps": self.steps}
+        """Both moments and the number of steps, by parameter."""
+        return {"means": self.means, "squares": self.squares, "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self.mean, self.square = state["mean"].to(self.x), state["square"].to(self.x)
-        self.steps = state["steps"]
+        self.means = [m.to(p) for m, p in zip(state["means"], self.params, strict=True)]
+        self.squares = [m.to(p) for m, p in zip(state["squares"], self.params, strict=True)]
+        self.steps = list(state["steps"])

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tiny_run import ANY_LEARNER, TINY, run_tiny
+from tiny_run import run_tiny
 
 import ccsi.config
 
@@ -29,7 +29,11 @@ def test_composes_and_passes_the_checks(choice: list[str]) -> None:
 
 def test_no_group_is_left_out() -> None:
     elsewhere = {"sweep", "resources"}  # tests/sweep
-    inside = {"synthesis", "recipe"}  # composed into each learner that has one; chosen by experiment and learner
+    inside = {
+        "synthesis",
+        "generation",
+        "recipe",
+    }  # composed into each learner that has one; chosen by experiment and learner
     assert {path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "__pycache__"} == {
         *GROUPS,
         *elsewhere,
@@ -39,8 +43,7 @@ def test_no_group_is_left_out() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "learner").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_learner_runs(path: Path, tmp_path: Path) -> None:
-    base = TINY if "synthesis" in ccsi.config.load([f"learner={path.stem}"])["learner"] else ANY_LEARNER
-    figures = run_tiny(tmp_path / "run", f"learner={path.stem}", base=base)
+    figures = run_tiny(tmp_path / "run", f"learner={path.stem}")
     assert figures["learner"] == path.stem and len(figures["accuracy_matrix"]) == 3
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
-from tiny_run import ANY_LEARNER, TINY, run_tiny
+from tiny_run import TINY, run_tiny
 
 import ccsi.config
 from ccsi.checkpoint import Checkpoints, sha256_of
@@ -18,11 +18,6 @@ from ccsi.errors import UserError
 from ccsi.experiment import finite
 from ccsi.run_folder import flat
 from ccsi.tracking.files import Files
-
-
-def base_for(override: str) -> list[str]:
-    """What the run `override` is put on: only CCSI's kin have a synthesis."""
-    return ANY_LEARNER if override in ("learner=finetune", "learner=joint") else TINY
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -107,6 +102,8 @@ BOTH = {"class means", "normalization moments"}
         ("learner=ci", [], "data-free", {"class means"}),
         ("learner=finetune", [], "data-free", set()),
         ("learner=joint", ["all_tasks"], UPPER, set()),
+        ("learner=icarl", [], "exemplar replay", {"exemplars", "exemplar labels", "class mean features"}),
+        ("learner=ewc", [], "data-free", {"Fisher information"}),
         ("learner.idc.target=unlabeled_pool", ["unlabeled_pool"], TRANSDUCTIVE, BOTH),
         ("learner.idc.target=as_released", ["test_images"], LEAK, BOTH),
         ("learner.idc.target=as_released learner.w_idc=0", [], "data-free", BOTH),
@@ -115,12 +112,19 @@ BOTH = {"class means", "normalization moments"}
 def test_the_record_names_permissions_and_protocol(
     override: str, permissions: list[str], protocol: str, kept: set[str], tmp_path: Path
 ) -> None:
-    figures = run_tiny(tmp_path / "run", *override.split(), base=base_for(override))
+    figures = run_tiny(tmp_path / "run", *override.split())
     assert (figures["permissions"], figures["protocol"]) == (permissions, protocol)
-    assert figures["data_free"] == (not permissions)
+    assert figures["data_free"] == (not permissions and "exemplars" not in kept)
     stored = {item["kind"]: item["bytes"] for item in figures["stored"]}
     assert stored.keys() == kept
     assert stored.get("class means", 2560) == 10 * 8 * 8 * 4
+    assert [{item["kind"] for item in after} for after in figures["stored_after_task"]] == [kept] * 3
+    assert figures["stored_after_task"][-1] == figures["stored"]
+    if "exemplars" in kept:
+        counts = [after[0]["count"] for after in figures["stored_after_task"]]
+        assert counts == [3 * 4, 3 * 7, 3 * 10]
+        ends = [line for line in lines_of(tmp_path / "run") if line["phase"] == "task_end"]
+        assert [end["stored"] for end in ends] == figures["stored_after_task"]
 
 
 PER_TASK = ["synthetic_ratio", "idc.rho", "idc.tau", *(f"synthesis.{name}" for name in ("w_ce", "w_f", "w_tv", "w_l2"))]
@@ -278,10 +282,9 @@ def test_other_os_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("override", ["learner=joint", "learner.idc.target=as_released", "report=true"])
 def test_shared_data_change_nothing_but_where_they_lie(override: str, tmp_path: Path) -> None:
-    base = ANY_LEARNER if override == "learner=joint" else TINY
-    private = run_tiny(tmp_path / "private", override, base=base)
+    private = run_tiny(tmp_path / "private", override)
     for name in ("first", "second"):
-        shared = run_tiny(tmp_path / name, override, f"share_data={tmp_path / 'data'}", base=base)
+        shared = run_tiny(tmp_path / name, override, f"share_data={tmp_path / 'data'}")
         differs = {"seconds", "peak_memory_bytes"}
         assert {key: shared[key] for key in shared if key not in differs} == {
             key: private[key] for key in private if key not in differs

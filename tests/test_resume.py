@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fork_server import Server
-from tiny_run import ANY_LEARNER, TINY, run_tiny
+from tiny_run import TINY, run_tiny, tiny
 
 from ccsi.__main__ import main
 from ccsi.checkpoint import Checkpoints
@@ -38,7 +38,16 @@ def left_by(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("*.npz")):
         with np.load(path) as file:
             arrays |= {f"{path.name} {key}": file[key].tolist() for key in file.files}
-    same = ("weights_sha256", "impressions_sha256", "accuracy_matrix", "confusion", "val", "stored", "auc_after_task")
+    same = (
+        "weights_sha256",
+        "impressions_sha256",
+        "accuracy_matrix",
+        "confusion",
+        "val",
+        "stored",
+        "stored_after_task",
+        "auc_after_task",
+    )
     return {
         **{key: result[key] for key in same},
         "lines": [{key: value for key, value in line.items() if key != "seconds"} for line in lines],
@@ -205,7 +214,7 @@ def test_goes_on_whatever_does_not_touch_the_result(begun: Path, tmp_path: Path)
     ],
 )
 def test_other_settings_are_named(begun: Path, override: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    base = ANY_LEARNER if override.startswith("learner=") else TINY
+    base = tiny("finetune") if override.startswith("learner=") else TINY
     assert words in refused(capsys, begun, override, base=base)
 
 

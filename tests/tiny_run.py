@@ -7,19 +7,29 @@ from typing import Any
 
 import ccsi.config
 
-TINY = [
+ANY_LEARNER = [
     "device=cpu",
     "dataset=digits",
     "dataset.size=8",
     "dataset.max_per_class=10",
     "scenario.classes_per_task=[4,3,3]",
     "training.epochs=1",
-    "learner.synthesis.iterations=4",
-    "learner.synthesis.per_class=4",
     "tracking.console.quiet=true",
     "report=false",
 ]
-ANY_LEARNER = [override for override in TINY if not override.startswith("learner.")]
+FEW = {
+    "synthesis.iterations": 4,
+    "synthesis.per_class": 4,
+    "generation.steps": 4,
+    "generation.batch_size": 8,
+    "generation.latent": 8,
+    "generation.width": 8,
+    "budget.per_class": 3,
+    "balanced_epochs": 1,
+    "refine_epochs": 1,
+    "expansion": 32,
+}
+"""What a learner takes its time or its memory by."""
 
 
 @functools.cache
@@ -28,10 +38,21 @@ def composed(*overrides: str) -> Any:
     return ccsi.config.load(overrides)
 
 
+def tiny(learner: str) -> list[str]:
+    """Overrides that make a run with a learner tiny (without those that choose the learner)."""
+    there = ccsi.config.flat(composed(f"learner={learner}")["learner"])
+    return [*ANY_LEARNER, *(f"learner.{key}={value}" for key, value in FEW.items() if key in there)]
+
+
+TINY = tiny("ccsi")
+
+
 def run_tiny(
-    folder: Path, *overrides: str, base: list[str] = TINY, on_task_end: Callable[..., None] | None = None
+    folder: Path, *overrides: str, base: list[str] | None = None, on_task_end: Callable[..., None] | None = None
 ) -> Any:
-    """Run in this process, in `folder`; returns the contents of result.json."""
+    """Run in this process, in `folder`; returns the contents of result.json. base: `tiny` of the learner chosen."""
+    if base is None:
+        base = tiny(next((one.partition("=")[2] for one in overrides if one.startswith("learner=")), "ccsi"))
     groups = [override for override in overrides if ccsi.config.is_group(override.partition("=")[0])]
     values = ccsi.config.parse([override for override in overrides if override not in groups])
     changes = {override.key_or_group: override.value() for override in values} | {"run_dir": str(folder)}

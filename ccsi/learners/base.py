@@ -1,18 +1,22 @@
 """What the spine asks of a learner, and what most learners share."""
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from ccsi.data import Labelled, Task
+from ccsi.exemplars import Budget
 from ccsi.losses import cross_entropy
-from ccsi.models import Backbone, IncrementalNet, random_prototypes
+from ccsi.models import Backbone, IncrementalNet, imprinted_prototypes, random_prototypes
 from ccsi.rng import Streams
 from ccsi.stage import Stage, Stages, State
+from ccsi.synthesis import ClassMemory, Generation, Synthesis
 from ccsi.training import Objective, Training
 
 
@@ -24,10 +28,14 @@ class ModelFactory(Protocol):
 
 @dataclass(frozen=True)
 class Stored:
-    """Something a method keeps from real data. kind: `exemplars`, `class means`, `moments`, …"""
+    """Something a method keeps from real data.
 
-    name: str
+    Attributes:
+        kind: `exemplars`, `class means`, `moments`, … count: how many of them. bytes: in all.
+    """
+
     kind: str
+    count: int
     bytes: int
 
 
@@ -72,25 +80,32 @@ class Learner(ABC):
         """Raise UserError if the settings do not fit a sequence of `n_tasks` tasks."""
 
 
+@dataclass(kw_only=True, eq=False)
 class NetLearner(Learner):
-    """A learner that is one `IncrementalNet`, trained task by task: plain fine-tuning unless overridden."""
+    """A learner that is one `IncrementalNet`, trained task by task: plain fine-tuning unless overridden.
+
+    A method with settings of its own is a dataclass too (`@dataclass(kw_only=True, eq=False)`): a field each.
+
+    Attributes:
+        default_name: what it is called unless configured otherwise.
+        keeps: what it keeps of real data: attributes that hold tensors or lists of tensors, each with its kind.
+            They are part of a checkpoint and counted; those with the kind "" are the model's own, and not counted.
+    """
 
     default_name: ClassVar[str] = "finetune"
+    keeps: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(
-        self,
-        *,
-        model: ModelFactory,
-        in_channels: int,
-        training: Training,
-        streams: Streams,
-        device: torch.device,
-        name: str | None = None,
-    ) -> None:
-        self.name = name or self.default_name
-        self.training, self.streams, self.device = training, streams, device
-        self.model, self.in_channels = model, in_channels
+    model: ModelFactory
+    in_channels: int
+    training: Training
+    streams: Streams
+    device: torch.device
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self.default_name
         self.net = self.fresh_net()
+        self.heads: list[range] = []  # the classes of each task so far
 
     def fresh_net(self) -> IncrementalNet:
         """A net with no classes yet, at the random start the run's seed gives."""
@@ -98,9 +113,47 @@ class NetLearner(Learner):
         dtype = torch.float64 if self.training.precision == "float64" else torch.float32
         return IncrementalNet(backbone).to(self.device, dtype)
 
+    def frozen_net(self) -> IncrementalNet:
+        """A copy of the net as it is now, in eval mode, that no gradient reaches: the teacher of the next task."""
+        return copy.deepcopy(self.net).requires_grad_(False).eval()
+
     def random_prototypes(self, n: int, task: int) -> Tensor:
         """[n, D] from the stream `prototypes` of task number `task`."""
         return random_prototypes(n, self.net.backbone.n_features, self.streams.generator("prototypes", task))
+
+    def grow(self, task: Task, prototypes: Tensor | None = None) -> None:
+        """Room for the task's classes in the net; `prototypes` [n_new, D], random if not given."""
+        n_new = len(task.classes)
+        self.net.grow(self.random_prototypes(n_new, task.index) if prototypes is None else prototypes)
+        self.heads.append(task.classes)
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """This worker's part of a batch's mean cross-entropy, with the configured label smoothing."""
+        return cross_entropy(logits, labels, smoothing=self.training.label_smoothing, workers=self.net.workers)
+
+    def imprinted(self, task: Task) -> Tensor:
+        """[n_new, D]: prototypes for the task's classes from their images' features (METHOD section 3)."""
+        old = torch.cat([self.net.old, self.net.new])
+        return imprinted_prototypes(self.features(task.train.images), task.train.labels, task.classes, old.detach())
+
+    @torch.no_grad()
+    def features(self, images: Tensor, batch_size: int = 256) -> Tensor:
+        """f of uint8 images, [N, C, S, S] to [N, D], in eval mode; workers share the images."""
+        self.net.eval()
+        own = images[self.net.workers.share(len(images))]
+        dtype = self.net.scale.dtype
+        parts = [self.net.features(x.to(dtype) / 255) for x in own.split(batch_size)]
+        return self.net.workers.gather(
+            torch.cat(parts) if parts else self.net.scale.new_empty(0, self.net.old.shape[1])
+        )
+
+    def learn(self, task: Task, stages: Stages) -> None:
+        self.grow(task)
+        self.fit(task, self.classify(), stages)
+
+    def classify(self) -> "Loss":
+        """Plain cross-entropy over all classes of the net."""
+        return Loss(lambda net, images, labels: {"ce": self.cross_entropy(net(images), labels)})
 
     def fit(
         self,
@@ -110,11 +163,17 @@ class NetLearner(Learner):
         synthetic: Labelled | None = None,
         synthetic_ratio: float | None = None,
         train_old_prototypes: bool = True,
+        stage: str = "training",
+        training: Training | None = None,
     ) -> None:
-        """The stage `training`: see `Training.fit`. Leaves the net trained, in eval mode."""
+        """A stage of training: see `Training.fit`. Leaves the net trained, in eval mode, and the objective at its end.
+
+        Args:
+            stage: its name, unique within a task. training: other settings than the learner's own.
+        """
 
         def work(stage: Stage) -> State:
-            return self.training.fit(
+            net = (training or self.training).fit(
                 self.net,
                 task.train,
                 task.val,
@@ -126,8 +185,12 @@ class NetLearner(Learner):
                 synthetic_ratio,
                 train_old_prototypes,
             )
+            # a copy: a later stage may train the net on, while this one's result waits for a checkpoint
+            return copy.deepcopy({"net": net, "objective": objective.state_dict()})
 
-        self.net.load_state_dict(stages.run("training", work))
+        done = stages.run(stage, work)
+        self.net.load_state_dict(done["net"])
+        objective.load_state_dict(done["objective"])
 
     def scores(self, images: Tensor) -> Tensor:
         self.net.eval()
@@ -135,31 +198,174 @@ class NetLearner(Learner):
         return logits
 
     def stored(self) -> list[Stored]:
-        return []
+        """One entry for each of `keeps` that is not empty; its count: the rows of a tensor, the values of a list."""
+        found = []
+        for name, kind in self.keeps.items():
+            value = getattr(self, name)
+            tensors = value if isinstance(value, list) else [value]
+            count = sum(t.numel() for t in tensors) if isinstance(value, list) or not value.ndim else len(value)
+            if kind and count:
+                found.append(Stored(kind, count, sum(t.numel() * t.element_size() for t in tensors)))
+        return found
 
     def weights(self) -> Mapping[str, Tensor]:
         state: Mapping[str, Tensor] = self.net.state_dict()
         return state
 
     def state_dict(self) -> State:
-        return {"net": self.net.state_dict()}
+        kept = {name: getattr(self, name) for name in self.keeps}
+        return {"net": self.net.state_dict(), "heads": [len(head) for head in self.heads], "kept": kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.net.resize(len(state["net"]["old"]), len(state["net"]["new"]))
         self.net.load_state_dict(state["net"])
+        ends = list(accumulate(state["heads"]))
+        self.heads = [range(end - n, end) for n, end in zip(state["heads"], ends, strict=True)]
+        for name, value in state["kept"].items():
+            there = [t.to(self.device) for t in value] if isinstance(value, list) else value.to(self.device)
+            setattr(self, name, there)
 
 
-class CrossEntropy:
-    """CN-CE alone: cross-entropy on the cosine-normalized logits."""
+@dataclass(kw_only=True, eq=False)
+class ReplayLearner(NetLearner):
+    """A learner that keeps some real images of each class: those of a `Budget`.
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
-        self.label_smoothing = label_smoothing
+    Attributes:
+        kept_images: uint8 [M, C, S, S], class by class, the best of each first. kept_labels: int64 [M].
+    """
+
+    keeps: ClassVar[Mapping[str, str]] = {"kept_images": "exemplars", "kept_labels": "exemplar labels"}
+
+    budget: Budget
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.kept_images = torch.empty(0, dtype=torch.uint8, device=self.device)
+        self.kept_labels = torch.empty(0, dtype=torch.int64, device=self.device)
+
+    def exemplars(self) -> Labelled | None:
+        """What is kept; None if that is nothing."""
+        return Labelled(self.kept_images, self.kept_labels) if len(self.kept_labels) else None
+
+    def remember(self, task: Task) -> None:
+        """Keep images of the task's classes as the net sees them now, and of older ones what the budget leaves."""
+        quota = self.budget.quota(task.classes.stop)
+        features, labels = self.features(task.train.images), task.train.labels
+        parts = [((self.kept_labels == c).nonzero()[:quota, 0], c) for c in range(task.classes.start)]
+        images = [self.kept_images[chosen] for chosen, _ in parts]
+        for c in task.classes:
+            members = (labels == c).nonzero()[:, 0]
+            best = self.budget.ranked(features[members], quota, self.streams, c)
+            parts.append((members[best], c))
+            images.append(task.train.images[members[best]])
+        self.kept_images = torch.cat([part for part in images if len(part)] or [self.kept_images[:0]])
+        self.kept_labels = torch.cat([torch.full_like(chosen, c) for chosen, c in parts])
+
+
+@dataclass(kw_only=True, eq=False)
+class InversionLearner(NetLearner):
+    """A learner that replays images of old classes which it makes from its own net.
+
+    Attributes:
+        impressions: those made for the last task; None for the first.
+    """
+
+    synthesis: Synthesis
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.impressions: Labelled | None = None
+
+    def synthesize(self, task: Task, teacher: IncrementalNet, memory: ClassMemory, stages: Stages) -> None:
+        """The stage `synthesis`: make `impressions` of the teacher's classes, if it has any."""
+        self.impressions = None
+        if teacher.n_classes:
+            made = stages.run(
+                "synthesis", lambda stage: self.synthesis.run(teacher, memory, task.index, self.streams, stage)
+            )
+            self.impressions = Labelled(made["images"].to(self.device), made["labels"].to(self.device))
+
+
+@dataclass(kw_only=True, eq=False)
+class GenerationLearner(NetLearner):
+    """A learner that replays images of old classes by a generator, trained on its own net before each task."""
+
+    generation: Generation
+
+    def draws(self, task: Task) -> torch.Generator:
+        """Where the task's dreams come from; an objective that dreams has it as its `draws`."""
+        return self._draws
+
+    def dreams(
+        self, task: Task, teacher: IncrementalNet, stages: Stages
+    ) -> Callable[[int], tuple[Tensor, Tensor]] | None:
+        """The stage `generation`; None if the teacher knows no classes.
+
+        Returns:
+            a function of a worker's number of images to as many new ones, [N, C, S, S] in [0, 1], and their labels,
+            int64 [N]: the teacher's answers.
+        """
+        self._draws = self.streams.generator("dreams", task.index)
+        if not teacher.n_classes:
+            return None
+        generation, shape = self.generation, task.train.images.shape[1:]
+        state = stages.run("generation", lambda stage: generation.run(teacher, shape, task.index, self.streams, stage))
+        generator, workers = generation.trained(state, teacher, shape, task.index, self.streams), teacher.workers
+
+        @torch.no_grad()
+        def dream(n: int) -> tuple[Tensor, Tensor]:
+            whole = workers.count(n)
+            images = generator.sample(whole, self._draws, workers.share(whole))
+            return images, teacher(images).argmax(1)
+
+        return dream
+
+
+@dataclass(kw_only=True, eq=False)
+class FrozenLearner(NetLearner):
+    """A learner whose backbone is trained on the first task and then stays; what follows is computed from features.
+
+    The papers give the first task half of the classes: `scenario.classes_per_task={first: …, increment: …}`.
+    """
+
+    def learn(self, task: Task, stages: Stages) -> None:
+        if not self.heads:
+            super().learn(task, stages)
+        else:
+            self.heads.append(task.classes)
+        self.take_up(task, self.features(task.train.images))
+
+    @abstractmethod
+    def take_up(self, task: Task, features: Tensor) -> None:
+        """Learn a task from its images' features [N, D]."""
+
+    @abstractmethod
+    def judge(self, features: Tensor) -> Tensor:
+        """Class scores [N, n_seen] of features [N, D]."""
+
+    def scores(self, images: Tensor) -> Tensor:
+        self.net.eval()
+        return self.judge(self.net.features(images.to(self.net.scale.dtype)))
+
+
+class Loss:
+    """An objective that is a function of net, images and labels to weighted loss parts by name.
+
+    Args:
+        draws: the generator `parts` draws from, if any: where it stands is part of a checkpoint.
+    """
+
+    def __init__(
+        self, parts: Callable[[IncrementalNet, Tensor, Tensor], dict[str, Tensor]], draws: torch.Generator | None = None
+    ) -> None:
+        self.parts, self.draws = parts, draws
 
     def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {"ce": cross_entropy(net(images), labels, smoothing=self.label_smoothing, workers=net.workers)}
+        return self.parts(net, images, labels)
 
     def state_dict(self) -> State:
-        return {}
+        return {} if self.draws is None else {"draws": self.draws.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
+        if self.draws is not None:
+            self.draws.set_state(state["draws"])

@@ -1,6 +1,5 @@
 """CCSI (Continual Class-Specific Impression, arXiv 2406.05631), and with other settings CI (arXiv 2207.00005)."""
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ccsi.checks import AtLeastTwo, NonNegative, PerTaskPositive, PerTaskShare, PositiveInt, per_task
-from ccsi.data import Augment, Labelled, Task
+from ccsi.data import Augment, Task
 from ccsi.errors import UserError
-from ccsi.learners.base import ModelFactory, NetLearner, Stored
+from ccsi.learners.base import InversionLearner, Stored
 from ccsi.losses import (
     class_centroids,
     cross_entropy,
@@ -21,11 +20,9 @@ from ccsi.losses import (
     margin,
     moving_centroids,
 )
-from ccsi.models import IncrementalNet, imprinted_prototypes
-from ccsi.rng import Streams
+from ccsi.models import IncrementalNet
 from ccsi.stage import Stages, State
-from ccsi.synthesis import ClassMemory, Synthesis, remember
-from ccsi.training import Training
+from ccsi.synthesis import ClassMemory, remember
 from ccsi.workers import Workers
 
 Target = Literal["new_train", "unlabeled_pool", "as_released"]
@@ -59,7 +56,8 @@ PERMISSION: dict[Target, tuple[str, ...]] = {
 }
 
 
-class CCSI(NetLearner):
+@dataclass(kw_only=True, eq=False)
+class CCSI(InversionLearner):
     """Synthesize the old classes' images, grow, update on new real and old synthetic images, remember.
 
     Args:
@@ -75,43 +73,21 @@ class CCSI(NetLearner):
 
     default_name = "ccsi"
 
-    def __init__(
-        self,
-        *,
-        model: ModelFactory,
-        in_channels: int,
-        training: Training,
-        streams: Streams,
-        device: torch.device,
-        synthesis: Synthesis,
-        idc: IdC,
-        name: str | None = None,
-        distillation: NonNegative = 5.0,
-        w_margin: NonNegative = 1.0,
-        margin: NonNegative = 0.3,
-        top_k: PositiveInt = 1,
-        w_idc: NonNegative = 1.0,
-        balance: Literal["sampler", "class_weights", "both", "none"] = "sampler",
-        synthetic_ratio: PerTaskShare = 0.66,
-        imprint: bool = True,
-        freeze_prototypes: bool = True,
-    ) -> None:
-        super().__init__(
-            model=model, in_channels=in_channels, training=training, streams=streams, device=device, name=name
-        )
-        self.synthesis, self.idc = synthesis, idc
-        self.distillation, self.w_margin, self.margin, self.top_k, self.w_idc = (
-            distillation,
-            w_margin,
-            margin,
-            top_k,
-            w_idc,
-        )
-        self.balance, self.synthetic_ratio = balance, synthetic_ratio
-        self.imprint, self.freeze_prototypes = imprint, freeze_prototypes
-        self.permissions = PERMISSION[idc.target] if w_idc > 0 else ()
+    idc: IdC
+    distillation: NonNegative = 5.0
+    w_margin: NonNegative = 1.0
+    margin: NonNegative = 0.3
+    top_k: PositiveInt = 1
+    w_idc: NonNegative = 1.0
+    balance: Literal["sampler", "class_weights", "both", "none"] = "sampler"
+    synthetic_ratio: PerTaskShare = 0.66
+    imprint: bool = True
+    freeze_prototypes: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.permissions = PERMISSION[self.idc.target] if self.w_idc > 0 else ()
         self.memory = ClassMemory(torch.empty(0))
-        self.impressions: Labelled | None = None
 
     def check(self, n_tasks: int) -> None:
         per_task_settings = {
@@ -127,16 +103,9 @@ class CCSI(NetLearner):
                 )
 
     def learn(self, task: Task, stages: Stages) -> None:
-        n_old = self.net.n_classes
-        teacher: IncrementalNet | None = None
-        self.impressions = None
-        if n_old:
-            teacher = copy.deepcopy(self.net).requires_grad_(False).eval()
-            made = stages.run(
-                "synthesis", lambda stage: self.synthesis.run(teacher, self.memory, task.index, self.streams, stage)
-            )
-            self.impressions = Labelled(made["images"].to(self.device), made["labels"].to(self.device))
-        self.net.grow(self.new_prototypes(task))
+        n_old, teacher = self.net.n_classes, self.frozen_net()
+        self.synthesize(task, teacher, self.memory, stages)
+        self.grow(task, self.imprinted(task) if self.imprint and n_old else None)
         objective = Update(self, task, teacher, n_old)
         sampled = self.balance in ("sampler", "both")
         self.fit(
@@ -149,21 +118,8 @@ class CCSI(NetLearner):
         )
         self.memory = self.memory.extended(remember(self.net, task.train, task.classes))
 
-    def new_prototypes(self, task: Task) -> Tensor:
-        """[n_new, D]: imprinted from the new images, or random (always so for the first task)."""
-        if not self.imprint or not self.net.n_classes:
-            return self.random_prototypes(len(task.classes), task.index)
-        self.net.eval()
-        with torch.no_grad():
-            workers = self.net.workers
-            own = task.train.images[workers.share(len(task.train))]
-            features = torch.cat([self.net.features(x.to(self.net.scale.dtype) / 255) for x in own.split(256)])
-            features = workers.gather(features)
-            old = torch.cat([self.net.old, self.net.new])
-            return imprinted_prototypes(features, task.train.labels, task.classes, old)
-
     def stored(self) -> list[Stored]:
-        return [Stored(kind, kind, n) for kind, n in self.memory.n_bytes().items() if n]
+        return [Stored(kind, len(self.memory.means), n) for kind, n in self.memory.n_bytes().items() if n]
 
     def state_dict(self) -> State:
         memory = self.memory
@@ -179,7 +135,7 @@ class CCSI(NetLearner):
 class Update:
     """L = L_cnce + λ_t·L_dist + w_m·L_margin + w_idc·L_idc on one batch (METHOD section 5)."""
 
-    def __init__(self, learner: CCSI, task: Task, teacher: IncrementalNet | None, n_old: int) -> None:
+    def __init__(self, learner: CCSI, task: Task, teacher: IncrementalNet, n_old: int) -> None:
         self.learner, self.teacher, self.n_old = learner, teacher, n_old
         self.smoothing = learner.training.label_smoothing
         self.augment: Augment | None = learner.training.augment
@@ -210,7 +166,7 @@ class Update:
         cosines = net.cosines(features)
         weights = None if self.class_weights is None else self.class_weights.to(cosines.dtype)
         parts = {"ce": cross_entropy(net.scale * cosines, labels, weights, self.smoothing, net.workers)}
-        if self.w_distillation and self.teacher is not None:
+        if self.w_distillation:
             with torch.no_grad():
                 old_features = self.teacher.features(images)
             with torch.autocast(images.device.type, enabled=False):  # 1 − cos of near-equal vectors: not in bfloat16

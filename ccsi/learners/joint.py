@@ -1,7 +1,7 @@
 """Joint training: everything seen so far, at once. The upper bound, and not data-free."""
 
 from ccsi.data import Task
-from ccsi.learners.base import CrossEntropy, NetLearner
+from ccsi.learners.base import NetLearner
 from ccsi.stage import Stages
 
 
@@ -17,4 +17,4 @@ class Joint(NetLearner):
     def learn(self, task: Task, stages: Stages) -> None:
         self.net = self.fresh_net()
         self.net.grow(self.random_prototypes(task.classes.stop, task.index))
-        self.fit(task, CrossEntropy(self.training.label_smoothing), stages)
+        self.fit(task, self.classify(), stages)

@@ -194,7 +194,7 @@ class Synthesis:
         x.requires_grad_(True)
         shifts = torch.stack([shift for _, shift, _ in draws], 1).tolist()  # [steps][G][2]
         flips = torch.stack([flip for _, _, flip in draws], 1).tolist()
-        optimizer = Adam(x, beta1=self.beta1, beta2=self.beta2)
+        optimizer = Adam([x], beta1=self.beta1, beta2=self.beta2)
         best, lowest, first = x.detach().clone(), torch.full((len(labels),), torch.inf).to(x), 0
         if saved is not None:
             x.data.copy_(saved["x"])
@@ -208,7 +208,7 @@ class Synthesis:
                 better = losses < lowest
                 lowest = torch.where(better, losses, lowest)
                 best = torch.where(better[:, None, None, None, None], x, best)
-                optimizer.step(grad, self.learning_rate(step))
+                optimizer.step([grad], self.learning_rate(step))
                 x.clamp_(0, 1)
             if (step + 1) % LOG_EVERY == 0 or step + 1 == self.iterations:
                 log(step + 1, {f"loss_{name}": value.mean().item() for name, value in parts.items()})

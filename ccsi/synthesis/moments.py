@@ -143,6 +143,18 @@ def batch_norm_distance(norm: ContinualNorm2d, first: Tensor, second: Tensor, n_
     return far + torch.linalg.vector_norm(var - norm.running_var, dim=1)
 
 
+def batch_norm_divergence(norm: ContinualNorm2d, first: Tensor, second: Tensor) -> Tensor:
+    """KL(N(running moments) ‖ N(batch's)), mean over channels: a scalar, from `map_moments` [N, C] of BN's input.
+
+    Source: ABD (Smith et al. 2021), eq. 4.
+    """
+    mean = first.mean(0)
+    var = (second.mean(0) - mean.square()).clamp(min=norm.eps)
+    ratio = (norm.running_var + norm.eps) / var
+    far: Tensor = ratio - ratio.log() - 1 + (norm.running_mean - mean).square() / var
+    return far.mean() / 2
+
+
 def class_moment_distance(mean: Tensor, var: Tensor, mean_of_class: Tensor, var_of_class: Tensor) -> Tensor:
     """‖GN group means − m_y‖₂ + ‖GN group variances − v_y‖₂ per image. All [N, G], result [N].
 

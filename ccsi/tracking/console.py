@@ -159,11 +159,9 @@ def show_result(result: Mapping[str, Any], folder: Path | None, file: Any = None
             table.add_row(name, percent(val.get(key)), percent(result.get(key)))
     out.print(table)
 
-    kept: dict[str, int] = {}
-    for item in result["stored"]:
-        kept[item["kind"]] = kept.get(item["kind"], 0) + item["bytes"]
+    kept = [f"{item['count']} {item['kind']} {size(item['bytes'])}" for item in result["stored"]]
     lines = {
-        "kept from the data": ", ".join(f"{kind} {size(count)}" for kind, count in kept.items()) or "nothing",
+        "kept from the data": ", ".join(kept) or "nothing",
         "permissions": ", ".join(result["permissions"]) or "none",
         "protocol": result["protocol"],
         "time": ", ".join(f"{phase} {clock(seconds)}" for phase, seconds in result["seconds"].items()),

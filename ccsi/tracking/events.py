@@ -1,6 +1,6 @@
 """What a run tells its trackers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,6 +52,7 @@ class TaskEnd:
         confusion: split → counts [n_seen][n_seen], rows are true classes.
         impressions: `impressions/task<k>.npz` in the run's folder (`images` uint8 [N, C, S, S], `labels` int64
             [N]), if this task used any.
+        stored: what the learner keeps of real data now: `kind`, `count` and `bytes` of each.
     """
 
     task: int
@@ -59,6 +60,7 @@ class TaskEnd:
     figures: Mapping[str, float]
     confusion: Mapping[str, list[list[int]]]
     impressions: Path | None = None
+    stored: Sequence[Mapping[str, Any]] = ()
 
 
 class Tracker(Protocol):

@@ -16,7 +16,7 @@ class Files:
     """Appends every event to `metrics.jsonl` in the run's folder.
 
     A logging point is {"task", "phase", "step", "steps", metrics…}, a task's end {"task", "phase":
-    "task_end", figures…}; `task` is 1-based, as in `impressions/task<k>.npz`. What is not finite is null.
+    "task_end", figures…, "stored"}; `task` is 1-based, as in `impressions/task<k>.npz`. What is not finite is null.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Files:
 
     def task_end(self, event: TaskEnd) -> None:
         """One line with the task's figures."""
-        self._write({"task": event.task + 1, "phase": "task_end", **event.figures})
+        self._write({"task": event.task + 1, "phase": "task_end", **event.figures, "stored": [*event.stored]})
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
         """Close the file."""

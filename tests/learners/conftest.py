@@ -4,14 +4,17 @@ from functools import partial
 
 import pytest
 import torch
+from every import EVERY
 
 from ccsi.data import Labelled
 from ccsi.data.scenario import make_tasks
-from ccsi.learners import CCSI, Finetune, IdC, Joint
+from ccsi.exemplars import Budget
+from ccsi.learners import IdC
+from ccsi.learners.base import GenerationLearner, InversionLearner, ReplayLearner
 from ccsi.models.backbones import ResidualNet, initialise
 from ccsi.rng import Streams
 from ccsi.stage import Stages
-from ccsi.synthesis import Synthesis
+from ccsi.synthesis import Generation, Synthesis
 from ccsi.training import Training
 
 PLAN = [[0, 1], [2, 3, 4], [5]]
@@ -42,7 +45,16 @@ def tasks():
 def make():
     """A function of a learner's name and its settings (those of training and synthesis as dicts)."""
 
-    def make(kind: str = "ccsi", seed: int = 0, norm: str = "cn", training=None, synthesis=None, idc=None, **options):
+    def make(
+        kind: str = "ccsi",
+        seed: int = 0,
+        norm: str = "cn",
+        training=None,
+        synthesis=None,
+        idc=None,
+        generation=None,
+        **options,
+    ):
         common = {
             "model": partial(tiny, norm=norm),
             "in_channels": 1,
@@ -50,10 +62,23 @@ def make():
             "streams": Streams(seed),
             "device": torch.device("cpu"),
         }
-        if kind != "ccsi":
-            return {"finetune": Finetune, "joint": Joint}[kind](**common, **options)
-        few = {"iterations": 4, "warmup": 1, "per_class": 6, "group_size": 6}
-        return CCSI(**common, synthesis=Synthesis(**few | (synthesis or {})), idc=IdC(**(idc or {})), **options)
+        made = EVERY[kind]
+        if issubclass(made, InversionLearner):
+            few = {"iterations": 4, "warmup": 1, "per_class": 6, "group_size": 6}
+            common["synthesis"] = Synthesis(**few | (synthesis or {}))
+        if issubclass(made, GenerationLearner):
+            common["generation"] = Generation(
+                **{"steps": 6, "batch_size": 8, "latent": 8, "width": 8} | (generation or {})
+            )
+        if issubclass(made, ReplayLearner):
+            options = {"budget": Budget(per_class=4)} | options
+        if kind == "ccsi":
+            common["idc"] = IdC(**(idc or {}))
+        if kind in ("acil", "ds_al"):
+            options = {"expansion": 64} | options
+        if kind in ("eeil", "r_dfcil"):
+            options = {"balanced_epochs" if kind == "eeil" else "refine_epochs": 1} | options
+        return made(**common, **options)
 
     return make
 

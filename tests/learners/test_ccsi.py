@@ -28,7 +28,7 @@ def ready(learned, tasks):
         teacher = learned(1, **options).net.requires_grad_(False).eval()
         images = torch.randint(0, 256, (12, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
         learner.impressions = Labelled(images, torch.arange(12) % 2)
-        learner.net.grow(learner.new_prototypes(task))
+        learner.net.grow(learner.imprinted(task))
         objective = update_of(learner, task, teacher)
         images = torch.cat([task.train.images[:6], learner.impressions.images[:4]]) / 255
         labels = torch.cat([task.train.labels[:6], learner.impressions.labels[:4]])
@@ -148,9 +148,11 @@ def test_sigma_is_learned_and_carried(learned):
 def test_new_prototypes_are_imprinted_or_random(learned, tasks):
     task = tasks()[1]
     plain = learned(1, imprint=False)
-    assert torch.equal(plain.new_prototypes(task), plain.random_prototypes(3, 1))
+    drawn = plain.random_prototypes(3, 1)
+    plain.grow(task)
+    assert torch.equal(plain.net.new, drawn)
     learner = learned(1)
-    made = learner.new_prototypes(task)
+    made = learner.imprinted(task)
     with torch.no_grad():
         f = F.normalize(learner.net.features(task.train.images / 255))
     norm = learner.net.new.norm(dim=1).mean()
@@ -199,10 +201,10 @@ def test_one_remedy_for_imbalance_unless_asked(learned, tasks, make, balance, sa
 
 
 def test_what_is_stored_is_named_and_counted(learned):
-    stored = {item.name: item for item in learned(2).stored()}
+    stored = {item.kind: item for item in learned(2).stored()}
     assert stored["class means"].bytes == 5 * 64 * 4
     assert stored["normalization moments"].bytes == 5 * 6 * 2 * 4 * 4  # classes, layers, mean and variance, groups
-    assert [item.name for item in learned(1, norm="batch").stored()] == ["class means"]
+    assert [item.kind for item in learned(1, norm="batch").stored()] == ["class means"]
     assert all(item.kind != "exemplars" for item in stored.values())
 
 

@@ -6,10 +6,13 @@ import io
 
 import pytest
 import torch
+from every import EVERY
 
+from ccsi.learners import Joint
+from ccsi.learners.base import FrozenLearner, ReplayLearner
 from ccsi.stage import Stages
 
-KINDS = ["ccsi", "finetune", "joint"]
+KINDS = sorted(EVERY)
 
 
 class StopError(Exception):
@@ -60,37 +63,54 @@ def test_a_learner_goes_on_from_its_state_after_a_task(make, learned, tasks, sam
     assert rest.stored() == whole.stored()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_learner_goes_on_in_the_middle_of_a_task(make, learned, tasks, same, kind):
+    """Anywhere in the stages of the last task that has any, the first or the second, as the spine saves them."""
+    done = 0 if issubclass(EVERY[kind], FrozenLearner) else 1
+    task = tasks(everything=kind == "joint")[done]
+    whole, offers = learned(done, kind), list[int]()
+    start = copy.deepcopy(whole.state_dict())
+    whole.learn(task, Stages(None, lambda: True, offers.append))
+    first, last = 1, len(offers)
+    for at in (1, 8, 9, 17, 18, 26) if kind == "ccsi" else sorted({first, last // 2, 3 * last // 4, last - 1, last}):
+        learner, saved, left = make(kind), None, at
+
+        def save(state) -> None:
+            nonlocal saved, left
+            left -= 1
+            if not left:
+                saved = through_a_file({"learner": start, "stages": state})
+                raise StopError
+
+        learner.load_state_dict(copy.deepcopy(start))
+        with pytest.raises(StopError):
+            learner.learn(task, Stages(None, lambda: True, save))
+        rest = make(kind)
+        rest.load_state_dict(saved["learner"])
+        rest.learn(task, Stages(saved["stages"]))
+        assert same(whole, rest)
+        assert equal(whole.state_dict(), rest.state_dict())
+        if kind == "ccsi":
+            assert torch.equal(whole.impressions.images, rest.impressions.images)
+
+
+def equal(one, other) -> bool:
+    """The same nested tensors, to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+DATA_FREE = [kind for kind in KINDS if not issubclass(EVERY[kind], (ReplayLearner, Joint))]
+
+
 @pytest.mark.parametrize(
-    ("kind", "at"),
-    [*(("ccsi", at) for at in (1, 8, 9, 17, 18, 26)), ("finetune", 1), ("finetune", 6), ("joint", 5), ("joint", 7)],
+    "options", [*({"kind": kind} for kind in DATA_FREE), {"norm": "batch"}, {"balance": "none", "w_idc": 0.0}]
 )
-def test_a_learner_goes_on_in_the_middle_of_a_task(make, learned, tasks, same, kind, at):
-    """Inside synthesis (8 steps) and training (18) of the second task, as the spine saves and restores it."""
-    whole = learned(2, kind)
-    task = tasks(everything=kind == "joint")[1]
-    learner = learned(1, kind)
-    start = copy.deepcopy(learner.state_dict())
-    saved, offers = None, 0
-
-    def save(state) -> None:
-        nonlocal saved, offers
-        offers += 1
-        if offers == at:
-            saved = through_a_file({"learner": start, "stages": state})
-            raise StopError
-
-    with pytest.raises(StopError):
-        learner.learn(task, Stages(None, lambda: True, save))
-    rest = make(kind)
-    rest.load_state_dict(saved["learner"])
-    rest.learn(task, Stages(saved["stages"]))
-    assert same(whole, rest)
-    if kind == "ccsi":
-        assert torch.equal(whole.impressions.images, rest.impressions.images)
-        assert torch.equal(whole.memory.means, rest.memory.means)
-
-
-@pytest.mark.parametrize("options", [{}, {"norm": "batch"}, {"kind": "finetune"}, {"balance": "none", "w_idc": 0.0}])
 def test_a_data_free_learner_never_looks_back(make, tasks, same, options):
     """Each task's arrays are overwritten with noise once it is learned."""
     options = dict(options)
@@ -107,21 +127,42 @@ def test_a_data_free_learner_never_looks_back(make, tasks, same, options):
     assert clean.permissions == ()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_tensor_a_learner_holds_has_an_image_of_its_tasks(learned, tasks, kind):
-    learner = learned(2, kind)
-    reached, seen = [learner], set()
-    while reached:  # everything that can be reached from the learner
+def holders(learner, tasks) -> list[torch.Tensor]:
+    """The tensors that can be reached from a learner and hold an image of a task, as pixels or as fractions."""
+    images = torch.cat([part.images for task in tasks for part in (task.train, task.val)])
+    known = {image.numpy().tobytes() for image in images}
+    reached, seen, found = [learner], set(), []
+    while reached:
         thing = reached.pop()
         if id(thing) in seen or isinstance(thing, type) or type(thing).__name__ == "module":
             continue
         seen.add(id(thing))
-        if isinstance(thing, torch.Tensor):
-            assert thing.dtype != torch.uint8 or (kind == "ccsi" and thing is learner.impressions.images)
+        if isinstance(thing, torch.Tensor) and thing.numel() % images[0].numel() == 0:
+            pixels = thing.detach() if thing.dtype == torch.uint8 else (255 * thing.detach()).round().nan_to_num(0)
+            rows = pixels.clamp(0, 255).to(torch.uint8).reshape(-1, images[0].numel())
+            if any(row.numpy().tobytes() in known for row in rows):
+                found.append(thing)
         if callable(thing) and hasattr(thing, "__globals__"):
             reached += [cell.cell_contents for cell in thing.__closure__ or ()]
             continue
         reached += gc.get_referents(thing)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_tensor_a_learner_holds_has_an_image_of_its_tasks_but_declared_exemplars(learned, tasks, kind):
+    learner, declared = learned(2, kind), 0
+    if any(item.kind == "exemplars" for item in learner.stored()):
+        declared = [learner.kept_images]
+        assert learner.stored()[0].count == len(learner.kept_images) == 4 * 5
+    assert [id(thing) for thing in holders(learner, tasks())] == [id(thing) for thing in declared or ()]
+
+
+@pytest.mark.parametrize("kept", [lambda x: x[:1], lambda x: {"some": [x[3].double() / 255]}])
+def test_a_learner_that_keeps_an_image_would_be_found(learned, tasks, kept):
+    learner = learned(2, "finetune")
+    learner.hidden = kept(tasks()[0].train.images)
+    assert len(holders(learner, tasks())) == 1
 
 
 def test_finetune_and_joint_store_nothing(learned):

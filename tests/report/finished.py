@@ -45,9 +45,8 @@ def result(evaluate_test: bool = True, **changes: Any) -> dict[str, Any]:
         **(test if evaluate_test else dict.fromkeys(test)),
         "val": figures("val"),
         "stored": [
-            {"name": "means", "kind": "class means", "bytes": 75264},
-            {"name": "moments", "kind": "moments", "bytes": 9000},
-            {"name": "spreads", "kind": "moments", "bytes": 216},
+            {"kind": "class means", "count": 8, "bytes": 75264},
+            {"kind": "moments", "count": 8, "bytes": 9216},
         ],
         "seconds": {"synthesis": 61.0, "training": 100.0, "total": 3725.0},
         **changes,

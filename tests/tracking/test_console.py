@@ -115,7 +115,7 @@ def test_the_final_tables_go_to_stdout_with_val_beside_test(run: RunStart, capsy
     assert cells(out, "final accuracy, micro") == ["final accuracy, micro over images", "51.0", "51.0"]
     assert cells(out, "forgetting") == ["forgetting", "45.0", "65.0"]
     assert cells(out, "AUC")[1:] == ["87.5", "87.5"]
-    for words in ("basophil", "platelet", "class means 75.3 kB, moments 9.2 kB", "permissions         none"):
+    for words in ("basophil", "platelet", "8 class means 75.3 kB, 8 moments 9.2 kB", "permissions         none"):
         assert words in out
     assert "synthesis 1:01, training 1:40, total 1:02:05" in out
     assert f"folder              {run.folder}\n" in out  # in one line, however long

@@ -27,11 +27,12 @@ def test_lines_are_as_documented(run: RunStart) -> None:
     files = Files()
     files.start(run)
     files.progress(Progress(0, "synthesis", 3, 10, {"loss": 0.5, "loss_ce": 0.25}))
-    files.task_end(TaskEnd(0, 2, {"val_micro": 0.75, "seconds": 2.0}, {"val": [[1, 0], [0, 1]]}))
+    kept = [{"kind": "class means", "count": 2, "bytes": 64}]
+    files.task_end(TaskEnd(0, 2, {"val_micro": 0.75, "seconds": 2.0}, {"val": [[1, 0], [0, 1]]}, None, kept))
     assert files.lines == 2
     assert read(run.folder) == [
         {"task": 1, "phase": "synthesis", "step": 3, "steps": 10, "loss": 0.5, "loss_ce": 0.25},
-        {"task": 1, "phase": "task_end", "val_micro": 0.75, "seconds": 2.0},
+        {"task": 1, "phase": "task_end", "val_micro": 0.75, "seconds": 2.0, "stored": kept},
     ]
 
 

@@ -1,0 +1,67 @@
+"""Real images that a method keeps: how many, and which."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ccsi.checks import PositiveInt
+from ccsi.errors import UserError
+from ccsi.rng import Streams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How many images are kept.
+
+    Args:
+        per_class: of each class. total: of all classes together, shared equally, so that old classes give up images
+            when new ones come. One of the two.
+        selection: `herding` (those whose mean feature is nearest to the class's, best first) or `random`.
+    """
+
+    per_class: PositiveInt | None = None
+    total: PositiveInt | None = None
+    selection: Literal["herding", "random"] = "herding"
+
+    def __post_init__(self) -> None:
+        if (self.per_class is None) == (self.total is None):
+            raise UserError(
+                f"learner.budget.per_class={self.per_class} and learner.budget.total={self.total}: expected one of "
+                "them to be a number, the other null."
+            )
+
+    def quota(self, n_classes: int) -> int:
+        """Images for each of so many classes; 0 if a total does not suffice for one each."""
+        return self.per_class if self.per_class is not None else (self.total or 0) // n_classes
+
+    def ranked(self, features: Tensor, count: int, streams: Streams, label: int) -> Tensor:
+        """Which of a class's images to keep, best first: int64 [min(count, N)], from their features [N, D]."""
+        count = min(count, len(features))
+        if self.selection == "herding":
+            return herding(features, count)
+        order = torch.randperm(len(features), generator=streams.generator("exemplars", label))
+        return order[:count].to(features.device)
+
+
+def herding(features: Tensor, count: int) -> Tensor:
+    """The images whose mean normalized feature, with those before it, is nearest to the class's: int64 [count].
+
+    Args:
+        features: [N, D], N >= count.
+
+    Source: iCaRL (Rebuffi et al. 2017), algorithm 4.
+    """
+    unit = F.normalize(features.double())
+    mean, total = unit.mean(0), torch.zeros_like(unit[0])
+    free = torch.ones(len(unit), dtype=torch.bool, device=unit.device)
+    chosen = []
+    for k in range(1, count + 1):
+        far = torch.linalg.vector_norm(mean - (total + unit) / k, dim=1).masked_fill(~free, torch.inf)
+        best = far.argmin()
+        free[best] = False
+        total = total + unit[best]
+        chosen.append(best)
+    return torch.stack(chosen) if chosen else torch.empty(0, dtype=torch.int64, device=unit.device)

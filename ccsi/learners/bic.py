@@ -1,0 +1,103 @@
+"""Bias correction (BiC, Wu et al., CVPR 2019)."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ccsi.checks import Positive, Share
+from ccsi.data import Labelled, Task
+from ccsi.learners.base import Loss, ReplayLearner
+from ccsi.losses import knowledge_distillation
+from ccsi.models import IncrementalNet
+from ccsi.stage import Stages
+
+
+@dataclass(kw_only=True, eq=False)
+class BiC(ReplayLearner):
+    """Distillation on new images and exemplars; then the new classes' logits are scaled to stop being preferred.
+
+    Two numbers for each task, z ← α·z + β (eq. 5), are fitted to images held out of training, as many a class.
+    It keeps exemplars, chosen by herding: 2,000 in all in the paper (section 5.1).
+
+    Args:
+        temperature: T of the distillation, 2 in the paper (section 4.1). held_out: share of a class's exemplars that
+            the two numbers are fitted to, 0.1 there (section 5.5).
+    """
+
+    default_name = "bic"
+    keeps: ClassVar = {**ReplayLearner.keeps, "correction": ""}
+
+    temperature: Positive = 2.0
+    held_out: Share = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.correction = torch.empty(0, 2, device=self.device, dtype=self.net.scale.dtype)  # α, β of each task
+
+    def learn(self, task: Task, stages: Stages) -> None:
+        n_old, teacher = self.net.n_classes, self.frozen_net()
+        train, replay, held = self.parted(task)
+        share = n_old / task.classes.stop  # λ, eq. 3
+
+        def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            logits = net(images)
+            found = {"ce": (1 - share) * self.cross_entropy(logits, labels)}
+            if n_old:
+                with torch.no_grad():
+                    old = self.corrected(teacher(images))
+                kept = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.workers)
+                found["distillation"] = share * kept
+            return found
+
+        self.grow(task)
+        self.fit(dataclasses.replace(task, train=train), Loss(parts), stages, synthetic=replay)
+        features = self.features(held.images)
+        logits = (self.net.scale * self.net.cosines(features)).detach()
+        found = self.fitted(logits.double().cpu().numpy(), held.labels.cpu().numpy(), n_old)
+        self.correction = torch.cat([self.correction, self.correction.new_tensor([found])])
+        self.remember(task)
+
+    def parted(self, task: Task) -> tuple[Labelled, Labelled | None, Labelled]:
+        """New images and exemplars to train on, and those held out: as many of each class, none in the first task."""
+        kept = Labelled(self.kept_images, self.kept_labels)
+        n = round(self.held_out * int(kept.labels.bincount().min())) if len(kept) else 0
+        draws = self.streams.generator("held out", task.index)
+        left, out = list[Labelled](), list[Labelled]()
+        for part in (task.train, kept):
+            order = torch.randperm(len(part), generator=draws).to(self.device)
+            rank = torch.zeros_like(order)
+            for c in part.labels.unique():
+                members = order[part.labels[order] == c]
+                rank[members] = torch.arange(len(members)).to(members)
+            for keep, chosen in ((left, rank >= n), (out, rank < n)):
+                keep.append(Labelled(part.images[chosen], part.labels[chosen]))
+        held = Labelled(torch.cat([part.images for part in out]), torch.cat([part.labels for part in out]))
+        return left[0], left[1] if len(left[1]) else None, held
+
+    @staticmethod
+    def fitted(logits: np.ndarray, labels: np.ndarray, n_old: int) -> list[float]:
+        """α and β of least cross-entropy (eq. 6), a convex problem; 1 and 0 without images.
+
+        logits: [N, n]. labels: [N].
+        """
+        from scipy.optimize import minimize  # half a second, in every process
+        from scipy.special import log_softmax
+
+        def loss(values: np.ndarray) -> float:
+            z = np.concatenate([logits[:, :n_old], values[0] * logits[:, n_old:] + values[1]], 1)
+            return -float(log_softmax(z, 1)[np.arange(len(z)), labels].mean())
+
+        return [1.0, 0.0] if not len(labels) else [float(value) for value in minimize(loss, [1.0, 0.0]).x]
+
+    def corrected(self, logits: Tensor) -> Tensor:
+        """α·z + β with the numbers of each class's task: [N, n] to the same; tasks without numbers stay."""
+        sizes = torch.tensor([len(head) for head in self.heads[: len(self.correction)]], device=logits.device)
+        factors = self.correction.repeat_interleave(sizes, 0)
+        return factors[:, 0] * logits + factors[:, 1]
+
+    def scores(self, images: Tensor) -> Tensor:
+        return self.corrected(super().scores(images))

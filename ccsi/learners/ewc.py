@@ -1,0 +1,92 @@
+"""Online elastic weight consolidation (EWC: Kirkpatrick et al., PNAS 2017; online: Schwarz et al., ICML 2018)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, jacrev, vmap
+
+from ccsi.checks import NonNegative, PositiveInt, Probability
+from ccsi.data import Task
+from ccsi.importance import bounded, grown, guarded, quadratic
+from ccsi.learners.base import Loss, NetLearner
+from ccsi.models import IncrementalNet
+from ccsi.stage import Stages
+
+
+@dataclass(kw_only=True, eq=False)
+class EWC(NetLearner):
+    """Weights that mattered for old tasks, by their Fisher information, are held where they were.
+
+    It keeps the diagonal of the Fisher matrix, summed over tasks, of which older ones fade. No weight is held
+    stiffer than SGD's step can follow (λ·F ≤ 1/lr), so that a large λ freezes weights and does not diverge.
+
+    Args:
+        penalty: λ; tuned per problem in the paper, 5,000 in FACIL (Masana et al. 2022, table 3).
+        decay: γ of the online form (Schwarz et al., eq. 9), 0.95 there; 1 forgets nothing.
+        fisher_images: images of a task that the Fisher matrix is computed from.
+    """
+
+    default_name = "ewc"
+    keeps: ClassVar = {"fisher": "Fisher information", "anchor": ""}
+
+    penalty: NonNegative = 5000.0
+    decay: Probability = 0.95
+    fisher_images: PositiveInt = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.fisher: list[Tensor] = []
+        self.anchor: list[Tensor] = []
+
+    def learn(self, task: Task, stages: Stages) -> None:
+        self.grow(task)
+        stiffness = bounded([self.penalty * value for value in self.fisher], self.training.lr)
+
+        def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            found = {"ce": self.cross_entropy(net(images), labels)}
+            if stiffness and self.penalty:
+                found["penalty"] = quadratic(net, stiffness, self.anchor) / net.workers.size
+            return found
+
+        self.fit(task, Loss(parts), stages)
+        now = [p.detach().clone() for p in guarded(self.net)]
+        old = grown(self.fisher, now) if self.fisher else [torch.zeros_like(p) for p in now]
+        new = stages.run("fisher", lambda stage: fisher_diagonal(self.net, self.sample(task)))
+        self.fisher = [self.decay * a + b for a, b in zip(old, new, strict=True)]
+        self.anchor = now
+
+    def sample(self, task: Task) -> Tensor:
+        """Some of a task's images, uint8 [n, C, S, S]."""
+        order = torch.randperm(len(task.train), generator=self.streams.generator("fisher", task.index))
+        return task.train.images[order[: self.fisher_images].to(self.device)]
+
+
+@torch.no_grad()
+def fisher_diagonal(net: IncrementalNet, images: Tensor) -> list[Tensor]:
+    """E_x Σ_c p(c|x) · (∂ log p(c|x) / ∂θ)², one for each of `guarded`, over uint8 images; workers share them.
+
+    The model's own expectation over labels, which is what makes it the Fisher information.
+    """
+    net.eval()
+    weights = {name: p.detach() for name, p in net.named_parameters()}
+    state = dict(net.named_buffers())
+
+    def log_probabilities(weights: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        found: Tensor = functional_call(net, (weights, state), (x[None],))[0].log_softmax(0)
+        return found, found
+
+    def of_one(x: Tensor) -> dict[str, Tensor]:
+        slopes, found = jacrev(log_probabilities, has_aux=True)(weights, x)
+        return {name: torch.einsum("c,c...->...", found.exp(), slope.square()) for name, slope in slopes.items()}
+
+    x = images[net.workers.share(len(images))].to(net.scale.dtype) / 255
+    chunk = max(1, 2**23 // (net.n_classes * sum(p.numel() for p in weights.values())))
+    sums = {name: torch.zeros_like(p) for name, p in weights.items()}
+    for part in x.split(chunk):
+        for name, values in vmap(of_one)(part).items():
+            sums[name] += values.sum(0)
+    means = {name: net.workers.total(value) / len(images) for name, value in sums.items()}
+    backbone = [means[f"backbone.{name}"] for name, _ in net.backbone.named_parameters()]
+    return [means["scale"], torch.cat([means["old"], means["new"]]), *backbone]

@@ -1,0 +1,70 @@
+"""FeCAM (Goswami et al., NeurIPS 2023): a Mahalanobis distance for each class, on a frozen backbone."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ccsi.checks import NonNegative, Positive
+from ccsi.data import Task
+from ccsi.learners.base import FrozenLearner
+from ccsi.prototypes import class_covariances, class_means
+
+
+@dataclass(kw_only=True, eq=False)
+class FeCAM(FrozenLearner):
+    """An image belongs to the class whose mean feature is nearest by that class's own covariance.
+
+    It keeps each class's mean feature and covariance. The backbone is trained on the first task, which in the paper
+    has half of the classes.
+
+    Args:
+        shrink_diagonal, shrink_rest: γ1 and γ2, how much of the mean variance and of the mean covariance is added
+            (eq. 8; 1 and 1 in section 5.1). tukey: λ of Tukey's ladder of powers, features to the power λ
+            (eq. 9; 0.5 in section 5.1); 1 leaves them.
+        normalize: compare correlations, not covariances (eq. 10).
+    """
+
+    default_name = "fecam"
+    keeps: ClassVar = {"means": "class mean features", "covariances": "class covariances"}
+
+    shrink_diagonal: NonNegative = 1.0
+    shrink_rest: NonNegative = 1.0
+    tukey: Positive = 0.5
+    normalize: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        d = self.net.backbone.n_features
+        self.means = torch.empty(0, d, device=self.device, dtype=torch.float64)
+        self.covariances = torch.empty(0, d, d, device=self.device, dtype=torch.float64)
+
+    def take_up(self, task: Task, features: Tensor) -> None:
+        x = self.transformed(features)
+        self.means = torch.cat([self.means, class_means(x, task.train.labels, task.classes)])
+        covariances = self.shrunk(class_covariances(x, task.train.labels, task.classes))
+        self.covariances = torch.cat([self.covariances, covariances])
+
+    def transformed(self, features: Tensor) -> Tensor:
+        """Tukey's transform of features [N, D], float64; of values below 0 by their size (they have no power λ)."""
+        x = features.double()
+        return x if self.tukey == 1 else x.sign() * x.abs() ** self.tukey
+
+    def shrunk(self, covariances: Tensor) -> Tensor:
+        """Σ + γ1·V1·I + γ2·V2·(1 − I), and its correlations: [n, D, D] to the same."""
+        d = covariances.shape[-1]
+        eye = torch.eye(d).to(covariances)
+        diagonal = covariances.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        rest = ((covariances * (1 - eye)).sum((1, 2)) / (d * (d - 1)))[:, None, None]
+        full = covariances + self.shrink_diagonal * diagonal * eye + self.shrink_rest * rest * (1 - eye)
+        if not self.normalize:
+            return full
+        deviations = full.diagonal(dim1=1, dim2=2).clamp(min=1e-12).sqrt()
+        return full / (deviations[:, :, None] * deviations[:, None, :])
+
+    def judge(self, features: Tensor) -> Tensor:
+        x = self.transformed(features)
+        apart = x[None] - self.means[:, None]  # [n, N, D]
+        inverse = torch.linalg.pinv(self.covariances, hermitian=True)
+        return -torch.einsum("cnd,cde,cne->nc", apart, inverse, apart)

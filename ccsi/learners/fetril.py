@@ -1,0 +1,64 @@
+"""FeTrIL (Petit et al., WACV 2023): features of new images, moved to where old classes were."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ccsi.checks import Positive
+from ccsi.data import Task
+from ccsi.learners.base import FrozenLearner
+from ccsi.prototypes import class_means
+
+
+@dataclass(kw_only=True, eq=False)
+class FeTrIL(FrozenLearner):
+    """A linear classifier on new features and, for each old class, those of the new class most like it, translated.
+
+    It keeps each class's mean feature. The backbone is trained on the first task, which in the paper has half of the
+    classes.
+
+    Args:
+        c: inverse regularisation of the linear support vector machine, scikit-learn's; 1 by default there.
+    """
+
+    default_name = "fetril"
+    keeps: ClassVar = {"means": "class mean features", "classifier": ""}
+
+    c: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        d = self.net.backbone.n_features
+        self.means = torch.empty(0, d, device=self.device, dtype=self.net.scale.dtype)
+        self.classifier = torch.empty(0, d + 1, device=self.device, dtype=torch.float64)  # weights, intercept
+
+    def take_up(self, task: Task, features: Tensor) -> None:
+        new = class_means(features, task.train.labels, task.classes)
+        x, y = [features], [task.train.labels]
+        for old, mean in enumerate(self.means):
+            like = int(F.cosine_similarity(mean[None], new).argmax())
+            own = task.train.labels == task.classes.start + like
+            moved = features[own] - new[like] + mean  # eq. 1
+            x.append(moved)
+            y.append(torch.full((len(moved),), old).to(y[0]))
+        self.means = torch.cat([self.means, new])
+        self.classifier = separated(F.normalize(torch.cat(x)), torch.cat(y), self.c).to(self.classifier)
+
+    def judge(self, features: Tensor) -> Tensor:
+        return F.normalize(features).double() @ self.classifier[:, :-1].T + self.classifier[:, -1]
+
+
+def separated(x: Tensor, y: Tensor, c: float) -> Tensor:
+    """Weights and intercept of each class against the rest: [N, D], int64 [N] with all of 0 … n−1, to [n, D+1]."""
+    from sklearn.svm import LinearSVC
+
+    n = int(y.max()) + 1
+    if n == 1:
+        return torch.zeros(1, x.shape[1] + 1)
+    svm = LinearSVC(C=c, dual=False).fit(x.double().cpu().numpy(), y.cpu().numpy())
+    weights = np.hstack([svm.coef_, svm.intercept_[:, None]])
+    return torch.from_numpy(np.vstack([-weights, weights]) if n == 2 else weights)

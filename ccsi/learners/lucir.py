@@ -1,0 +1,56 @@
+"""LUCIR (Hou et al., CVPR 2019): CCSI's losses on kept images."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ccsi.checks import NonNegative, PositiveInt
+from ccsi.data import Task
+from ccsi.learners.base import Loss, ReplayLearner
+from ccsi.losses import distillation, margin
+from ccsi.models import IncrementalNet
+from ccsi.stage import Stages
+
+
+@dataclass(kw_only=True, eq=False)
+class LUCIR(ReplayLearner):
+    """Cosine-normalized cross-entropy, less-forget distillation and a margin on new images and exemplars.
+
+    It keeps exemplars, 20 of each class in the paper, chosen by herding. (The paper fine-tunes the classifier on
+    exemplars alone at the end, on ImageNet only: left out.)
+
+    Args:
+        distillation: λ_base, times √(n_old/n_new); 5 in the paper on CIFAR (section 4.1). w_margin: 1 there.
+        margin, top_k: m = 0.5 and K = 2 there.
+    """
+
+    default_name = "lucir"
+
+    distillation: NonNegative = 5.0
+    w_margin: NonNegative = 1.0
+    margin: NonNegative = 0.5
+    top_k: PositiveInt = 2
+
+    def learn(self, task: Task, stages: Stages) -> None:
+        n_old, exemplars = self.net.n_classes, self.exemplars()
+        teacher = self.frozen_net()
+        self.grow(task, self.imprinted(task) if n_old else None)
+        w_distillation = self.distillation * math.sqrt(n_old / len(task.classes))
+
+        def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            features = net.features(images)
+            cosines = net.cosines(features)
+            found = {"ce": self.cross_entropy(net.scale * cosines, labels)}
+            if w_distillation:
+                with torch.no_grad():
+                    old = teacher.features(images)
+                found["distillation"] = w_distillation * distillation(features, old, net.workers)
+            if n_old and self.w_margin:
+                apart = margin(cosines, labels, n_old, self.margin, self.top_k, net.workers)
+                found["margin"] = self.w_margin * apart
+            return found
+
+        self.fit(task, Loss(parts), stages, synthetic=exemplars, train_old_prototypes=False)
+        self.remember(task)

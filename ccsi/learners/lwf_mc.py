@@ -1,0 +1,51 @@
+"""LwF.MC: the multi-class form of Learning without Forgetting (Rebuffi et al., iCaRL, CVPR 2017, section 4)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ccsi.checks import NonNegative
+from ccsi.data import Labelled, Task
+from ccsi.learners.base import Loss, NetLearner
+from ccsi.losses import binary_cross_entropy
+from ccsi.models import IncrementalNet
+from ccsi.stage import Stages
+
+
+@dataclass(kw_only=True, eq=False)
+class LwFMC(NetLearner):
+    """One sigmoid for each class: the new ones learn their labels, the old ones the old net's answers.
+
+    It is iCaRL without exemplars, and classifies by the largest output. It keeps nothing of real data.
+
+    Args:
+        distillation: weight of the old classes' part, 1 in the paper (algorithm 3).
+    """
+
+    default_name = "lwf_mc"
+
+    distillation: NonNegative = 1.0
+
+    def learn(self, task: Task, stages: Stages) -> None:
+        self.fit_sigmoids(task, stages)
+
+    def fit_sigmoids(self, task: Task, stages: Stages, exemplars: Labelled | None = None) -> None:
+        """Grow, and train on the task's images and `exemplars` with iCaRL's loss (algorithm 3)."""
+        n_old = self.net.n_classes
+        teacher = self.frozen_net()
+        self.grow(task)
+
+        def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            logits = net(images)
+            wanted = F.one_hot(labels, net.n_classes).to(logits.dtype)
+            found = {"bce": binary_cross_entropy(logits[:, n_old:], wanted[:, n_old:], net.workers)}
+            if n_old and self.distillation:
+                with torch.no_grad():
+                    old = teacher(images).sigmoid()
+                kept = binary_cross_entropy(logits[:, :n_old], old, net.workers)
+                found["distillation"] = self.distillation * kept
+            return found
+
+        self.fit(task, Loss(parts), stages, synthetic=exemplars)

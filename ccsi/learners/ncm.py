@@ -1,0 +1,43 @@
+"""Nearest class mean on a frozen backbone (Mensink et al., TPAMI 2013; Rebuffi et al., CVPR 2017)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ccsi.data import Task
+from ccsi.learners.base import FrozenLearner
+from ccsi.prototypes import class_means, nearest_mean
+
+
+@dataclass(kw_only=True, eq=False)
+class NCM(FrozenLearner):
+    """An image belongs to the class whose mean feature is nearest; the backbone knows the first task's classes only.
+
+    It keeps each class's mean feature. The least that a method with a frozen backbone must beat.
+
+    Args:
+        normalize: features have length 1 before they are averaged and compared (Rebuffi et al., section 2.3).
+    """
+
+    default_name = "ncm"
+    keeps: ClassVar = {"means": "class mean features"}
+
+    normalize: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.means = torch.empty(0, self.net.backbone.n_features, device=self.device, dtype=self.net.scale.dtype)
+
+    def take_up(self, task: Task, features: Tensor) -> None:
+        new = class_means(self.lengths(features), task.train.labels, task.classes)
+        self.means = torch.cat([self.means, self.lengths(new)])
+
+    def judge(self, features: Tensor) -> Tensor:
+        return nearest_mean(self.lengths(features), self.means)
+
+    def lengths(self, features: Tensor) -> Tensor:
+        """Features [N, D], of length 1 if so configured."""
+        return F.normalize(features) if self.normalize else features

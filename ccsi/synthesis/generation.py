@@ -1,0 +1,154 @@
+"""A generator of old classes' images, trained on nothing but the frozen net that knows them (ABD, ICCV 2021)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ccsi.checks import AtLeastTwo, NonNegative, Positive, PositiveInt
+from ccsi.models import IncrementalNet, Tap
+from ccsi.optim import Adam
+from ccsi.rng import Streams
+from ccsi.stage import LOG_EVERY, Stage, State
+from ccsi.synthesis.moments import batch_norm_divergence, map_moments, normalized_moments
+
+
+class Generator(nn.Module):
+    """Noise to images: a linear layer to a quarter of the size, two doublings, three convolutions (ABD, appendix)."""
+
+    def __init__(self, latent: int, width: int, shape: tuple[int, int, int], draws: torch.Generator) -> None:
+        super().__init__()
+        channels, height, breadth = shape
+        self.latent, self.shape = latent, shape
+        self.start = (width, math.ceil(height / 4), math.ceil(breadth / 4))
+        self.linear = nn.Linear(latent, math.prod(self.start))
+        self.norms = nn.ModuleList([nn.BatchNorm2d(width), nn.BatchNorm2d(width), nn.BatchNorm2d(width // 2)])
+        self.convolutions = nn.ModuleList(
+            [
+                nn.Conv2d(width, width, 3, 1, 1),
+                nn.Conv2d(width, width // 2, 3, 1, 1),
+                nn.Conv2d(width // 2, channels, 3, 1, 1),
+            ]
+        )
+        with torch.no_grad():
+            for layer in (self.linear, *self.convolutions):
+                bound = layer.weight[0].numel() ** -0.5
+                for p in (layer.weight, layer.bias):
+                    p.copy_((torch.rand(p.shape, generator=draws) * 2 - 1) * bound)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """[N, latent] to [N, C, S, S] in [0, 1]."""
+        x = self.norms[0](self.linear(z).view(-1, *self.start))
+        for conv, norm in zip(self.convolutions[:2], self.norms[1:], strict=True):
+            x = F.leaky_relu(norm(conv(F.interpolate(x, scale_factor=2.0))), 0.2)
+        images: Tensor = self.convolutions[2](x).sigmoid()
+        return images[..., : self.shape[1], : self.shape[2]]
+
+    def sample(self, n: int, draws: torch.Generator, part: slice = slice(None)) -> Tensor:
+        """`n` images, of which only those in `part` are made: [len(part), C, S, S]."""
+        z = torch.randn(n, self.latent, generator=draws)[part]
+        images: Tensor = self(z.to(self.linear.weight))
+        return images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """How a generator is trained (ABD, section 4.1; weights: appendix A).
+
+    Args:
+        steps: of Adam; 5,000 in the paper. batch_size, lr: 128 and 0.001 there.
+        latent, width: of the generator; 1,000 and 128 there.
+        w_content: cross-entropy of the net's answer with its own largest, softened by `temperature`.
+        w_balance: negative entropy of the batch's mean answer: all classes equally often.
+        w_moments: distance of the batch's moments from BatchNorm's running ones.
+        w_smooth: mean squared distance from the blurred image.
+    """
+
+    steps: PositiveInt = 5000
+    batch_size: AtLeastTwo = 128
+    lr: Positive = 0.001
+    latent: PositiveInt = 1000
+    width: AtLeastTwo = 128
+    w_content: NonNegative = 1.0
+    temperature: Positive = 1.0
+    w_balance: NonNegative = 1.0
+    w_moments: NonNegative = 5.0
+    w_smooth: NonNegative = 0.001
+
+    def run(self, net: IncrementalNet, shape: torch.Size, task: int, streams: Streams, stage: Stage) -> State:
+        """The state of a generator of `shape` images, trained on `net` (frozen, in eval mode)."""
+        generator = self.fresh(net, shape, task, streams)
+        draws = streams.generator("generation", task)
+        weights = list(generator.parameters())
+        optimizer, first = Adam(weights), 0
+        if stage.state is not None:
+            saved = stage.state
+            generator.load_state_dict(saved["generator"])
+            optimizer.load_state_dict(saved["optimizer"])
+            draws.set_state(saved["draws"])
+            first = saved["step"]
+        generator.train()
+
+        def state(step: int) -> State:
+            return {
+                "generator": generator.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "draws": draws.get_state(),
+                "step": step,
+            }
+
+        for step in range(first, self.steps):
+            parts = self.objective(net, generator.sample(self.batch_size, draws))
+            grads = torch.autograd.grad(torch.stack(list(parts.values())).sum(), weights)
+            optimizer.step(grads, self.lr)
+            if (step + 1) % LOG_EVERY == 0 or step + 1 == self.steps:
+                stage.log(step + 1, self.steps, {f"loss_{name}": value.item() for name, value in parts.items()})
+            stage.offer(lambda step=step: state(step + 1))  # type: ignore[misc]
+        done: State = generator.state_dict()
+        return done
+
+    def fresh(self, net: IncrementalNet, shape: torch.Size, task: int, streams: Streams) -> Generator:
+        """A generator at its random start."""
+        channels, height, breadth = shape
+        made = Generator(self.latent, self.width, (channels, height, breadth), streams.generator("generator", task))
+        return made.to(net.scale.device, net.scale.dtype)
+
+    def trained(
+        self, state: Mapping[str, Tensor], net: IncrementalNet, shape: torch.Size, task: int, streams: Streams
+    ) -> Generator:
+        """The generator that `run` gave the state of, frozen, in eval mode."""
+        generator = self.fresh(net, shape, task, streams)
+        generator.load_state_dict(state)
+        return generator.requires_grad_(False).eval()
+
+    def objective(self, net: IncrementalNet, x: Tensor) -> dict[str, Tensor]:
+        """The weighted parts of the generator's loss on images [N, C, S, S]."""
+        taps: list[Tap] | None = [] if self.w_moments else None
+        logits = net.scale * net.cosines(net.features(x, taps))
+        mean = logits.softmax(1).mean(0)
+        parts = {
+            "content": self.w_content * F.cross_entropy(logits / self.temperature, logits.argmax(1)),
+            "balance": self.w_balance * (mean * mean.clamp(min=1e-12).log()).sum(),
+            "smooth": self.w_smooth * (x - blurred(x)).square().mean(),
+        }
+        if taps:
+            parts["moments"] = self.w_moments * torch.stack([divergence(tap) for tap in taps]).mean()
+        return parts
+
+
+def divergence(tap: Tap) -> Tensor:
+    """`batch_norm_divergence` of what one norm layer saw."""
+    first, second = map_moments(tap.input)
+    if tap.norm.groups is not None:
+        first, second = normalized_moments(first, second, tap.norm.groups, tap.norm.eps)
+    return batch_norm_divergence(tap.norm, first, second)
+
+
+def blurred(x: Tensor) -> Tensor:
+    """A Gaussian blur of 3x3 pixels, σ = 1, edges mirrored: [N, C, H, W]."""
+    line = torch.tensor([math.exp(-0.5), 1.0, math.exp(-0.5)]).to(x)
+    kernel = (line[:, None] * line / line.sum() ** 2).expand(x.shape[1], 1, 3, 3)
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, groups=x.shape[1])
