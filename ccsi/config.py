@@ -72,6 +72,8 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
             del cfg["hydra"]
             if "name" in cfg and cfg.name is None:
                 cfg.name = f"{chosen.dataset}-{chosen.learner}"
+            if name != "sweep":  # what an experiment says of sweeps
+                cfg.pop("sweep", None)
             plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error, overrides, name)) from error

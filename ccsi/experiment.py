@@ -442,6 +442,7 @@ def outcome(learner: Learner, evaluators: Mapping[str, Evaluator]) -> dict[str, 
     test = evaluators["test"].figures() if "test" in evaluators else dict(metrics.EMPTY)
     return {
         "learner": learner.name,
+        "kind": learner.kind,
         "data_free": not learner.permissions and not exemplars,
         "permissions": list(learner.permissions),
         "protocol": protocol,

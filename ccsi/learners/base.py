@@ -45,11 +45,13 @@ class Learner(ABC):
     The spine hands it one `Task` after the other and never the scenario, old tasks or test images.
 
     Attributes:
-        name: as configured. permissions: what it is allowed beyond its tasks' own data, each named in the
-            record: `all_tasks` (joint), `unlabeled_pool`, `test_images`. Empty for data-free methods.
+        name: as configured. kind: what tables and pictures group it by.
+        permissions: what it is allowed beyond its tasks' own data, each named in the record: `all_tasks` (joint),
+            `unlabeled_pool`, `test_images`. Empty for data-free methods.
     """
 
     name: str
+    kind: ClassVar[str] = "other"
     permissions: tuple[str, ...] = ()
 
     @abstractmethod
@@ -234,6 +236,7 @@ class ReplayLearner(NetLearner):
         kept_images: uint8 [M, C, S, S], class by class, the best of each first. kept_labels: int64 [M].
     """
 
+    kind: ClassVar = "exemplars"
     keeps: ClassVar[Mapping[str, str]] = {"kept_images": "exemplars", "kept_labels": "exemplar labels"}
 
     budget: Budget
@@ -270,6 +273,8 @@ class InversionLearner(NetLearner):
         impressions: those made for the last task; None for the first.
     """
 
+    kind: ClassVar = "inversion"
+
     synthesis: Synthesis
 
     def __post_init__(self) -> None:
@@ -289,6 +294,8 @@ class InversionLearner(NetLearner):
 @dataclass(kw_only=True, eq=False)
 class GenerationLearner(NetLearner):
     """A learner that replays images of old classes by a generator, trained on its own net before each task."""
+
+    kind: ClassVar = "inversion"
 
     generation: Generation
 
@@ -327,6 +334,8 @@ class FrozenLearner(NetLearner):
 
     The papers give the first task half of the classes: `scenario.classes_per_task={first: …, increment: …}`.
     """
+
+    kind: ClassVar = "prototypes"
 
     def learn(self, task: Task, stages: Stages) -> None:
         if not self.heads:

@@ -1,6 +1,7 @@
 """Experience replay: real images kept and mixed in, the oracle for impressions (Chaudhry et al. 2019)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ccsi.data import Task
 from ccsi.learners.base import ReplayLearner
@@ -19,6 +20,7 @@ class ER(ReplayLearner):
     """
 
     default_name = "er"
+    kind: ClassVar = "bound"
 
     balanced: bool = True
 

@@ -29,6 +29,7 @@ class EWC(NetLearner):
     """
 
     default_name = "ewc"
+    kind: ClassVar = "regularisation"
     keeps: ClassVar = {"fisher": "Fisher information", "anchor": ""}
 
     penalty: NonNegative = 5000.0

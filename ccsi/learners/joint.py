@@ -1,5 +1,7 @@
 """Joint training: everything seen so far, at once. The upper bound, and not data-free."""
 
+from typing import ClassVar
+
 from ccsi.data import Task
 from ccsi.learners.base import NetLearner
 from ccsi.stage import Stages
@@ -12,6 +14,7 @@ class Joint(NetLearner):
     """
 
     default_name = "joint"
+    kind: ClassVar = "bound"
     permissions = ("all_tasks",)
 
     def learn(self, task: Task, stages: Stages) -> None:

@@ -1,6 +1,7 @@
 """Learning without Forgetting (LwF, Li and Hoiem, TPAMI 2018)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class LwF(NetLearner):
     """
 
     default_name = "lwf"
+    kind: ClassVar = "regularisation"
 
     distillation: NonNegative = 1.0
     temperature: Positive = 2.0

@@ -1,6 +1,7 @@
 """LwF.MC: the multi-class form of Learning without Forgetting (Rebuffi et al., iCaRL, CVPR 2017, section 4)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class LwFMC(NetLearner):
     """
 
     default_name = "lwf_mc"
+    kind: ClassVar = "regularisation"
 
     distillation: NonNegative = 1.0
 

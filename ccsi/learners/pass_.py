@@ -30,6 +30,7 @@ class PASS(NetLearner):
     """
 
     default_name = "pass"
+    kind: ClassVar = "prototypes"
     keeps: ClassVar = {"means": "class mean features", "radius": "feature spread"}
 
     w_prototypes: NonNegative = 10.0

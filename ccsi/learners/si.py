@@ -28,6 +28,7 @@ class SI(NetLearner):
     """
 
     default_name = "si"
+    kind: ClassVar = "regularisation"
     keeps: ClassVar = {"importance": "synaptic importance", "anchor": ""}
 
     penalty: NonNegative = 0.1

@@ -2,10 +2,9 @@
 
 import ast
 import csv
-import json
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -17,9 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ccsi.errors import UserError
+from ccsi.report.comparison import curves as compared_curves
+from ccsi.report.comparison import draw_comparison
 from ccsi.report.style import COLOURS, INK, LINES, MARKERS, figure, short
+from ccsi.report.trials import Trial, result_of
 
-Trial = dict[str, str]
 LEGEND_WIDTH = 72
 GREEK = {
     name: unicodedata.lookup(f"GREEK SMALL LETTER {spoken}")
@@ -35,18 +36,25 @@ GREEK = {
 SYMBOLS = {**GREEK, "lr": "learning rate"}
 
 
-def draw_sweep(folder: Path, metric: str = "average_incremental_accuracy", minimize: str | None = None) -> list[Path]:
+def draw_sweep(
+    folder: Path,
+    metric: str = "average_incremental_accuracy",
+    minimize: str | None = None,
+    compare: str | None = None,
+) -> list[Path]:
     """Draw a sweep's pictures from its trials.csv and its runs' result.json into `<folder>/plots`.
 
     swept_keys.png: the search metric on val over each swept key, phase 1.
     front.png: with `minimize`, the metric against it, a point for each setting of phase 1, and the Pareto front.
     top_settings.png: accuracy over tasks of phase 2's settings, mean and ± 1 standard deviation over seeds.
+    comparison.png, with `compare`, in their place: the same of each candidate of that swept key, a panel for each kind.
     Each beside a PDF; one for which there is nothing to draw is left out.
 
     Args:
         folder: the sweep's.
         metric: what the sweep selects and ranks by, as result.json names it under `val`.
         minimize: the column of trials.csv that is the sweep's second aim (`seconds`).
+        compare: the swept key whose candidates are compared (`learner`), if any.
 
     Returns:
         The PNG files written.
@@ -63,6 +71,10 @@ def draw_sweep(folder: Path, metric: str = "average_incremental_accuracy", minim
     phases = {trial.get("phase", "") for trial in trials}
     searched = [t for t in trials if "1" not in phases or t.get("phase") == "1"]
     finished = complete(searched, metric)
+    reported = [t for t in trials if t.get("phase") == "2"]
+    if compare is not None:
+        found = compared_curves(folder, reported, compare, metric)
+        return [draw_comparison(folder / "plots" / "comparison.png", found)] if found else []
     keys = [k for k in (trials[0] if trials else {}) if k.startswith("config/")]
     keys = [k for k in keys if len({t[k] for t in finished}) > 1]
     note = left_out([t for t in searched if t not in finished])
@@ -72,7 +84,7 @@ def draw_sweep(folder: Path, metric: str = "average_incremental_accuracy", minim
         written.append(out)
     if minimize and finished:
         written.append(_draw_front(folder / "plots" / "front.png", finished, metric, minimize, note))
-    curves = reporting_curves(folder, [t for t in trials if t.get("phase") == "2"], metric)
+    curves = reporting_curves(folder, reported, metric)
     if curves:
         written.append(_draw_top_settings(folder / "plots" / "top_settings.png", curves))
     return written
@@ -114,7 +126,7 @@ def reporting_curves(folder: Path, trials: Sequence[Trial], metric: str) -> list
     ]
     curves: list[tuple[float, str, str, np.ndarray[Any, Any]]] = []
     for group in groups:
-        results = [result for t in group if (result := _result_of(folder, t)) is not None]
+        results = [result for t in group if (result := result_of(folder, t)) is not None]
         if len(results) < len(group) or {t.get("seed", "") for t in group} != seeds:
             continue
         split = "test" if all(r.get("accuracy_after_task") for r in results) else "val"
@@ -125,15 +137,6 @@ def reporting_curves(folder: Path, trials: Sequence[Trial], metric: str) -> list
             on_val = fmean(r["val"][metric] for r in results)
             curves.append((on_val, name, split, 100 * np.asarray(rows)))
     return [curve[1:] for curve in sorted(curves, key=lambda curve: -curve[0])]
-
-
-def _result_of(folder: Path, trial: Trial) -> Mapping[str, Any] | None:
-    run_dir = trial.get("run_dir", "")
-    for place in (folder / run_dir, folder / "runs" / Path(run_dir).name):  # the second: the sweep was moved
-        if run_dir and (place / "result.json").is_file():
-            result = json.loads((place / "result.json").read_text(encoding="utf-8"))
-            return result if isinstance(result, dict) and result.get("val") else None
-    return None
 
 
 def _draw_swept_keys(path_out: Path, trials: Sequence[Trial], keys: Sequence[str], metric: str, note: str) -> None:

@@ -54,6 +54,8 @@ class Book:
             `tasks_done` and `value` of the trial (see `run_trial`).
         ends: by trial: how it ended; if `pruned`, by whom, if `failed`, the error.
         begun: the settings handed out in phase 1.
+        lots: where candidates are compared, the settings of each: they compete among themselves. Else empty.
+        given: the settings that are reported without a phase 1, as they have no competitors.
         rule: who lags in phase 1. scheduler: how tables call it.
         spared: the settings that lag and go on all the same (see `recalled`).
         earlier: what a warm start took over: `folders`, and `tried`, the settings and scores of each.
@@ -84,7 +86,9 @@ class Book:
         self.storage: Storage | None = None
         self._results: dict[str, Report | None] = {}
         # phase 1, kept up to date rather than worked out again: with 1,000 settings each is asked for at every event
-        self._news: set[int] = set(range(len(self.settings)))  # settings whose status may have changed
+        self.lots = self._lots()
+        self.given = {n for lot in self.lots if len(lot) <= definition.sweep.top_k for n in lot}
+        self._news: set[int] = set(range(len(self.settings))) - self.given  # settings whose status may have changed
         self._status: dict[int, Status] = {}
         self._incomplete: set[int] = set()
         self._ranked: list[tuple[float, int]] = []  # (-score, setting) of the completed ones, best first
@@ -99,6 +103,14 @@ class Book:
             self._apply(event)
         if forgive:  # what failed is tried again when a sweep goes on: the disk may have been full
             self.ends = {trial: end for trial, end in self.ends.items() if end[0] != "failed"}
+
+    def _lots(self) -> list[list[int]]:
+        key, lots = self.definition.compared, dict[Any, list[int]]()
+        if key is None:
+            return []
+        for n, values in enumerate(self.settings):
+            lots.setdefault(values[key], []).append(n)
+        return list(lots.values())
 
     # names and folders
 
@@ -171,7 +183,7 @@ class Book:
 
     def score(self, phase: int, setting: int) -> float | None:
         """The mean val metric of a complete group; None for any other."""
-        if self.group(phase, setting) != "done":
+        if (phase == 1 and setting in self.given) or self.group(phase, setting) != "done":
             return None
         return summary(self.scores(phase, setting), resamples=1).mean
 
@@ -237,7 +249,7 @@ class Book:
 
     def known(self) -> list[int]:
         """The settings phase 1 has had or will have, without those that a budget leaves out."""
-        left_out = self.unbegun() if self.exhausted() else set()
+        left_out = self.unbegun() if self.exhausted() else self.given
         return [n for n in range(len(self.settings)) if n not in left_out]
 
     def unknown(self) -> int:
@@ -313,11 +325,25 @@ class Book:
         return sorted(among, key=lambda n: (front[n], -among[n], n))[: self.definition.sweep.top_k]
 
     def best(self) -> list[int]:
-        """The best `top_k` settings of phase 1 so far, best first."""
+        """The best `top_k` settings of phase 1 so far, best first; of each lot, if there are several."""
         self._catch_up()
         if self.definition.sweep.minimize:
             return self.pick(n for _, n in self._ranked)
-        return [n for _, n in self._ranked[: self.definition.sweep.top_k]]
+        ranked, top_k = [n for _, n in self._ranked], self.definition.sweep.top_k
+        if not self.lots:
+            return ranked[:top_k]
+        place = {n: place for place, n in enumerate(ranked)}
+        return [
+            n
+            for lot in self.lots
+            for n in (lot if lot[0] in self.given else sorted(place.keys() & set(lot), key=place.__getitem__)[:top_k])
+        ]
+
+    def places(self) -> int:
+        """How many settings phase 2 has, if as many complete phase 1."""
+        if self.lots:
+            return sum(min(len(lot), self.definition.sweep.top_k) for lot in self.lots)
+        return len(self.best()) if self.decided() else self.definition.sweep.top_k
 
     def chosen(self) -> list[int]:
         """The settings that are certain to go on to phase 2, best first: all of them once phase 1 is over.
@@ -355,15 +381,28 @@ class Book:
         return self._standing[1], self._standing[2]
 
     def _work_out(self) -> tuple[list[int], set[int]]:
-        sweep, unfinished, unknown = self.definition.sweep, self.unfinished(), self.unknown()
+        sweep = self.definition.sweep
         if self.searched():
             return self.best(), set()
         if sweep.minimize:
             return [], set()
+        if not self.lots:
+            return self._work_out_lot(None)
+        chosen, hopeless = list[int](), set[int]()
+        for lot in self.lots:
+            certain, lost = (lot, set[int]()) if lot[0] in self.given else self._work_out_lot(set(lot))
+            chosen, hopeless = [*chosen, *certain], hopeless | lost
+        return chosen, hopeless if not self.unbegun() else set()
+
+    def _work_out_lot(self, lot: set[int] | None) -> tuple[list[int], set[int]]:
+        """Who of a lot (None: of all) is `chosen` and `hopeless`."""
+        sweep, unfinished, unknown, ranked = self.definition.sweep, self.unfinished(), self.unknown(), self._ranked
+        if lot is not None:
+            unfinished, ranked = unfinished & lot, [(score, n) for score, n in ranked if n in lot]
         unknown += len(unfinished - self.begun)  # known, but as good as any
         contenders = self._contenders()
         bounds = {n: self._bound(n) for n in unfinished & self.begun | contenders}
-        best = [(n, -score) for score, n in self._ranked[: sweep.top_k]]
+        best = [(n, -score) for score, n in ranked[: sweep.top_k]]
         chosen = [
             n
             for place, (n, score) in enumerate(best)
@@ -467,7 +506,7 @@ class Book:
     def take_up(self) -> None:
         """A driver begins work: the clock runs, and what ended without its predecessor noticing is noted."""
         self._since = time.monotonic()
-        for n in range(len(self.settings)):
+        for n in self.known():
             if self.group(1, n) == "done" and self.ends.get(self.trial(1, n, 0), ("incomplete", ""))[0] != "done":
                 self.ended(self.trial(1, n, 0), None)
         for trial in sorted(self._lagging):  # the driver died before it could stop them
@@ -575,7 +614,7 @@ class Book:
             if board != self.board:
                 self.console.print(standings_table(board, self.definition.sweep.metric))
                 self.board = board
-        if now - self.shown_at < 10:
+        if not self.planned or now - self.shown_at < 10:
             return
         mine = {name: end for name, (end, _) in self.ends.items() if name.startswith(self.prefix)}
         waiting = {self.trial(1, n, 0) for n in self.waiting()} if self.prefix == "p1" else set[str]()

@@ -16,7 +16,7 @@ import ccsi.config
 from ccsi.checks import NonNegative, NonNegativeInt, Positive, PositiveInt
 from ccsi.config import Config, flat
 from ccsi.errors import UserError
-from ccsi.sweep.space import Dimension, Values, check_optuna, grid, parse, same, sample
+from ccsi.sweep.space import Dimension, Values, check_optuna, compared, grid, parse, same, sample, within
 
 FREE = {"ray.address", "ray.autoscale", "ray.dashboard", "ray.num_cpus"}
 FREE |= {"sweep.max_concurrent", "sweep.max_failures", "sweep.dir", "sweep.budget.hours", "sweep.budget.trials"}
@@ -52,9 +52,11 @@ class Sweep:
 
     Args:
         space: config key -> candidates; see `ccsi.sweep.space`.
-        num_samples: settings drawn in phase 1 (`search=grid` takes every combination instead).
+        num_samples: settings drawn in phase 1 (`search=grid` takes every combination instead); where `each` of several
+            is compared, for each.
         seeds: of the two phases; no seed may be in both.
-        top_k: how many settings go on to phase 2.
+        top_k: how many settings go on to phase 2, of each of those that are compared; one that has no more than so
+            many needs no phase 1.
         metric: what phase 1 selects on and phase 2 ranks by; always on val, larger is better.
         minimize: a second aim. With `seconds` (a run's, mean over the seeds), phase 2 takes its settings from the
             Pareto fronts of phase 1, and Optuna searches for both.
@@ -74,7 +76,7 @@ class Sweep:
         debug: run the first trial in this process, without Ray, and stop.
     """
 
-    space: dict[str, dict[str, Any]]
+    space: dict[str, dict[str, Any] | None]
     num_samples: PositiveInt
     seeds: Seeds
     top_k: PositiveInt
@@ -152,6 +154,12 @@ class Definition:
         return parse(self.sweep.space)
 
     @property
+    def compared(self) -> str | None:
+        """The key whose candidates are compared (`each` in the space), if any."""
+        mine = compared(self.space)
+        return None if mine is None else mine.key
+
+    @property
     def groups(self) -> list[str]:
         """The swept keys that are config groups."""
         return [part.split("=")[0] for part in next(iter(self.bases)).split("&") if part]
@@ -180,14 +188,28 @@ class Definition:
 
     def listed(self) -> list[Values]:
         """The settings of phase 1 when they are known beforehand (not for Optuna)."""
+        mine = compared(self.space)
+        if mine is None:
+            return self._drawn(self.space)
+        return [{mine.key: one, **values} for one in mine.values for values in self._drawn(within(self.space, one))]
+
+    def _drawn(self, space: Sequence[Dimension]) -> list[Values]:
         if self.sweep.search == "grid":
-            return grid(self.space)
-        return sample(self.space, self.sweep.num_samples, self.sweep.seed)
+            return grid(space)
+        return sample(space, self.sweep.num_samples, self.sweep.seed)
 
     def config(self, values: Values) -> Config:
         """The run's configuration with a setting's values, before the sweep's own keys are set."""
         base = copy.deepcopy(self.bases[group_key(values, self.groups)])
         return ccsi.config.apply(base, {key: value for key, value in values.items() if key not in self.groups})
+
+    def dimensions(self, base: str) -> list[Dimension]:
+        """What is swept on the base of this key."""
+        mine = compared(self.space)
+        if mine is None:
+            return self.space
+        chosen = dict(part.split("=") for part in base.split("&"))
+        return within(self.space, chosen[mine.key])
 
     def run_config(self, values: Values, phase: int, seed: int, run_dir: Path) -> Config:
         """The configuration of one run: phase 1 on val alone, phase 2 with test."""
@@ -283,7 +305,8 @@ def define(
     if sweep.search == "optuna":
         check_optuna(definition.space)
     if sweep.search == "grid":
-        grid(definition.space)
+        definition.listed()
+    check_compared(definition)
     if sweep.storage is not None and resources.workers > 1:
         raise UserError(
             "resources.workers: trials of several workers need a shared sweep.dir; expected sweep.storage=null."
@@ -298,13 +321,13 @@ def define(
         )
     if sweep.name is not None and (Path(sweep.name).name != sweep.name or sweep.name in (".", "..")):
         raise UserError(f"sweep.name={sweep.name}: expected a name without slashes; the place is sweep.dir.")
-    for base in bases.values():
+    for key, base in bases.items():
         if resources.gpu == 0 and str(base.get("device", "")).startswith("cuda"):
             raise UserError(
                 "device=cuda, but resources.gpu is 0: say how much of a card a trial gets, resources.gpu=1."
             )
         ccsi.config.check(base)
-        for dimension in definition.space:
+        for dimension in definition.dimensions(key):
             if dimension.key in definition.groups:
                 continue
             for value in dimension.values:
@@ -313,6 +336,33 @@ def define(
                 except UserError as error:
                     raise UserError(f"sweep.space: {error}") from error
     return definition
+
+
+def check_compared(definition: Definition) -> None:
+    """UserError for what does not go together with a comparison on an equal budget."""
+    sweep, mine = definition.sweep, compared(definition.space)
+    if mine is None:
+        return
+    where = f"sweep.space.{mine.key}.each"
+    if mine.key not in definition.groups:
+        raise UserError(f"{where}: expected a config group, such as learner; {mine.key} is none.")
+    for key, value, wanted in (
+        ("scheduler", sweep.scheduler, "none"),
+        ("minimize", sweep.minimize, None),
+        ("budget.hours", sweep.budget.hours, None),
+        ("budget.trials", sweep.budget.trials, None),
+        ("patience", sweep.patience, None),
+        ("warm_start", sweep.warm_start, []),
+    ):
+        if value != wanted:
+            raise UserError(
+                f"sweep.{key}={ccsi.config.shown(value)}: {where} compares on an equal budget; "
+                f"expected {ccsi.config.shown(wanted)}."
+            )
+    for name, own in mine.spaces.items():
+        for dimension in own:
+            if ccsi.config.is_group(dimension.key):
+                raise UserError(f"{where}.{name}.{dimension.key}: expected a value, not a config group.")
 
 
 def _checked(sections: Mapping[str, Any]) -> tuple[Sweep, Resources, Cluster]:

@@ -369,6 +369,7 @@ def both_phases(book: Book, console: Console) -> None:
 
 def tables(book: Book, console: Console) -> int:
     """Write and print what came out; returns the exit code."""
+    from ccsi.sweep.comparison import write_comparison
     from ccsi.sweep.tables import leaderboard, pictures, write_leaderboard, write_trials
 
     rows = write_trials(book)
@@ -382,10 +383,13 @@ def tables(book: Book, console: Console) -> int:
         print(f"sweep: nothing to report: no setting completed phase {phase}{why} (see trials.csv)", file=sys.stderr)
         return 1
     write_leaderboard(book, console)
+    if book.definition.compared is not None:
+        write_comparison(book, console)
     problem = pictures(book)
     if problem:
         print(f"sweep: {problem}", file=sys.stderr)
-    console.print(f"Tables, best.yaml and plots: {book.definition.folder}", highlight=False, soft_wrap=True)
+    best = "best.yaml" if book.definition.compared is None else "best/"
+    console.print(f"Tables, {best} and plots: {book.definition.folder}", highlight=False, soft_wrap=True)
     incomplete = [row["setting"] for row in board if row["status"] != "done"]
     if incomplete:
         print(

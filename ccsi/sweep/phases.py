@@ -17,7 +17,8 @@ def trials(book: Book) -> Iterator[dict[str, Any] | None]:
     sweep, handed_out = book.definition.sweep, set[str]()
     left = sorted(book.unfinished() & book.begun)
     begins = len(book.begun) + len(book.unbegun()) + book.unknown()
-    book.begin("phase 1", "p1", min(begins, max(sweep.budget.trials or begins, len(book.begun))))
+    if begins:
+        book.begin("phase 1", "p1", min(begins, max(sweep.budget.trials or begins, len(book.begun))))
     while True:
         setting = left.pop(0) if left else book.recalled()
         if setting is None:
@@ -42,8 +43,7 @@ def trials(book: Book) -> Iterator[dict[str, Any] | None]:
         if new:
             setting, seed, run = new[0]
             if not handed_out:
-                among = len(book.best()) if book.decided() else sweep.top_k
-                book.begin("phase 2", "p2", among * len(sweep.seeds.reporting))
+                book.begin("phase 2", "p2", book.places() * len(sweep.seeds.reporting))
             handed_out.add(run)
             yield _trial(run, False, [book.config(2, setting, seed, run)])
         elif book.decided():

@@ -7,14 +7,16 @@ A space maps a config key to one of
     {uniform: [low, high]}     a number, evenly
     {loguniform: [low, high]}  a number, evenly in its logarithm; low > 0
     {randint: [low, high]}     a whole number, both ends included
+    {each: {a: {…}, b: {…}}}   each of these, which are compared: each with a space of its own, and an equal budget
 
-A key names a value (`learner.w_idc`) or a config group (`learner`, whose values are names of its files).
+or to null: it is not swept. A key names a value (`learner.w_idc`) or a config group (`learner`, whose values are names
+of its files; what `each` compares always are).
 """
 
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ import numpy as np
 from ccsi.errors import UserError
 
 Values = dict[str, Any]
-KINDS = ("choice", "grid", "uniform", "loguniform", "randint")
+KINDS = ("choice", "grid", "uniform", "loguniform", "randint", "each")
 RESERVED = {
     "seed": "sweep.seeds.tuning and sweep.seeds.reporting",
     "threads": "resources.cpu",
@@ -38,16 +40,21 @@ WHOLE = ("sweep", "resources", "ray", "resume")
 
 @dataclass(frozen=True)
 class Dimension:
-    """One key of the space. `values`: the candidates, or the two ends of a range."""
+    """One key of the space.
+
+    Attributes:
+        values: the candidates, or the two ends of a range. spaces: of `each` candidate, its own.
+    """
 
     key: str
     kind: str
     values: tuple[Any, ...]
+    spaces: Mapping[str, "list[Dimension]"] = field(default_factory=dict)
 
     @property
     def listed(self) -> bool:
         """Whether `values` are the candidates themselves."""
-        return self.kind in ("choice", "grid")
+        return self.kind in ("choice", "grid", "each")
 
     def draw(self, rng: np.random.Generator) -> Any:
         """One candidate at random."""
@@ -74,24 +81,48 @@ class Dimension:
         return value if self.listed or self.kind == "randint" else float(value)
 
 
-def parse(space: Mapping[str, Mapping[str, Any]]) -> list[Dimension]:
+def parse(space: Mapping[str, Mapping[str, Any] | None], where: str = "sweep.space") -> list[Dimension]:
     """Check the space's form (not yet whether its keys and values suit the configuration).
 
     Raises:
-        UserError: an entry that is none of the five kinds, an empty list, a range that is not one.
+        UserError: an entry that is none of the kinds, an empty list, a range that is not one, a second `each`.
     """
-    return [_dimension(key, entry) for key, entry in space.items()]
+    found = [_dimension(key, entry, f"{where}.{key}") for key, entry in space.items() if entry is not None]
+    several = [dimension.key for dimension in found if dimension.kind == "each"]
+    if len(several) > 1 or (several and where != "sweep.space"):
+        raise UserError(f"{where}.{several[-1]}.each: expected no other `each` around or beside it.")
+    return found
 
 
-def _dimension(key: str, entry: Mapping[str, Any]) -> Dimension:
-    where = f"sweep.space.{key}"
+def compared(space: Sequence[Dimension]) -> Dimension | None:
+    """The dimension whose candidates are compared, if any: `each`."""
+    return next((dimension for dimension in space if dimension.kind == "each"), None)
+
+
+def within(space: Sequence[Dimension], candidate: Any) -> list[Dimension]:
+    """The space of one candidate of `compared`: what all sweep, and its own."""
+    mine = compared(space)
+    assert mine is not None
+    return [*(dimension for dimension in space if dimension is not mine), *mine.spaces[candidate]]
+
+
+def _dimension(key: str, entry: Mapping[str, Any], where: str) -> Dimension:
     if key in RESERVED:
         raise UserError(f"{where}: {key} cannot be swept, the sweep sets it itself; see {RESERVED[key]}.")
     if key.partition(".")[0] in WHOLE:
         raise UserError(f"{where}: {key} cannot be swept, it is the same for the whole sweep; sweep what a run has.")
-    if len(entry) != 1 or next(iter(entry)) not in KINDS:
-        raise UserError(f"{where}={dict(entry)}: expected exactly one of {', '.join(KINDS)}, e.g. {{choice: [0, 1]}}.")
+    if not isinstance(entry, Mapping) or len(entry) != 1 or next(iter(entry)) not in KINDS:
+        raise UserError(f"{where}={entry}: expected exactly one of {', '.join(KINDS)}, e.g. {{choice: [0, 1]}}.")
     kind, values = next(iter(entry.items()))
+    if kind == "each":
+        if (
+            not isinstance(values, Mapping)
+            or not values
+            or not all(isinstance(v, Mapping | None) for v in values.values())
+        ):
+            raise UserError(f"{where}.each={values}: expected candidates, each with its own space or null.")
+        spaces = {name: parse(own or {}, f"{where}.each.{name}") for name, own in values.items()}
+        return Dimension(key, kind, tuple(spaces), spaces)
     if not isinstance(values, list) or not values:
         raise UserError(f"{where}.{kind}={values}: expected a list of values.")
     if kind in ("choice", "grid"):
@@ -237,9 +268,9 @@ def _sampler(seed: int) -> Any:
 def check_optuna(space: Sequence[Dimension]) -> None:
     """UserError for what Optuna cannot search, or when it is not installed."""
     for dimension in space:
-        if dimension.kind == "grid":
+        if dimension.kind in ("grid", "each"):
             raise UserError(
-                f"sweep.space.{dimension.key} is a grid, which sweep.search=optuna cannot cross; "
+                f"sweep.space.{dimension.key} is {dimension.kind}, which sweep.search=optuna cannot cross; "
                 "write choice, or use sweep.search=random or grid."
             )
     if not space:

@@ -140,7 +140,7 @@ def counts(book: Book, phase: int) -> dict[str, int]:
     """How many runs of a phase are `done`, `running`, `waiting`, `pruned`, `failed` or `to do`, as far as known."""
     sweep = book.definition.sweep
     seeds = sweep.seeds.tuning if phase == 1 else sweep.seeds.reporting
-    settings = book.known()
+    settings = book.known() if phase == 1 else sorted({*book.known(), *book.given})
     if phase == 2:
         settings = [n for n in settings if any(book.folder(run).exists() for _, run in book.runs(2, n))]
     waiting = book.waiting() if phase == 1 else set[int]()
@@ -148,10 +148,7 @@ def counts(book: Book, phase: int) -> dict[str, int]:
     statuses = ["waiting" if status == "pruned" and waits else status for status, waits in found]
     running = sum(run.name.startswith(f"p{phase}") for run in open_runs(book))
     known = {name: statuses.count(name) for name in ("done", "waiting", "pruned", "failed")}
-    if phase == 2:
-        planned = len(seeds) * (len(book.best()) if book.decided() else sweep.top_k)
-    else:
-        planned = len(seeds) * (len(settings) + book.unknown())
+    planned = len(seeds) * (book.places() if phase == 2 else len(settings) + book.unknown())
     return {"running": running, **known, "to do": max(0, planned - sum(known.values()) - running)}
 
 

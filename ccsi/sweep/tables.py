@@ -33,7 +33,9 @@ def write_trials(book: Book) -> pd.DataFrame:
         if name.startswith("config/"):  # lists and mixed kinds as text: a Parquet column has one type
             values = [value for value in table[name] if not (isinstance(value, float) and math.isnan(value))]
             if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-                table[name] = [value if isinstance(value, str) else json.dumps(value) for value in table[name]]
+                there = table[name].notna()  # a key that only some settings have
+                texts = [value if isinstance(value, str) else json.dumps(value) for value in table[name]]
+                table[name] = [text if known else None for text, known in zip(texts, there, strict=True)]
         elif name.startswith(("val_", "test_")) or name == "seconds":
             table[name] = table[name].astype("float64")
     folder = book.definition.folder
@@ -104,10 +106,19 @@ def protocol(book: Book) -> str:
     how = f"by mean {sweep.metric}"
     if sweep.minimize:
         how = f"from the Pareto fronts of mean {sweep.metric} (best first) and mean {sweep.minimize} of a run"
+    if book.definition.compared is not None and not known:
+        return f"No phase 1: nothing to choose from. {_phase_2(book)}"
     return (
         f"Phase 1: {len(known)}{f' of {book.planned_settings()}' if limit else ''} settings ({'; '.join(notes)}) on "
-        f"tuning seeds {sweep.seeds.tuning}, chosen {how}; test not read. "
-        f"Phase 2: the best {len(book.best())} on fresh reporting seeds {sweep.seeds.reporting}, "
+        f"tuning seeds {sweep.seeds.tuning}, chosen {how}; test not read. {_phase_2(book)}"
+    )
+
+
+def _phase_2(book: Book) -> str:
+    sweep, key, n = book.definition.sweep, book.definition.compared, len(book.best())
+    which = f"the best {n}" if key is None else f"the best {sweep.top_k} of each {key}, {n} in all,"
+    return (
+        f"Phase 2: {which} on fresh reporting seeds {sweep.seeds.reporting}, "
         f"nothing pruned, ranked by mean {sweep.metric}. All figures are phase 2's: mean ± standard deviation over "
         "seeds, [95 % bootstrap interval of the mean], in %."
         + (" Front: no other row has both a better val metric and fewer seconds." if sweep.minimize else "")
@@ -115,11 +126,14 @@ def protocol(book: Book) -> str:
 
 
 def write_leaderboard(book: Book, console: Console) -> None:
-    """leaderboard.csv, leaderboard.md, best.yaml; and the leaderboard in the terminal."""
+    """leaderboard.csv, leaderboard.md, best.yaml; and the leaderboard in the terminal.
+
+    Where candidates are compared, best/<candidate>.yaml of each; what the terminal shows is `write_comparison`'s.
+    """
     rows, folder = leaderboard(book), book.definition.folder
     flat = [{k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()} for row in rows]
     write_atomically(folder / "leaderboard.csv", pd.DataFrame(flat).to_csv(index=False).encode())
-    keys = list(book.settings[0]) if book.settings else []
+    keys = list(dict.fromkeys(key for row in rows for key in book.settings[int(row["setting"][1:])]))
     heads = ["rank", "setting", "protocol", *keys, "n"] + [
         f"{split} {name}" for name in FIGURES.values() for split in ("test", "val")
     ]
@@ -130,10 +144,24 @@ def write_leaderboard(book: Book, console: Console) -> None:
     text += ["|" + "---|" * len(heads), *(" | ".join(["", *line, ""]).strip() for line in lines)]
     pruned = [f"- c{n:02d}: pruned {end}" for n in book.known() if (end := book.pruned(n))]
     text += ["", *pruned] if pruned else []
-    text += ["", "`best.yaml` is the first row's configuration: `python -m ccsi best.yaml`.", ""]
+    compared, done = book.definition.compared, [row for row in rows if row["status"] == "done"]
+    if compared is not None:
+        text += [
+            "",
+            f"`best/` has the configuration of each {compared}'s first row: `python -m ccsi best/NAME.yaml`.",
+            "",
+        ]
+        (folder / "best").mkdir(exist_ok=True)
+        for row in reversed(done):  # the first comes last, and stays
+            name = folder / "best" / f"{row[f'config/{compared}'].replace('/', '-')}.yaml"
+            write_atomically(name, best_yaml(book, int(row["setting"][1:])).encode())
+    else:
+        text += ["", "`best.yaml` is the first row's configuration: `python -m ccsi best.yaml`.", ""]
+        for row in done[:1]:
+            write_atomically(folder / "best.yaml", best_yaml(book, int(row["setting"][1:])).encode())
     write_atomically(folder / "leaderboard.md", "\n".join(text).encode())
-    if rows and rows[0]["status"] == "done":
-        write_atomically(folder / "best.yaml", best_yaml(book, int(rows[0]["setting"][1:])).encode())
+    if compared is not None:
+        return
     table = Table(
         title=f"{book.definition.name}: phase 2, {len(book.definition.sweep.seeds.reporting)} reporting seeds"
     )
@@ -145,7 +173,7 @@ def write_leaderboard(book: Book, console: Console) -> None:
         table.add_row(*(line[n].replace(" [", "\n[").replace(" (", "\n(").replace("[", "\\[") for n in kept))
     console.print(table)
     for row in rows:
-        values = " ".join(f"{key}={_short(row[f'config/{key}'])}" for key in keys)
+        values = " ".join(f"{key}={_short(row[f'config/{key}'])}" for key in keys if f"config/{key}" in row)
         console.print(f"{row['setting']}: {values} ({row['protocol']})", highlight=False, markup=False)
     console.print(protocol(book), highlight=False, markup=False)
 
@@ -168,7 +196,7 @@ def best_yaml(book: Book, setting: int) -> str:
 
 
 def _cells(row: dict[str, Any], keys: list[str], aims: list[str]) -> list[str]:
-    settings = [row["protocol"] or "-", *(_short(row[f"config/{key}"]) for key in keys)]
+    settings = [row["protocol"] or "-", *(_short(row.get(f"config/{key}", "")) for key in keys)]
     if row["status"] != "done":
         state = f"{row['n']} of {row['seeds']}, {row['status']}"
         return ["-", row["setting"], *settings, state, *["-"] * (2 * len(FIGURES) + len(aims))]
@@ -196,7 +224,7 @@ def pictures(book: Book) -> str:
         from ccsi.report.sweep import draw_sweep
 
         sweep = book.definition.sweep
-        draw_sweep(book.definition.folder, LIVE[sweep.metric], sweep.minimize)
+        draw_sweep(book.definition.folder, LIVE[sweep.metric], sweep.minimize, book.definition.compared)
     except Exception as error:
         return f"plots were not drawn ({type(error).__name__}: {error})"
     return ""
