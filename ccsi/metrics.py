@@ -68,6 +68,27 @@ def backward_transfer(r: Matrix) -> float:
     return float(np.mean(gains)) if gains else 0.0
 
 
+def forward_transfer(r: Matrix, reference: Sequence[float]) -> float:
+    """Mean over j > 1 of R[j][j] − reference[j]: what earlier tasks are worth to a new one. 0 for a single task.
+
+    Lopez-Paz and Ranzato (2017) take R[j−1][j], which is 0 where classes that have not come yet are never called;
+    this is the form for growing classifiers (Wang et al., TPAMI 2024). With joint training as the reference it is
+    minus Chaudhry et al.'s (2018) intransigence.
+
+    Args:
+        reference: for each task, its accuracy right after it came under a model that did not learn tasks in sequence.
+    """
+    gains = [r[j][j] - reference[j] for j in range(1, len(r))]
+    return float(np.mean(gains)) if gains else 0.0
+
+
+def recall_per_class(confusion: npt.ArrayLike) -> list[float]:
+    """Of the images of each class the share called so: n_aa / Σ_b n_ab; NaN for a class without images."""
+    counts = np.asarray(confusion)
+    images = counts.sum(1)
+    return [float(hits / n) if n else float("nan") for hits, n in zip(counts.diagonal(), images, strict=True)]
+
+
 def auc(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> float:
     """MedMNIST's AUC for multi-class sets: the mean over classes of the one-against-rest ROC area.
 
@@ -105,6 +126,7 @@ def figures(confusions: Sequence[npt.ArrayLike], sizes: Sequence[int], aucs: Seq
         "acc": micros[-1],
         "auc": aucs[-1],
         "auc_after_task": list(aucs),
+        "recall_per_class": recall_per_class(confusions[-1]),
         "confusion": [np.asarray(confusion).tolist() for confusion in confusions],
     }
 

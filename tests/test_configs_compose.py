@@ -11,9 +11,9 @@ ROOT = ccsi.config.config_dir()
 GROUPS = ("dataset", "scenario", "model", "learner", "training", "tracking", "experiment")
 CHOICES = [[f"{group}={choice}"] for group in GROUPS for choice in ccsi.config.choices(group)]
 CHOICES += [
-    [f"experiment={experiment}", f"learner={learner}"]
-    for experiment in ccsi.config.choices("experiment")
-    for learner in ccsi.config.choices("learner")
+    [f"experiment={path.parent.relative_to(ROOT / 'recipe')}", f"learner={path.stem}"]
+    for path in (ROOT / "recipe").rglob("*.yaml")  # the recipes of `rivals` are links to these
+    if path.stem != "common"
 ]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import recall_score, roc_auc_score
 
 from ccsi import metrics
 
@@ -37,6 +37,29 @@ matrices = st.integers(1, 5).flatmap(
 )
 def test_by_hand(figure, r, wanted):
     assert figure(r) == pytest.approx(wanted)
+
+
+def test_forward_transfer_by_hand():
+    assert metrics.forward_transfer(R, [0.0, 0.9, 0.7]) == pytest.approx(((0.8 - 0.9) + (1.0 - 0.7)) / 2)
+    assert metrics.forward_transfer([[0.4]], [0.1]) == 0.0
+
+
+@given(matrices)
+def test_forward_transfer_is_how_much_more_is_learned_at_once(r):
+    diagonal = [row[-1] for row in r]
+    assert metrics.forward_transfer(r, diagonal) == 0
+    shifted = metrics.forward_transfer(r, [value - 0.25 for value in diagonal])
+    assert shifted == pytest.approx(0.25 if len(r) > 1 else 0)
+
+
+def test_recall_per_class_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    truth, guess = rng.integers(0, 4, 60), rng.integers(0, 4, 60)
+    confusion = np.zeros((4, 4), int)
+    np.add.at(confusion, (truth, guess), 1)
+    assert metrics.recall_per_class(confusion) == pytest.approx(recall_score(truth, guess, average=None).tolist())
+    assert metrics.recall_per_class([[3, 1], [0, 4]]) == [0.75, 1.0]
+    assert np.isnan(metrics.recall_per_class([[3, 1], [0, 0]])[1])
 
 
 @given(matrices)

@@ -1,7 +1,8 @@
 """FeCAM (Goswami et al., NeurIPS 2023): a Mahalanobis distance for each class, on a frozen backbone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,12 +40,18 @@ class FeCAM(FrozenLearner):
         d = self.net.backbone.n_features
         self.means = torch.empty(0, d, device=self.device, dtype=torch.float64)
         self.covariances = torch.empty(0, d, d, device=self.device, dtype=torch.float64)
+        self.inverse = self.covariances
 
     def take_up(self, task: Task, features: Tensor) -> None:
         x = self.transformed(features)
         self.means = torch.cat([self.means, class_means(x, task.train.labels, task.classes)])
         covariances = self.shrunk(class_covariances(x, task.train.labels, task.classes))
         self.covariances = torch.cat([self.covariances, covariances])
+        self.solve()
+
+    def solve(self) -> None:
+        """The classifier from what is kept."""
+        self.inverse = torch.linalg.pinv(self.covariances, hermitian=True)
 
     def transformed(self, features: Tensor) -> Tensor:
         """Tukey's transform of features [N, D], float64; of values below 0 by their size (they have no power λ)."""
@@ -66,5 +73,8 @@ class FeCAM(FrozenLearner):
     def judge(self, features: Tensor) -> Tensor:
         x = self.transformed(features)
         apart = x[None] - self.means[:, None]  # [n, N, D]
-        inverse = torch.linalg.pinv(self.covariances, hermitian=True)
-        return -torch.einsum("cnd,cde,cne->nc", apart, inverse, apart)
+        return -((apart @ self.inverse) * apart).sum(2).T
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.solve()

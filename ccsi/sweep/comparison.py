@@ -7,6 +7,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from ccsi import metrics
 from ccsi.checkpoint import write_atomically
 from ccsi.sweep.book import Book
 from ccsi.sweep.statistics import against, summary
@@ -34,7 +35,7 @@ def comparison(book: Book) -> list[dict[str, Any]]:
     """
     key, metric = book.definition.compared, LIVE[book.definition.sweep.metric]
     assert key is not None
-    rows, scores = list[dict[str, Any]](), dict[str, list[float]]()
+    rows, scores, matrices = list[dict[str, Any]](), dict[str, list[float]](), dict[str, list[metrics.Matrix]]()
     for lot in book.lots:
         reported = [n for n in book.best() if n in set(lot)]
         done = [n for n in reported if book.group(2, n) == "done"]
@@ -49,6 +50,7 @@ def comparison(book: Book) -> list[dict[str, Any]]:
         results = [result for _, run in book.runs(2, setting) if (result := book.result(run)) is not None]
         first = results[0]
         scores[name] = [float(result[metric]) for result in results]
+        matrices[name] = [result["accuracy_matrix"] for result in results]
         row |= {"kind": first["kind"], "protocol": first["protocol"], "data_free": first["data_free"]}
         row |= {"permissions": ", ".join(first["permissions"]), "n": len(results)}
         for figure in FIGURES:
@@ -61,6 +63,11 @@ def comparison(book: Book) -> list[dict[str, Any]]:
             sum(i["count"] for i in result["stored"] if i["kind"] == "exemplars") for result in results
         )
         row["stored_bytes"] = max(sum(item["bytes"] for item in result["stored"]) for result in results)
+    at_once = next((matrices[row[key]] for row in rows if row.get("permissions") == "all_tasks"), None)
+    for row in rows if at_once else []:  # forward transfer, as seen from joint training with the same seeds
+        pairs = zip(matrices.get(row[key], []), at_once or [], strict=False)
+        gains = [metrics.forward_transfer(r, [line[-1] for line in joint]) for r, joint in pairs]
+        row["forward_transfer_mean"] = summary(gains, resamples=1).mean if gains else None
     for column, among in (("p_best", "permissions"), ("p_best_data_free", "data_free")):
         rivals = [row for row in rows if row["n"] and (row["data_free"] or (among == "permissions" and not row[among]))]
         if rivals:

@@ -12,6 +12,10 @@ def space(text: str) -> str:
     return f"sweep.space={{{text}}}"
 
 
+def each(candidates: str, *beside: str) -> str:
+    return space(", ".join([f"learner: {{each: {candidates}}}", *beside]))
+
+
 def test_the_shipped_sweep_is_valid_and_its_runs_are() -> None:
     definition = compose([])
     settings = definition.listed()
@@ -56,11 +60,25 @@ def test_the_shipped_sweep_is_valid_and_its_runs_are() -> None:
         (space("resources: {grid: [default, gpu]}"), "sweep.space.resources: resources cannot be swept"),
         (space("resources.gpu: {choice: [0, 1]}"), "sweep.space.resources.gpu: resources.gpu cannot be swept"),
         ("ray=auto", "ray=auto: expected ray.<key>=…"),
-        ("~sweep", "sweep=null: expected sweep.<key>=…"),
+        ("~sweep", "sweep.seeds: expected sweep.seeds.tuning=[…]"),
+        ("sweep=null", "sweep=null: expected"),
         ("sweep.seeds=5", "sweep.seeds: expected sweep.seeds.tuning=[…]"),
         (space("device: {choice: [cpu, cuda]}"), "device cannot be swept, the sweep sets it itself; see resources.gpu"),
         (space("sweep.seed: {choice: [0, 1]}"), "sweep.space.sweep.seed: sweep.seed cannot be swept"),
         ("training.epocs=3", "training.epocs"),
+        (each("{}"), "sweep.space.learner.each={}: expected candidates, each with its own space or null"),
+        (each("{ccsi: {learner.w_ids: {choice: [0]}}}"), "learner.w_ids is not a setting"),
+        (each("{ccsi: {learner.w_idc: {choice: [-1]}}}"), "learner.w_idc=-1: expected a number >= 0"),
+        (
+            each("{ccsi: {learner.w_idc: [1]}}"),
+            "sweep.space.learner.each.ccsi.learner.w_idc=[1]: expected exactly one of",
+        ),
+        (each("{ccsi: 3}"), "expected candidates, each with its own space or null"),
+        (each("{ccsi: {model: {choice: [resnet18]}}}"), "each.ccsi.model: expected a value, not a config group"),
+        (each("{ccsi: {x: {each: {a: {}}}}}"), "expected no other `each` around or beside it"),
+        (each("{ccsi: {}}", "model: {each: {resnet18: {}}}"), "expected no other `each` around or beside it"),
+        (each("{cssi: {}}"), "learner=cssi names no file"),
+        (space("training.lr: {each: {0.1: {}}}"), "training.lr.each: expected a config group, such as learner"),
     ],
 )
 def test_bad_input_is_told_in_one_sentence_with_its_full_key(override: str, said: str) -> None:
@@ -68,6 +86,51 @@ def test_bad_input_is_told_in_one_sentence_with_its_full_key(override: str, said
         compose([override])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "sweep.scheduler=asha",
+            "sweep.scheduler=asha: sweep.space.learner.each compares on an equal budget; expected none",
+        ),
+        ("sweep.patience=3", "sweep.patience=3: sweep.space.learner.each compares on an equal budget; expected null"),
+        ("sweep.minimize=seconds", "sweep.minimize=seconds"),
+        ("sweep.budget.hours=1", "sweep.budget.hours=1"),
+        ("sweep.budget.trials=1", "sweep.budget.trials=1"),
+        ("sweep.warm_start=[old]", "expected []"),
+        ("sweep.search=optuna", "sweep.space.learner is each, which sweep.search=optuna cannot cross"),
+    ],
+)
+def test_a_comparison_is_on_an_equal_budget(override: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose([each("{ccsi: {learner.w_idc: {choice: [0.0, 1.0]}}, finetune: null}"), override])
+    assert said in str(caught.value)
+
+
+def test_each_candidate_is_swept_in_its_own_space_and_what_all_have() -> None:
+    own = "{ccsi: {learner.w_idc: {choice: [0.0, 1.0]}}, finetune: null}"
+    definition = compose([each(own, "training.lr: {grid: [0.1, 0.2]}"), "sweep.search=grid"])
+    listed = [{"learner": "ccsi", "training.lr": lr, "learner.w_idc": w} for lr in (0.1, 0.2) for w in (0.0, 1.0)] + [
+        {"learner": "finetune", "training.lr": lr} for lr in (0.1, 0.2)
+    ]
+    assert definition.listed() == listed
+    config = definition.run_config(listed[1], 2, 0, Path("/nowhere/p2-c01-s0"))
+    assert (config["learner"]["w_idc"], config["training"]["lr"]) == (1.0, 0.1)
+    assert definition.run_config(listed[4], 2, 0, Path("/nowhere/p2-c04-s0"))["learner"]["name"] == "finetune"
+
+
+def test_an_experiment_may_say_what_a_sweep_of_it_is() -> None:
+    """Its space takes the default's keys out (null) and compares every learner."""
+    definition = compose(["experiment=rivals/digits"])
+    assert [(d.key, d.kind) for d in definition.space] == [("learner", "each")]
+    assert sorted(definition.space[0].values) == ccsi.config.choices("learner")
+    assert "sweep" not in ccsi.config.load(["experiment=rivals/digits"])
+    sizes = {
+        name: sum(values["learner"] == name for values in definition.listed()) for name in definition.space[0].values
+    }
+    assert set(sizes.values()) <= {2, 3, 4, 6} and sizes["finetune"] == 3
 
 
 def test_a_typed_space_replaces_the_shipped_one() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ccsi.sweep.statistics import fronts, summary
+from ccsi.sweep.statistics import against, fronts, summary
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=10))
@@ -61,3 +61,31 @@ def test_fronts_are_what_is_left_unbeaten_when_the_fronts_before_are_taken_away(
             expected[n] = front
         left, front = left - unbeaten, front + 1
     assert fronts([score for score, _ in points], [seconds for _, seconds in points]) == expected
+
+
+def test_against_the_best_by_hand() -> None:
+    groups = {"best": [0.9, 0.8, 0.7], "near": [0.8, 0.8, 0.7], "far": [0.5, 0.3, 0.3], "equal": [0.9, 0.8, 0.7]}
+    found = against(groups, "best")
+    raw = []
+    for name in ("near", "far", "equal"):
+        apart = [a - b for a, b in zip(groups[name], groups["best"], strict=True)]
+        if any(apart):
+            t = statistics.fmean(apart) / (statistics.stdev(apart) / math.sqrt(3))
+            raw.append(2 * float(stats.t.sf(abs(t), 2)))
+        else:
+            raw.append(1.0)
+    # Benjamini and Yekutieli: p_(i) · m / i · (1 + 1/2 + 1/3), kept from falling, at most 1
+    order, corrected, least = sorted(range(3), key=lambda i: raw[i]), [0.0] * 3, 1.0
+    for rank in (3, 2, 1):
+        least = min(least, raw[order[rank - 1]] * 3 / rank * (1 + 1 / 2 + 1 / 3))
+        corrected[order[rank - 1]] = least
+    assert found["best"] is None
+    assert [found[name] for name in ("near", "far", "equal")] == pytest.approx(corrected)
+    assert corrected[1] < 0.1 < corrected[0] and corrected[2] == 1.0
+
+
+def test_a_single_seed_says_nothing_and_a_constant_difference_everything() -> None:
+    alone = against({"a": [0.5], "b": [0.7]}, "b")
+    assert alone["b"] is None and math.isnan(alone["a"] or 0.0)
+    assert against({"a": [0.25, 0.5], "b": [0.5, 0.75]}, "b") == {"a": 0.0, "b": None}
+    assert against({"b": [0.5, 0.75]}, "b") == {"b": None}
