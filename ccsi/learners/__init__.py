@@ -2,7 +2,7 @@
 
 from ccsi.learners.abd import ABD
 from ccsi.learners.acil import ACIL
-from ccsi.learners.base import Learner, NetLearner, Stored
+from ccsi.learners.base import Learner, Loss, NetLearner, Stored
 from ccsi.learners.bic import BiC
 from ccsi.learners.ccsi import CCSI, IdC
 from ccsi.learners.deep_inversion import DeepInversion
@@ -45,6 +45,7 @@ __all__ = [
     "IdC",
     "Joint",
     "Learner",
+    "Loss",
     "LwF",
     "LwFMC",
     "NetLearner",

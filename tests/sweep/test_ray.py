@@ -17,6 +17,7 @@ from rich.console import Console
 
 import ccsi.config
 from ccsi.sweep.book import Book
+from ccsi.sweep.comparison import write_comparison
 from ccsi.sweep.definition import compose, placed
 from ccsi.sweep.trial import execute
 
@@ -25,10 +26,9 @@ pytestmark = pytest.mark.slow
 
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
 DIGITS = [
-    "dataset=digits", "dataset.max_per_class=30", "scenario.classes_per_task=[4,3,3]", "training.epochs=1",
-    "report=false", "learner.synthesis.iterations=20", "learner.synthesis.per_class=10", "checkpoint_every=0.2",
-    "sweep.space={learner.w_idc: {choice: [0.0, 1.0]}}", "sweep.num_samples=2", "sweep.top_k=1",
-    "sweep.seeds.tuning=[100]", "sweep.seeds.reporting=[0]",
+    "experiment=rivals/digits", "dataset.max_per_class=30", "scenario.classes_per_task=[4,3,3]", "training.epochs=1",
+    "report=false", "checkpoint_every=0.2", "sweep.seeds.reporting=[0]",
+    "sweep.space={learner: {each: {icarl: null, ccsi: {learner.w_idc: {choice: [0.0, 1.0]}}, acil: null}}}",
 ]  # fmt: skip
 
 Start = Callable[..., Sweep]
@@ -41,21 +41,32 @@ def sums(folder: Path) -> dict[str, tuple[str, Any, Any]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Any, Any]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the digits sweep must come to: the same runs one after another in this process, as `python -m ccsi` does."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "runs").mkdir()
     book = Book(placed(compose(DIGITS), folder), Console(quiet=True))
-    for setting in range(2):
+    for setting in (1, 2):
         for seed, run in book.runs(1, setting):
             execute(book.config(1, setting, seed, run), lambda event: None)
-    for seed, run in book.runs(2, book.best()[0]):
-        execute(book.config(2, book.best()[0], seed, run), lambda event: None)
-    return sums(folder)
+    book = Book(book.definition, Console(quiet=True))  # the journal knows nothing of it: the runs' folders are enough
+    for setting in book.best():
+        for seed, run in book.runs(2, setting):
+            execute(book.config(2, setting, seed, run), lambda event: None)
+    book = Book(book.definition, Console(quiet=True))
+    write_comparison(book, Console(quiet=True))
+    return sums(folder) | {"table": table(folder)}
+
+
+def table(folder: Path) -> dict[str, Any]:
+    """The comparison, but for what a run cost."""
+    found = pd.read_csv(folder / "comparison.csv", index_col="learner")
+    rows: dict[str, Any] = found.drop(columns=["seconds", "peak_memory_bytes"]).fillna("").to_dict("index")
+    return rows
 
 
 def test_a_killed_driver_and_killed_workers_change_nothing(
-    start: Start, tmp_path: Path, undisturbed: dict[str, tuple[str, Any, Any]]
+    start: Start, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
     folder = tmp_path / "s"
     sweep = start(*DIGITS, f"sweep.dir={folder}")
@@ -74,14 +85,17 @@ def test_a_killed_driver_and_killed_workers_change_nothing(
     assert until(lambda: set(again.workers()) - set(killed))  # Tune starts the trials again in others
     assert again.wait() == 0, again.said
     assert again.gone(), [process.cmdline() for process in again.family()]
-    assert sums(folder) == undisturbed
+    assert sums(folder) | {"table": table(folder)} == undisturbed
+    assert len(undisturbed) == 2 + 3 + 1 and set(undisturbed["table"]) == {"icarl", "ccsi", "acil"}
     assert {path: path.stat().st_mtime_ns for path in done} == done  # what was finished was not run again
     assert set(pd.read_csv(folder / "trials.csv")["status"]) == {"done"}
     assert {path.name for path in sweep.home.iterdir()} <= {"mpl"}
-    left = {"best.yaml", "journal.jsonl", "leaderboard.csv", "leaderboard.md", "plots", "runs", "sweep.yaml"}
-    assert {path.name for path in folder.iterdir()} == left | {"trials.csv", "trials.parquet"}
-    best = ccsi.config.from_arguments([str(folder / "best.yaml")]) | {"run_dir": str(tmp_path / "again")}
-    second = next(run for run in undisturbed if run.startswith("p2"))
+    left = {"best", "journal.jsonl", "leaderboard.csv", "leaderboard.md", "plots", "runs", "sweep.yaml"}
+    left |= {"comparison.csv", "comparison.md", "comparison.tex", "trials.csv", "trials.parquet"}
+    assert {path.name for path in folder.iterdir()} == left
+    assert (folder / "plots/comparison.png").stat().st_size > 10_000
+    best = ccsi.config.from_arguments([str(folder / "best/ccsi.yaml")]) | {"run_dir": str(tmp_path / "again")}
+    second = next(run for run in undisturbed if run.startswith(("p2-c01", "p2-c02")))
     assert execute(best, lambda event: None)["weights_sha256"] == undisturbed[second][0]
 
 
