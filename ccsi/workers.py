@@ -77,6 +77,19 @@ class Workers:
         added: Tensor = _Sum.apply(x, self)
         return added
 
+    def rows(self, x: Tensor) -> tuple[Tensor, slice]:
+        """All workers' rows, [n_i, D] to [n, D], and which of them are this one's; gradients flow back.
+
+        Workers must have their `share` of n.
+        """
+        if self.alone:
+            return x, slice(None)
+        n = self.count(len(x))
+        part = self.share(n)
+        room = x.new_zeros((n, *x.shape[1:]))
+        room[part] = x
+        return self.sum(room), part
+
     def total(self, x: Tensor) -> Tensor:
         """As `sum`, for what has no gradient."""
         if self.alone:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from joined import Joined
-from tiny_run import TINY, run_tiny
+from tiny_run import TINY, run_tiny, tiny
 from torch import Tensor
 
 import ccsi.synthesis.inversion
@@ -295,7 +295,7 @@ def test_impressions_made_in_shards_are_those_made_by_one_bit_for_bit(pair, toge
 FEW = ["workers=2", "training.batch_size=9", "training.augment.shift=1"]
 
 
-def run_shared(folder: str, overrides: list[str], keep: bool = False) -> str:
+def run_shared(folder: str, overrides: list[str], keep: bool = False, learner: str = "ccsi") -> str:
     """One of a run's workers; `keep`: the leader keeps a copy of every checkpoint."""
     ccsi.synthesis.inversion.LOG_EVERY, save = 2, Checkpoints.save
     kept = 0
@@ -309,7 +309,7 @@ def run_shared(folder: str, overrides: list[str], keep: bool = False) -> str:
     if keep:
         Checkpoints.save = save_and_keep
     try:
-        return json.dumps(run_tiny(Path(folder), *overrides, base=[*TINY, *FEW]))
+        return json.dumps(run_tiny(Path(folder), *overrides, f"learner={learner}", base=[*tiny(learner), *FEW]))
     finally:
         Checkpoints.save = save
 
@@ -325,6 +325,20 @@ def test_a_run_of_two_workers_is_written_once_and_close_to_that_of_one(pair, tmp
         assert first[key] == one[key]
     events = [json.loads(line) for line in (tmp_path / "two/metrics.jsonl").read_text().splitlines()]
     assert [event["task"] for event in events if event["phase"] == "task_end"] == [1, 2, 3]
+    a, b = (Checkpoints(tmp_path / name, 0).load() for name in ("one", "two"))
+    assert a is not None and b is not None
+    for key, value in a["learner"]["net"].items():
+        torch.testing.assert_close(b["learner"]["net"][key], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("learner", ["abd", "bic", "ewc", "fecam", "pass", "r_dfcil", "si"])  # who add something up
+def test_a_rival_on_two_workers_comes_close_to_itself_on_one(pair, learner, tmp_path):
+    kind = ["training.precision=float64"]
+    one = run_tiny(tmp_path / "one", "workers=1", f"learner={learner}", *kind, base=[*tiny(learner), *FEW])
+    first, second = map(json.loads, pair(run_shared, str(tmp_path / "two"), kind, False, learner))
+    assert first["weights_sha256"] == second["weights_sha256"]
+    for key in ("accuracy_matrix", "confusion", "stored_after_task"):
+        assert first[key] == one[key]
     a, b = (Checkpoints(tmp_path / name, 0).load() for name in ("one", "two"))
     assert a is not None and b is not None
     for key, value in a["learner"]["net"].items():

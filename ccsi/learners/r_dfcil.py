@@ -57,11 +57,12 @@ class RDFCIL(GenerationLearner):
                 old = teacher.features(images)
                 answers = teacher(dreamt)
             hard = (logits[n:, :n_old] - answers).abs().mean(1)
-            seen, before = maps[0](features[:n]), maps[1](old)
+            seen, part = net.workers.rows(maps[0](features[:n]))
+            before, _ = net.workers.rows(maps[1](old))
             return {
                 "ce": w_ce * self.cross_entropy(logits[:n, n_old:], labels - n_old),
                 "hard": kept * self.w_hard * net.workers.mean(hard),
-                "relation": kept * self.w_relation * net.workers.mean(angles_apart(seen, before)),
+                "relation": kept * self.w_relation * net.workers.mean(angles_apart(seen, before)[part]),
             }
 
         def refined(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
