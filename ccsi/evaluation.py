@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ccsi import metrics
 from ccsi.data import Labelled
 from ccsi.data.scenario import relabelled
+from ccsi.errors import UserError
 from ccsi.learners import Learner
 from ccsi.workers import Workers
 
@@ -36,6 +38,9 @@ class Evaluator:
 
         The learner is given batches of pixels in a buffer that is overwritten afterwards: whatever it
         might keep of them holds no image.
+
+        Raises:
+            UserError: scores that are not finite.
         """
         n_seen = sum(len(classes) for classes in self.plan[: len(self.confusions) + 1])
         wanted = (self.images.labels < n_seen).nonzero()[:, 0]
@@ -45,11 +50,16 @@ class Evaluator:
             x = self.images.images[part].to(self.device).float() / 255
             scores.append(learner.scores(x).double().cpu())
             x.zero_()
-        probabilities = workers.gather(torch.cat(scores)).softmax(1)
-        guesses = probabilities.argmax(1)
+        everyones = workers.gather(torch.cat(scores))
+        if not everyones.isfinite().all():
+            raise UserError(
+                f"learner={learner.name} gives scores that are no numbers after task {len(self.confusions) + 1}: its "
+                "training diverged; expected a smaller training.lr, or smaller weights of its losses."
+            )
+        guesses = everyones.argmax(1)
         counts = torch.bincount(labels * n_seen + guesses, minlength=n_seen * n_seen).view(n_seen, n_seen)
         self.confusions.append(counts.tolist())
-        self.aucs.append(metrics.auc(labels.numpy(), probabilities.numpy().astype(np.float64)))
+        self.aucs.append(metrics.auc(labels.numpy(), log_odds(everyones).numpy().astype(np.float64)))
 
     def figures(self) -> dict[str, Any]:
         """All figures after the tasks evaluated so far (see `ccsi.metrics.figures`)."""
@@ -62,3 +72,12 @@ class Evaluator:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.confusions, self.aucs = list(state["confusions"]), list(state["aucs"])
+
+
+def log_odds(scores: Tensor) -> Tensor:
+    """log p/(1 − p) of the softmax p of scores, [N, n] to the same: it ranks images as p does.
+
+    Distances make scores so far apart that p itself is 0 or 1 in float64 for most images, and ties them.
+    """
+    others = [torch.cat([scores[:, :c], scores[:, c + 1 :]], 1).logsumexp(1) for c in range(scores.shape[1])]
+    return scores - torch.stack(others, 1)

@@ -93,8 +93,8 @@ def auc(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -
     """MedMNIST's AUC for multi-class sets: the mean over classes of the one-against-rest ROC area.
 
     Args:
-        labels: [N]. probabilities: [N, n]. A class without images, or with all of them, has no area; the
-            mean is over the others (MedMNIST's own sets have none such).
+        labels: [N]. probabilities: [N, n], or whatever rises with them. A class without images, or with all of them,
+            has no area; the mean is over the others (MedMNIST's own sets have none such).
     """
     from sklearn.metrics import roc_auc_score
 

@@ -1,12 +1,16 @@
 """The evaluator against a loop over single images."""
 
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from ccsi import metrics
 from ccsi.data import Labelled
-from ccsi.evaluation import Evaluator
+from ccsi.errors import UserError
+from ccsi.evaluation import Evaluator, log_odds
 
 PLAN = [[2, 0], [3, 1, 4]]
 
@@ -74,3 +78,32 @@ def test_going_on_from_a_saved_state(split):
 
 def test_the_images_are_not_copied(split):
     assert Evaluator(split, PLAN, torch.device("cpu")).images.images is split.images
+
+
+def test_auc_ranks_by_probabilities_that_are_0_or_1_as_floats():
+    """Against the softmax in 400 decimals."""
+    g = torch.Generator().manual_seed(0)
+    scores = torch.randn(40, 4, generator=g, dtype=torch.float64) * 300
+    labels = torch.arange(40) % 4
+    assert (scores.softmax(1) == 0).any()
+    with localcontext() as context:
+        context.prec, chances = 400, []
+        for row in scores.tolist():
+            powers = [Decimal(value).exp() for value in row]
+            chances.append([power / sum(powers) for power in powers])
+    ranks = [[sorted(row[c] for row in chances).index(value[c]) for c in range(4)] for value in chances]
+    assert metrics.auc(labels.numpy(), log_odds(scores).numpy()) == metrics.auc(labels.numpy(), np.array(ranks, float))
+    torch.testing.assert_close(log_odds(scores / 300), (scores / 300).softmax(1).logit())
+
+
+def test_a_learner_that_diverged_is_told_so(split):
+    class Diverged(ByBrightness):
+        name = "lwf"
+
+        def scores(self, images):
+            return super().scores(images) / 0
+
+    with pytest.raises(
+        UserError, match=r"learner=lwf gives scores that are no numbers after task 1: its training diverged"
+    ):
+        Evaluator(split, PLAN, torch.device("cpu"))(Diverged())
