@@ -59,6 +59,8 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
         UserError: an unknown key or group, or an override that cannot be parsed.
     """
     for override in parse(overrides):
+        if name != "sweep" and override.key_or_group.partition(".")[0] == "sweep":
+            raise UserError(f"{override.input_line}: expected no setting of sweeps; they are for python tune/sweep.py.")
         value: Any = override.value()
         is_choice = all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
         if is_group(override.key_or_group) and not override.is_delete() and not is_choice:
@@ -255,7 +257,8 @@ def describe(hint: Any) -> str:
 
 def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     """The message for a key that does not exist, with the nearest one that does."""
-    near = difflib.get_close_matches(key, list(flat(known)) + list(inner_keys(known)), n=1, cutoff=0.5)
+    all_keys = [one for one in (*flat(known), *inner_keys(known)) if not one.startswith("sweep.space.")]
+    near = difflib.get_close_matches(key, all_keys, n=1, cutoff=0.5)
     return f"{key} is not a setting; " + (f"did you mean {near[0]}?" if near else "see --help for the settings.")
 
 

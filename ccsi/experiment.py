@@ -142,6 +142,8 @@ def run(
                 f"{folder} was begun on device={saved['device']}, not {where.type}; "
                 "go on there, or choose another run_dir."
             )
+        if saved is not None and "record" not in saved:
+            raise UserError(f"{folder} was begun by an earlier version of ccsi; choose another run_dir.")
         evaluators = {"val": Evaluator(data.val, plan, where)}
         if evaluate_test:
             evaluators["test"] = Evaluator(data.test, plan, where)

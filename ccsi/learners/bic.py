@@ -44,7 +44,7 @@ class BiC(ReplayLearner):
         share = n_old / task.classes.stop  # λ, eq. 3
 
         def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            logits = net(images)
+            logits = self.corrected(net(images))  # older tasks' as they will be judged
             found = {"ce": (1 - share) * self.cross_entropy(logits, labels)}
             if n_old:
                 with torch.no_grad():

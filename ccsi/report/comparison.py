@@ -1,11 +1,10 @@
 """The picture of a sweep that compares: accuracy over tasks, all candidates, a panel for each kind."""
 
+import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -19,35 +18,28 @@ GREY = "#8c8c8c"
 
 @dataclass(frozen=True)
 class Curve:
-    """A candidate. after: accuracy on all classes seen after each task, percent, [seeds, tasks]; score: on val."""
+    """A candidate. after: accuracy on all classes seen after each task, test, in percent, [seeds, tasks]."""
 
     name: str
     kind: str
     after: np.ndarray[Any, Any]
-    score: float
 
 
-def curves(folder: Path, trials: Sequence[Trial], key: str, metric: str) -> list[Curve]:
-    """Of each candidate of the swept `key` its best setting on val, among those that are done on every seed.
+def curves(folder: Path, trials: Sequence[Trial], key: str) -> list[Curve]:
+    """Of each row of comparison.csv that is done, in its order, its setting's runs.
 
     Args:
-        trials: rows of trials.csv, phase 2.
+        trials: rows of trials.csv. key: what is compared.
     """
-    seeds, found = {trial["seed"] for trial in trials}, dict[str, Curve]()
-
-    def setting(trial: Trial) -> str:
-        return trial["setting"]
-
-    for _, group in groupby(sorted(trials, key=setting), key=setting):
-        runs = list(group)
-        results: list[Mapping[str, Any]] = [result for run in runs if (result := result_of(folder, run)) is not None]
-        if len(results) < len(runs) or {run["seed"] for run in runs} != seeds:
-            continue
-        name, score = runs[0][f"config/{key}"], fmean(result["val"][metric] for result in results)
-        if name not in found or score > found[name].score:
-            after = 100 * np.asarray([result["accuracy_after_task"] for result in results])
-            found[name] = Curve(name, str(results[0].get("kind", "other")), after, score)
-    return sorted(found.values(), key=lambda curve: -curve.score)
+    path, found = folder / "comparison.csv", list[Curve]()
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["status"] == "done"]
+    for row in rows:
+        runs = [trial for trial in trials if trial["phase"] == "2" and trial["setting"] == row["setting"]]
+        results = [result for run in runs if (result := result_of(folder, run)) is not None]
+        after = 100 * np.asarray([result["accuracy_after_task"] for result in results])
+        found.append(Curve(row[key], row["kind"], after))
+    return found
 
 
 def draw_comparison(path: Path, found: Sequence[Curve]) -> Path:

@@ -73,7 +73,7 @@ def draw_sweep(
     finished = complete(searched, metric)
     reported = [t for t in trials if t.get("phase") == "2"]
     if compare is not None:
-        found = compared_curves(folder, reported, compare, metric)
+        found = compared_curves(folder, reported, compare)
         return [draw_comparison(folder / "plots" / "comparison.png", found)] if found else []
     keys = [k for k in (trials[0] if trials else {}) if k.startswith("config/")]
     keys = [k for k in keys if len({t[k] for t in finished}) > 1]

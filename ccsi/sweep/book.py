@@ -87,7 +87,7 @@ class Book:
         self._results: dict[str, Report | None] = {}
         # phase 1, kept up to date rather than worked out again: with 1,000 settings each is asked for at every event
         self.lots = self._lots()
-        self.given = {n for lot in self.lots if len(lot) <= definition.sweep.top_k for n in lot}
+        self.given = {n for lot in self.lots if len(lot) == 1 for n in lot}
         self._news: set[int] = set(range(len(self.settings))) - self.given  # settings whose status may have changed
         self._status: dict[int, Status] = {}
         self._incomplete: set[int] = set()
@@ -332,18 +332,14 @@ class Book:
         ranked, top_k = [n for _, n in self._ranked], self.definition.sweep.top_k
         if not self.lots:
             return ranked[:top_k]
-        place = {n: place for place, n in enumerate(ranked)}
-        return [
-            n
-            for lot in self.lots
-            for n in (lot if lot[0] in self.given else sorted(place.keys() & set(lot), key=place.__getitem__)[:top_k])
-        ]
+        place = {n: place for place, n in enumerate(ranked)} | dict.fromkeys(self.given, 0)
+        return [min(found, key=place.__getitem__) for lot in self.lots if (found := place.keys() & set(lot))]
 
     def places(self) -> int:
         """How many settings phase 2 has, if as many complete phase 1."""
-        if self.lots:
-            return sum(min(len(lot), self.definition.sweep.top_k) for lot in self.lots)
-        return len(self.best()) if self.decided() else self.definition.sweep.top_k
+        if self.decided():
+            return len(self.best())
+        return len(self.lots) or self.definition.sweep.top_k
 
     def chosen(self) -> list[int]:
         """The settings that are certain to go on to phase 2, best first: all of them once phase 1 is over.

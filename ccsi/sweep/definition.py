@@ -55,8 +55,8 @@ class Sweep:
         num_samples: settings drawn in phase 1 (`search=grid` takes every combination instead); where `each` of several
             is compared, for each.
         seeds: of the two phases; no seed may be in both.
-        top_k: how many settings go on to phase 2, of each of those that are compared; one that has no more than so
-            many needs no phase 1.
+        top_k: how many settings go on to phase 2; where `each` of several is compared 1 of each (and a candidate that
+            has only one needs no phase 1).
         metric: what phase 1 selects on and phase 2 ranks by; always on val, larger is better.
         minimize: a second aim. With `seconds` (a run's, mean over the seeds), phase 2 takes its settings from the
             Pareto fronts of phase 1, and Optuna searches for both.
@@ -188,10 +188,11 @@ class Definition:
 
     def listed(self) -> list[Values]:
         """The settings of phase 1 when they are known beforehand (not for Optuna)."""
-        mine = compared(self.space)
+        space = self.space
+        mine = compared(space)
         if mine is None:
-            return self._drawn(self.space)
-        return [{mine.key: one, **values} for one in mine.values for values in self._drawn(within(self.space, one))]
+            return self._drawn(space)
+        return [{mine.key: one, **values} for one in mine.values for values in self._drawn(within(space, one))]
 
     def _drawn(self, space: Sequence[Dimension]) -> list[Values]:
         if self.sweep.search == "grid":
@@ -205,11 +206,12 @@ class Definition:
 
     def dimensions(self, base: str) -> list[Dimension]:
         """What is swept on the base of this key."""
-        mine = compared(self.space)
+        space = self.space
+        mine = compared(space)
         if mine is None:
-            return self.space
+            return space
         chosen = dict(part.split("=") for part in base.split("&"))
-        return within(self.space, chosen[mine.key])
+        return within(space, chosen[mine.key])
 
     def run_config(self, values: Values, phase: int, seed: int, run_dir: Path) -> Config:
         """The configuration of one run: phase 1 on val alone, phase 2 with test."""
@@ -252,28 +254,56 @@ def group_key(values: Values, groups: Sequence[str]) -> str:
 
 
 def compose(overrides: Sequence[str]) -> Definition:
-    """The definition from what was typed; `sweep.space=…` replaces the whole space.
+    """The definition from what was typed; `sweep.space=…` replaces the whole space, `sweep.space.KEY=…` an entry.
 
     Raises:
         UserError: anything wrong with a key, a value, or a candidate of the space, with its full key.
     """
-    typed: list[str] = []
+    typed, entries = list[str](), list[str]()
     for override in overrides:
-        typed += ["~sweep.space", "+" + override] if override.startswith("sweep.space=") else [override]
+        if override.lstrip("+~").startswith("sweep.space."):
+            entries.append(override)
+        else:
+            typed += ["~sweep.space", "+" + override] if override.startswith("sweep.space=") else [override]
     tree = ccsi.config.load(typed, name="sweep")
     sections = {key: tree.pop(key, None) for key in ("sweep", "resources", "ray")}
     tree.pop("resume", None)
+    if entries and isinstance(sections["sweep"], dict) and isinstance(sections["sweep"].get("space"), dict):
+        for entry in entries:
+            _set(sections["sweep"]["space"], entry)
     space = parse(_checked(sections)[0].space)
     options = [[(d.key, str(value)) for value in d.values] for d in space if d.listed and _is_group(d.key, d.values)]
     bases = {}
     for combination in itertools.product(*options):
         fixed = {key for key, _ in combination}
         kept = [override for override in typed if override.split("=")[0] not in fixed]
-        base = ccsi.config.load([*kept, *(f"{key}={value}" for key, value in combination)], name="sweep")
+        try:
+            base = ccsi.config.load([*kept, *(f"{key}={value}" for key, value in combination)], name="sweep")
+        except UserError as error:
+            chosen = ", ".join(f"{key}={value}" for key, value in combination)
+            raise UserError(f"{error} (With {chosen}.)" if chosen else str(error)) from error
         for key in ("sweep", "resources", "ray", "resume"):
             base.pop(key, None)
         bases[group_key(dict(combination), list(dict(combination)))] = base
     return define(sections, bases, list(overrides))
+
+
+def _set(space: dict[str, Any], override: str) -> None:
+    """Put one typed entry (`sweep.space.KEY=…`, `~sweep.space.KEY`) into a space, in place of what is there.
+
+    A key's own dots are no levels; `sweep.space.learner.each.ccsi=…` is the space of one candidate.
+    """
+    (read,) = ccsi.config.parse([override])
+    key, each, candidate = read.key_or_group.removeprefix("sweep.space.").partition(".each.")
+    if each:
+        candidates = (space.get(key) or {}).get("each")
+        if not isinstance(candidates, dict):
+            raise UserError(f"{override}: sweep.space.{key} compares nothing; expected sweep.space.{key}={{each: …}}.")
+        space, key = candidates, candidate
+    if read.is_delete():
+        space.pop(key, None)
+    else:
+        space[key] = read.value()
 
 
 def define(
@@ -340,13 +370,16 @@ def define(
 
 def check_compared(definition: Definition) -> None:
     """UserError for what does not go together with a comparison on an equal budget."""
-    sweep, mine = definition.sweep, compared(definition.space)
+    sweep, space = definition.sweep, definition.space
+    mine = compared(space)
     if mine is None:
         return
     where = f"sweep.space.{mine.key}.each"
     if mine.key not in definition.groups:
         raise UserError(f"{where}: expected a config group, such as learner; {mine.key} is none.")
     for key, value, wanted in (
+        ("search", sweep.search, "random"),
+        ("top_k", sweep.top_k, 1),
         ("scheduler", sweep.scheduler, "none"),
         ("minimize", sweep.minimize, None),
         ("budget.hours", sweep.budget.hours, None),
@@ -359,8 +392,15 @@ def check_compared(definition: Definition) -> None:
                 f"sweep.{key}={ccsi.config.shown(value)}: {where} compares on an equal budget; "
                 f"expected {ccsi.config.shown(wanted)}."
             )
+    if definition.resources.gpu == "auto":
+        raise UserError(f"resources.gpu=auto: {where} has trials of several sizes; expected a number.")
+    shared = [dimension for dimension in space if dimension is not mine]
     for name, own in mine.spaces.items():
-        for dimension in own:
+        for dimension in (*own, *shared):
+            if dimension.kind == "grid":
+                raise UserError(f"{where}: {dimension.key} is a grid, as long as it is; expected choice.")
+            if sum(other.key == dimension.key for other in (*own, *shared)) > 1:
+                raise UserError(f"{where}.{name}.{dimension.key}: {dimension.key} is swept for all; expected it once.")
             if ccsi.config.is_group(dimension.key):
                 raise UserError(f"{where}.{name}.{dimension.key}: expected a value, not a config group.")
 

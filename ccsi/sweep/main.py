@@ -224,8 +224,9 @@ def debug(book: Book, console: Console) -> int:
     warm_start(book)
     number = 0 if book.settings else next_setting(book)
     assert number is not None
-    seed, run = book.runs(1, number)[0]
-    result = execute(book.config(1, number, seed, run), on_task_end=lambda event: None)
+    phase = 2 if number in book.given else 1
+    seed, run = book.runs(phase, number)[0]
+    result = execute(book.config(phase, number, seed, run), on_task_end=lambda event: None)
     metric = book.definition.sweep.metric
     console.print(f"{run}: {metric} {result['val'][LIVE[metric]]:.3f}  ({book.folder(run)})", highlight=False)
     return 0
@@ -383,14 +384,13 @@ def tables(book: Book, console: Console) -> int:
         print(f"sweep: nothing to report: no setting completed phase {phase}{why} (see trials.csv)", file=sys.stderr)
         return 1
     write_leaderboard(book, console)
-    if book.definition.compared is not None:
-        write_comparison(book, console)
+    compared = [] if book.definition.compared is None else write_comparison(book, console)
     problem = pictures(book)
     if problem:
         print(f"sweep: {problem}", file=sys.stderr)
     best = "best.yaml" if book.definition.compared is None else "best/"
     console.print(f"Tables, {best} and plots: {book.definition.folder}", highlight=False, soft_wrap=True)
-    incomplete = [row["setting"] for row in board if row["status"] != "done"]
+    incomplete = compared or [row["setting"] for row in board if row["status"] != "done"]
     if incomplete:
         print(
             f"sweep: {', '.join(incomplete)} lack reporting seeds and are not averaged; "

@@ -68,7 +68,10 @@ def _standing(book: "Book", phase: int, setting: int, value: float) -> Standing:
             continue
         tasks += max((r["task"] for t in mine for r in book.reports.get(t, []) if r["run"] == run), default=0)
         seconds += next((told["seconds"] for told in reversed(written(book.folder(run))) if "seconds" in told), 0.0)
-    return Standing(phase, f"c{setting:02d}", status, len(results), len(runs), tasks, value, seconds)
+    name = f"c{setting:02d}"
+    if book.definition.compared is not None:
+        name += f" {book.settings[setting][book.definition.compared]}"
+    return Standing(phase, name, status, len(results), len(runs), tasks, value, seconds)
 
 
 def written(folder: Path, tail: int = 2**16) -> list[Mapping[str, Any]]:

@@ -45,27 +45,23 @@ def summary(values: Sequence[float], resamples: int = 10_000, seed: int = 0) -> 
     return Summary(data.size, mean, float(data.std(ddof=1)), float(low), float(high))
 
 
-def against(groups: Mapping[str, Sequence[float]], best: str) -> dict[str, float | None]:
-    """Whether each group's mean differs from the best one's: p values; None for the best itself.
+def against(groups: Mapping[str, Sequence[float]], best: str) -> dict[str, float]:
+    """Whether each group's mean differs from the best one's: a p value for each other group; none under three seeds.
 
-    A paired two-sided t-test over the seeds (each group has one value for each, in the same order), then corrected
-    for the number of groups by the false discovery rate under any dependence, as all are compared with the same one
-    (Benjamini and Yekutieli 2001). NaN for a single seed; 1 for groups that are equal on every seed.
+    A paired two-sided t-test over the seeds (each group has one value for each, in the same order), with the false
+    discovery rate controlled under any dependence, as all are compared with the same one (Benjamini and Yekutieli
+    2001). 1 for groups that are equal on every seed.
     """
     from scipy.stats import false_discovery_control, ttest_rel  # half a second
 
     names = [name for name in groups if name != best]
-    found: dict[str, float | None] = {best: None} | dict.fromkeys(names, math.nan)
-    if len(groups[best]) < 2 or not names:
-        return found
-    apart = [np.subtract(groups[name], groups[best]) for name in names]
+    if len(groups[best]) < 3 or not names:
+        return {}
     with warnings.catch_warnings():  # differences that are the same on every seed have no spread: p is 0
         warnings.simplefilter("ignore", RuntimeWarning)
-        raw = [
-            float(ttest_rel(groups[n], groups[best]).pvalue) if a.any() else 1.0
-            for n, a in zip(names, apart, strict=True)
-        ]
-    return found | dict(zip(names, map(float, false_discovery_control(raw, method="by")), strict=True))
+        p = [float(ttest_rel(groups[name], groups[best]).pvalue) for name in names]
+    p = [1.0 if np.array_equal(groups[name], groups[best]) else value for name, value in zip(names, p, strict=True)]
+    return dict(zip(names, map(float, false_discovery_control(p, method="by")), strict=True))
 
 
 def fronts(scores: Sequence[float], seconds: Sequence[float]) -> list[int]:

@@ -49,6 +49,8 @@ def comparable(mine: Definition, theirs: Definition, where: str) -> None:
     def differs(key: str, there: object, here: object) -> UserError:
         return UserError(f"{where}: {key} is {shown(there)} there and {shown(here)} here; expected the same.")
 
+    if theirs.compared is not None:
+        raise UserError(f"{where} compares several of {theirs.compared}; expected a sweep of one.")
     if theirs.sweep.metric != mine.sweep.metric:
         raise differs("sweep.metric", theirs.sweep.metric, mine.sweep.metric)
     keys = [sorted(definition.sweep.space) for definition in (theirs, mine)]

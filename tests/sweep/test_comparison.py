@@ -1,37 +1,47 @@
 """The table of a sweep that compares, against figures made up and worked out by hand."""
 
+import csv
 import json
+import shutil
 import statistics
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 from rich.console import Console
 from scipy import stats
 
+from ccsi.report.comparison import curves
 from ccsi.sweep.book import Book
-from ccsi.sweep.comparison import cells, comparison, write_comparison
+from ccsi.sweep.comparison import cells, comparison, notes, write_comparison
 from ccsi.sweep.definition import compose, placed
+from ccsi.sweep.main import tables
+from ccsi.sweep.status import counts
 from ccsi.sweep.tables import pictures, write_leaderboard, write_trials
 
-SPACE = "{joint: null, ccsi: {learner.w_idc: {grid: [0.0, 1.0]}}, icarl: null, lwf: null, ewc: null}"
-SETTINGS = ["joint", "ccsi", "ccsi", "icarl", "lwf", "ewc"]
-VAL = [0.99, 0.5, 0.8, 0.9, 0.3, 0.2]
-TEST = {"joint": [0.98, 0.96], "ccsi": [0.75, 0.7], "icarl": [0.8, 0.82], "lwf": [0.3, 0.35], "ewc": [0.9, 0.9]}
+SPACE = "{ewc: null, joint: null, ccsi: {learner.w_idc: {choice: [0.0, 1.0]}}, icarl: null, lwf: null, ci: null}"
+SETTINGS = ["ewc", "joint", "ccsi", "ccsi", "icarl", "lwf", "ci"]
+VAL = [0.2, 0.99, 0.5, 0.8, 0.9, 0.3, 0.6]
+TEST = {
+    "joint": [0.98, 0.96, 0.97], "ccsi": [0.75, 0.7, 0.74], "icarl": [0.8, 0.82, 0.85], "lwf": [0.3, 0.35, 0.3],
+    "ewc": [0.9, 0.9, 0.9], "ci": [0.76, 0.69, 0.73],
+}  # fmt: skip
 
 
 def finish(folder: Path, name: str, val: float, test: float | None) -> None:
     """Write a finished run of two tasks whose final accuracies are `test`."""
     matrix = None if test is None else [[0.9 if name == "joint" else 0.95], [test, test]]
-    names = ("average_incremental_accuracy", "final_accuracy_macro", "final_accuracy_micro", "auc")
-    figures = dict.fromkeys(names, test) | {"forgetting": 0.25, "accuracy_matrix": matrix}
+    names = ("average_incremental_accuracy", "final_accuracy_macro", "final_accuracy_micro", "auc", "acc")
+    figures = dict.fromkeys(names, test) | {"accuracy_matrix": matrix}
+    figures |= {"forgetting": 0.25, "forgetting_nonnegative": 0.3, "backward_transfer": -0.2}
     kept = [{"kind": "exemplars", "count": 40, "bytes": 31360}] if name == "icarl" else []
     result = figures | {
         "accuracy_after_task": None if test is None else [0.9, test],
         "val": dict.fromkeys(names, val) | {"forgetting": 0.0},
         "learner": name,
-        "kind": {"joint": "bound", "icarl": "exemplars", "ccsi": "inversion"}.get(name, "regularisation"),
+        "kind": {"joint": "bound", "icarl": "exemplars", "ccsi": "inversion", "ci": "inversion"}.get(
+            name, "regularisation"
+        ),
         "permissions": ["all_tasks"] if name == "joint" else [],
         "data_free": name not in ("joint", "icarl"),
         "protocol": "…",
@@ -44,82 +54,130 @@ def finish(folder: Path, name: str, val: float, test: float | None) -> None:
     (folder / "result.json").write_text(json.dumps(result))
 
 
-@pytest.fixture
-def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Book:
-    """c01 and c02 are CCSI's, c02 the better; ewc lacks a seed."""
-    folder = tmp_path / "s"
+def made(folder: Path, *more: str, lacking: tuple[tuple[int, int], ...] = ((0, 1),)) -> Book:
+    """CCSI's settings are c02 and c03, c03 the better; ewc lacks a seed."""
     space = f"sweep.space={{learner: {{each: {SPACE}}}}}"
-    overrides = [space, "sweep.search=grid", "sweep.seeds.reporting=[0,1]", "sweep.top_k=1", "sweep.metric=val_macro"]
-    for n in (1, 2):
+    definition = compose([space, "sweep.seeds.reporting=[0,1,2]", "sweep.top_k=1", "sweep.metric=val_macro", *more])
+    weights = [values.get("learner.w_idc") for values in definition.listed()]
+    assert sorted(weights[2:4]) == [0.0, 1.0]
+    for n in (2, 3):
         finish(folder / f"runs/p1-c0{n}-s100", "ccsi", VAL[n], None)
-    for n in (0, 2, 3, 4, 5):
-        for seed in (0, 1):
-            if (n, seed) != (5, 1):
+    for n in (0, 1, 3, 4, 5, 6):
+        for seed in definition.sweep.seeds.reporting:
+            if (n, seed) not in lacking:
                 finish(folder / f"runs/p2-c0{n}-s{seed}", SETTINGS[n], VAL[n], TEST[SETTINGS[n]][seed])
-    return Book(placed(compose(overrides), folder), Console(quiet=True))
+    return Book(placed(definition, folder), Console(quiet=True))
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Book:
+    return made(tmp_path / "s")
 
 
 def test_one_row_each_by_kind_and_val(book: Book) -> None:
     rows = {row["learner"]: row for row in comparison(book)}
-    assert list(rows) == ["joint", "ccsi", "icarl", "lwf", "ewc"]
-    assert [row["setting"] for row in rows.values()] == ["c00", "c02", "c03", "c04", "c05"]
-    assert [row["status"] for row in rows.values()] == ["done"] * 4 + ["incomplete"]
+    assert list(rows) == ["joint", "ccsi", "ci", "icarl", "lwf", "ewc"]  # who has no figures comes last
+    assert [row["setting"] for row in rows.values()] == ["c01", "c03", "c06", "c04", "c05", "c00"]
+    assert [row["status"] for row in rows.values()] == ["done"] * 5 + ["incomplete"]
+    assert [row["tried"] for row in rows.values()] == [0, 2, 0, 0, 0, 0]
     ccsi = rows["ccsi"]
-    assert ccsi["final_accuracy_macro_mean"] == pytest.approx(0.725)
-    assert (ccsi["final_accuracy_macro_low"], ccsi["final_accuracy_macro_high"]) == (0.7, 0.75)  # two seeds
+    assert ccsi["config/learner.w_idc"] == book.settings[3]["learner.w_idc"]
+    assert ccsi["final_accuracy_macro_mean"] == pytest.approx(0.73)
+    assert ccsi["final_accuracy_macro_std"] == pytest.approx(statistics.stdev(TEST["ccsi"]))
+    assert (ccsi["backward_transfer_mean"], ccsi["forgetting_nonnegative_mean"]) == (
+        pytest.approx(-0.2),
+        pytest.approx(0.3),
+    )
     assert (ccsi["exemplars"], ccsi["stored_bytes"], rows["icarl"]["exemplars"]) == (0, 640, 40)
-    assert (ccsi["seconds"], ccsi["peak_memory_bytes"], ccsi["n"]) == (20.0, 2 * 10**9, 2)
-    assert ccsi["forward_transfer_mean"] == pytest.approx(statistics.fmean([0.75 - 0.98, 0.7 - 0.96]))
+    assert (ccsi["seconds"], ccsi["peak_memory_bytes"], ccsi["n"]) == (20.0, 2 * 10**9, 3)
+    assert ccsi["forward_transfer_mean"] == pytest.approx(statistics.fmean([0.75 - 0.98, 0.7 - 0.96, 0.74 - 0.97]))
     assert rows["joint"]["forward_transfer_mean"] == 0
-    assert "final_accuracy_macro_mean" not in rows["ewc"]
+    assert "final_accuracy_macro_mean" not in rows["ewc"] and rows["ewc"]["n"] == 2
 
 
-def test_the_best_is_the_best_on_val_that_keeps_to_its_tasks_data(book: Book) -> None:
+def test_the_best_is_the_best_on_val_of_those_it_is_compared_with(book: Book) -> None:
     rows = {row["learner"]: row for row in comparison(book)}
-    assert rows["icarl"]["p_best"] is None and rows["ccsi"]["p_best_data_free"] is None
-    raw = {name: stats.ttest_rel(TEST[name], TEST["icarl"]).pvalue for name in ("joint", "ccsi", "lwf")}
-    expected = stats.false_discovery_control(list(raw.values()), method="by")
-    assert [rows[name]["p_best"] for name in raw] == pytest.approx(expected.tolist())
-    assert "p_best" not in rows["ewc"] or rows["ewc"]["p_best"] is None
+
+    def p(names: list[str], best: str) -> list[float]:
+        raw = [stats.ttest_rel(TEST[name], TEST[best]).pvalue for name in names]
+        return stats.false_discovery_control(raw, method="by").tolist()
+
+    assert rows["icarl"]["is_best"] and rows["ccsi"]["is_best_data_free"]
+    assert [rows[n]["best_p"] for n in ("ccsi", "lwf", "ci")] == pytest.approx(p(["ccsi", "lwf", "ci"], "icarl"))
+    assert [rows[n]["best_data_free_p"] for n in ("lwf", "ci")] == pytest.approx(p(["lwf", "ci"], "ccsi"))
+    assert rows["ci"]["best_difference"] == pytest.approx(
+        statistics.fmean(TEST["ci"]) - statistics.fmean(TEST["icarl"])
+    )
+    assert "best_p" not in rows["joint"] and "best_data_free_p" not in rows["icarl"]
+    assert cells(rows["icarl"], "learner")["vs. best"] == "best"
+    assert cells(rows["icarl"], "learner")["vs. best data-free"] == cells(rows["joint"], "learner")["vs. best"] == ""
+    assert cells(rows["lwf"], "learner")["vs. best"].startswith("-50.7, p 0.0")
 
 
 def test_files_and_picture(book: Book) -> None:
     write_trials(book)
     write_leaderboard(book, Console(quiet=True))
-    write_comparison(book, Console(quiet=True))
+    assert write_comparison(book, Console(quiet=True)) == ["ewc"]
     folder = book.definition.folder
     table = pd.read_csv(folder / "comparison.csv", index_col="learner")
-    assert table.loc["icarl", "final_accuracy_macro_mean"] == pytest.approx(0.81)
+    assert table.loc["icarl", "final_accuracy_macro_mean"] == pytest.approx(2.47 / 3)
     text = (folder / "comparison.md").read_text()
-    assert "| icarl | exemplars | 40 images | 32.0 kB | 81.0 [80.0, 82.0] |" in text
+    assert "| icarl | exemplars | 40 images | 32.0 kB | 82.3 [80.0, 85.0] |" in text
     assert "| joint | bound | all tasks |" in text and "| ewc |  | incomplete |" in text
-    assert "tuning: at most 2 settings each" in text and "seeds [100]" in text
+    assert "Tuning: at most 2 settings of each learner on seeds [100]" in text
+    assert "ewc: incomplete, 2 of 3 seeds" in text and "p of a paired t-test" in text
+    assert "Another network than the rest: ci (model.norm=batch)." in text
+    assert f"- ccsi (c03, …; 2 tried): learner.w_idc={book.settings[3]['learner.w_idc']}" in text
     tex = (folder / "comparison.tex").read_text()
-    assert tex.startswith("% tuning") and "81.0 [80.0, 82.0]" in tex and tex.count("\\\\") == 6
-    assert {path.stem for path in (folder / "best").iterdir()} == {"joint", "ccsi", "icarl", "lwf"}
+    assert tex.startswith("% Tuning") and "82.3 [80.0, 85.0]" in tex and tex.count("\\\\") == 7
+    assert {path.stem for path in (folder / "best").iterdir()} == {"joint", "ccsi", "icarl", "lwf", "ci"}
     assert pictures(book) == ""
     assert {path.name for path in (folder / "plots").iterdir()} == {"comparison.png", "comparison.pdf"}
+    found = {curve.name: curve for curve in curves(folder, read_trials(folder), "learner")}
+    assert list(found) == ["joint", "ccsi", "ci", "icarl", "lwf"]
+    assert found["ccsi"].after.tolist() == [[90.0, 75.0], [90.0, 70.0], [90.0, 74.0]]
     trials = pd.read_csv(folder / "trials.csv").set_index("trial")
-    assert trials.loc["p2-c02-s0", "config/learner.w_idc"] == 1.0 and pd.isna(
-        trials.loc["p2-c03-s0", "config/learner.w_idc"]
+    assert pd.notna(trials.loc["p2-c03-s0", "config/learner.w_idc"]) and pd.isna(
+        trials.loc["p2-c04-s0", "config/learner.w_idc"]
     )
-    assert "1 of 2, incomplete" in (folder / "leaderboard.md").read_text()
+    assert "2 of 3, incomplete" in (folder / "leaderboard.md").read_text()
 
 
-def test_a_row_in_words(book: Book) -> None:
-    rows = {row["learner"]: row for row in comparison(book)}
-    said = cells(rows["icarl"], "learner")
-    assert (said["p"], said["p, data-free"] != "best", said["seconds"], said["peak memory"]) == (
-        "best",
-        True,
-        "20",
-        "2.0 GB",
-    )
-    assert cells(rows["ewc"], "learner") == {"learner": "ewc", "kind": "", "kept": "incomplete"}
+def read_trials(folder: Path) -> list[dict[str, str]]:
+    with (folder / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def test_one_seed_has_no_interval_and_no_significance(book: Book, tmp_path: Path) -> None:
-    definition = book.definition
-    alone: Any = compose([*definition.overrides, "sweep.seeds.reporting=[0]"])
-    rows = comparison(Book(placed(alone, definition.folder), Console(quiet=True)))
-    assert cells(rows[0], "learner")["macro"] == "98.0" and cells(rows[0], "learner")["p"] == "-"
+def test_a_candidate_whose_settings_all_failed_is_told_and_costs_no_other_its_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book = made(tmp_path / "s", lacking=())
+    for n in (2, 3):
+        shutil.rmtree(book.folder(f"p1-c0{n}-s100"))
+    book = Book(book.definition, Console(quiet=True))
+    for n in (2, 3):
+        book.broke(f"p1-c0{n}", "ValueError: boom\n")
+    assert book.complete() and book.places() == 5 and counts(book, 2)["to do"] == 0
+    assert tables(book, Console(quiet=True)) == 1
+    assert "ccsi lack reporting seeds" in capsys.readouterr().err
+    text = (book.definition.folder / "comparison.md").read_text()
+    assert "ccsi: failed, 0 of 3 seeds: ValueError: boom." in text and "| lwf |" in text
+
+
+@pytest.mark.parametrize("lacking", [(3, 5, 6, 0), (0, 3, 4, 5, 6)])
+def test_without_anybody_to_be_compared_with_there_is_a_table_all_the_same(
+    tmp_path: Path, lacking: tuple[int, ...]
+) -> None:
+    book = made(tmp_path / "s", lacking=tuple((n, seed) for n in lacking for seed in range(3)))
+    rows = [row for row in comparison(book) if row["status"] == "done"]
+    assert [cells(row, "learner")["macro"][:4] for row in rows] == ["97.0", "82.3"][: len(rows)]
+    write_comparison(book, Console(quiet=True))
+
+
+def test_few_seeds_have_no_test(tmp_path: Path) -> None:
+    two = made(tmp_path / "two", "sweep.seeds.reporting=[0,1]", lacking=())
+    row = next(row for row in comparison(two) if row["learner"] == "ccsi")
+    assert cells(row, "learner")["vs. best"] == "-8.5" and cells(row, "learner")["macro"] == "72.5 [70.0, 75.0]"
+    assert "no test of significance for fewer than three seeds" in " ".join(notes(two, [row]))
+    one = made(tmp_path / "one", "sweep.seeds.reporting=[0]", lacking=())
+    assert {row["learner"]: cells(row, "learner")["macro"] for row in comparison(one)}["joint"] == "98.0"

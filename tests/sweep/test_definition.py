@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import pytest
 import ccsi.config
 from ccsi.errors import UserError
 from ccsi.sweep.definition import compose, placed, read, resumed
+from ccsi.sweep.space import parse
 
 
 def space(text: str) -> str:
@@ -83,7 +85,7 @@ def test_the_shipped_sweep_is_valid_and_its_runs_are() -> None:
 )
 def test_bad_input_is_told_in_one_sentence_with_its_full_key(override: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
-        compose([override])
+        compose([override, *(["sweep.top_k=1"] if "each:" in override else [])])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -101,36 +103,85 @@ def test_bad_input_is_told_in_one_sentence_with_its_full_key(override: str, said
         ("sweep.budget.trials=1", "sweep.budget.trials=1"),
         ("sweep.warm_start=[old]", "expected []"),
         ("sweep.search=optuna", "sweep.space.learner is each, which sweep.search=optuna cannot cross"),
+        ("sweep.search=grid", "expected random"),
+        ("sweep.top_k=2", "sweep.top_k=2: sweep.space.learner.each compares on an equal budget; expected 1"),
+        ("resources.gpu=auto", "resources.gpu=auto: sweep.space.learner.each has trials of several sizes"),
+        ("sweep.space.training.lr={grid: [0.1]}", "training.lr is a grid, as long as it is; expected choice"),
+        ("sweep.space.learner.w_idc={choice: [1.0]}", "learner.w_idc is swept for all; expected it once"),
+        ("sweep.space.learner.each.lwf={learner.x: {choice: [1]}}", "learner.x is not a setting"),
+        ("sweep.space.model.each.lwf=null", "sweep.space.model compares nothing"),
+        (
+            "learner.synthesis.iterations=4",
+            "did you mean learner.name? (With learner=finetune.)",
+        ),
     ],
 )
 def test_a_comparison_is_on_an_equal_budget(override: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
-        compose([each("{ccsi: {learner.w_idc: {choice: [0.0, 1.0]}}, finetune: null}"), override])
+        compose([each("{ccsi: {learner.w_idc: {choice: [0.0, 1.0]}}, finetune: null}"), "sweep.top_k=1", override])
     assert said in str(caught.value)
 
 
 def test_each_candidate_is_swept_in_its_own_space_and_what_all_have() -> None:
     own = "{ccsi: {learner.w_idc: {choice: [0.0, 1.0]}}, finetune: null}"
-    definition = compose([each(own, "training.lr: {grid: [0.1, 0.2]}"), "sweep.search=grid"])
-    listed = [{"learner": "ccsi", "training.lr": lr, "learner.w_idc": w} for lr in (0.1, 0.2) for w in (0.0, 1.0)] + [
-        {"learner": "finetune", "training.lr": lr} for lr in (0.1, 0.2)
-    ]
-    assert definition.listed() == listed
+    definition = compose([each(own, "training.lr: {choice: [0.1, 0.2]}"), "sweep.num_samples=9", "sweep.top_k=1"])
+    listed = definition.listed()
+    wanted = [{"learner": "ccsi", "training.lr": lr, "learner.w_idc": w} for lr in (0.1, 0.2) for w in (0.0, 1.0)]
+    wanted += [{"learner": "finetune", "training.lr": lr} for lr in (0.1, 0.2)]
+    assert sorted(map(str, map(sorted, map(dict.items, listed)))) == sorted(
+        map(str, map(sorted, map(dict.items, wanted)))
+    )
+    assert [values["learner"] for values in listed] == ["ccsi"] * 4 + ["finetune"] * 2
     config = definition.run_config(listed[1], 2, 0, Path("/nowhere/p2-c01-s0"))
-    assert (config["learner"]["w_idc"], config["training"]["lr"]) == (1.0, 0.1)
+    assert config["learner"]["w_idc"] == listed[1]["learner.w_idc"]
+    assert config["training"]["lr"] == listed[1]["training.lr"]
     assert definition.run_config(listed[4], 2, 0, Path("/nowhere/p2-c04-s0"))["learner"]["name"] == "finetune"
 
 
-def test_an_experiment_may_say_what_a_sweep_of_it_is() -> None:
-    """Its space takes the default's keys out (null) and compares every learner."""
-    definition = compose(["experiment=rivals/digits"])
-    assert [(d.key, d.kind) for d in definition.space] == [("learner", "each")]
-    assert sorted(definition.space[0].values) == ccsi.config.choices("learner")
-    assert "sweep" not in ccsi.config.load(["experiment=rivals/digits"])
-    sizes = {
-        name: sum(values["learner"] == name for values in definition.listed()) for name in definition.space[0].values
-    }
-    assert set(sizes.values()) <= {2, 3, 4, 6} and sizes["finetune"] == 3
+RIVALS = [name for name in ccsi.config.choices("experiment") if name.startswith("rivals/")]
+
+
+@pytest.mark.parametrize("experiment", RIVALS)
+def test_an_experiment_may_say_what_a_sweep_of_it_is(experiment: str) -> None:
+    """Its space takes the default's keys out (null) and compares every learner, on the same number of settings."""
+    path = ["dataset.path=somewhere"] if "pbcblood" in experiment else []
+    tree = ccsi.config.load([f"experiment={experiment}", *path], name="sweep")
+    (dimension,) = parse(tree["sweep"]["space"])
+    assert (dimension.key, dimension.kind) == ("learner", "each")
+    assert sorted(dimension.values) == ccsi.config.choices("learner")
+    assert "sweep" not in ccsi.config.load([f"experiment={experiment}", *path])
+
+
+@pytest.mark.parametrize(("name", "size"), [("digits", 6), ("pbcblood_quick", 1)])
+def test_every_learner_has_the_same_number_of_tries(name: str, size: int) -> None:
+    definition = compose([f"experiment=rivals/{name}", *(["dataset.path=somewhere"] if name != "digits" else [])])
+    assert Counter(values["learner"] for values in definition.listed()) == dict.fromkeys(
+        ccsi.config.choices("learner"), size
+    )
+    assert size > 1 or definition.listed() == [{"learner": learner} for learner in definition.space[0].values]
+
+
+@pytest.mark.parametrize("experiment", RIVALS)
+def test_a_comparisons_recipes_are_those_of_the_experiment_it_builds_on(experiment: str) -> None:
+    text = (ccsi.config.config_dir() / f"experiment/{experiment}.yaml").read_text()
+    base = next(line.partition("/experiment/")[2] for line in text.splitlines() if "- /experiment/" in line)
+    there, here = (ccsi.config.config_dir() / "recipe" / name for name in (base, experiment))
+    assert {path.name: path.read_text() for path in here.iterdir()} == {p.name: p.read_text() for p in there.iterdir()}
+    for learner in ("ccsi", "acil"):
+        one, other = (ccsi.config.load([f"experiment={name}", f"learner={learner}"]) for name in (base, experiment))
+        assert one | {"threads": 1} == other | {"threads": 1}
+
+
+def test_an_entry_of_the_space_can_be_typed() -> None:
+    definition = compose(
+        ["sweep.space.learner.w_idc=null", "sweep.space.training.lr={choice: [0.1]}", "~sweep.space.learner.w_margin"]
+    )
+    assert [d.key for d in definition.space][-1] == "training.lr" and len(definition.space) == 4
+    rivals = ["experiment=rivals/digits", "sweep.space.learner={each: {icarl: null, ccsi: null}}"]
+    assert [values["learner"] for values in compose(rivals).listed()] == ["icarl", "ccsi"]
+    fewer = ["experiment=rivals/digits", "~sweep.space.learner.each.joint", "sweep.space.learner.each.lwf=null"]
+    counts = Counter(values["learner"] for values in compose(fewer).listed())
+    assert (counts["joint"], counts["lwf"], counts["ewc"]) == (0, 1, 6)
 
 
 def test_a_typed_space_replaces_the_shipped_one() -> None:

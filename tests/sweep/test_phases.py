@@ -133,18 +133,19 @@ def test_whoever_is_not_waited_for_the_chosen_are_those_of_waiting_for_all(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    seed=st.integers(0, 2**32), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4), top_k=st.integers(1, 3),
+    seed=st.integers(0, 2**32), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
     workers=st.integers(1, 5), killed=st.lists(st.integers(1, 12), max_size=2),
 )  # fmt: skip
 def test_where_candidates_are_compared_each_sends_its_own_best(
-    seed: int, sizes: list[int], top_k: int, workers: int, killed: list[int]
+    seed: int, sizes: list[int], workers: int, killed: list[int]
 ) -> None:
     number = sum(sizes)
-    world, lots, spaces = World(seed, number, 0.0), list[list[int]](), dict[str, Any]()
+    world = World(seed, number, 0.0 if killed else 0.3)  # what failed is tried again by a sweep that goes on
+    lots, spaces = list[list[int]](), dict[str, Any]()
     for name, size in zip("abcd", sizes, strict=False):
         lots.append(list(range(sum(map(len, lots)), sum(map(len, lots)) + size)))
         spaces[name] = {"quality": {"grid": [n / 100 for n in lots[-1]]}}
-    changes = {"space": {"learner": {"each": spaces}}, "search": "grid", "top_k": top_k, "metric": "val_macro"}
+    changes = {"space": {"learner": {"each": spaces}}, "search": "grid", "top_k": 1, "metric": "val_macro"}
     changes["seeds"] = replace(composed().sweep.seeds, tuning=[10], reporting=[0, 1])
     with tempfile.TemporaryDirectory() as folder:
         for events in [*killed, 10**9]:
@@ -153,17 +154,16 @@ def test_where_candidates_are_compared_each_sends_its_own_best(
         assert book.complete()
         expected = list[int]()
         for lot in lots:
-            scores = {n: world.score(n, [10], "val_macro") for n in lot}
-            expected += lot if len(lot) <= top_k else sorted(lot, key=lambda n: (-scores[n], n))[:top_k]
+            scores = {n: world.score(n, [10], "val_macro") for n in lot if len(lot) == 1 or not world.at_fault[n]}
+            expected += sorted(scores, key=lambda n: (-scores[n], n))[:1]  # none, if all are at fault
         assert book.best() == expected == book.chosen()
         assert second(Path(folder)) == {f"c{n:02d}" for n in expected}
         searched = {int(path.name[4:6]) for path in (Path(folder) / "runs").glob("p1-*")}
-        assert searched == {n for lot in lots if len(lot) > top_k for n in lot}  # who has no rival needs no phase 1
+        assert searched <= {n for lot in lots if len(lot) > 1 for n in lot}  # who has no rival needs no phase 1
         assert book.places() == len(expected)
         assert counts(book, 2)["done"] == 2 * len(expected) and counts(book, 2)["to do"] == 0
-        assert {row["trial"] for row in book.rows()} == {
-            path.name for path in (Path(folder) / "runs").glob("p*") if path.is_dir()
-        }
+        there = {path.name for path in (Path(folder) / "runs").glob("p*") if path.is_dir()}
+        assert {row["trial"] for row in book.rows() if row["status"] != "failed"} == there
 
 
 @settings(max_examples=20, deadline=None)
