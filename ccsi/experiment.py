@@ -212,7 +212,7 @@ def prepared(
     plan = scenario.plan(len(data.class_names), streams)
     channels = data.train.images.shape[1]
     method = learner(model=model, in_channels=channels, training=training, streams=streams, device=device)
-    method.check(len(plan))
+    method.check([len(classes) for classes in plan])
     if "test_images" in method.permissions and not evaluate_test:
         raise UserError(
             "learner.idc.target=as_released trains on test images, but evaluate_test=false keeps them "

@@ -25,9 +25,16 @@ def cross_entropy(
     return workers.mean(losses / own, own)
 
 
+def exact(features: Tensor, old_features: Tensor) -> tuple[Tensor, Tensor]:
+    """Features of two nets, of which a small difference is to be taken: not in bfloat16."""
+    wide = torch.promote_types(features.dtype, torch.float32)
+    return features.to(wide), old_features.to(wide)
+
+
 def distillation(features: Tensor, old_features: Tensor, workers: Workers = ALONE) -> Tensor:
     """Less-forget distillation: mean(1 − cos(f(x), f_{t−1}(x))). Both [N, D]. LUCIR, eq. 6."""
-    return workers.mean(1 - F.cosine_similarity(features, old_features))
+    with torch.autocast(features.device.type, enabled=False):
+        return workers.mean(1 - F.cosine_similarity(*exact(features, old_features)))
 
 
 def knowledge_distillation(

@@ -49,7 +49,7 @@ class Training:
             split and direction); `constant`.
         warmup: steps of linear warm-up.
         select: keep the `last` weights, or those of the epoch with the `best_val` accuracy on the task's own
-            val images (copied).
+            val images (copied). Here and for `plateau` that is by the net's logits, whatever a learner makes of them.
         augment: random changes of every training image (real, synthetic, target), or null.
         precision: of the network's forward pass; weights and optimiser are float32, and all is float64 for
             float64 (to compare machines and numbers of workers). bfloat16 pays on processors with
@@ -87,13 +87,15 @@ class Training:
         synthetic: Labelled | None = None,
         synthetic_ratio: float | None = None,
         train_old_prototypes: bool = True,
+        purpose: str = "",
     ) -> State:
         """Train `net` in place on `real` and `synthetic` images (uint8, same device as the net).
 
         Args:
             synthetic_ratio: share of each epoch's draws that come from `synthetic` (METHOD section 5); None:
                 every image once an epoch.
-            task: 0-based; chooses random streams. stage: to go on from and to offer checkpoints to.
+            task: 0-based; chooses random streams, and so does `purpose`, where a task trains more than once.
+            stage: to go on from and to offer checkpoints to.
 
         Returns:
             the net's state (no copy), so that a finished stage can be restored from its result.
@@ -123,7 +125,7 @@ class Training:
         optimizer = SGD(trained, momentum=self.momentum, weight_decay=self.weight_decay)
         first_epoch, first_batch, factor, best, wait = 0, 0, 1.0, -1.0, 0
         kept: State | None = None
-        augmenting = streams.generator("augmentation", task, device=device)
+        augmenting = streams.generator(f"{purpose}augmentation", task, device=device)
         if stage.state is not None:
             saved = stage.state
             net.load_state_dict(saved["net"])
@@ -154,7 +156,7 @@ class Training:
         for epoch in range(first_epoch, epochs):
             net.train()
             # drawn anew from its name on resume, so the order itself needs no place in a checkpoint
-            order = epoch_order(len(pool), n_real, synthetic_ratio, streams.generator("batches", task, epoch))
+            order = epoch_order(len(pool), n_real, synthetic_ratio, streams.generator(f"{purpose}batches", task, epoch))
             order = order.to(device)
             for batch in range(first_batch, n_batches):
                 step = epoch * n_batches + batch

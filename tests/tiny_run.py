@@ -28,6 +28,7 @@ FEW = {
     "balanced_epochs": 1,
     "refine_epochs": 1,
     "expansion": 32,
+    "held_out": 0.4,
 }
 """What a learner takes its time or its memory by."""
 

@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, ClassVar, Protocol
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ccsi.data import Labelled, Task
+from ccsi.errors import UserError
 from ccsi.exemplars import Budget
 from ccsi.losses import cross_entropy
 from ccsi.models import Backbone, IncrementalNet, imprinted_prototypes, random_prototypes
 from ccsi.rng import Streams
 from ccsi.stage import Stage, Stages, State
-from ccsi.synthesis import ClassMemory, Generation, Synthesis
+from ccsi.synthesis import ClassMemory, Generation, Generator, Synthesis
 from ccsi.training import Objective, Training
 
 
@@ -78,13 +79,16 @@ class Learner(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
 
-    def check(self, n_tasks: int) -> None:  # noqa: B027  # most learners fit any number
-        """Raise UserError if the settings do not fit a sequence of `n_tasks` tasks."""
+    def check(self, sizes: Sequence[int]) -> None:  # noqa: B027  # most learners fit any
+        """Raise UserError if the settings do not fit a sequence of tasks of so many classes each."""
 
 
 @dataclass(kw_only=True, eq=False)
 class NetLearner(Learner):
     """A learner that is one `IncrementalNet`, trained task by task: plain fine-tuning unless overridden.
+
+    All of them share the network's cosine classifier (σ learnable, no bias), whatever their papers use: logits, and
+    what is distilled from them, are within ±σ.
 
     A method with settings of its own is a dataclass too (`@dataclass(kw_only=True, eq=False)`): a field each.
 
@@ -133,6 +137,20 @@ class NetLearner(Learner):
         """This worker's part of a batch's mean cross-entropy, with the configured label smoothing."""
         return cross_entropy(logits, labels, smoothing=self.training.label_smoothing, workers=self.net.workers)
 
+    def first_of(self, task: Task) -> int:
+        """The first class of a task's own ("local") cross-entropy: its own first.
+
+        Or 0, all classes seen, where the task has only one: alone it would have nothing to be told from.
+        """
+        return task.classes.start if len(task.classes) > 1 else 0
+
+    def old_heads(self) -> list[range]:
+        """The heads that are distilled apart from each other: each task's.
+
+        Or all classes as one, where a task has only one: a softmax over it says nothing.
+        """
+        return [range(self.net.n_classes)] if any(len(head) == 1 for head in self.heads) else list(self.heads)
+
     def imprinted(self, task: Task) -> Tensor:
         """[n_new, D]: prototypes for the task's classes from their images' features (METHOD section 3)."""
         old = torch.cat([self.net.old, self.net.new])
@@ -174,6 +192,8 @@ class NetLearner(Learner):
             stage: its name, unique within a task. training: other settings than the learner's own.
         """
 
+        purpose = "" if stage == "training" else f"{stage} "
+
         def work(stage: Stage) -> State:
             net = (training or self.training).fit(
                 self.net,
@@ -186,6 +206,7 @@ class NetLearner(Learner):
                 synthetic,
                 synthetic_ratio,
                 train_old_prototypes,
+                purpose,
             )
             # a copy: a later stage may train the net on, while this one's result waits for a checkpoint
             return copy.deepcopy({"net": net, "objective": objective.state_dict()})
@@ -246,6 +267,13 @@ class ReplayLearner(NetLearner):
         self.kept_images = torch.empty(0, dtype=torch.uint8, device=self.device)
         self.kept_labels = torch.empty(0, dtype=torch.int64, device=self.device)
 
+    def check(self, sizes: Sequence[int]) -> None:
+        if not self.budget.quota(sum(sizes)):
+            raise UserError(
+                f"learner.budget.total={self.budget.total} is less than one image for each of {sum(sizes)} classes; "
+                "expected at least so many."
+            )
+
     def exemplars(self) -> Labelled | None:
         """What is kept; None if that is nothing."""
         return Labelled(self.kept_images, self.kept_labels) if len(self.kept_labels) else None
@@ -299,33 +327,31 @@ class GenerationLearner(NetLearner):
 
     generation: Generation
 
-    def draws(self, task: Task) -> torch.Generator:
-        """Where the task's dreams come from; an objective that dreams has it as its `draws`."""
-        return self._draws
-
-    def dreams(
-        self, task: Task, teacher: IncrementalNet, stages: Stages
-    ) -> Callable[[int], tuple[Tensor, Tensor]] | None:
-        """The stage `generation`; None if the teacher knows no classes.
-
-        Returns:
-            a function of a worker's number of images to as many new ones, [N, C, S, S] in [0, 1], and their labels,
-            int64 [N]: the teacher's answers.
-        """
-        self._draws = self.streams.generator("dreams", task.index)
+    def dreams(self, task: Task, teacher: IncrementalNet, stages: Stages) -> "Dreams | None":
+        """The stage `generation`; None if the teacher knows no classes."""
         if not teacher.n_classes:
             return None
         generation, shape = self.generation, task.train.images.shape[1:]
         state = stages.run("generation", lambda stage: generation.run(teacher, shape, task.index, self.streams, stage))
-        generator, workers = generation.trained(state, teacher, shape, task.index, self.streams), teacher.workers
+        generator = generation.trained(state, teacher, shape, task.index, self.streams)
+        return Dreams(generator, teacher, self.streams.generator("dreams", task.index))
 
-        @torch.no_grad()
-        def dream(n: int) -> tuple[Tensor, Tensor]:
-            whole = workers.count(n)
-            images = generator.sample(whole, self._draws, workers.share(whole))
-            return images, teacher(images).argmax(1)
 
-        return dream
+@dataclass
+class Dreams:
+    """Images a generator makes, as many as a worker asks for, new ones each time; an objective's `draws` are its."""
+
+    generator: Generator
+    teacher: IncrementalNet
+    draws: torch.Generator
+
+    @torch.no_grad()
+    def __call__(self, n: int) -> tuple[Tensor, Tensor]:
+        """n images, [N, C, S, S] in [0, 1], and the teacher's pseudo-labels, int64 [N]."""
+        workers = self.teacher.workers
+        whole = workers.count(n)
+        images = self.generator.sample(whole, self.draws, workers.share(whole))
+        return images, self.teacher(images).argmax(1)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -343,10 +369,19 @@ class FrozenLearner(NetLearner):
         else:
             self.heads.append(task.classes)
         self.take_up(task, self.features(task.train.images))
+        self.solve()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self.heads:
+            self.solve()
 
     @abstractmethod
     def take_up(self, task: Task, features: Tensor) -> None:
-        """Learn a task from its images' features [N, D]."""
+        """Learn a task from its images' features [N, D]: put into `keeps` what they say."""
+
+    def solve(self) -> None:
+        """Work out from `keeps` what `judge` needs beside it."""
 
     @abstractmethod
     def judge(self, features: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ccsi.checks import Positive, Share
 from ccsi.data import Labelled, Task
+from ccsi.errors import UserError
 from ccsi.learners.base import Loss, ReplayLearner
 from ccsi.losses import knowledge_distillation
 from ccsi.models import IncrementalNet
@@ -20,12 +21,12 @@ from ccsi.stage import Stages
 class BiC(ReplayLearner):
     """Distillation on new images and exemplars; then the new classes' logits are scaled to stop being preferred.
 
-    Two numbers for each task, z ← α·z + β (eq. 5), are fitted to images held out of training, as many a class.
-    It keeps exemplars, chosen by herding: 2,000 in all in the paper (section 5.1).
+    Two numbers for each task, z ← α·z + β (eq. 4), are fitted to images held out of training, as many a class, and
+    stay: later tasks distil and learn on corrected logits. It keeps exemplars, chosen by herding: 2,000 in all there.
 
     Args:
-        temperature: T of the distillation, 2 in the paper (section 4.1). held_out: share of a class's exemplars that
-            the two numbers are fitted to, 0.1 there (section 5.5).
+        temperature: T of the distillation, 2 in the paper (eq. 1). held_out: share of a class's exemplars that the two
+            numbers are fitted to, 0.1 there (section 6.1), at least one image.
     """
 
     default_name = "bic"
@@ -41,7 +42,7 @@ class BiC(ReplayLearner):
     def learn(self, task: Task, stages: Stages) -> None:
         n_old, teacher = self.net.n_classes, self.frozen_net()
         train, replay, held = self.parted(task)
-        share = n_old / task.classes.stop  # λ, eq. 3
+        share = n_old / task.classes.stop  # λ, section 3
 
         def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             logits = self.corrected(net(images))  # older tasks' as they will be judged
@@ -56,7 +57,7 @@ class BiC(ReplayLearner):
         self.grow(task)
         self.fit(dataclasses.replace(task, train=train), Loss(parts), stages, synthetic=replay)
         features = self.features(held.images)
-        logits = (self.net.scale * self.net.cosines(features)).detach()
+        logits = self.corrected(self.net.scale * self.net.cosines(features)).detach()
         found = self.fitted(logits.double().cpu().numpy(), held.labels.cpu().numpy(), n_old)
         self.correction = torch.cat([self.correction, self.correction.new_tensor([found])])
         self.remember(task)
@@ -64,7 +65,10 @@ class BiC(ReplayLearner):
     def parted(self, task: Task) -> tuple[Labelled, Labelled | None, Labelled]:
         """New images and exemplars to train on, and those held out: as many of each class, none in the first task."""
         kept = Labelled(self.kept_images, self.kept_labels)
-        n = round(self.held_out * int(kept.labels.bincount().min())) if len(kept) else 0
+        fewest = int(kept.labels.bincount().min()) if len(kept) else 0
+        if fewest == 1:
+            raise UserError("learner=bic holds out exemplars: expected a budget of at least two images of each class.")
+        n = max(1, round(self.held_out * fewest)) if fewest else 0
         draws = self.streams.generator("held out", task.index)
         left, out = list[Labelled](), list[Labelled]()
         for part in (task.train, kept):
@@ -80,23 +84,26 @@ class BiC(ReplayLearner):
 
     @staticmethod
     def fitted(logits: np.ndarray, labels: np.ndarray, n_old: int) -> list[float]:
-        """α and β of least cross-entropy (eq. 6), a convex problem; 1 and 0 without images.
+        """α and β of least cross-entropy, a convex problem; 1 and 0 without images.
 
-        logits: [N, n]. labels: [N].
+        Half a tenth of (α − 1)² + β² is added, as the original does for β: a few images, all called right, would let
+        both grow without end. logits: [N, n]. labels: [N].
         """
         from scipy.optimize import minimize  # half a second, in every process
         from scipy.special import log_softmax
 
         def loss(values: np.ndarray) -> float:
             z = np.concatenate([logits[:, :n_old], values[0] * logits[:, n_old:] + values[1]], 1)
-            return -float(log_softmax(z, 1)[np.arange(len(z)), labels].mean())
+            pull = 0.05 * ((values[0] - 1) ** 2 + values[1] ** 2)
+            return pull - float(log_softmax(z, 1)[np.arange(len(z)), labels].mean())
 
         return [1.0, 0.0] if not len(labels) else [float(value) for value in minimize(loss, [1.0, 0.0]).x]
 
     def corrected(self, logits: Tensor) -> Tensor:
         """α·z + β with the numbers of each class's task: [N, n] to the same; tasks without numbers stay."""
-        sizes = torch.tensor([len(head) for head in self.heads[: len(self.correction)]], device=logits.device)
-        factors = self.correction.repeat_interleave(sizes, 0)
+        sizes = torch.tensor([len(head) for head in self.heads], device=logits.device)
+        missing = self.correction.new_tensor([[1.0, 0.0]]).expand(len(self.heads) - len(self.correction), 2)
+        factors = torch.cat([self.correction, missing]).repeat_interleave(sizes, 0)[: logits.shape[1]]
         return factors[:, 0] * logits + factors[:, 1]
 
     def scores(self, images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """CCSI (Continual Class-Specific Impression, arXiv 2406.05631), and with other settings CI (arXiv 2207.00005)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,7 +89,8 @@ class CCSI(InversionLearner):
         self.permissions = PERMISSION[self.idc.target] if self.w_idc > 0 else ()
         self.memory = ClassMemory(torch.empty(0))
 
-    def check(self, n_tasks: int) -> None:
+    def check(self, sizes: Sequence[int]) -> None:
+        n_tasks = len(sizes)
         per_task_settings = {
             "learner.synthetic_ratio": self.synthetic_ratio,
             "learner.idc.rho": self.idc.rho,
@@ -169,9 +170,7 @@ class Update:
         if self.w_distillation:
             with torch.no_grad():
                 old_features = self.teacher.features(images)
-            with torch.autocast(images.device.type, enabled=False):  # 1 − cos of near-equal vectors: not in bfloat16
-                near = distillation(features.to(net.scale.dtype), old_features.to(net.scale.dtype), net.workers)
-            parts["distillation"] = self.w_distillation * near
+            parts["distillation"] = self.w_distillation * distillation(features, old_features, net.workers)
         if self.w_margin:
             m, k = self.learner.margin, self.learner.top_k
             parts["margin"] = self.w_margin * margin(cosines, labels, self.n_old, m, k, net.workers)

@@ -1,5 +1,6 @@
 """DeepInversion for class-incremental learning (Yin et al., CVPR 2020, section 4.4)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from ccsi.checks import NonNegative, Positive, Share
 from ccsi.data import Task
+from ccsi.errors import UserError
 from ccsi.learners.base import InversionLearner, Loss
 from ccsi.losses import knowledge_distillation
 from ccsi.models import IncrementalNet
@@ -30,6 +32,13 @@ class DeepInversion(InversionLearner):
     distillation: NonNegative = 1.0
     temperature: Positive = 1.0
     synthetic_ratio: Share = 0.5
+
+    def check(self, sizes: Sequence[int]) -> None:
+        if self.synthesis.init != "noise" or self.synthesis.class_moments:
+            raise UserError(
+                f"learner.synthesis.init={self.synthesis.init}, class_moments={self.synthesis.class_moments:g}: "
+                "learner=deep_inversion keeps no class means or moments; expected noise and 0."
+            )
 
     def learn(self, task: Task, stages: Stages) -> None:
         n_old, teacher = self.net.n_classes, self.frozen_net()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ccsi.checks import NonNegative
 from ccsi.data import Task
-from ccsi.learners.acil import ACIL, ridge_solution
+from ccsi.learners.acil import ACIL, correlated, ridge_solution
 
 
 @dataclass(kw_only=True, eq=False)
@@ -33,23 +33,23 @@ class DSAL(ACIL):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.second_auto, self.second_cross, self.second = self.auto, self.cross, self.solution
+        self.second_auto, self.second_cross = self.auto, self.cross
 
     def take_up(self, task: Task, features: Tensor) -> None:
         super().take_up(task, features)
-        labels = F.one_hot(task.train.labels, task.classes.stop).double()
-        residual = labels - super().judge(features)
+        super().solve()
+        residual = F.one_hot(task.train.labels, task.classes.stop).double() - super().judge(features)
         residual[:, : task.classes.start] = 0
-        x = torch.tanh(features.double() @ self.buffer)
-        self.second_auto = self.second_auto + x.T @ x
-        self.second_cross = F.pad(self.second_cross, (0, len(task.classes))) + x.T @ residual
-        self.second = ridge_solution(self.second_auto, self.second_cross, self.ridge)
+        kept = correlated(self.second_auto, self.second_cross, self.second_expanded, features, residual)
+        self.second_auto, self.second_cross = kept
+
+    def second_expanded(self, features: Tensor) -> Tensor:
+        """The second stream's activations: [N, D] to [N, E]."""
+        return torch.tanh(features.double() @ self.buffer)
 
     def solve(self) -> None:
         super().solve()
-        if self.second_cross.shape == self.cross.shape:
-            self.second = ridge_solution(self.second_auto, self.second_cross, self.ridge)
+        self.second = ridge_solution(self.second_auto, self.second_cross, self.ridge)
 
     def judge(self, features: Tensor) -> Tensor:
-        second = torch.tanh(features.double() @ self.buffer) @ self.second
-        return super().judge(features) + self.compensation * second
+        return super().judge(features) + self.compensation * self.second_expanded(features) @ self.second

@@ -19,7 +19,8 @@ from ccsi.stage import Stages
 class EEIL(ReplayLearner):
     """Cross-entropy and distillation of every head on new images and exemplars, then the same on as many of each class.
 
-    It keeps exemplars, chosen by herding, 2,000 in all in the paper (section 5).
+    It keeps exemplars, chosen by herding, 2,000 in all in the paper (section 5). (The paper adds noise to gradients and
+    its own augmentation, and chooses the exemplars after the second training: left out.)
 
     Args:
         distillation: weight of each old head's part, 1 in the paper (eq. 1). temperature: T, 2 there (section 3.1).
@@ -36,14 +37,15 @@ class EEIL(ReplayLearner):
 
     def learn(self, task: Task, stages: Stages) -> None:
         exemplars = self.exemplars()
-        teachers = dict.fromkeys(self.heads, self.frozen_net())
+        teachers = dict.fromkeys(self.old_heads(), self.frozen_net())
         self.grow(task)
         self.fit(task, self.keeping(teachers), stages, synthetic=exemplars)
         self.remember(task)
         balanced = self.exemplars()
         if not teachers or balanced is None:
             return
-        teachers[task.classes] = self.frozen_net()  # the new head keeps what it has just learned (section 4.2)
+        if len(task.classes) > 1:
+            teachers[task.classes] = self.frozen_net()  # the new head keeps what it has just learned (section 4.2)
         training = dataclasses.replace(
             self.training, epochs=self.balanced_epochs, lr=self.training.lr * self.balanced_lr
         )

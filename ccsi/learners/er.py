@@ -12,8 +12,8 @@ from ccsi.stage import Stages
 class ER(ReplayLearner):
     """Cross-entropy over all classes seen, on the new task's images and some real images of each old class.
 
-    Each image is seen once an epoch; with `balanced`, half of the draws are exemplars, as in the paper's batches
-    (section 4, algorithm 1). It keeps exemplars: it is what impressions are measured against.
+    With `balanced`, half of the draws are exemplars, as in the paper's batches. It keeps exemplars, chosen as the
+    budget says (the paper sees each image once and fills its memory on the way): what impressions are measured against.
 
     Args:
         balanced: draw as many exemplars as new images.

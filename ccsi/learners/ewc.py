@@ -23,8 +23,8 @@ class EWC(NetLearner):
     stiffer than SGD's step can follow (λ·F ≤ 1/lr), so that a large λ freezes weights and does not diverge.
 
     Args:
-        penalty: λ; tuned per problem in the paper, 5,000 in FACIL (Masana et al. 2022, table 3).
-        decay: γ of the online form (Schwarz et al., eq. 9), 0.95 there; 1 forgets nothing.
+        penalty: λ; tuned per problem in the paper; 5,000 in FACIL (Masana et al. 2022), with another scale of F.
+        decay: γ of the online form (Schwarz et al., eq. 9), below 1 there; 1 forgets nothing.
         fisher_images: images of a task that the Fisher matrix is computed from.
     """
 

@@ -1,11 +1,11 @@
 """FeCAM (Goswami et al., NeurIPS 2023): a Mahalanobis distance for each class, on a frozen backbone."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ccsi.checks import NonNegative, Positive
 from ccsi.data import Task
@@ -25,6 +25,7 @@ class FeCAM(FrozenLearner):
             (eq. 8; 1 and 1 in section 5.1). tukey: λ of Tukey's ladder of powers, features to the power λ
             (eq. 9; 0.5 in section 5.1); 1 leaves them.
         normalize: compare correlations, not covariances (eq. 10).
+        unit_length: features and means have length 1 when they are compared (in the released code, not the paper).
     """
 
     default_name = "fecam"
@@ -34,23 +35,21 @@ class FeCAM(FrozenLearner):
     shrink_rest: NonNegative = 1.0
     tukey: Positive = 0.5
     normalize: bool = True
+    unit_length: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         d = self.net.backbone.n_features
         self.means = torch.empty(0, d, device=self.device, dtype=torch.float64)
         self.covariances = torch.empty(0, d, d, device=self.device, dtype=torch.float64)
-        self.inverse = self.covariances
 
     def take_up(self, task: Task, features: Tensor) -> None:
         x = self.transformed(features)
         self.means = torch.cat([self.means, class_means(x, task.train.labels, task.classes)])
         covariances = self.shrunk(class_covariances(x, task.train.labels, task.classes))
         self.covariances = torch.cat([self.covariances, covariances])
-        self.solve()
 
     def solve(self) -> None:
-        """The classifier from what is kept."""
         self.inverse = torch.linalg.pinv(self.covariances, hermitian=True)
 
     def transformed(self, features: Tensor) -> Tensor:
@@ -62,7 +61,7 @@ class FeCAM(FrozenLearner):
         """Σ + γ1·V1·I + γ2·V2·(1 − I), and its correlations: [n, D, D] to the same."""
         d = covariances.shape[-1]
         eye = torch.eye(d).to(covariances)
-        diagonal = covariances.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        diagonal = covariances.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp(min=1e-8)  # a class of one image
         rest = ((covariances * (1 - eye)).sum((1, 2)) / (d * (d - 1)))[:, None, None]
         full = covariances + self.shrink_diagonal * diagonal * eye + self.shrink_rest * rest * (1 - eye)
         if not self.normalize:
@@ -72,9 +71,8 @@ class FeCAM(FrozenLearner):
 
     def judge(self, features: Tensor) -> Tensor:
         x = self.transformed(features)
-        apart = x[None] - self.means[:, None]  # [n, N, D]
+        means = self.means
+        if self.unit_length:
+            x, means = F.normalize(x), F.normalize(means)
+        apart = x[None] - means[:, None]  # [n, N, D]
         return -((apart @ self.inverse) * apart).sum(2).T
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.solve()

@@ -19,7 +19,8 @@ class LwF(NetLearner):
     """Learn the new classes among themselves, and answer for the old ones on the new images as the old net does.
 
     Each task's classes are a head of their own: its answers are softened and kept apart from other heads'. It keeps
-    nothing of real data; after learning, all heads compete.
+    nothing of real data. The classes of all heads are compared in the end, which the paper (with the task known) does
+    not do; its warm-up of the new head is left out.
 
     Args:
         distillation: λ_o, 1 in the paper (section 3). temperature: T, 2 in the paper (section 3, eq. 3).
@@ -34,9 +35,9 @@ class LwF(NetLearner):
     local: bool = True
 
     def learn(self, task: Task, stages: Stages) -> None:
-        teacher, heads = self.frozen_net(), list(self.heads)
+        teacher, heads = self.frozen_net(), self.old_heads()
         self.grow(task)
-        first = task.classes.start if self.local else 0
+        first = self.first_of(task) if self.local else 0
 
         def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             logits = net(images)

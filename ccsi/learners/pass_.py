@@ -10,8 +10,9 @@ from torch import Tensor
 from ccsi.checks import NonNegative
 from ccsi.data import Labelled, Task
 from ccsi.learners.base import Loss, NetLearner
+from ccsi.losses import exact
 from ccsi.models import IncrementalNet
-from ccsi.prototypes import class_means
+from ccsi.prototypes import class_covariances, class_means
 from ccsi.stage import Stages
 
 TURNS = 4
@@ -58,19 +59,21 @@ class PASS(NetLearner):
             if n_old and self.distillation:
                 with torch.no_grad():
                     old = teacher.features(turned)
-                moved = net.workers.mean(torch.linalg.vector_norm(features - old, dim=1))
+                now, before = exact(features, old)
+                moved = net.workers.mean(torch.linalg.vector_norm(now - before, dim=1))
                 found["distillation"] = self.distillation * moved
             return found
 
-        def spread(part: Labelled) -> Labelled:
+        def apart(part: Labelled) -> Labelled:
             return Labelled(part.images, TURNS * part.labels)
 
-        several = dataclasses.replace(task, train=spread(task.train), val=spread(task.val))
+        several = dataclasses.replace(task, train=apart(task.train), val=apart(task.val))
         self.fit(several, Loss(parts, draws), stages)
         features = self.features(task.train.images)
         new = class_means(features, task.train.labels, task.classes)
         if not n_old:  # r² is the mean variance of a feature within its class, from the first task (eq. 4)
-            self.radius = (features - new[task.train.labels]).square().mean().sqrt()
+            spread = class_covariances(features, task.train.labels, task.classes).diagonal(dim1=1, dim2=2)
+            self.radius = spread.mean().sqrt()
         self.means = torch.cat([self.means, new])
 
     def augmented(self, n: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:

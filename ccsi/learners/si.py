@@ -1,6 +1,6 @@
 """Synaptic intelligence (SI, Zenke et al., ICML 2017)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from ccsi.stage import Stages, State
 
 @dataclass(kw_only=True, eq=False)
 class SI(NetLearner):
-    """Weights are held by how much each one's way through training lowered the loss.
+    """Weights are held by how much each one's way through training lowered the loss (if it did: ω below 0 count as 0).
 
     It keeps that importance, of all tasks together; no image is looked at again for it. As in EWC no weight is held
     stiffer than SGD's step can follow.
@@ -39,9 +39,13 @@ class SI(NetLearner):
         self.importance: list[Tensor] = []
         self.anchor: list[Tensor] = []
 
-    def check(self, n_tasks: int) -> None:
+    def check(self, sizes: Sequence[int]) -> None:
         if self.training.select != "last":
             raise UserError("training.select=best_val: learner=si follows the weights to the end; expected last.")
+        if self.training.clip_norm is not None:
+            raise UserError(
+                f"training.clip_norm={self.training.clip_norm}: learner=si needs whole gradients; expected null."
+            )
 
     def learn(self, task: Task, stages: Stages) -> None:
         self.grow(task)

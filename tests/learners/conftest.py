@@ -65,6 +65,7 @@ def make():
         made = EVERY[kind]
         if issubclass(made, InversionLearner):
             few = {"iterations": 4, "warmup": 1, "per_class": 6, "group_size": 6}
+            few |= {"init": "noise", "class_moments": 0.0} if kind == "deep_inversion" else {}
             common["synthesis"] = Synthesis(**few | (synthesis or {}))
         if issubclass(made, GenerationLearner):
             common["generation"] = Generation(
@@ -76,6 +77,8 @@ def make():
             common["idc"] = IdC(**(idc or {}))
         if kind in ("acil", "ds_al"):
             options = {"expansion": 64} | options
+        if kind == "bic":
+            options = {"held_out": 0.5} | options
         if kind in ("eeil", "r_dfcil"):
             options = {"balanced_epochs" if kind == "eeil" else "refine_epochs": 1} | options
         return made(**common, **options)

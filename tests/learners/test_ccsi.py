@@ -294,7 +294,7 @@ PLAIN: list[Learner] = []  # learned once for all ablations
 def test_every_ablation_runs_and_is_another_method(learned, same, options):
     PLAIN or PLAIN.append(learned(3))
     learner = learned(3, **options)
-    learner.check(3)
+    learner.check([2, 3, 1])
     assert all(value.isfinite().all() for value in learner.weights().values())
     assert learner.net.n_classes == 6
     assert not same(learner, PLAIN[0])
@@ -318,5 +318,5 @@ def test_switched_off_losses_leave_the_other_draws_alone(learned):
 )
 def test_lists_of_the_wrong_length_name_their_key(make, options, key):
     with pytest.raises(UserError, match=rf"{key}=.*one for each of the 2 tasks after the first"):
-        make(**options).check(3)
-    make(**options).check(4 if key == "learner.idc.rho" else 2)
+        make(**options).check([2, 3, 1])
+    make(**options).check([1] * (4 if key == "learner.idc.rho" else 2))

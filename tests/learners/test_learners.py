@@ -58,8 +58,11 @@ def test_a_learner_goes_on_from_its_state_after_a_task(make, learned, tasks, sam
     saved = through_a_file(learned(2, kind).state_dict())
     rest = make(kind)
     rest.load_state_dict(saved)
+    images = tasks()[0].val.images / 255
+    assert torch.equal(rest.scores(images), learned(2, kind).scores(images))
     rest.learn(tasks(everything=kind == "joint")[2], Stages())
-    assert same(whole, rest)
+    assert same(whole, rest) and equal(whole.state_dict(), rest.state_dict())
+    assert torch.equal(rest.scores(images), whole.scores(images))
     assert rest.stored() == whole.stored()
 
 
@@ -123,7 +126,9 @@ def test_a_data_free_learner_never_looks_back(make, tasks, same, options):
                 for part in (task.train, task.val):
                     part.images.random_(0, 256, generator=torch.Generator().manual_seed(task.index))
                     part.labels.zero_()
-    assert same(clean, poisoned)
+    assert same(clean, poisoned) and equal(clean.state_dict(), poisoned.state_dict())
+    images = tasks()[1].val.images / 255
+    assert torch.equal(clean.scores(images), poisoned.scores(images))
     assert clean.permissions == ()
 
 
@@ -163,6 +168,26 @@ def test_a_learner_that_keeps_an_image_would_be_found(learned, tasks, kept):
     learner = learned(2, "finetune")
     learner.hidden = kept(tasks()[0].train.images)
     assert len(holders(learner, tasks())) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_class_that_comes_alone_is_learned(learned, tasks, kind):
+    """The third task has one class, whose own softmax or prototype would say nothing."""
+    learner = learned(3, kind, training={"epochs": 12, "momentum": 0.9})
+    assert learner.scores(tasks()[2].val.images / 255).shape[1] == 6
+    if kind not in ("joint", "finetune", "er", "eeil", "bic", "ewc", "si", "lucir", "pass"):
+        return
+    assert accuracy(learner, tasks()[2].val) > 0.8
+
+
+@pytest.mark.parametrize("kind", ["lwf", "abd", "r_dfcil"])
+def test_local_cross_entropy_of_one_class_is_over_all(learned, tasks, kind):
+    learner = learned(2, kind)
+    before = [p.clone() for p in learner.net.backbone.parameters()]
+    told = []
+    learner.learn(tasks()[2], Stages(None, log=lambda name, step, n, values: told.append(values)))
+    assert any(values.get("loss_ce", 0) > 0.01 for values in told)
+    assert any(not torch.equal(a, b) for a, b in zip(before, learner.net.backbone.parameters(), strict=True))
 
 
 def test_finetune_and_joint_store_nothing(learned):
