@@ -3,6 +3,7 @@
 import copy
 import gc
 import io
+from collections import Counter
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from every import EVERY
 
 from ccsi.learners import Joint
 from ccsi.learners.base import FrozenLearner, ReplayLearner
+from ccsi.rng import Streams
 from ccsi.stage import Stages
 
 KINDS = sorted(EVERY)
@@ -50,6 +52,21 @@ def test_the_seed_decides_and_nothing_else(learned, same, kind):
     first = learned(2, kind)
     torch.manual_seed(2)
     assert same(first, learned(2, kind)) and not same(first, learned(2, kind, seed=1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_random_choice_has_a_stream_of_its_own(learned, monkeypatch, kind):
+    asked, generator = Counter(), Streams.generator
+
+    def watched(self, purpose, *key, **options):
+        asked[purpose, *key] += 1
+        return generator(self, purpose, *key, **options)
+
+    monkeypatch.setattr(Streams, "generator", watched)
+    learned(2, kind)
+    again = {"generator"} if kind in ("abd", "r_dfcil") else {"initialisation"} if kind == "joint" else set()
+    # a generator's start is loaded over; each of joint training's nets starts the same
+    assert {purpose for (purpose, *_), times in asked.items() if times > 1} == again
 
 
 @pytest.mark.parametrize("kind", KINDS)
