@@ -37,11 +37,13 @@ A sweep: settings are searched on tuning seeds by val accuracy, the best are run
   python tune/sweep.py                                        the default sweep on digits
   python tune/sweep.py dataset=pbcblood dataset.path=FILE sweep.dir=FOLDER sweep.num_samples=20
   python tune/sweep.py 'sweep.space={{learner.w_idc: {{choice: [0, 1]}}, training.lr: {{loguniform: [0.01, 0.2]}}}}'
+  python tune/sweep.py experiment=rivals/digits               every learner, tuned alike, in one table
   python tune/sweep.py resume=FOLDER                          go on with an interrupted sweep (or its storage's URL)
 
 The sweep (key=value):
   sweep.space={{KEY: {{choice|grid: [a, b, …]}}, KEY: {{uniform|loguniform|randint: [low, high]}}}}
-                            any configuration key, or a group (learner: {{grid: [ccsi, finetune]}})
+                            any configuration key, or a group (learner: {{grid: [ccsi, finetune]}});
+                            {{each: {{ccsi: {{KEY: …}}, lwf: null}}}} compares them, each in its space (sweep=rivals)
   sweep.search=random|grid|optuna  sweep.num_samples=N  sweep.seed=N  sweep.scheduler=none|asha|median
   sweep.seeds.tuning=[100,101]  sweep.seeds.reporting=[0,1,2]  sweep.top_k=2
   sweep.metric=val_average_incremental|val_macro|val_micro  sweep.minimize=null|seconds (both aims: Pareto fronts)

@@ -61,7 +61,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def table(folder: Path) -> dict[str, Any]:
     """The comparison, but for what a run cost."""
     found = pd.read_csv(folder / "comparison.csv", index_col="learner")
-    rows: dict[str, Any] = found.drop(columns=["seconds", "peak_memory_bytes"]).fillna("").to_dict("index")
+    rows: dict[str, Any] = (
+        found.drop(columns=["seconds", "peak_memory_bytes"]).astype(object).fillna("").to_dict("index")
+    )
     return rows
 
 
