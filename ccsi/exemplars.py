@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccsi.checks import PositiveInt
+from ccsi.checks import PositiveInt, Share
 from ccsi.errors import UserError
 from ccsi.rng import Streams
 
@@ -19,11 +19,13 @@ class Budget:
     Args:
         per_class: of each class. total: of all classes together, shared equally, so that old classes give up images
             when new ones come. One of the two.
+        ratio: share of an epoch's draws that are exemplars; null: each image once an epoch, new or kept.
         selection: `herding` (those whose mean feature is nearest to the class's, best first) or `random`.
     """
 
     per_class: PositiveInt | None = None
     total: PositiveInt | None = None
+    ratio: Share | None = None
     selection: Literal["herding", "random"] = "herding"
 
     def __post_init__(self) -> None:

@@ -168,9 +168,14 @@ def test_a_name_too_long(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "(File name too long)" in refusal(capsys, *TINY, f"run_dir={'x' * 300}")
 
 
-@pytest.mark.parametrize("group", ["synthesis", "sweep", "resources", "recipe"])
+@pytest.mark.parametrize("group", ["synthesis", "resources", "recipe"])
 def test_a_group_that_is_no_choice_here(here: Path, capsys: pytest.CaptureFixture[str], group: str) -> None:
     assert f"{group} cannot be chosen here" in refusal(capsys, f"{group}=default")
+
+
+@pytest.mark.parametrize("override", ["sweep=default", "sweep.num_samples=2", "+sweep.x=1"])
+def test_a_single_run_has_no_sweep(here: Path, capsys: pytest.CaptureFixture[str], override: str) -> None:
+    assert f"{override}: expected no setting of sweeps" in refusal(capsys, "experiment=rivals/digits", override)
 
 
 def test_learning_on_test_images_where_test_is_out_of_reach(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import ccsi.training
 from ccsi.data import Augment, Labelled
-from ccsi.learners.base import CrossEntropy
+from ccsi.learners import Loss
 from ccsi.models import IncrementalNet, random_prototypes
 from ccsi.models.backbones import ResidualNet, initialise
 from ccsi.rng import Streams
@@ -36,6 +36,13 @@ def fresh(dtype: torch.dtype = torch.float32) -> IncrementalNet:
     net.grow(random_prototypes(2, 64, g).to(dtype))
     net.grow(random_prototypes(2, 64, g).to(dtype))
     return net
+
+
+class CrossEntropy(Loss):
+    """Of one worker, without smoothing."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda net, images, labels: {"ce": F.cross_entropy(net(images), labels)})
 
 
 def fit(training: Training, net: IncrementalNet, stage: Stage | None = None, task: int = 1, objective=None, **more):

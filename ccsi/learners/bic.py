@@ -55,7 +55,7 @@ class BiC(ReplayLearner):
             return found
 
         self.grow(task)
-        self.fit(dataclasses.replace(task, train=train), Loss(parts), stages, synthetic=replay)
+        self.fit(dataclasses.replace(task, train=train), Loss(parts), stages, replay, self.budget.ratio)
         features = self.features(held.images)
         logits = self.corrected(self.net.scale * self.net.cosines(features)).detach()
         found = self.fitted(logits.double().cpu().numpy(), held.labels.cpu().numpy(), n_old)

@@ -39,7 +39,7 @@ class EEIL(ReplayLearner):
         exemplars = self.exemplars()
         teachers = dict.fromkeys(self.old_heads(), self.frozen_net())
         self.grow(task)
-        self.fit(task, self.keeping(teachers), stages, synthetic=exemplars)
+        self.fit(task, self.keeping(teachers), stages, exemplars, self.budget.ratio)
         self.remember(task)
         balanced = self.exemplars()
         if not teachers or balanced is None:

@@ -12,20 +12,14 @@ from ccsi.stage import Stages
 class ER(ReplayLearner):
     """Cross-entropy over all classes seen, on the new task's images and some real images of each old class.
 
-    With `balanced`, half of the draws are exemplars, as in the paper's batches. It keeps exemplars, chosen as the
-    budget says (the paper sees each image once and fills its memory on the way): what impressions are measured against.
-
-    Args:
-        balanced: draw as many exemplars as new images.
+    Half of the draws are exemplars (`budget.ratio`), as in the paper's batches. It keeps exemplars, chosen as the
+    budget says (the paper sees each image once, and fills its memory on the way): the oracle for impressions.
     """
 
     default_name = "er"
     kind: ClassVar = "bound"
 
-    balanced: bool = True
-
     def learn(self, task: Task, stages: Stages) -> None:
-        exemplars = self.exemplars()
         self.grow(task)
-        self.fit(task, self.classify(), stages, exemplars, 0.5 if exemplars and self.balanced else None)
+        self.fit(task, self.classify(), stages, self.exemplars(), self.budget.ratio)
         self.remember(task)

@@ -30,7 +30,7 @@ class ICaRL(ReplayLearner, LwFMC):
         self.means = torch.empty(0, self.net.backbone.n_features, device=self.device)
 
     def learn(self, task: Task, stages: Stages) -> None:
-        self.fit_sigmoids(task, stages, self.exemplars())
+        self.fit_sigmoids(task, stages, self.exemplars(), self.budget.ratio)
         self.remember(task)
         kept = self.exemplars()
         if kept is not None:

@@ -52,5 +52,5 @@ class LUCIR(ReplayLearner):
                 found["margin"] = self.w_margin * apart
             return found
 
-        self.fit(task, Loss(parts), stages, synthetic=exemplars, train_old_prototypes=False)
+        self.fit(task, Loss(parts), stages, exemplars, self.budget.ratio, train_old_prototypes=False)
         self.remember(task)

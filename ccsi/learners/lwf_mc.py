@@ -33,7 +33,9 @@ class LwFMC(NetLearner):
     def learn(self, task: Task, stages: Stages) -> None:
         self.fit_sigmoids(task, stages)
 
-    def fit_sigmoids(self, task: Task, stages: Stages, exemplars: Labelled | None = None) -> None:
+    def fit_sigmoids(
+        self, task: Task, stages: Stages, exemplars: Labelled | None = None, ratio: float | None = None
+    ) -> None:
         """Grow, and train on the task's images and `exemplars` with iCaRL's loss (algorithm 3)."""
         n_old = self.net.n_classes
         teacher = self.frozen_net()
@@ -50,4 +52,4 @@ class LwFMC(NetLearner):
                 found["distillation"] = self.distillation * kept
             return found
 
-        self.fit(task, Loss(parts), stages, synthetic=exemplars)
+        self.fit(task, Loss(parts), stages, exemplars, ratio)

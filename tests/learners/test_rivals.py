@@ -266,7 +266,7 @@ def test_er_that_keeps_everything_learns_from_the_images_joint_training_does(lea
 
     monkeypatch.setattr(Training, "fit", watched)
     for kind in ("er", "joint"):
-        learned(3, kind, **({"budget": Budget(per_class=1000), "balanced": False} if kind == "er" else {}))
+        learned(3, kind, **({"budget": Budget(per_class=1000)} if kind == "er" else {}))
     assert seen["er"] == seen["joint"]
 
 
