@@ -171,7 +171,9 @@ def test_a_comparisons_recipes_are_those_of_the_experiment_it_builds_on(experime
     assert {path.name: path.read_text() for path in here.iterdir()} == {p.name: p.read_text() for p in there.iterdir()}
     for learner in ("ccsi", "acil"):
         one, other = (ccsi.config.load([f"experiment={name}", f"learner={learner}"]) for name in (base, experiment))
-        assert one | {"threads": 1} == other | {"threads": 1}
+        for config in (one, other):  # what the quick one sets itself
+            config["threads"], config["dataset"]["max_per_class"] = 1, None
+        assert one == other
 
 
 def test_an_entry_of_the_space_can_be_typed() -> None:
