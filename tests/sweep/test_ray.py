@@ -27,6 +27,7 @@ pytestmark = pytest.mark.slow
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
 DIGITS = [
     "experiment=rivals/digits", "dataset.max_per_class=30", "scenario.classes_per_task=[4,3,3]", "training.epochs=1",
+    "training.first_epochs=2",
     "report=false", "checkpoint_every=0.2", "sweep.seeds.reporting=[0,1]",
     "sweep.space={learner: {each: {icarl: null, ccsi: {learner.w_idc: {choice: [0.0, 1.0]}}, acil: null}}}",
 ]  # fmt: skip
