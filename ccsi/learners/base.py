@@ -149,7 +149,11 @@ class NetLearner(Learner):
 
         Or all classes as one, where a task has only one: a softmax over it says nothing.
         """
-        return [range(self.net.n_classes)] if any(len(head) == 1 for head in self.heads) else list(self.heads)
+        return self.all_as_one() if any(len(head) == 1 for head in self.heads) else list(self.heads)
+
+    def all_as_one(self) -> list[range]:
+        """All classes so far as one head; none before the first task."""
+        return [range(self.net.n_classes)] if self.heads else []
 
     def imprinted(self, task: Task) -> Tensor:
         """[n_new, D]: prototypes for the task's classes from their images' features (METHOD section 3)."""

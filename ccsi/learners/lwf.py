@@ -16,15 +16,16 @@ from ccsi.stage import Stages
 
 @dataclass(kw_only=True, eq=False)
 class LwF(NetLearner):
-    """Learn the new classes among themselves, and answer for the old ones on the new images as the old net does.
+    """Learn the new classes among themselves, and keep the old net's softened outputs for the old ones on new images.
 
-    Each task's classes are a head of their own: its answers are softened and kept apart from other heads'. It keeps
-    nothing of real data. The classes of all heads are compared in the end, which the paper (with the task known) does
-    not do; its warm-up of the new head is left out.
+    It keeps nothing of real data. In the paper each task's classes are a head of their own, and the task is known when
+    they are used; here all old classes are one head, as in class-incremental studies (FACIL, Masana et al. 2022), which
+    keeps them comparable with each other. The paper's warm-up of the new head is left out.
 
     Args:
         distillation: λ_o, 1 in the paper (section 3). temperature: T, 2 in the paper (section 3, eq. 3).
-        local: cross-entropy among the new classes (separate heads, the paper's); False: among all seen.
+        local: cross-entropy among the new classes (the paper's); False: among all seen.
+        separate: each old task's head is distilled by itself (the paper's).
     """
 
     default_name = "lwf"
@@ -33,9 +34,10 @@ class LwF(NetLearner):
     distillation: NonNegative = 1.0
     temperature: Positive = 2.0
     local: bool = True
+    separate: bool = False
 
     def learn(self, task: Task, stages: Stages) -> None:
-        teacher, heads = self.frozen_net(), self.old_heads()
+        teacher, heads = self.frozen_net(), self.old_heads() if self.separate else self.all_as_one()
         self.grow(task)
         first = self.first_of(task) if self.local else 0
 
@@ -45,12 +47,12 @@ class LwF(NetLearner):
             if heads and self.distillation:
                 with torch.no_grad():
                     old = teacher(images)
-                losses = [self.answers_kept(logits[:, h.start : h.stop], old[:, h.start : h.stop]) for h in heads]
-                found["distillation"] = self.distillation * torch.stack(losses).sum()
+                kept = [
+                    knowledge_distillation(logits[:, h.start : h.stop], old[:, h.start : h.stop], t, net.workers)
+                    for h in heads
+                ]
+                found["distillation"] = self.distillation * torch.stack(kept).sum()
             return found
 
+        t = self.temperature
         self.fit(task, Loss(parts), stages)
-
-    def answers_kept(self, logits: Tensor, old: Tensor) -> Tensor:
-        """The distillation loss of one head, both [N, n]."""
-        return knowledge_distillation(logits, old, self.temperature, self.net.workers)

@@ -442,17 +442,37 @@ def first_batch(make, learned, tasks, monkeypatch):
     return first_batch
 
 
-def test_lwf_distils_each_head_apart_and_eeil_too(first_batch):
-    _, before, batch = first_batch("lwf", distillation=3.0, temperature=2.5)
+@pytest.mark.parametrize(("kind", "options"), [("lwf", {}), ("lwf", {"separate": True}), ("eeil", {})])
+def test_old_outputs_are_distilled_each_head_by_itself_or_all_as_one(first_batch, kind, options):
+    learner, before, batch = first_batch(kind, distillation=3.0, temperature=2.5, **options)
     z, old = batch["logits"], before(batch["images"])
-    torch.testing.assert_close(batch["parts"]["ce"], F.cross_entropy(z[:, 2:], batch["labels"] - 2))
-    head = losses.knowledge_distillation(z[:, :2], old, 2.5)
-    torch.testing.assert_close(batch["parts"]["distillation"], 3 * head)
-    _, before, batch = first_batch("eeil", distillation=3.0, temperature=2.5)
-    z, old = batch["logits"], before(batch["images"])
-    torch.testing.assert_close(batch["parts"]["ce"], F.cross_entropy(z, batch["labels"]))
-    assert len(batch["labels"]) == 10  # exemplars among them
+    first = 2 if kind == "lwf" else 0
+    assert len(batch["labels"]) == (6 if kind == "lwf" else 10)  # exemplars among them
+    torch.testing.assert_close(batch["parts"]["ce"], F.cross_entropy(z[:, first:], batch["labels"] - first))
     torch.testing.assert_close(batch["parts"]["distillation"], 3 * losses.knowledge_distillation(z[:, :2], old, 2.5))
+    learner.heads = [range(2), range(2, 5)]  # at its third task
+    assert learner.old_heads() == [range(2), range(2, 5)] and learner.all_as_one() == [range(5)]
+    learner.heads = [range(4), range(4, 5)]
+    assert learner.old_heads() == [range(5)]
+
+
+def test_lwf_at_its_third_task_sums_over_heads(learned, tasks, monkeypatch):
+    found = {}
+    for separate in (False, True):
+        learner = learned(2, "lwf", separate=separate)
+        before = learned(2, "lwf", separate=separate).net
+        images = tasks()[2].train.images[:8] / 255
+        told = []
+        monkeypatch.setattr(
+            type(learner), "fit", lambda self, task, objective, stages, told=told: told.append(objective)
+        )
+        learner.learn(tasks()[2], Stages())
+        monkeypatch.undo()
+        z, old = learner.net(images), before(images)
+        heads = [slice(0, 2), slice(2, 5)] if separate else [slice(0, 5)]
+        expected = sum(losses.knowledge_distillation(z[:, h], old[:, h], 2.0) for h in heads)
+        found[separate] = told[0](learner.net, images, tasks()[2].train.labels[:8])["distillation"]
+        torch.testing.assert_close(found[separate], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_lwf_mc_learns_new_labels_and_old_outputs(first_batch):
