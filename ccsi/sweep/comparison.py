@@ -107,7 +107,7 @@ def notes(book: Book, rows: list[dict[str, Any]]) -> list[str]:
         said.append(f"No tuning: each {key} as its configuration is.")
     else:
         said.append(f"No tuning: one setting of each {key}, drawn at random.")
-    spread = {1: "", 2: " [the two seeds themselves]"}.get(n, " [95 % bootstrap interval of the mean, narrow for few seeds]")
+    spread = {1: "", 2: " [the two seeds]"}.get(n, " [95 % bootstrap interval of the mean, narrow for few seeds]")
     said.append(
         f"Figures are of test, in %, after the last task: mean over the reporting seeds {sweep.seeds.reporting}{spread}"
         "; sorted by val. Kept: real images at the end. Peak memory: the process's, or on a GPU its allocations."
