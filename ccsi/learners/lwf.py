@@ -39,7 +39,7 @@ class LwF(NetLearner):
     def learn(self, task: Task, stages: Stages) -> None:
         teacher, heads = self.frozen_net(), self.old_heads() if self.separate else self.all_as_one()
         self.grow(task)
-        first = self.first_of(task) if self.local else 0
+        first, t = self.first_of(task) if self.local else 0, self.temperature
 
         def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             logits = net(images)
@@ -54,5 +54,4 @@ class LwF(NetLearner):
                 found["distillation"] = self.distillation * torch.stack(kept).sum()
             return found
 
-        t = self.temperature
         self.fit(task, Loss(parts), stages)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
-from ccsi.report.style import COLOURS, LINES, MARKERS, figure
+from ccsi.report.style import COLOURS, LINES, MARKERS, curve, figure
 from ccsi.report.trials import Trial, result_of
 
 GREY = "#8c8c8c"
@@ -44,8 +43,8 @@ def curves(folder: Path, trials: Sequence[Trial], key: str) -> list[Curve]:
 
 def draw_comparison(path: Path, found: Sequence[Curve]) -> Path:
     """Mean and ± 1 standard deviation over the seeds; what bounds the others is grey, in every panel."""
-    bounds = [curve for curve in found if curve.kind == "bound"]
-    kinds = list(dict.fromkeys(curve.kind for curve in found if curve.kind != "bound")) or ["bound"]
+    bounds = [one for one in found if one.kind == "bound"]
+    kinds = list(dict.fromkeys(one.kind for one in found if one.kind != "bound")) or ["bound"]
     columns = min(2, len(kinds))
     rows = math.ceil(len(kinds) / columns)
     with figure(path, 3.4 * columns, 2.7 * rows) as fig:
@@ -54,29 +53,18 @@ def draw_comparison(path: Path, found: Sequence[Curve]) -> Path:
             if index >= len(kinds):
                 ax.set_axis_off()
                 continue
-            for number, curve in enumerate(bounds):
-                _draw(ax, curve, GREY, LINES[number % 4], "")
-            for number, curve in enumerate([curve for curve in found if curve.kind == kinds[index]]):
-                if curve not in bounds:
-                    _draw(ax, curve, COLOURS[number % 7], "-", MARKERS[number % 7])
+            looks = [(one, GREY, LINES[number % 4], "") for number, one in enumerate(bounds)]
+            mine = [one for one in found if one.kind == kinds[index] and one.kind != "bound"]
+            looks += [(one, COLOURS[number % 7], "-", MARKERS[number % 7]) for number, one in enumerate(mine)]
+            for one, colour, line, marker in looks:
+                curve(ax, one.after, f"{one.name} {one.after[:, -1].mean():.1f}", colour, line, marker, 1.1)
             ax.set_title(kinds[index])
             ax.grid(axis="y", color="#e5e5e5", linewidth=0.5)
             ax.legend(fontsize=6, loc="lower left", handlelength=1.6, labelspacing=0.2)
-        axes[0, 0].set_xticks(range(1, 1 + max(curve.after.shape[1] for curve in found)))
+        axes[0, 0].set_xticks(range(1, 1 + max(one.after.shape[1] for one in found)))
         axes[0, 0].set_ylim(0, 101)
         fig.supxlabel("tasks learned", fontsize=8)
         fig.supylabel("accuracy on all classes seen, test (%)", fontsize=8)
-        n = "/".join(sorted({str(len(curve.after)) for curve in found}))
+        n = "/".join(sorted({str(len(one.after)) for one in found}))
         fig.suptitle(f"mean ± standard deviation, n = {n} seeds; legends: after the last task", fontsize=8)
     return path
-
-
-def _draw(ax: Axes, curve: Curve, colour: str, line: str, marker: str) -> None:
-    tasks, mean = np.arange(1, curve.after.shape[1] + 1), curve.after.mean(axis=0)
-    ax.plot(
-        tasks, mean, color=colour, linestyle=line, marker=marker, linewidth=1.1, label=f"{curve.name} {mean[-1]:.1f}"
-    )
-    if len(curve.after) > 1:
-        spread = curve.after.std(axis=0, ddof=1)
-        low, high = np.clip(mean - spread, 0, 100), np.clip(mean + spread, 0, 100)
-        ax.fill_between(tasks, low, high, color=colour, alpha=0.12, linewidth=0)

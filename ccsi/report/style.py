@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -52,6 +53,16 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         path.parent.mkdir(parents=True, exist_ok=True)
         fig.savefig(path, dpi=200)
         fig.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+
+
+def curve(ax: Axes, rows: np.ndarray[Any, Any], label: str, colour: str, line: str, marker: str, width: float) -> None:
+    """Mean of [seeds, tasks], in percent, over the tasks learned, and the band of ± 1 standard deviation."""
+    tasks, mean = np.arange(1, rows.shape[1] + 1), rows.mean(axis=0)
+    if len(rows) > 1:
+        spread = rows.std(axis=0, ddof=1)
+        low, high = np.clip(mean - spread, 0, 100), np.clip(mean + spread, 0, 100)
+        ax.fill_between(tasks, low, high, color=colour, alpha=0.15, linewidth=0)
+    ax.plot(tasks, mean, color=colour, linestyle=line, marker=marker, linewidth=width, label=label)
 
 
 def bare(ax: Axes) -> None:

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from ccsi.errors import UserError
 from ccsi.report.comparison import curves as compared_curves
 from ccsi.report.comparison import draw_comparison
-from ccsi.report.style import COLOURS, INK, LINES, MARKERS, figure, short
+from ccsi.report.style import COLOURS, INK, LINES, MARKERS, curve, figure, short
 from ccsi.report.trials import Trial, result_of
 
 LEGEND_WIDTH = 72
@@ -219,15 +219,11 @@ def _draw_top_settings(path_out: Path, curves: Sequence[tuple[str, str, np.ndarr
     with figure(path_out, 4.2, 2.7 + 0.17 * lines_of_legend) as fig:
         ax = fig.subplots()
         for index, (name, _, rows) in enumerate(shown):
-            learned, mean = np.arange(1, rows.shape[1] + 1), rows.mean(axis=0)
-            look = {"color": COLOURS[index], "linestyle": LINES[index % 4], "marker": MARKERS[index]}
-            final = f"{mean[-1]:.1f}"
+            final = f"{rows[:, -1].mean():.1f}"
             if len(rows) > 1:
-                spread = rows.std(axis=0, ddof=1)
-                low, high = np.clip(mean - spread, 0, 100), np.clip(mean + spread, 0, 100)
-                ax.fill_between(learned, low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
-                final += f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{spread[-1]:.1f}"
-            ax.plot(learned, mean, label=fill(f"{name}: {final}", LEGEND_WIDTH), **look)  # type: ignore[arg-type]
+                final += f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{rows[:, -1].std(ddof=1):.1f}"
+            label = fill(f"{name}: {final}", LEGEND_WIDTH)
+            curve(ax, rows, label, COLOURS[index], LINES[index % 4], MARKERS[index], 1.4)
         splits, counts = {split for _, split, _ in shown}, {len(rows) for _, _, rows in shown}
         ax.set_ylabel(f"accuracy on all classes seen, {'/'.join(sorted(splits))} (%)")
         ax.set_xlabel("tasks learned")

@@ -15,6 +15,7 @@ from ccsi.checkpoint import write_atomically
 from ccsi.config import flat, shown
 from ccsi.sweep.book import Book
 from ccsi.sweep.statistics import against, summary
+from ccsi.sweep.tables import markdown
 from ccsi.sweep.trial import LIVE
 from ccsi.tracking.console import size
 
@@ -173,7 +174,16 @@ def write_comparison(book: Book, console: Console) -> list[str]:
     heads = list(dict.fromkeys(head for line in sorted(lines, key=len, reverse=True) for head in line))
     table = pd.DataFrame(lines, columns=heads).fillna("")
     said = notes(book, rows)
-    text = [f"# {book.definition.name}", "", *markdown(table), "", *(f"- {note}" for note in said), "", "Settings:", ""]
+    text = [
+        f"# {book.definition.name}",
+        "",
+        *markdown(heads, table.values.tolist()),
+        "",
+        *(f"- {note}" for note in said),
+        "",
+        "Settings:",
+        "",
+    ]
     for row in rows:
         values = [f"{k.removeprefix('config/')}={shown(v)}" for k, v in row.items() if k.startswith("config/")]
         chosen = f" {', '.join(values)}" if values else ""
@@ -194,9 +204,3 @@ def write_comparison(book: Book, console: Console) -> list[str]:
     for note in said:
         console.print(note, highlight=False, markup=False)
     return [row[key] for row in rows if row["status"] != "done"]
-
-
-def markdown(table: pd.DataFrame) -> list[str]:
-    """The lines of a table of text."""
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()]
-    return ["| " + " | ".join(line) + " |" for line in lines]

@@ -140,8 +140,7 @@ def write_leaderboard(book: Book, console: Console) -> None:
     aims = ["seconds"] if book.definition.sweep.minimize else []
     heads += aims
     lines = [[cell.replace("\n", " ") for cell in _cells(row, keys, aims)] for row in rows]
-    text = [f"# {book.definition.name}", "", protocol(book), "", " | ".join(["", *heads, ""]).strip()]
-    text += ["|" + "---|" * len(heads), *(" | ".join(["", *line, ""]).strip() for line in lines)]
+    text = [f"# {book.definition.name}", "", protocol(book), "", *markdown(heads, lines)]
     pruned = [f"- c{n:02d}: pruned {end}" for n in book.known() if (end := book.pruned(n))]
     text += ["", *pruned] if pruned else []
     compared, done = book.definition.compared, [row for row in rows if row["status"] == "done"]
@@ -176,6 +175,12 @@ def write_leaderboard(book: Book, console: Console) -> None:
         values = " ".join(f"{key}={_short(row[f'config/{key}'])}" for key in keys if f"config/{key}" in row)
         console.print(f"{row['setting']}: {values} ({row['protocol']})", highlight=False, markup=False)
     console.print(protocol(book), highlight=False, markup=False)
+
+
+def markdown(heads: list[str], lines: list[list[str]]) -> list[str]:
+    """The lines of a table of text."""
+    body = (" | ".join(["", *line, ""]).strip() for line in (heads, *lines))
+    return [next(body), "|" + "---|" * len(heads), *body]
 
 
 def best_yaml(book: Book, setting: int) -> str:
