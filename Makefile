@@ -24,7 +24,7 @@ debug: $(READY)  ## one small trial in this process, without Ray
 
 test: $(READY)  ## all tests, two at a time; what compares times or needs both CPUs goes alone
 	$(PY) -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile
-	$(PY) -m pytest -m slow --numprocesses 2 --dist loadfile
+	$(PY) -m pytest -m slow --numprocesses 2 --dist worksteal
 	$(PY) -m pytest -m alone
 
 lint: $(READY)

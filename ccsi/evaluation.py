@@ -10,7 +10,7 @@ from torch import Tensor
 from ccsi import metrics
 from ccsi.data import Labelled
 from ccsi.data.scenario import relabelled
-from ccsi.errors import UserError
+from ccsi.errors import diverged
 from ccsi.learners import Learner
 from ccsi.workers import Workers
 
@@ -52,10 +52,7 @@ class Evaluator:
             x.zero_()
         everyones = workers.gather(torch.cat(scores))
         if not everyones.isfinite().all():
-            raise UserError(
-                f"learner={learner.name} gives scores that are no numbers after task {len(self.confusions) + 1}: its "
-                "training diverged; expected a smaller training.lr, or smaller weights of its losses."
-            )
+            raise diverged(learner.name, "scores", len(self.confusions) + 1)
         guesses = everyones.argmax(1)
         counts = torch.bincount(labels * n_seen + guesses, minlength=n_seen * n_seen).view(n_seen, n_seen)
         self.confusions.append(counts.tolist())

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ccsi.checks import NonNegative
 from ccsi.data import Task
-from ccsi.learners.base import GenerationLearner, Loss
+from ccsi.learners.base import Dreams, GenerationLearner, Loss
 from ccsi.losses import exact
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
@@ -30,13 +30,8 @@ class ABD(GenerationLearner):
     distillation: NonNegative = 0.1
     fine_tuning: NonNegative = 1.0
 
-    def learn(self, task: Task, stages: Stages) -> None:
-        teacher, first = self.frozen_net(), self.first_of(task)
-        dreams = self.dreams(task, teacher, stages)
-        self.grow(task)
-        if dreams is None:
-            self.fit(task, self.classify(), stages)
-            return
+    def replay(self, task: Task, teacher: IncrementalNet, dreams: Dreams, stages: Stages) -> None:
+        first = self.first_of(task)
         old_classifier = F.normalize(torch.cat([teacher.old, teacher.new]))  # W, of unit length, as cosines have it
 
         def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """What the spine asks of a learner, and what most learners share."""
 
 import copy
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ccsi.data import Labelled, Task
-from ccsi.errors import UserError
+from ccsi.errors import UserError, diverged
 from ccsi.exemplars import Budget
 from ccsi.losses import cross_entropy
 from ccsi.models import Backbone, IncrementalNet, imprinted_prototypes, random_prototypes
@@ -219,6 +220,16 @@ class NetLearner(Learner):
         self.net.load_state_dict(done["net"])
         objective.load_state_dict(done["objective"])
 
+    def corrective(self, epochs: int, lr: float) -> Training:
+        """How a second stage is trained, which evens out old and new classes: `lr` times the first's rate.
+
+        To its end, and on a fixed schedule: the task's val images have only new classes, and would undo it.
+        """
+        schedule = "cosine" if self.training.schedule == "plateau" else self.training.schedule
+        return dataclasses.replace(
+            self.training, epochs=epochs, lr=self.training.lr * lr, schedule=schedule, select="last"
+        )
+
     def scores(self, images: Tensor) -> Tensor:
         self.net.eval()
         logits: Tensor = self.net(images.to(self.net.scale.dtype))
@@ -331,6 +342,19 @@ class GenerationLearner(NetLearner):
 
     generation: Generation
 
+    def learn(self, task: Task, stages: Stages) -> None:
+        teacher = self.frozen_net()
+        dreams = self.dreams(task, teacher, stages)
+        self.grow(task)
+        if dreams is None:
+            self.fit(task, self.classify(), stages)
+        else:
+            self.replay(task, teacher, dreams, stages)
+
+    @abstractmethod
+    def replay(self, task: Task, teacher: IncrementalNet, dreams: "Dreams", stages: Stages) -> None:
+        """Learn a task after the first; the net has grown for it."""
+
     def dreams(self, task: Task, teacher: IncrementalNet, stages: Stages) -> "Dreams | None":
         """The stage `generation`; None if the teacher knows no classes."""
         if not teacher.n_classes:
@@ -372,7 +396,10 @@ class FrozenLearner(NetLearner):
             super().learn(task, stages)
         else:
             self.heads.append(task.classes)
-        self.take_up(task, self.features(task.train.images))
+        features = self.features(task.train.images)
+        if not features.isfinite().all():
+            raise diverged(self.name, "features", task.index + 1)
+        self.take_up(task, features)
         self.solve()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

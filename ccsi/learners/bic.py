@@ -1,6 +1,7 @@
 """Bias correction (BiC, Wu et al., CVPR 2019)."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,7 +27,7 @@ class BiC(ReplayLearner):
 
     Args:
         temperature: T of the distillation, 2 in the paper (eq. 1). held_out: share of a class's exemplars that the two
-            numbers are fitted to, 0.1 there (section 6.1), at least one image.
+            numbers are fitted to, 0.1 there (section 6.1): at least one image, and never all.
     """
 
     default_name = "bic"
@@ -38,6 +39,14 @@ class BiC(ReplayLearner):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.correction = torch.empty(0, 2, device=self.device, dtype=self.net.scale.dtype)  # α, β of each task
+
+    def check(self, sizes: Sequence[int]) -> None:
+        super().check(sizes)
+        if self.budget.quota(sum(sizes)) < 2:
+            raise UserError(
+                f"learner.budget.per_class={self.budget.per_class}, total={self.budget.total}: learner=bic holds out "
+                f"exemplars; expected a budget of at least two images for each of {sum(sizes)} classes."
+            )
 
     def learn(self, task: Task, stages: Stages) -> None:
         n_old, teacher = self.net.n_classes, self.frozen_net()
@@ -66,9 +75,7 @@ class BiC(ReplayLearner):
         """New images and exemplars to train on, and those held out: as many of each class, none in the first task."""
         kept = Labelled(self.kept_images, self.kept_labels)
         fewest = int(kept.labels.bincount().min()) if len(kept) else 0
-        if fewest == 1:
-            raise UserError("learner=bic holds out exemplars: expected a budget of at least two images of each class.")
-        n = max(1, round(self.held_out * fewest)) if fewest else 0
+        n = min(max(1, round(self.held_out * fewest)), fewest - 1) if fewest else 0
         draws = self.streams.generator("held out", task.index)
         left, out = list[Labelled](), list[Labelled]()
         for part in (task.train, kept):
@@ -101,10 +108,9 @@ class BiC(ReplayLearner):
 
     def corrected(self, logits: Tensor) -> Tensor:
         """α·z + β with the numbers of each class's task: [N, n] to the same; tasks without numbers stay."""
-        sizes = torch.tensor([len(head) for head in self.heads], device=logits.device)
-        missing = self.correction.new_tensor([[1.0, 0.0]]).expand(len(self.heads) - len(self.correction), 2)
-        factors = torch.cat([self.correction, missing]).repeat_interleave(sizes, 0)[: logits.shape[1]]
-        return factors[:, 0] * logits + factors[:, 1]
+        measured = self.heads[: len(self.correction)]
+        parts = [a * logits[:, h.start : h.stop] + b for h, (a, b) in zip(measured, self.correction, strict=True)]
+        return torch.cat([*parts, logits[:, measured[-1].stop if measured else 0 :]], 1)
 
     def scores(self, images: Tensor) -> Tensor:
         return self.corrected(super().scores(images))

@@ -1,4 +1,4 @@
-"""DeepInversion for class-incremental learning (Yin et al., CVPR 2020, section 4.4)."""
+"""DeepInversion for class-incremental learning (Yin et al., CVPR 2020, section 4.5)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ from ccsi.synthesis import ClassMemory
 class DeepInversion(InversionLearner):
     """Images of old classes optimised from noise to the net's batch moments, and the old net's answers on all images.
 
-    Its objective is CCSI's without class means and class-adaptive moments, so that it keeps nothing of real data.
+    Its objective is CCSI's without class means and class-adaptive moments, so that it keeps nothing of real data. The
+    net is trained with cross-entropy on the images it made too (in the paper only on real ones).
 
     Args:
         distillation: weight of the old net's answers, 1 in the paper (eq. 9). temperature: T.

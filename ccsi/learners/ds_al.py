@@ -17,6 +17,7 @@ class DSAL(ACIL):
     """ACIL's ridge regression, and another one, of the same random features through tanh, on its residuals.
 
     Of a task's residuals those on old classes count as 0 (previous label cleansing). It keeps what ACIL keeps, twice.
+    One γ serves both streams (the released code has one for each).
 
     Args:
         compensation: C, how much of the second stream is added; 0.6 in the paper on CIFAR-100 (table 1).

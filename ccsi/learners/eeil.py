@@ -24,8 +24,8 @@ class EEIL(ReplayLearner):
 
     Args:
         distillation: weight of each old head's part, 1 in the paper (eq. 1). temperature: T, 2 there (section 3.1).
-        balanced_epochs: epochs of the second, balanced training, 30 of 40 in the paper (section 4.2); relative to
-            them as here. balanced_lr: its learning rate, as a multiple of the first's; 0.1 there.
+        balanced_epochs: epochs of the second, balanced training, 30 in the paper, after 40 (section 4.2).
+        balanced_lr: its learning rate, as a multiple of the first's; 0.1 there.
     """
 
     default_name = "eeil"
@@ -46,9 +46,7 @@ class EEIL(ReplayLearner):
             return
         if len(task.classes) > 1:
             teachers[task.classes] = self.frozen_net()  # the new head keeps what it has just learned (section 4.2)
-        training = dataclasses.replace(
-            self.training, epochs=self.balanced_epochs, lr=self.training.lr * self.balanced_lr
-        )
+        training = self.corrective(self.balanced_epochs, self.balanced_lr)
         task = dataclasses.replace(task, train=balanced)
         self.fit(task, self.keeping(teachers), stages, stage="balanced", training=training)
 

@@ -27,7 +27,7 @@ class ICaRL(ReplayLearner, LwFMC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.means = torch.empty(0, self.net.backbone.n_features, device=self.device)
+        self.means = torch.empty(0, self.net.backbone.n_features, device=self.device, dtype=self.net.scale.dtype)
 
     def learn(self, task: Task, stages: Stages) -> None:
         self.fit_sigmoids(task, stages, self.exemplars(), self.budget.ratio)

@@ -1,6 +1,5 @@
 """R-DFCIL (Gao et al., ECCV 2022): relation-guided representation learning for data-free class-incremental learning."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from torch.nn import functional as F
 
 from ccsi.checks import NonNegative, Positive, PositiveInt
 from ccsi.data import Task
-from ccsi.learners.base import GenerationLearner, Loss
+from ccsi.learners.base import Dreams, GenerationLearner, Loss
 from ccsi.losses import exact
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
@@ -23,7 +22,8 @@ class RDFCIL(GenerationLearner):
     A generator is trained on the old net before each task, as in ABD; the classifier is refined on real and generated
     images at the end. It keeps nothing of real data. With the share of old classes the weights of both distillations
     grow, that of cross-entropy falls (section 3.5). Unlike the released code it refines without hard distillation and
-    class weights, and compares angles in as many dimensions as features have (twice as many there).
+    class weights, compares angles in as many dimensions as features have (twice as many there), and sends real and
+    generated images through the net as one batch (apart there, each with moments of its own).
 
     Args:
         w_ce, w_hard, w_relation: λ of local cross-entropy, hard and relational distillation; 0.5, 0.15 and 0.5 in the
@@ -39,15 +39,10 @@ class RDFCIL(GenerationLearner):
     refine_epochs: PositiveInt = 40
     refine_lr: Positive = 0.05
 
-    def learn(self, task: Task, stages: Stages) -> None:
-        n_old, teacher, first = self.net.n_classes, self.frozen_net(), self.first_of(task)
-        dreams = self.dreams(task, teacher, stages)
-        self.grow(task)
-        if dreams is None:
-            self.fit(task, self.classify(), stages)
-            return
+    def replay(self, task: Task, teacher: IncrementalNet, dreams: Dreams, stages: Stages) -> None:
+        n_old, first = teacher.n_classes, self.first_of(task)
         w_ce, kept = self.weights_for(n_old, len(task.classes))
-        maps = self.relation(task)
+        maps = self.relation(task) if self.w_relation else nn.ModuleList()
         self.net.relation = maps  # trained with the net, and dropped with the task
 
         def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -55,16 +50,19 @@ class RDFCIL(GenerationLearner):
             features = net.features(torch.cat([images, generated]))
             logits = net.scale * net.cosines(features)
             n = len(images)
-            with torch.no_grad():
-                before, wanted = teacher.features(images), teacher(generated)
-            hard = (logits[n:, :n_old] - wanted).abs().mean(1)
-            now, part = net.workers.rows(maps[0](features[:n]))
-            old, _ = net.workers.rows(maps[1](before))
-            return {
-                "ce": w_ce * self.cross_entropy(logits[:n, first:], labels - first),
-                "hard": kept * self.w_hard * net.workers.mean(hard),
-                "relation": kept * self.w_relation * net.workers.mean(angles_apart(now, old)[part]),
-            }
+            found = {"ce": w_ce * self.cross_entropy(logits[:n, first:], labels - first)}
+            if self.w_hard:
+                with torch.no_grad():
+                    wanted = teacher(generated)
+                hard = (logits[n:, :n_old] - wanted).abs().mean(1)
+                found["hard"] = kept * self.w_hard * net.workers.mean(hard)
+            if self.w_relation:
+                with torch.no_grad():
+                    before = teacher.features(images)
+                now, part = net.workers.rows(maps[0](features[:n]))
+                old, _ = net.workers.rows(maps[1](before))
+                found["relation"] = kept * self.w_relation * net.workers.mean(angles_apart(now, old)[part])
+            return found
 
         def refined(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             generated, pseudo_labels = dreams(len(images))
@@ -75,7 +73,7 @@ class RDFCIL(GenerationLearner):
 
         self.fit(task, Loss(parts, dreams.draws), stages)
         del self.net.relation
-        training = dataclasses.replace(self.training, epochs=self.refine_epochs, lr=self.training.lr * self.refine_lr)
+        training = self.corrective(self.refine_epochs, self.refine_lr)
         self.fit(task, Loss(refined, dreams.draws), stages, stage="refinement", training=training)
 
     def weights_for(self, n_old: int, n_new: int) -> tuple[float, float]:

@@ -56,7 +56,8 @@ class Generator(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """How a generator is trained (ABD, section 4.1). Defaults: R-DFCIL's and ABD's released settings for CIFAR-100.
+    """How a generator is trained (ABD, section 4.1). Defaults: R-DFCIL's released settings for CIFAR-100 (ABD's
+    are the same but for twice the steps).
 
     Each task trains a new generator (the released code trains the last one on), images come from a sigmoid, as pixels
     here are in [0, 1], and are blurred by 3x3 pixels (5x5 there).

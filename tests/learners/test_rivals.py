@@ -26,12 +26,22 @@ OFF = {
 }
 
 
-@pytest.mark.parametrize("kind", ["lwf", "ewc", "si"])
+@pytest.mark.parametrize("kind", OFF)
 def test_without_its_own_term_a_method_is_finetune_to_the_bit(learned, same, kind):
     assert same(learned(3, kind, **OFF[kind]), learned(3, "finetune"))
     assert not same(
         learned(3, kind, **({"penalty": 10.0} if kind != "lwf" else {"local": False})), learned(3, "finetune")
     )
+
+
+def test_deep_inversion_is_ccsi_without_ccsis_own(learned, same):
+    """One objective for the images, one for the net: what is left of either is the same."""
+    synthesis = {"init": "noise", "class_moments": 0.0}
+    one = learned(3, "deep_inversion", distillation=0.0, synthetic_ratio=0.4)
+    off = {"distillation": 0.0, "w_margin": 0.0, "w_idc": 0.0, "imprint": False}
+    two = learned(3, "ccsi", synthesis=synthesis, synthetic_ratio=0.4, freeze_prototypes=False, **off)
+    assert torch.equal(one.impressions.images, two.impressions.images)
+    assert same(one, two)
 
 
 # ---- distillation ----
@@ -143,6 +153,51 @@ def test_synaptic_importance_adds_up_to_what_the_loss_fell_by(make, tasks):
     assert total == pytest.approx(fell, rel=0.1)  # ω below 0 are cut off, and steps are not infinitely small
 
 
+def test_synaptic_importance_is_of_the_cross_entropy_alone(learned, tasks, monkeypatch):
+    """At the second task, where the penalty moves the weights too: ω from gradients taken apart from it."""
+    from ccsi.training import Training
+
+    options = {"penalty": 50.0, "damping": 1e-3, "training": {"precision": "float64", "epochs": 1}}
+    learner, task, steps, penalties = learned(1, "si", **options), tasks()[1], [], []
+    old, fit = [omega.clone() for omega in learner.importance], Training.fit
+
+    def weights(net):
+        return [net.scale, net.old, net.new, *net.backbone.parameters()]
+
+    def watched(self, net, real, val, objective, *rest):
+        class Watch:
+            def __call__(self, net, images, labels):
+                parts = objective(net, images, labels)
+                before = [p.detach().clone() for p in weights(net)]
+                steps.append((before, torch.autograd.grad(parts["ce"], weights(net), retain_graph=True)))
+                penalties.append(parts["penalty"].item())
+                return parts
+
+            def state_dict(self):
+                return objective.state_dict()
+
+            def load_state_dict(self, state):
+                objective.load_state_dict(state)
+
+        return fit(self, net, real, val, Watch(), *rest)
+
+    monkeypatch.setattr(Training, "fit", watched)
+    learner.learn(task, Stages())
+    places = [before for before, _ in steps] + [[p.detach() for p in weights(learner.net)]]
+    ways = [
+        -sum(slopes[i] * (after[i] - before[i]) for (before, slopes), after in zip(steps, places[1:], strict=True))
+        for i in range(len(places[0]))
+    ]
+    moved = [b - a for a, b in zip(places[0], places[-1], strict=True)]
+    gained = [(way / (far.square() + 1e-3)).clamp(min=0) for way, far in zip(ways, moved, strict=True)]
+    scale, old_prototypes, new_prototypes, *backbone = gained
+    expected = [scale, torch.cat([old_prototypes, new_prototypes]), *backbone]
+    for before, after, new in zip(old, learner.importance, expected, strict=True):
+        fuller = F.pad(before, (0, 0, 0, len(after) - len(before))) if after.shape != before.shape else before
+        torch.testing.assert_close(after, fuller + new)
+    assert max(penalties) > 0.01
+
+
 # ---- frozen backbones ----
 
 
@@ -194,14 +249,22 @@ def test_ds_als_second_stream_is_ridge_regression_on_residuals(learned, tasks):
     torch.testing.assert_close(learner.judge(f), expected)
 
 
-def test_ncm_is_scikit_learns_nearest_centroid(learned, tasks):
+@pytest.mark.parametrize("normalize", [False, True])
+def test_ncm_is_scikit_learns_nearest_centroid(learned, tasks, normalize):
     from sklearn.neighbors import NearestCentroid
+    from sklearn.preprocessing import normalize as of_length_1
 
-    learner = learned(3, "ncm", normalize=False)
+    learner = learned(3, "ncm", normalize=normalize)
     features, labels = by_tasks(learner, tasks())
+    val = learner.features(torch.cat([t.val.images for t in tasks()]))
+    if normalize:
+        unit, judged = of_length_1(features.numpy()), of_length_1(val.numpy())
+        means = of_length_1(NearestCentroid().fit(unit, labels.numpy()).centroids_)
+        np.testing.assert_allclose(learner.means.numpy(), means, rtol=1e-4, atol=1e-6)
+        assert learner.judge(val).argmax(1).tolist() == (judged @ means.T).argmax(1).tolist()  # all of length 1
+        return
     other = NearestCentroid().fit(features.numpy(), labels.numpy())
     np.testing.assert_allclose(learner.means.numpy(), other.centroids_, rtol=1e-5)
-    val = learner.features(torch.cat([t.val.images for t in tasks()]))
     assert learner.judge(val).argmax(1).tolist() == other.predict(val.numpy()).tolist()
 
 
@@ -248,7 +311,15 @@ def test_icarl_that_keeps_everything_is_ncm_on_all_data(learned, tasks):
     for task in tasks()[:2]:
         ncm.take_up(task, ncm.features(task.train.images))
     val = torch.cat([t.val.images for t in tasks()[:2]])
-    torch.testing.assert_close(learner.scores(val / 255), ncm.judge(ncm.features(val)))
+    scores = learner.scores(val / 255)
+    torch.testing.assert_close(scores, ncm.judge(ncm.features(val)))
+    features, labels = (part.numpy() for part in by_tasks(learner, tasks()[:2]))
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)  # algorithm 1, with all images of a class
+    means = np.stack([unit[labels == c].mean(0) for c in range(5)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    x = learner.features(val).numpy()
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    assert scores.argmax(1).tolist() == np.linalg.norm(x[:, None] - means, axis=2).argmin(1).tolist()
 
 
 def test_er_that_keeps_everything_learns_from_the_images_joint_training_does(learned, make, tasks, monkeypatch):
@@ -344,18 +415,37 @@ def test_bic_is_corrected_on_what_it_held_out(learned, tasks):
     assert all(loss(a, b) <= loss(a + da, b + db) + 1e-6 for da in (-0.05, 0, 0.05) for db in (-0.05, 0, 0.05))
 
 
-def test_a_budget_too_small_is_refused_before_anything_is_learned(make, learned):
+def test_a_budget_too_small_is_refused_before_anything_is_learned(make):
     with pytest.raises(UserError, match=r"learner\.budget\.total=5 is less than one image for each of 6 classes"):
         make("icarl", budget=Budget(total=5)).check([2, 3, 1])
-    with pytest.raises(UserError, match="at least two images of each class"):
-        learned(2, "bic", budget=Budget(per_class=1))
+    with pytest.raises(UserError, match="at least two images for each of 6 classes"):
+        make("bic", budget=Budget(per_class=1)).check([2, 3, 1])
+    with pytest.raises(UserError, match="at least two images for each of 6 classes"):
+        make("bic", budget=Budget(total=11)).check([2, 3, 1])
+
+
+def test_bic_corrects_nothing_where_a_class_has_a_single_image(learned, tasks):
+    learner = learned(1, "bic", budget=Budget(per_class=10))
+    keep = torch.cat([torch.arange(1), (learner.kept_labels == 1).nonzero()[:, 0]])
+    learner.kept_images, learner.kept_labels = learner.kept_images[keep], learner.kept_labels[keep]
+    _, replay, held = learner.parted(tasks()[1])
+    assert not len(held) and len(replay) == len(keep)
+    learner.learn(tasks()[1], Stages())
+    assert learner.correction.tolist() == [[1, 0], [1, 0]]
+
+
+def test_a_diverged_backbone_is_told_before_anything_is_computed_from_it(make, tasks):
+    learner = make("fetril", training={"lr": 1e30})
+    with pytest.raises(UserError, match="learner=fetril gives features that are no numbers after task 1: its training"):
+        learner.learn(tasks()[0], Stages())
 
 
 # ---- dreams ----
 
 
-def test_deep_inversions_images_are_ccsis_with_its_options_off(learned):
-    off = {"synthesis": {"init": "noise", "class_moments": 0.0}, "norm": "batch"}
+@pytest.mark.parametrize("norm", ["batch", "cn"])
+def test_deep_inversions_images_are_ccsis_with_its_options_off(learned, norm):
+    off = {"synthesis": {"init": "noise", "class_moments": 0.0}, "norm": norm}
     one, two = (learned(2, kind, **off).impressions for kind in ("deep_inversion", "ccsi"))
     assert torch.equal(one.images, two.images)
     assert torch.equal(one.labels, two.labels)
@@ -527,6 +617,111 @@ def test_r_dfcils_parts(first_batch, tasks):
     torch.testing.assert_close(parts["hard"], 0.2 * alpha * beta * hard)
     now, then = (m(x) for m, x in zip(net.relation, (f[:6], before.features(batch["images"])), strict=True))
     torch.testing.assert_close(parts["relation"], 0.3 * alpha * beta * angles_apart(now, then).mean())
+
+
+def test_bics_parts(first_batch):
+    _, before, batch = first_batch("bic", budget=Budget(per_class=10), temperature=2.5)
+    assert batch["labels"].tolist()[6:] == [0, 0, 0, 0]  # exemplars among them
+    z, old = batch["logits"], before(batch["images"])  # the first task has no correction, its numbers are 1 and 0
+    share = 2 / 5
+    torch.testing.assert_close(batch["parts"]["ce"], (1 - share) * F.cross_entropy(z, batch["labels"]))
+    kept = losses.knowledge_distillation(z[:, :2], old, 2.5)
+    torch.testing.assert_close(batch["parts"]["distillation"], share * kept)
+
+
+def test_bics_teacher_is_corrected_too(learned, tasks, monkeypatch):
+    learner, before = learned(2, "bic"), learned(2, "bic").net
+    learner.correction = torch.tensor([[1.0, 0.0], [0.5, -2.0]])
+    images, told = tasks()[2].train.images[:8] / 255, []
+    monkeypatch.setattr(type(learner), "fit", lambda self, task, objective, *rest: told.append(objective))
+    learner.learn(tasks()[2], Stages())
+    learner.correction = learner.correction[:2]  # as it was while the net learned
+    with torch.no_grad():
+        z, old = learner.net(images), before(images)
+    for logits in (z, old):
+        logits[:, 2:5] = 0.5 * logits[:, 2:5] - 2
+    expected = 5 / 6 * losses.knowledge_distillation(z[:, :5], old, 2.0)
+    parts = told[0](learner.net, images, tasks()[2].train.labels[:8])
+    torch.testing.assert_close(parts["distillation"], expected)
+
+
+def test_deep_inversions_parts(first_batch):
+    _, before, batch = first_batch("deep_inversion", distillation=3.0, temperature=2.5)
+    z, old = batch["logits"], before(batch["images"])
+    assert len(z) == 10 and set(batch["labels"].tolist()[6:]) <= {0, 1}  # images it made among them
+    torch.testing.assert_close(batch["parts"]["ce"], F.cross_entropy(z, batch["labels"]))
+    torch.testing.assert_close(batch["parts"]["distillation"], 3 * losses.knowledge_distillation(z[:, :2], old, 2.5))
+
+
+def test_passs_parts(first_batch, tasks):
+    learner, before, batch = first_batch("pass", w_prototypes=0.3, distillation=0.7)
+    net = learner.net.train()
+    x, y = batch["images"], batch["labels"]  # 4·c: upright
+    turned = torch.cat([x, x.rot90(1, (2, 3)), x.rot90(2, (2, 3)), x.rot90(3, (2, 3))])
+    f, old = net.features(turned, moving=0), before.features(turned)
+    z = net.scale * net.cosines(f)
+    assert z.shape == (24, 20) and y.min() >= 8 and not (y % 4).any()
+    torch.testing.assert_close(batch["parts"]["ce"], F.cross_entropy(z, torch.cat([y, y + 1, y + 2, y + 3])))
+    far = np.linalg.norm((f - old).detach().numpy(), axis=1).mean()
+    assert batch["parts"]["distillation"].item() == pytest.approx(0.7 * far, rel=1e-5)
+    around, of = learner.augmented(6, learner.streams.generator("augmented prototypes", 1))
+    prototypes = torch.cat([net.old, net.new])
+    z = net.scale * F.normalize(around) @ F.normalize(prototypes).T
+    torch.testing.assert_close(batch["parts"]["prototypes"], 0.3 * F.cross_entropy(z, 4 * of))
+
+
+# ---- second stages, which even out old and new classes ----
+
+
+@pytest.fixture
+def fits(learned, tasks, monkeypatch):
+    """A function that lets a learner learn its second task, and gives what each stage of training was asked."""
+
+    def fits(kind, **options):
+        from ccsi.training import Training
+
+        learner, seen, fit = learned(1, kind, **options), [], Training.fit
+
+        def watched(self, net, real, val, *rest):
+            before = {name: value.clone() for name, value in net.state_dict().items()}
+            done = fit(self, net, real, val, *rest)
+            moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+            seen.append((self, real, moved))
+            return done
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Training, "fit", watched)
+            learner.learn(tasks()[1], Stages())
+        return learner, seen
+
+    return fits
+
+
+BY_VAL = {"select": "best_val", "schedule": "plateau", "lr": 0.1}
+"""What would undo a balanced stage: the task's val images are of new classes only."""
+
+
+def test_eeils_second_stage_sees_as_many_of_each_class_and_goes_to_its_end(fits):
+    learner, ((first, real, _), (second, balanced, _)) = fits(
+        "eeil", training=BY_VAL, budget=Budget(per_class=7), balanced_lr=0.3
+    )
+    assert (first.select, first.schedule, set(real.labels.tolist())) == ("best_val", "plateau", {2, 3, 4})
+    assert (second.select, second.schedule, second.epochs) == ("last", "cosine", 1)
+    assert second.lr == pytest.approx(0.03)
+    assert balanced.labels.bincount().tolist() == [7] * 5
+    assert torch.equal(balanced.images, learner.kept_images)
+
+
+def test_r_dfcils_refinement_moves_the_classifier_alone(fits):
+    _, ((_, _, first), (second, _, moved)) = fits("r_dfcil", training=BY_VAL)
+    assert any(name.startswith("backbone") for name in first)
+    assert moved == {"old", "new", "scale"}
+    assert (second.select, second.schedule) == ("last", "cosine")
+
+
+@pytest.mark.parametrize(("off", "left"), [("w_hard", {"ce", "relation"}), ("w_relation", {"ce", "hard"})])
+def test_a_weight_of_0_costs_r_dfcil_nothing(first_batch, off, left):
+    assert set(first_batch("r_dfcil", **{off: 0.0})[2]["parts"]) == left
 
 
 def test_r_dfcils_weights_by_hand(make):
