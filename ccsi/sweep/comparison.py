@@ -181,16 +181,15 @@ def write_comparison(book: Book, console: Console) -> list[str]:
         "",
         *(f"- {note}" for note in said),
         "",
-        "Settings:",
-        "",
     ]
+    chosen = []
     for row in rows:
         values = [f"{k.removeprefix('config/')}={shown(v)}" for k, v in row.items() if k.startswith("config/")]
-        chosen = f" {', '.join(values)}" if values else ""
-        text.append(
-            f"- {row[key]} ({row.get('setting', '-')}, {row.get('protocol', '-')}; {row['tried']} tried):{chosen}"
-        )
-    write_atomically(folder / "comparison.md", "\n".join([*text, ""]).encode())
+        if values:
+            of = f"{row.get('setting', '-')}, {row.get('protocol', '-')}; {row['tried']} tried"
+            chosen.append(f"- {row[key]} ({of}): {', '.join(values)}")
+    text += ["Settings:", "", *chosen, ""] if chosen else []
+    write_atomically(folder / "comparison.md", "\n".join(text).encode())
     tex = table.to_latex(index=False, escape=True, column_format="lll" + "r" * (len(heads) - 3))
     write_atomically(folder / "comparison.tex", "\n".join([*(f"% {note}" for note in said), tex]).encode())
     terminal = Table(title=f"{book.definition.name}: {len(book.definition.sweep.seeds.reporting)} reporting seeds")
