@@ -60,7 +60,7 @@ class Generation:
     are the same but for twice the steps).
 
     Each task trains a new generator (the released code trains the last one on), images come from a sigmoid, as pixels
-    here are in [0, 1], and are blurred by 3x3 pixels (5x5 there).
+    here are in [0, 1], and are blurred by 3x3 pixels (5x5 there); its norms add 1e-5 to a variance (0.8 there).
 
     Args:
         steps: of Adam. batch_size, lr: of it. latent, width: of the generator.
