@@ -258,6 +258,9 @@ def describe(hint: Any) -> str:
 def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     """The message for a key that does not exist, with the nearest one that does."""
     all_keys = [one for one in (*flat(known), *inner_keys(known)) if not one.startswith("sweep.space.")]
+    if key in all_keys:  # what was typed for it is at fault
+        inside = [one.removeprefix(f"{key}.") for one in all_keys if one.startswith(f"{key}.") and "._" not in one]
+        return f"{key} has nothing of the name typed inside it; expected some of {', '.join(inside)}."
     near = difflib.get_close_matches(key, all_keys, n=1, cutoff=0.5)
     return f"{key} is not a setting; " + (f"did you mean {near[0]}?" if near else "see --help for the settings.")
 

@@ -30,9 +30,10 @@ class Budget:
 
     def __post_init__(self) -> None:
         if (self.per_class is None) == (self.total is None):
+            both = "null" if self.total is None else f"numbers, {self.per_class} and {self.total}"
             raise UserError(
-                f"learner.budget.per_class={self.per_class} and learner.budget.total={self.total}: expected one of "
-                "them to be a number, the other null."
+                f"learner.budget.per_class and learner.budget.total are both {both}: expected one of them to be a "
+                "number, the other null, such as learner.budget='{per_class: null, total: 200}'."
             )
 
     def quota(self, n_classes: int) -> int:

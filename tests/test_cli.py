@@ -45,6 +45,7 @@ MISTAKES = {
     "datset=digits": "datset is not a setting; did you mean dataset?",
     "learner.synthesis.iteration=5": "did you mean learner.synthesis.iterations?",
     "+learner.foo=1": "learner.foo is not a setting",
+    "learner.synthesis={w_vt:1}": "learner.synthesis has nothing of the name typed inside it; expected some of iter",
     "learner.synthesis.w_tv.x=1": "learner.synthesis.w_tv.x is not a setting",
     "dataset=digit": "dataset=digit names no file in configs/dataset; expected one of bloodmnist,",
     "experiment=quick": "experiment=quick names no file in configs/experiment; expected one of quick/digits,",

@@ -197,6 +197,10 @@ class NetLearner(Learner):
             stage: its name, unique within a task. training: other settings than the learner's own.
         """
 
+        if len(task.train) and int(task.train.labels.max()) >= self.net.n_classes:
+            raise RuntimeError(
+                f"{type(self).__name__}.learn: no room for the task's classes; expected self.grow(task)."
+            )
         purpose = "" if stage == "training" else f"{stage} "
 
         def work(stage: Stage) -> State:
@@ -236,12 +240,19 @@ class NetLearner(Learner):
         return logits
 
     def stored(self) -> list[Stored]:
-        """One entry for each of `keeps` that is not empty; its count: the rows of a tensor, the values of a list."""
+        """One entry for each of `keeps` that is not empty; its count: the rows of a tensor, the values of a list.
+
+        Raises:
+            TypeError: bytes, which images are, of another kind than `exemplars`, by which a run counts as data-free.
+        """
         found = []
         for name, kind in self.keeps.items():
             value = getattr(self, name)
             tensors = value if isinstance(value, list) else [value]
-            count = sum(t.numel() for t in tensors) if isinstance(value, list) or not value.ndim else len(value)
+            if kind != "exemplars" and any(t.dtype == torch.uint8 for t in tensors):
+                raise TypeError(f"{type(self).__name__}.keeps: {name} are images; expected their kind to be exemplars.")
+            by_rows = kind == "exemplars" or not isinstance(value, list)
+            count = sum(len(t) if by_rows and t.ndim else t.numel() for t in tensors)
             if kind and count:
                 found.append(Stored(kind, count, sum(t.numel() * t.element_size() for t in tensors)))
         return found

@@ -50,9 +50,11 @@ def comparison(book: Book) -> list[dict[str, Any]]:
         name = str(book.settings[lot[0]][key])
         row: dict[str, Any] = {key: name, "kind": "", "status": "failed", "n": 0}
         row["tried"] = sum(n not in book.given and book.group(1, n) == "done" for n in lot)
+        row["failed"] = sum(book.group(1, n) == "failed" for n in lot if n not in book.given)
+        ends = [book.ends.get(book.trial(1, n, 0), ("", "")) for n in lot]
+        row["error"] = next((error for status, error in ends if status == "failed"), "")
         rows.append(row)
         if setting is None:
-            row["error"] = next((end[1] for n in lot if (end := book.ends.get(book.trial(1, n, 0)))), "")
             continue
         results = [result for _, run in book.runs(2, setting) if (result := book.result(run)) is not None]
         row |= {"setting": f"c{setting:02d}", "status": book.group(2, setting), "n": len(results)}
@@ -111,7 +113,7 @@ def notes(book: Book, rows: list[dict[str, Any]]) -> list[str]:
     spread = {1: "", 2: " [the two seeds]"}.get(n, " [95 % bootstrap interval of the mean, narrow for few seeds]")
     said.append(
         f"Figures are of test, in %, after the last task: mean over the reporting seeds {sweep.seeds.reporting}{spread}"
-        "; sorted by val. Kept: real images at the end. Peak memory: the process's, or on a GPU its allocations."
+        "; by kind, then by val. Kept: real images at the end. Peak memory: the process's, or on a GPU its allocations."
     )
     test = (
         "no test of significance for fewer than three seeds"
@@ -125,8 +127,11 @@ def notes(book: Book, rows: list[dict[str, Any]]) -> list[str]:
     if others := other_models(book):
         said.append(f"Another network than the rest: {others}.")
     for row in rows:
+        if row["status"] == "done" and row["failed"]:
+            of = row["failed"] + row["tried"]
+            said.append(f"{row[key]}: {row['failed']} of {of} settings failed: {row['error'].rstrip('.')}.")
         if row["status"] != "done":
-            why = f": {row['error']}" if row.get("error") else ""
+            why = f": {row['error'].rstrip('.')}" if row.get("error") else ""
             said.append(f"{row[key]}: {row['status']}, {row['n']} of {n} seeds{why}.")
     return said
 

@@ -301,7 +301,9 @@ def _set(space: dict[str, Any], override: str) -> None:
             raise UserError(f"{override}: sweep.space.{key} compares nothing; expected sweep.space.{key}={{each: …}}.")
         space, key = candidates, candidate
     if read.is_delete():
-        space.pop(key, None)
+        if key not in space:
+            raise UserError(f"{override}: there is no {key} to be taken out; expected one of {', '.join(space)}.")
+        del space[key]
     else:
         space[key] = read.value()
 

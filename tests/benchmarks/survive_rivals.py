@@ -1,4 +1,4 @@
-"""Does a table of all learners survive? `python tests/benchmarks/survive_rivals.py [--kills 12]`, 20 minutes on two cores.
+"""Does a table of all learners survive? `python tests/benchmarks/survive_rivals.py`, 30 minutes on two cores.
 
 The comparison of all learners on digits twice, two settings of each and two reporting seeds: undisturbed; and with a
 trial's worker, or the driver with all it started, killed with -9 at random moments, and resumed. Shown: whether both
@@ -20,7 +20,8 @@ from launcher import Sweep
 
 SWEEP = [
     "experiment=rivals/digits", "dataset.max_per_class=40", "training.epochs=1", "training.first_epochs=3",
-    "report=false", "checkpoint_every=0.5", "sweep.num_samples=2", "sweep.seeds.reporting=[0,1]", "sweep.max_failures=9",
+    "report=false", "checkpoint_every=0.5", "sweep.num_samples=2", "sweep.seeds.reporting=[0,1]",
+    "sweep.max_failures=9",
 ]  # fmt: skip
 COSTS = ["seconds", "peak_memory_bytes"]
 

@@ -670,6 +670,30 @@ def test_passs_parts(first_batch, tasks):
     torch.testing.assert_close(batch["parts"]["prototypes"], 0.3 * F.cross_entropy(z, 4 * of))
 
 
+# ---- slips of who writes a learner ----
+
+
+def test_images_must_be_kept_by_the_kind_that_ends_data_free(learned):
+    from ccsi.learners import Finetune
+
+    class Keeps(Finetune):
+        keeps = {"old": "memories"}  # noqa: RUF012
+
+    learner = learned(1, "finetune")
+    learner.__class__, learner.old = Keeps, [torch.zeros(5, 1, 8, 8, dtype=torch.uint8)]
+    with pytest.raises(TypeError, match=r"Keeps\.keeps: old are images; expected their kind to be exemplars"):
+        learner.stored()
+    Keeps.keeps = {"old": "exemplars"}
+    (kept,) = learner.stored()
+    assert (kept.count, kept.bytes) == (5, 5 * 64)
+
+
+def test_a_net_without_room_for_the_task_is_told(make, tasks):
+    learner = make("finetune")
+    with pytest.raises(RuntimeError, match=r"Finetune\.learn: no room for the task's classes; expected self\.grow"):
+        learner.fit(tasks()[0], learner.classify(), Stages())
+
+
 # ---- second stages, which even out old and new classes ----
 
 

@@ -80,6 +80,7 @@ def test_one_row_each_by_kind_and_val(book: Book) -> None:
     assert [row["setting"] for row in rows.values()] == ["c01", "c03", "c06", "c04", "c05", "c00"]
     assert [row["status"] for row in rows.values()] == ["done"] * 5 + ["incomplete"]
     assert [row["tried"] for row in rows.values()] == [0, 2, 0, 0, 0, 0]
+    assert not any(row["failed"] for row in rows.values())
     ccsi = rows["ccsi"]
     assert ccsi["config/learner.w_idc"] == book.settings[3]["learner.w_idc"]
     assert ccsi["final_accuracy_macro_mean"] == pytest.approx(0.73)
@@ -162,6 +163,16 @@ def test_a_candidate_whose_settings_all_failed_is_told_and_costs_no_other_its_ro
     assert "ccsi lack reporting seeds" in capsys.readouterr().err
     text = (book.definition.folder / "comparison.md").read_text()
     assert "ccsi: failed, 0 of 3 seeds: ValueError: boom." in text and "| lwf |" in text
+
+
+def test_a_setting_that_failed_is_told_where_another_of_its_candidate_is_reported(tmp_path: Path) -> None:
+    book = made(tmp_path / "s", lacking=())
+    shutil.rmtree(book.folder("p1-c02-s100"))
+    book = Book(book.definition, Console(quiet=True))
+    book.broke("p1-c02", "ValueError: boom.\n")
+    write_comparison(book, Console(quiet=True))
+    text = (book.definition.folder / "comparison.md").read_text()
+    assert "- ccsi: 1 of 2 settings failed: ValueError: boom.\n" in text and "| ccsi | inversion |" in text
 
 
 @pytest.mark.parametrize("lacking", [(3, 5, 6, 0), (0, 3, 4, 5, 6)])

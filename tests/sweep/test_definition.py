@@ -109,6 +109,8 @@ def test_bad_input_is_told_in_one_sentence_with_its_full_key(override: str, said
         ("sweep.space.training.lr={grid: [0.1]}", "training.lr is a grid, as long as it is; expected choice"),
         ("sweep.space.learner.w_idc={choice: [1.0]}", "learner.w_idc is swept for all; expected it once"),
         ("sweep.space.learner.each.lwf={learner.x: {choice: [1]}}", "learner.x is not a setting"),
+        ("~sweep.space.learner.each.jointt", "there is no jointt to be taken out; expected one of ccsi, finetune."),
+        ("~sweep.space.each.learner.joint", "there is no each.learner.joint to be taken out"),
         ("sweep.space.model.each.lwf=null", "sweep.space.model compares nothing"),
         (
             "learner.synthesis.iterations=4",
@@ -171,8 +173,9 @@ def test_a_comparisons_recipes_are_those_of_the_experiment_it_builds_on(experime
     assert {path.name: path.read_text() for path in here.iterdir()} == {p.name: p.read_text() for p in there.iterdir()}
     for learner in ("ccsi", "acil"):
         one, other = (ccsi.config.load([f"experiment={name}", f"learner={learner}"]) for name in (base, experiment))
-        for config in (one, other):  # what the quick one sets itself
-            config["threads"], config["dataset"]["max_per_class"] = 1, None
+        assert base.startswith("quick") or other["training"]["select"] == "last"  # as SI must
+        for config in (one, other):  # what a comparison sets itself
+            config["threads"], config["dataset"]["max_per_class"], config["training"]["select"] = 1, None, "last"
         assert one == other
 
 
