@@ -9,20 +9,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccsi.workers import Workers
+from ccsi.distributed import ProcessGroup
 
-ALONE = Workers()
+ALONE = ProcessGroup()
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0, workers: Workers = ALONE
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    smoothing: float = 0.0,
+    process_group: ProcessGroup = ALONE,
 ) -> Tensor:
     """Mean cross-entropy of logits [N, n_classes], each image weighted by its class's weight; labels int64 [N]."""
     losses = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="none")
     if weights is None:
-        return workers.mean(losses)
+        return process_group.mean(losses)
     own = weights[labels]
-    return workers.mean(losses / own, own)
+    return process_group.mean(losses / own, own)
 
 
 def exact(features: Tensor, old_features: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,14 +35,14 @@ def exact(features: Tensor, old_features: Tensor) -> tuple[Tensor, Tensor]:
     return features.to(wide), old_features.to(wide)
 
 
-def distillation(features: Tensor, old_features: Tensor, workers: Workers = ALONE) -> Tensor:
+def distillation(features: Tensor, old_features: Tensor, process_group: ProcessGroup = ALONE) -> Tensor:
     """Less-forget distillation: mean(1 − cos(f(x), f_{t−1}(x))). Both [N, D]. LUCIR, eq. 6."""
     with torch.autocast(features.device.type, enabled=False):
-        return workers.mean(1 - F.cosine_similarity(*exact(features, old_features)))
+        return process_group.mean(1 - F.cosine_similarity(*exact(features, old_features)))
 
 
 def knowledge_distillation(
-    logits: Tensor, old_logits: Tensor, temperature: float = 2.0, workers: Workers = ALONE
+    logits: Tensor, old_logits: Tensor, temperature: float = 2.0, process_group: ProcessGroup = ALONE
 ) -> Tensor:
     """KL(p_old ‖ p) of the softmax at a temperature T, mean over images; both logits [N, n].
 
@@ -47,15 +51,17 @@ def knowledge_distillation(
     """
     p_old = F.softmax(old_logits / temperature, 1)
     log_p = F.log_softmax(logits / temperature, 1)
-    return workers.mean((p_old * (F.log_softmax(old_logits / temperature, 1) - log_p)).sum(1))
+    return process_group.mean((p_old * (F.log_softmax(old_logits / temperature, 1) - log_p)).sum(1))
 
 
-def binary_cross_entropy(logits: Tensor, targets: Tensor, workers: Workers = ALONE) -> Tensor:
+def binary_cross_entropy(logits: Tensor, targets: Tensor, process_group: ProcessGroup = ALONE) -> Tensor:
     """Sigmoid cross-entropy, summed over classes, mean over images; logits and targets (in [0, 1]) are [N, n]."""
-    return workers.mean(F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1))
+    return process_group.mean(F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1))
 
 
-def margin(cosines: Tensor, labels: Tensor, n_old: int, m: float = 0.3, k: int = 1, workers: Workers = ALONE) -> Tensor:
+def margin(
+    cosines: Tensor, labels: Tensor, n_old: int, m: float = 0.3, k: int = 1, process_group: ProcessGroup = ALONE
+) -> Tensor:
     """Old classes' images keep a distance from the K nearest new prototypes. LUCIR, eq. 8.
 
     Mean over old-class images and their top-K new classes of max(0, m − s_y + s_new); 0 without old images.
@@ -69,10 +75,12 @@ def margin(cosines: Tensor, labels: Tensor, n_old: int, m: float = 0.3, k: int =
     own = cosines.gather(1, labels[:, None])
     hardest = cosines[:, n_old:].topk(k, dim=1).values
     violations = F.relu(m - own + hardest).mean(1)
-    return workers.mean(violations, is_old)
+    return process_group.mean(violations, is_old)
 
 
-def class_centroids(scores: Tensor, labels: Tensor, n_classes: int, workers: Workers = ALONE) -> tuple[Tensor, Tensor]:
+def class_centroids(
+    scores: Tensor, labels: Tensor, n_classes: int, process_group: ProcessGroup = ALONE
+) -> tuple[Tensor, Tensor]:
     """The mean score vector of each class in a batch; in the whole batch, where workers share one.
 
     Args:
@@ -83,8 +91,8 @@ def class_centroids(scores: Tensor, labels: Tensor, n_classes: int, workers: Wor
     """
     # a matrix product with one-hot rows: deterministic on every device, unlike index_add
     member = F.one_hot(labels, n_classes).to(scores.dtype)
-    counts = workers.total(member.sum(0))
-    return workers.sum(member.T @ scores) / counts.clamp(min=1)[:, None], counts > 0
+    counts = process_group.all_reduce(member.sum(0))
+    return process_group.sum(member.T @ scores) / counts.clamp(min=1)[:, None], counts > 0
 
 
 def moving_centroids(before: Tensor, seen: Tensor, batch: Tensor, present: Tensor, rho: float) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ LOG_EVERY = 50
 class Stage:
     """One stage of learning a task (`synthesis`, `training`), as the code inside sees it.
 
-    A loop starts from `state` if it is not None, calls `offer` after each step with a function that makes
+    A loop starts from `state` if it is not None, calls `maybe_checkpoint` after each step with a function that makes
     its state (called only when a checkpoint is due), and `log` at logging points. Where the state is spread
     over workers, they agree on `due` first and then `save` what they collected; the leader's is kept.
     """
@@ -26,7 +26,7 @@ class Stage:
     ) -> None:
         self.state, self.due, self.save, self.log = state, due, save, log
 
-    def offer(self, make: Callable[[], State]) -> None:
+    def maybe_checkpoint(self, make: Callable[[], State]) -> None:
         """Save what `make` gives, if a checkpoint is due."""
         if self.due():
             self.save(make())

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from ccsi.checks import AtLeastTwo, NonNegative, NonNegativeInt, Positive, PositiveInt, Probability, Share
 from ccsi.data import Augment, Labelled
+from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
 from ccsi.models import IncrementalNet
 from ccsi.optim import SGD
 from ccsi.rng import Streams
 from ccsi.stage import LOG_EVERY, Stage, State
-from ccsi.workers import Workers
 
 
 class Objective(Protocol):
@@ -26,7 +26,7 @@ class Objective(Protocol):
         """Weighted loss parts by name (their sum is minimised); images float [N, C, S, S], labels int64 [N].
 
         Where workers share a batch, these are this worker's images, and the loss is the sum of what all return:
-        `net.workers.mean(values)` in place of `values.mean()` sees to that.
+        `net.process_group.mean(values)` in place of `values.mean()` sees to that.
         """
 
     def state_dict(self) -> State:
@@ -95,7 +95,7 @@ class Training:
             synthetic_ratio: share of each epoch's draws that come from `synthetic` (METHOD section 5); None:
                 every image once an epoch.
             task: 0-based; chooses random streams, and so does `purpose`, where a task trains more than once.
-            stage: to go on from and to offer checkpoints to.
+            stage: to go on from and to maybe_checkpoint checkpoints to.
 
         Returns:
             the net's state (no copy), so that a finished stage can be restored from its result.
@@ -103,7 +103,7 @@ class Training:
         Raises:
             UserError: a single image, which has no batch statistics.
         """
-        device, dtype, workers = net.scale.device, net.scale.dtype, net.workers
+        device, dtype, process_group = net.scale.device, net.scale.dtype, net.process_group
         pool, n_real = Pool(real, synthetic), len(real)
         if len(pool) < 2:
             raise UserError(f"task {task + 1} has a single training image; expected at least two.")
@@ -114,7 +114,7 @@ class Training:
         trained = [p for p in net.parameters() if p.requires_grad]
         losses = Losses(net, objective)
         parts_of: Callable[..., dict[str, Tensor]] = losses
-        if not workers.alone:
+        if process_group.world_size > 1:
             with warnings.catch_warnings():  # torch 2.15 has a new name for this argument, which 2.10 does not know
                 warnings.simplefilter("ignore", FutureWarning)
                 # the norms' moments are the same on all workers anyway; where unused parameters are looked for, buckets
@@ -163,7 +163,7 @@ class Training:
                 lr = base_lr * factor * self.multiplier(step, steps)
                 end = (batch + 1) * self.batch_size if batch + 1 < n_batches else per_epoch
                 chosen = order[batch * self.batch_size : end]
-                whole, part = len(chosen), workers.share(len(chosen))
+                whole, part = len(chosen), process_group.shard(len(chosen))
                 chosen = chosen[part]
                 images, labels = pool[chosen]
                 x = images.to(dtype) / 255
@@ -173,17 +173,19 @@ class Training:
                     parts = parts_of(x, labels)
                     total = torch.stack(list(parts.values())).sum()
                 optimizer.zero_grad()
-                (total * workers.size).backward()  # the workers' gradients are averaged, where we want their sum
+                (
+                    total * process_group.world_size
+                ).backward()  # the workers' gradients are averaged, where we want their sum
                 if self.clip_norm is not None:
                     nn.utils.clip_grad_norm_(trained, self.clip_norm)
                 optimizer.step(lr)
                 if (step + 1) % LOG_EVERY == 0 and batch + 1 < n_batches:
-                    stage.log(step + 1, steps, metrics_of(parts, lr, workers))
+                    stage.log(step + 1, steps, metrics_of(parts, lr, process_group))
                 if batch + 1 < n_batches:
-                    stage.offer(lambda epoch=epoch, batch=batch: state(epoch, batch + 1))  # type: ignore[misc]
+                    stage.maybe_checkpoint(lambda epoch=epoch, batch=batch: state(epoch, batch + 1))  # type: ignore[misc]
             first_batch = 0
             accuracy = own_accuracy(net, val)
-            stage.log((epoch + 1) * n_batches, steps, metrics_of(parts, lr, workers) | {"val_accuracy": accuracy})
+            stage.log((epoch + 1) * n_batches, steps, metrics_of(parts, lr, process_group) | {"val_accuracy": accuracy})
             if accuracy > best:
                 best, wait = accuracy, 0
                 if self.select == "best_val":
@@ -192,7 +194,7 @@ class Training:
                 wait += 1
                 if self.schedule == "plateau" and wait > self.plateau_patience:
                     factor, wait = factor * self.plateau_factor, 0
-            stage.offer(lambda epoch=epoch: state(epoch + 1, 0))  # type: ignore[misc]
+            stage.maybe_checkpoint(lambda epoch=epoch: state(epoch + 1, 0))  # type: ignore[misc]
         if kept is not None:
             net.load_state_dict(kept)
         net.eval()
@@ -263,9 +265,9 @@ def epoch_order(n: int, n_real: int, ratio: float | None, generator: torch.Gener
     return torch.cat([real, synthetic])[torch.randperm(draws, generator=generator)]
 
 
-def metrics_of(parts: Mapping[str, Tensor], lr: float, workers: Workers) -> dict[str, float]:
+def metrics_of(parts: Mapping[str, Tensor], lr: float, process_group: ProcessGroup) -> dict[str, float]:
     """Loss parts of the last batch on the host (one transfer), and the learning rate."""
-    values = workers.total(torch.stack([value.detach().float() for value in parts.values()])).tolist()
+    values = process_group.all_reduce(torch.stack([value.detach().float() for value in parts.values()])).tolist()
     metrics = {f"loss_{name}": value for name, value in zip(parts, values, strict=True)}
     return {"loss": sum(values), **metrics, "lr": lr}
 
@@ -274,7 +276,7 @@ def metrics_of(parts: Mapping[str, Tensor], lr: float, workers: Workers) -> dict
 def own_accuracy(net: IncrementalNet, data: Labelled, batch_size: int = 512) -> float:
     """Accuracy among all classes seen so far on images of the current task, in [0, 1]."""
     net.eval()
-    part = net.workers.share(len(data))
+    part = net.process_group.shard(len(data))
     parts = zip(data.images[part].split(batch_size), data.labels[part].split(batch_size), strict=True)
     hits = [(net(x.to(net.scale.dtype) / 255).argmax(1) == y).sum() for x, y in parts]
-    return int(net.workers.total(torch.stack(hits).sum())) / len(data)
+    return int(net.process_group.all_reduce(torch.stack(hits).sum())) / len(data)

@@ -50,22 +50,22 @@ class Server:
 
 def child(job: dict[str, Any], stages: Path) -> None:
     """Be `python -m ccsi`, until what must happen happens."""
-    import ccsi.checkpoint
+    import ccsi.experiment.checkpoint
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if "file_size" in job:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_size"], job["file_size"]))
     written = 0
-    save, replace = ccsi.checkpoint.Checkpoints.save, os.replace
+    save, replace = ccsi.experiment.checkpoint.Checkpoints.save, os.replace
 
-    def noting_save(self: ccsi.checkpoint.Checkpoints, state: dict[str, Any]) -> None:
+    def noting_save(self: ccsi.experiment.checkpoint.Checkpoints, state: dict[str, Any]) -> None:
         with stages.open("a") as file:
             file.write(json.dumps(state["stages"] and state["stages"]["name"]) + "\n")
         save(self, state)
 
     def fatal_replace(part: Path, path: Path) -> None:
         nonlocal written
-        if path.name != ccsi.checkpoint.NAME:
+        if path.name != ccsi.experiment.checkpoint.NAME:
             return replace(part, path)
         written += 1
         here = written == job.get("at")
@@ -79,9 +79,9 @@ def child(job: dict[str, Any], stages: Path) -> None:
 
     if "every" in job:
         steps = itertools.count(1)
-        ccsi.checkpoint.Checkpoints.due = lambda self: next(steps) % job["every"] == 0  # type: ignore[method-assign]
+        ccsi.experiment.checkpoint.Checkpoints.due = lambda self: next(steps) % job["every"] == 0  # type: ignore[method-assign]
     if "file_size" not in job:
-        ccsi.checkpoint.Checkpoints.save = noting_save  # type: ignore[method-assign]
+        ccsi.experiment.checkpoint.Checkpoints.save = noting_save  # type: ignore[method-assign]
         os.replace = fatal_replace  # type: ignore[assignment]
     sys.argv = ["ccsi", *job["args"]]
     runpy.run_module("ccsi", run_name="__main__", alter_sys=True)

@@ -15,7 +15,7 @@ from ccsi import config
 from ccsi.checks import PerTaskShare, PositiveInt
 from ccsi.data.scenario import FirstIncrement
 from ccsi.errors import UserError
-from ccsi.run_folder import flat
+from ccsi.experiment.folder import flat
 
 WORD = st.text("abcdefgh_", min_size=1, max_size=6)
 VALUE = st.one_of(

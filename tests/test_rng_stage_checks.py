@@ -51,7 +51,7 @@ def sums(stage: Stage) -> dict:
     while i < 10:
         total, i = total + i, i + 1
         stage.log(i, 10, {"total": total.item()})
-        stage.offer(lambda i=i, total=total: {"i": i, "total": total})
+        stage.maybe_checkpoint(lambda i=i, total=total: {"i": i, "total": total})
     return {"total": total}
 
 

@@ -19,6 +19,7 @@ from ccsi.learners.lucir import LUCIR
 from ccsi.learners.lwf import LwF
 from ccsi.learners.lwf_mc import LwFMC
 from ccsi.learners.ncm import NCM
+from ccsi.learners.parts.exemplars import ExemplarBudget
 from ccsi.learners.pass_ import PASS
 from ccsi.learners.r_dfcil import RDFCIL
 from ccsi.learners.si import SI
@@ -38,6 +39,7 @@ __all__ = [
     "SI",
     "BiC",
     "DeepInversion",
+    "ExemplarBudget",
     "FeCAM",
     "FeTrIL",
     "Finetune",

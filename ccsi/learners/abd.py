@@ -45,7 +45,7 @@ class ABD(GenerationLearner):
                     before = teacher.features(both)
                 now, before = exact(features, before)
                 moved = F.linear(now - before, old_classifier).square().mean(1)  # eq. 10
-                found["distillation"] = self.distillation * net.workers.mean(moved)
+                found["distillation"] = self.distillation * net.process_group.mean(moved)
             if self.fine_tuning:
                 logits = net.scale * net.cosines(features.detach())
                 tuned = self.cross_entropy(logits, torch.cat([labels, pseudo_labels]))  # eq. 9

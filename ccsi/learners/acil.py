@@ -27,7 +27,7 @@ class ACIL(FrozenLearner):
     """
 
     default_name = "acil"
-    keeps: ClassVar = {"auto": "feature autocorrelation", "cross": "feature-label correlation"}
+    stored_buffers: ClassVar = {"auto": "feature autocorrelation", "cross": "feature-label correlation"}
 
     expansion: PositiveInt = 2048
     ridge: Positive = 0.1
@@ -39,7 +39,7 @@ class ACIL(FrozenLearner):
         self.buffer = ((torch.rand(d, self.expansion, generator=g) * 2 - 1) * d**-0.5).to(self.device, torch.float64)
         self.auto = self.cross = torch.zeros(0, 0, device=self.device, dtype=torch.float64)
 
-    def take_up(self, task: Task, features: Tensor) -> None:
+    def update_statistics(self, task: Task, features: Tensor) -> None:
         labels = F.one_hot(task.train.labels, task.classes.stop).double()
         self.auto, self.cross = correlated(self.auto, self.cross, self.expanded, features, labels)
 
@@ -47,10 +47,10 @@ class ACIL(FrozenLearner):
         """The random layer's activations: [N, D] to [N, E]."""
         return F.relu(features.double() @ self.buffer)
 
-    def solve(self) -> None:
+    def refit(self) -> None:
         self.solution = ridge_solution(self.auto, self.cross, self.ridge)
 
-    def judge(self, features: Tensor) -> Tensor:
+    def classify_features(self, features: Tensor) -> Tensor:
         return self.expanded(features) @ self.solution
 
 

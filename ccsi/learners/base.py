@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ccsi.data import Labelled, Task
 from ccsi.errors import UserError, diverged
-from ccsi.exemplars import Budget
+from ccsi.learners.parts.exemplars import ExemplarBudget
 from ccsi.losses import cross_entropy
 from ccsi.models import Backbone, IncrementalNet, imprinted_prototypes, random_prototypes
 from ccsi.rng import Streams
@@ -95,12 +95,12 @@ class NetLearner(Learner):
 
     Attributes:
         default_name: what it is called unless configured otherwise.
-        keeps: what it keeps of real data: attributes that hold tensors or lists of tensors, each with its kind.
-            They are part of a checkpoint and counted; those with the kind "" are the model's own, and not counted.
+        stored_buffers: what it keeps of real data: attributes that hold tensors or lists of tensors, each with its
+            kind. They are part of a checkpoint and counted; those with the kind "" are the model's own: not counted.
     """
 
     default_name: ClassVar[str] = "finetune"
-    keeps: ClassVar[Mapping[str, str]] = {}
+    stored_buffers: ClassVar[Mapping[str, str]] = {}
 
     model: ModelFactory
     in_channels: int
@@ -136,7 +136,9 @@ class NetLearner(Learner):
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """This worker's part of a batch's mean cross-entropy, with the configured label smoothing."""
-        return cross_entropy(logits, labels, smoothing=self.training.label_smoothing, workers=self.net.workers)
+        return cross_entropy(
+            logits, labels, smoothing=self.training.label_smoothing, process_group=self.net.process_group
+        )
 
     def first_of(self, task: Task) -> int:
         """The first class of a task's own ("local") cross-entropy: its own first.
@@ -165,10 +167,10 @@ class NetLearner(Learner):
     def features(self, images: Tensor, batch_size: int = 256) -> Tensor:
         """f of uint8 images, [N, C, S, S] to [N, D], in eval mode; workers share the images."""
         self.net.eval()
-        own = images[self.net.workers.share(len(images))]
+        own = images[self.net.process_group.shard(len(images))]
         dtype = self.net.scale.dtype
         parts = [self.net.features(x.to(dtype) / 255) for x in own.split(batch_size)]
-        return self.net.workers.gather(
+        return self.net.process_group.all_gather_rows(
             torch.cat(parts) if parts else self.net.scale.new_empty(0, self.net.old.shape[1])
         )
 
@@ -240,17 +242,19 @@ class NetLearner(Learner):
         return logits
 
     def stored(self) -> list[Stored]:
-        """One entry for each of `keeps` that is not empty; its count: the rows of a tensor, the values of a list.
+        """One entry for each of `stored_buffers` that is not empty; its count: a tensor's rows, a list's values.
 
         Raises:
             TypeError: bytes, which images are, of another kind than `exemplars`, by which a run counts as data-free.
         """
         found = []
-        for name, kind in self.keeps.items():
+        for name, kind in self.stored_buffers.items():
             value = getattr(self, name)
             tensors = value if isinstance(value, list) else [value]
             if kind != "exemplars" and any(t.dtype == torch.uint8 for t in tensors):
-                raise TypeError(f"{type(self).__name__}.keeps: {name} are images; expected their kind to be exemplars.")
+                raise TypeError(
+                    f"{type(self).__name__}.stored_buffers: {name} are images; expected their kind to be exemplars."
+                )
             by_rows = kind == "exemplars" or not isinstance(value, list)
             count = sum(len(t) if by_rows and t.ndim else t.numel() for t in tensors)
             if kind and count:
@@ -262,7 +266,7 @@ class NetLearner(Learner):
         return state
 
     def state_dict(self) -> State:
-        kept = {name: getattr(self, name) for name in self.keeps}
+        kept = {name: getattr(self, name) for name in self.stored_buffers}
         return {"net": self.net.state_dict(), "heads": [len(head) for head in self.heads], "kept": kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -277,16 +281,16 @@ class NetLearner(Learner):
 
 @dataclass(kw_only=True, eq=False)
 class ReplayLearner(NetLearner):
-    """A learner that keeps some real images of each class: those of a `Budget`.
+    """A learner that keeps some real images of each class: those of an `ExemplarBudget`.
 
     Attributes:
         kept_images: uint8 [M, C, S, S], class by class, the best of each first. kept_labels: int64 [M].
     """
 
     kind: ClassVar = "exemplars"
-    keeps: ClassVar[Mapping[str, str]] = {"kept_images": "exemplars", "kept_labels": "exemplar labels"}
+    stored_buffers: ClassVar[Mapping[str, str]] = {"kept_images": "exemplars", "kept_labels": "exemplar labels"}
 
-    budget: Budget
+    budget: ExemplarBudget
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -387,9 +391,9 @@ class Dreams:
     @torch.no_grad()
     def __call__(self, n: int) -> tuple[Tensor, Tensor]:
         """n images, [N, C, S, S] in [0, 1], and the teacher's pseudo-labels, int64 [N]."""
-        workers = self.teacher.workers
-        whole = workers.count(n)
-        images = self.generator.sample(whole, self.draws, workers.share(whole))
+        process_group = self.teacher.process_group
+        whole = process_group.count(n)
+        images = self.generator.sample(whole, self.draws, process_group.shard(whole))
         return images, self.teacher(images).argmax(1)
 
 
@@ -410,28 +414,28 @@ class FrozenLearner(NetLearner):
         features = self.features(task.train.images)
         if not features.isfinite().all():
             raise diverged(self.name, "features", task.index + 1)
-        self.take_up(task, features)
-        self.solve()
+        self.update_statistics(task, features)
+        self.refit()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         if self.heads:
-            self.solve()
+            self.refit()
 
     @abstractmethod
-    def take_up(self, task: Task, features: Tensor) -> None:
-        """Learn a task from its images' features [N, D]: put into `keeps` what they say."""
+    def update_statistics(self, task: Task, features: Tensor) -> None:
+        """Learn a task from its images' features [N, D]: put into `stored_buffers` what they say."""
 
-    def solve(self) -> None:
-        """Work out from `keeps` what `judge` needs beside it."""
+    def refit(self) -> None:
+        """Work out from `stored_buffers` what `classify_features` needs beside it."""
 
     @abstractmethod
-    def judge(self, features: Tensor) -> Tensor:
+    def classify_features(self, features: Tensor) -> Tensor:
         """Class scores [N, n_seen] of features [N, D]."""
 
     def scores(self, images: Tensor) -> Tensor:
         self.net.eval()
-        return self.judge(self.net.features(images.to(self.net.scale.dtype)))
+        return self.classify_features(self.net.features(images.to(self.net.scale.dtype)))
 
 
 class Loss:

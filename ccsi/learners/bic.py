@@ -31,7 +31,7 @@ class BiC(ReplayLearner):
     """
 
     default_name = "bic"
-    keeps: ClassVar = {**ReplayLearner.keeps, "correction": ""}
+    stored_buffers: ClassVar = {**ReplayLearner.stored_buffers, "correction": ""}
 
     temperature: Positive = 2.0
     held_out: Share = 0.1
@@ -59,7 +59,7 @@ class BiC(ReplayLearner):
             if n_old:
                 with torch.no_grad():
                     old = self.corrected(teacher(images))
-                kept = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.workers)
+                kept = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
                 found["distillation"] = share * kept
             return found
 

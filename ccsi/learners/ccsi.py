@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ccsi.checks import AtLeastTwo, NonNegative, PerTaskPositive, PerTaskShare, PositiveInt, per_task
 from ccsi.data import Augment, Task
+from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
 from ccsi.learners.base import InversionLearner, Stored
 from ccsi.losses import (
@@ -23,7 +24,6 @@ from ccsi.losses import (
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages, State
 from ccsi.synthesis import ClassMemory, remember
-from ccsi.workers import Workers
 
 Target = Literal["new_train", "unlabeled_pool", "as_released"]
 
@@ -166,23 +166,23 @@ class Update:
             features = net.features(images)
         cosines = net.cosines(features)
         weights = None if self.class_weights is None else self.class_weights.to(cosines.dtype)
-        parts = {"ce": cross_entropy(net.scale * cosines, labels, weights, self.smoothing, net.workers)}
+        parts = {"ce": cross_entropy(net.scale * cosines, labels, weights, self.smoothing, net.process_group)}
         if self.w_distillation:
             with torch.no_grad():
                 old_features = self.teacher.features(images)
-            parts["distillation"] = self.w_distillation * distillation(features, old_features, net.workers)
+            parts["distillation"] = self.w_distillation * distillation(features, old_features, net.process_group)
         if self.w_margin:
             m, k = self.learner.margin, self.learner.top_k
-            parts["margin"] = self.w_margin * margin(cosines, labels, self.n_old, m, k, net.workers)
+            parts["margin"] = self.w_margin * margin(cosines, labels, self.n_old, m, k, net.process_group)
         if target is not None:
-            parts["idc"] = self.w_idc * self.idc(cosines, labels, net.cosines(target), net.workers)
+            parts["idc"] = self.w_idc * self.idc(cosines, labels, net.cosines(target), net.process_group)
         return parts
 
     def target_batch(self, net: IncrementalNet, n: int) -> Tensor:
         """This worker's share of a target batch drawn anew: [M, C, S, S] in [0, 1]; `n`: its labelled images."""
-        workers = net.workers
-        size = self.learner.idc.batch_size or workers.count(n)
-        part = workers.share(size)
+        process_group = net.process_group
+        size = self.learner.idc.batch_size or process_group.count(n)
+        part = process_group.shard(size)
         chosen = torch.randint(len(self.target), (size,), generator=self.draws, device=self.target.device)[part]
         x = self.target[chosen].to(net.scale.dtype) / 255
         if self.augment is not None:
@@ -190,7 +190,7 @@ class Update:
                 x = self.augment(x, self.draws, size, part)
         return x
 
-    def idc(self, cosines: Tensor, labels: Tensor, target: Tensor, workers: Workers) -> Tensor:
+    def idc(self, cosines: Tensor, labels: Tensor, target: Tensor, process_group: ProcessGroup) -> Tensor:
         """L_idc of this batch, of which each worker answers for its share; moves the running source centroids.
 
         Args:
@@ -199,12 +199,12 @@ class Update:
         """
         n = len(self.seen)
         with torch.autocast(cosines.device.type, enabled=False):  # centroids are sums: not in bfloat16
-            batch, present = class_centroids(cosines, labels, n, workers)
+            batch, present = class_centroids(cosines, labels, n, process_group)
             source, self.seen = moving_centroids(self.source, self.seen, batch, present, self.rho)
             self.source = source.detach()
-            centroids, found = class_centroids(target, target.detach().argmax(1), n, workers)
+            centroids, found = class_centroids(target, target.detach().argmax(1), n, process_group)
             loss = intra_domain_conservative(centroids, source, self.seen & found, self.tau, self.learner.idc.form)
-            return loss / workers.size
+            return loss / process_group.world_size
 
     def state_dict(self) -> State:
         if not self.w_idc:

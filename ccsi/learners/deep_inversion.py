@@ -54,7 +54,7 @@ class DeepInversion(InversionLearner):
             if n_old and self.distillation:
                 with torch.no_grad():
                     old = teacher(images)
-                kept = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.workers)
+                kept = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
                 found["distillation"] = self.distillation * kept
             return found
 

@@ -24,8 +24,8 @@ class DSAL(ACIL):
     """
 
     default_name = "ds_al"
-    keeps: ClassVar = {
-        **ACIL.keeps,
+    stored_buffers: ClassVar = {
+        **ACIL.stored_buffers,
         "second_auto": "feature autocorrelation (second stream)",
         "second_cross": "feature-residual correlation (second stream)",
     }
@@ -36,10 +36,10 @@ class DSAL(ACIL):
         super().__post_init__()
         self.second_auto, self.second_cross = self.auto, self.cross
 
-    def take_up(self, task: Task, features: Tensor) -> None:
-        super().take_up(task, features)
-        super().solve()
-        residual = F.one_hot(task.train.labels, task.classes.stop).double() - super().judge(features)
+    def update_statistics(self, task: Task, features: Tensor) -> None:
+        super().update_statistics(task, features)
+        super().refit()
+        residual = F.one_hot(task.train.labels, task.classes.stop).double() - super().classify_features(features)
         residual[:, : task.classes.start] = 0
         kept = correlated(self.second_auto, self.second_cross, self.second_expanded, features, residual)
         self.second_auto, self.second_cross = kept
@@ -48,9 +48,9 @@ class DSAL(ACIL):
         """The second stream's activations: [N, D] to [N, E]."""
         return torch.tanh(features.double() @ self.buffer)
 
-    def solve(self) -> None:
-        super().solve()
+    def refit(self) -> None:
+        super().refit()
         self.second = ridge_solution(self.second_auto, self.second_cross, self.ridge)
 
-    def judge(self, features: Tensor) -> Tensor:
-        return super().judge(features) + self.compensation * self.second_expanded(features) @ self.second
+    def classify_features(self, features: Tensor) -> Tensor:
+        return super().classify_features(features) + self.compensation * self.second_expanded(features) @ self.second

@@ -63,7 +63,7 @@ class EEIL(ReplayLearner):
                 for head, teacher in teachers.items():
                     part = slice(head.start, head.stop)
                     old = answers[id(teacher)][:, part]
-                    kept.append(knowledge_distillation(logits[:, part], old, self.temperature, net.workers))
+                    kept.append(knowledge_distillation(logits[:, part], old, self.temperature, net.process_group))
                 found["distillation"] = self.distillation * torch.stack(kept).sum()
             return found
 

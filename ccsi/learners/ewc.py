@@ -9,8 +9,8 @@ from torch.func import functional_call, jacrev, vmap
 
 from ccsi.checks import NonNegative, PositiveInt, Probability
 from ccsi.data import Task
-from ccsi.importance import bounded, grown, guarded, quadratic
 from ccsi.learners.base import Loss, NetLearner
+from ccsi.learners.parts.importance import bounded, grown, guarded, quadratic
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
 
@@ -30,7 +30,7 @@ class EWC(NetLearner):
 
     default_name = "ewc"
     kind: ClassVar = "regularisation"
-    keeps: ClassVar = {"fisher": "Fisher information", "anchor": ""}
+    stored_buffers: ClassVar = {"fisher": "Fisher information", "anchor": ""}
 
     penalty: NonNegative = 5000.0
     decay: Probability = 0.95
@@ -48,7 +48,7 @@ class EWC(NetLearner):
         def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             found = {"ce": self.cross_entropy(net(images), labels)}
             if stiffness and self.penalty:
-                found["penalty"] = quadratic(net, stiffness, self.anchor) / net.workers.size
+                found["penalty"] = quadratic(net, stiffness, self.anchor) / net.process_group.world_size
             return found
 
         self.fit(task, Loss(parts), stages)
@@ -82,12 +82,12 @@ def fisher_diagonal(net: IncrementalNet, images: Tensor) -> list[Tensor]:
         slopes, found = jacrev(log_probabilities, has_aux=True)(weights, x)
         return {name: torch.einsum("c,c...->...", found.exp(), slope.square()) for name, slope in slopes.items()}
 
-    x = images[net.workers.share(len(images))].to(net.scale.dtype) / 255
+    x = images[net.process_group.shard(len(images))].to(net.scale.dtype) / 255
     chunk = max(1, 2**23 // (net.n_classes * sum(p.numel() for p in weights.values())))
     sums = {name: torch.zeros_like(p) for name, p in weights.items()}
     for part in x.split(chunk):
         for name, values in vmap(of_one)(part).items():
             sums[name] += values.sum(0)
-    means = {name: net.workers.total(value) / len(images) for name, value in sums.items()}
+    means = {name: net.process_group.all_reduce(value) / len(images) for name, value in sums.items()}
     backbone = [means[f"backbone.{name}"] for name, _ in net.backbone.named_parameters()]
     return [means["scale"], torch.cat([means["old"], means["new"]]), *backbone]

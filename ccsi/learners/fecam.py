@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ccsi.checks import NonNegative, Positive
 from ccsi.data import Task
 from ccsi.learners.base import FrozenLearner
-from ccsi.prototypes import class_covariances, class_means
+from ccsi.learners.parts.prototypes import class_covariances, class_means
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,7 +29,7 @@ class FeCAM(FrozenLearner):
     """
 
     default_name = "fecam"
-    keeps: ClassVar = {"means": "class mean features", "covariances": "class covariances"}
+    stored_buffers: ClassVar = {"means": "class mean features", "covariances": "class covariances"}
 
     shrink_diagonal: NonNegative = 1.0
     shrink_rest: NonNegative = 1.0
@@ -43,13 +43,13 @@ class FeCAM(FrozenLearner):
         self.means = torch.empty(0, d, device=self.device, dtype=torch.float64)
         self.covariances = torch.empty(0, d, d, device=self.device, dtype=torch.float64)
 
-    def take_up(self, task: Task, features: Tensor) -> None:
+    def update_statistics(self, task: Task, features: Tensor) -> None:
         x = self.transformed(features)
         self.means = torch.cat([self.means, class_means(x, task.train.labels, task.classes)])
         covariances = self.shrunk(class_covariances(x, task.train.labels, task.classes))
         self.covariances = torch.cat([self.covariances, covariances])
 
-    def solve(self) -> None:
+    def refit(self) -> None:
         self.inverse = torch.linalg.pinv(self.covariances, hermitian=True)
 
     def transformed(self, features: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class FeCAM(FrozenLearner):
         deviations = full.diagonal(dim1=1, dim2=2).clamp(min=1e-12).sqrt()
         return full / (deviations[:, :, None] * deviations[:, None, :])
 
-    def judge(self, features: Tensor) -> Tensor:
+    def classify_features(self, features: Tensor) -> Tensor:
         x = self.transformed(features)
         means = self.means
         if self.unit_length:

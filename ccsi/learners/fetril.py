@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ccsi.checks import Positive
 from ccsi.data import Task
 from ccsi.learners.base import FrozenLearner
-from ccsi.prototypes import class_means
+from ccsi.learners.parts.prototypes import class_means
 
 
 @dataclass(kw_only=True, eq=False)
@@ -26,7 +26,7 @@ class FeTrIL(FrozenLearner):
     """
 
     default_name = "fetril"
-    keeps: ClassVar = {"means": "class mean features", "classifier": ""}
+    stored_buffers: ClassVar = {"means": "class mean features", "classifier": ""}
 
     c: Positive = 1.0
 
@@ -36,7 +36,7 @@ class FeTrIL(FrozenLearner):
         self.means = torch.empty(0, d, device=self.device, dtype=self.net.scale.dtype)
         self.classifier = torch.empty(0, d + 1, device=self.device, dtype=torch.float64)  # weights, intercept
 
-    def take_up(self, task: Task, features: Tensor) -> None:
+    def update_statistics(self, task: Task, features: Tensor) -> None:
         new = class_means(features, task.train.labels, task.classes)
         x, y = [features], [task.train.labels]
         for old, mean in enumerate(self.means):
@@ -48,7 +48,7 @@ class FeTrIL(FrozenLearner):
         self.means = torch.cat([self.means, new])
         self.classifier = separated(F.normalize(torch.cat(x)), torch.cat(y), self.c).to(self.classifier)
 
-    def judge(self, features: Tensor) -> Tensor:
+    def classify_features(self, features: Tensor) -> Tensor:
         return F.normalize(features).double() @ self.classifier[:, :-1].T + self.classifier[:, -1]
 
 

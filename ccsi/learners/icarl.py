@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ccsi.data import Task
 from ccsi.learners.base import ReplayLearner
 from ccsi.learners.lwf_mc import LwFMC
-from ccsi.prototypes import class_means, nearest_mean
+from ccsi.learners.parts.prototypes import class_means, nearest_mean
 from ccsi.stage import Stages
 
 
@@ -23,7 +23,7 @@ class ICaRL(ReplayLearner, LwFMC):
     """
 
     default_name = "icarl"
-    keeps: ClassVar = {**ReplayLearner.keeps, "means": "class mean features"}
+    stored_buffers: ClassVar = {**ReplayLearner.stored_buffers, "means": "class mean features"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -46,9 +46,9 @@ class LUCIR(ReplayLearner):
             if w_distillation:
                 with torch.no_grad():
                     old = teacher.features(images)
-                found["distillation"] = w_distillation * distillation(features, old, net.workers)
+                found["distillation"] = w_distillation * distillation(features, old, net.process_group)
             if n_old and self.w_margin:
-                apart = margin(cosines, labels, n_old, self.margin, self.top_k, net.workers)
+                apart = margin(cosines, labels, n_old, self.margin, self.top_k, net.process_group)
                 found["margin"] = self.w_margin * apart
             return found
 

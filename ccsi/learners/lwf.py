@@ -48,7 +48,7 @@ class LwF(NetLearner):
                 with torch.no_grad():
                     old = teacher(images)
                 kept = [
-                    knowledge_distillation(logits[:, h.start : h.stop], old[:, h.start : h.stop], t, net.workers)
+                    knowledge_distillation(logits[:, h.start : h.stop], old[:, h.start : h.stop], t, net.process_group)
                     for h in heads
                 ]
                 found["distillation"] = self.distillation * torch.stack(kept).sum()

@@ -44,11 +44,11 @@ class LwFMC(NetLearner):
         def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             logits = net(images)
             wanted = F.one_hot(labels, net.n_classes).to(logits.dtype)
-            found = {"bce": binary_cross_entropy(logits[:, n_old:], wanted[:, n_old:], net.workers)}
+            found = {"bce": binary_cross_entropy(logits[:, n_old:], wanted[:, n_old:], net.process_group)}
             if n_old and self.distillation:
                 with torch.no_grad():
                     old = teacher(images).sigmoid()
-                kept = binary_cross_entropy(logits[:, :n_old], old, net.workers)
+                kept = binary_cross_entropy(logits[:, :n_old], old, net.process_group)
                 found["distillation"] = self.distillation * kept
             return found
 

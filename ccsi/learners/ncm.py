@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ccsi.data import Task
 from ccsi.learners.base import FrozenLearner
-from ccsi.prototypes import class_means, nearest_mean
+from ccsi.learners.parts.prototypes import class_means, nearest_mean
 
 
 @dataclass(kw_only=True, eq=False)
@@ -23,7 +23,7 @@ class NCM(FrozenLearner):
     """
 
     default_name = "ncm"
-    keeps: ClassVar = {"means": "class mean features"}
+    stored_buffers: ClassVar = {"means": "class mean features"}
 
     normalize: bool = True
 
@@ -31,11 +31,11 @@ class NCM(FrozenLearner):
         super().__post_init__()
         self.means = torch.empty(0, self.net.backbone.n_features, device=self.device, dtype=self.net.scale.dtype)
 
-    def take_up(self, task: Task, features: Tensor) -> None:
+    def update_statistics(self, task: Task, features: Tensor) -> None:
         new = class_means(self.lengths(features), task.train.labels, task.classes)
         self.means = torch.cat([self.means, self.lengths(new)])
 
-    def judge(self, features: Tensor) -> Tensor:
+    def classify_features(self, features: Tensor) -> Tensor:
         return nearest_mean(self.lengths(features), self.means)
 
     def lengths(self, features: Tensor) -> Tensor:

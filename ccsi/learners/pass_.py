@@ -10,9 +10,9 @@ from torch import Tensor
 from ccsi.checks import NonNegative
 from ccsi.data import Labelled, Task
 from ccsi.learners.base import Loss, NetLearner
+from ccsi.learners.parts.prototypes import class_covariances, class_means
 from ccsi.losses import exact
 from ccsi.models import IncrementalNet
-from ccsi.prototypes import class_covariances, class_means
 from ccsi.stage import Stages
 
 TURNS = 4
@@ -32,7 +32,7 @@ class PASS(NetLearner):
 
     default_name = "pass"
     kind: ClassVar = "prototypes"
-    keeps: ClassVar = {"means": "class mean features", "radius": "feature spread"}
+    stored_buffers: ClassVar = {"means": "class mean features", "radius": "feature spread"}
 
     w_prototypes: NonNegative = 10.0
     distillation: NonNegative = 10.0
@@ -60,7 +60,7 @@ class PASS(NetLearner):
                 with torch.no_grad():
                     old = teacher.features(turned)
                 now, before = exact(features, old)
-                moved = net.workers.mean(torch.linalg.vector_norm(now - before, dim=1))
+                moved = net.process_group.mean(torch.linalg.vector_norm(now - before, dim=1))
                 found["distillation"] = self.distillation * moved
             return found
 
@@ -78,9 +78,9 @@ class PASS(NetLearner):
 
     def augmented(self, n: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """This worker's share of a batch of features, one an image, [n, D], and their classes, int64 [n] (eq. 3)."""
-        workers = self.net.workers
-        whole = workers.count(n)
-        part = workers.share(whole)
+        process_group = self.net.process_group
+        whole = process_group.count(n)
+        part = process_group.shard(whole)
         of = torch.randint(len(self.means), (whole,), generator=draws)[part].to(self.device)
         noise = torch.randn(whole, self.means.shape[1], generator=draws)[part].to(self.means)
         return self.means[of] + self.radius * noise, of

@@ -55,13 +55,13 @@ class RDFCIL(GenerationLearner):
                 with torch.no_grad():
                     wanted = teacher(generated)
                 hard = (logits[n:, :n_old] - wanted).abs().mean(1)
-                found["hard"] = kept * self.w_hard * net.workers.mean(hard)
+                found["hard"] = kept * self.w_hard * net.process_group.mean(hard)
             if self.w_relation:
                 with torch.no_grad():
                     before = teacher.features(images)
-                now, part = net.workers.rows(maps[0](features[:n]))
-                old, _ = net.workers.rows(maps[1](before))
-                found["relation"] = kept * self.w_relation * net.workers.mean(angles_apart(now, old)[part])
+                now, part = net.process_group.rows(maps[0](features[:n]))
+                old, _ = net.process_group.rows(maps[1](before))
+                found["relation"] = kept * self.w_relation * net.process_group.mean(angles_apart(now, old)[part])
             return found
 
         def refined(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from ccsi.checks import NonNegative, Positive
 from ccsi.data import Task
 from ccsi.errors import UserError
-from ccsi.importance import bounded, gradients, grown, guarded, quadratic
 from ccsi.learners.base import NetLearner
+from ccsi.learners.parts.importance import bounded, gradients, grown, guarded, quadratic
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages, State
 
@@ -29,7 +29,7 @@ class SI(NetLearner):
 
     default_name = "si"
     kind: ClassVar = "regularisation"
-    keeps: ClassVar = {"importance": "synaptic importance", "anchor": ""}
+    stored_buffers: ClassVar = {"importance": "synaptic importance", "anchor": ""}
 
     penalty: NonNegative = 0.1
     damping: Positive = 0.001
@@ -79,7 +79,7 @@ class Path:
         learner = self.learner
         parts = {"ce": learner.cross_entropy(net(images), labels)}
         if self.stiffness and learner.penalty:
-            parts["penalty"] = quadratic(net, self.stiffness, learner.anchor) / net.workers.size
+            parts["penalty"] = quadratic(net, self.stiffness, learner.anchor) / net.process_group.world_size
         return parts
 
     @torch.no_grad()

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ccsi.distributed import ProcessGroup
 from ccsi.models.backbones import Backbone
 from ccsi.models.norm import Tap
-from ccsi.workers import Workers
 
 
 class IncrementalNet(nn.Module):
@@ -22,7 +22,7 @@ class IncrementalNet(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
-        self.workers = Workers.here()
+        self.process_group = ProcessGroup.current()
         self.old = nn.Parameter(torch.empty(0, backbone.n_features))
         self.new = nn.Parameter(torch.empty(0, backbone.n_features))
         self.scale = nn.Parameter(torch.ones(()))
@@ -43,7 +43,7 @@ class IncrementalNet(nn.Module):
         In training mode each is normalized by its own moments, and `other` moves no running ones. Workers take both
         in one pass, so that they ask each other once; alone, one pass is not faster on a CPU.
         """
-        if self.workers.alone:
+        if self.process_group.world_size == 1:
             return self.features(x), self.features(other, moving=0)
         first, second = self.features(torch.cat([x, other]), moving=len(x)).split([len(x), len(other)])
         return first, second

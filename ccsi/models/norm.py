@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
-from ccsi.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ContinualNorm2d(nn.Module):
                 f"model.groups={groups} does not divide a layer's {channels} channels; expected one that does."
             )
         self.groups, self.momentum, self.eps = groups, momentum, eps
-        self.workers = Workers.here()
+        self.process_group = ProcessGroup.current()
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.running_mean: Tensor
@@ -65,12 +65,12 @@ class ContinualNorm2d(nn.Module):
         if not self.training:
             return self._normalized(h)
         sizes = [len(h)] if moving is None else [moving, len(h) - moving]
-        if self.workers.alone:
+        if self.process_group.world_size == 1:
             parts = zip(h.split(sizes), (True, False), strict=False)
             out = [self._normalized(part, moves) for part, moves in parts if len(part)]
             return out[0] if len(out) == 1 else torch.cat(out)
         shared: Tensor
-        shared, moments = _SharedBatchNorm.apply(h, self.weight, self.bias, self.eps, sizes, self.workers)
+        shared, moments = _SharedBatchNorm.apply(h, self.weight, self.bias, self.eps, sizes, self.process_group)
         mean, var, n = moments[0]
         with torch.no_grad():  # this worker may have none of the images that move them, while others have
             share = (self.momentum * (n > 0)).to(self.running_mean)
@@ -92,7 +92,7 @@ class _SharedBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, eps: float, sizes: list[int], workers: Workers
+        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, eps: float, sizes: list[int], process_group: ProcessGroup
     ) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(h.dtype, torch.float32)
         own = torch.zeros(len(sizes), 3, h.shape[1], dtype=dtype, device=h.device)
@@ -102,7 +102,7 @@ class _SharedBatchNorm(torch.autograd.Function):
             elif len(part):
                 row[1], row[0] = torch.var_mean(part.to(dtype), (0, 2, 3), correction=0)
             row[2] = part.numel() // h.shape[1]
-        means, variances, counts = workers.stack(own).unbind(2)  # each [workers, batches, C]
+        means, variances, counts = process_group.all_gather(own).unbind(2)  # each [workers, batches, C]
         n = counts.sum(0)
         mean = (means * counts).sum(0) / n.clamp(min=1)
         var = ((variances + (means - mean).square()) * counts).sum(0) / n.clamp(min=1)
@@ -112,7 +112,7 @@ class _SharedBatchNorm(torch.autograd.Function):
                 x, weight, bias, *moments, False, 0.0, eps, out=y, save_mean=unused, save_invstd=unused
             )
         ctx.save_for_backward(h, weight, mean, var, n)
-        ctx.eps, ctx.sizes, ctx.workers = eps, sizes, workers
+        ctx.eps, ctx.sizes, ctx.process_group = eps, sizes, process_group
         moved = torch.stack([mean, var, n], 1)
         ctx.mark_non_differentiable(moved)
         return out, moved
@@ -128,7 +128,7 @@ class _SharedBatchNorm(torch.autograd.Function):
                 _, row[0], row[1] = torch.ops.aten.native_batch_norm_backward(
                     grad, part, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
                 )
-        shared = ctx.workers.total(own) / n[:, None].clamp(min=1)
+        shared = ctx.process_group.all_reduce(own) / n[:, None].clamp(min=1)
         d_h = torch.empty_like(h)
         for (part, grad, mean, var), out, (all_weight, all_bias) in zip(
             parts, d_h.split(ctx.sizes), shared, strict=True

@@ -23,7 +23,7 @@ from ccsi.sweep.definition import SCHEDULERS, Definition
 from ccsi.sweep.rungs import RULES
 from ccsi.sweep.space import Tried, Values
 from ccsi.sweep.standings import Standing, standings, standings_table
-from ccsi.sweep.statistics import fronts, summary
+from ccsi.sweep.tables.statistics import fronts, summary
 from ccsi.sweep.trial import LIVE, finished, reason, tasks_of
 
 if TYPE_CHECKING:  # status.py has no use for it

@@ -183,7 +183,7 @@ def furnish(definition: Definition, fresh: bool) -> None:
     Raises:
         UserError: there is no room.
     """
-    from ccsi.checkpoint import write_atomically  # and with it torch, which --help can do without
+    from ccsi.io.atomic import write_atomically
 
     folder = definition.folder
     room = folder / ".room"  # a full disk is better found now than at the first checkpoint
@@ -257,7 +257,7 @@ def to_the_end(book: Book, console: Console) -> int:
         if not book.complete():
             both_phases(book, console)
     except KeyboardInterrupt:
-        from ccsi.sweep.tables import write_trials
+        from ccsi.sweep.tables.leaderboard import write_trials
 
         write_trials(book)
         done = sum(row["status"] == "done" for row in book.rows())
@@ -335,7 +335,7 @@ def rehearse(definition: Definition) -> None:
         if base["_target_"] == "ccsi.experiment.run":
             shared = base.get("share_data") or str(definition.shared_data)
             as_in_phase_1 = {"evaluate_test": False, "share_data": shared}
-            build(base | {"_target_": "ccsi.experiment.rehearse"} | as_in_phase_1)()
+            build(base | {"_target_": "ccsi.experiment.validate"} | as_in_phase_1)()
 
 
 def keep_ray_private() -> None:
@@ -372,8 +372,8 @@ def both_phases(book: Book, console: Console) -> None:
 
 def tables(book: Book, console: Console) -> int:
     """Write and print what came out; returns the exit code."""
-    from ccsi.sweep.comparison import write_comparison
-    from ccsi.sweep.tables import leaderboard, pictures, write_leaderboard, write_trials
+    from ccsi.sweep.tables.comparison import write_comparison
+    from ccsi.sweep.tables.leaderboard import leaderboard, pictures, write_leaderboard, write_trials
 
     rows = write_trials(book)
     failed = rows[rows["status"] == "failed"]

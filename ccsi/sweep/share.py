@@ -1,7 +1,7 @@
 """One run shared by several workers, by Ray Train: for `python tune/train.py`, and for a sweep's trial that wants them.
 
-Each worker calls the same `ccsi.experiment.run`; gradients, moments and figures are shared in `ccsi.workers`. A worker
-that dies takes the others with it, and all start again from the run's newest checkpoint.
+Each worker calls the same `ccsi.experiment.run`; gradients, moments and figures are shared in
+`ccsi.distributed`. A worker that dies takes the others with it, and all start again from the run's newest checkpoint.
 """
 
 import json
@@ -23,11 +23,11 @@ from ray.train.torch import TorchConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer without its process group
 
 from ccsi.config import Config, build
+from ccsi.distributed import AgreedError, ProcessGroup
 from ccsi.errors import UserError
 from ccsi.sweep.trial import Attempts, Place, Report, finished, fresh_start, out_of_memory, sole_user
 from ccsi.sweep.watch import RayMetrics
 from ccsi.tracking.events import TaskEnd
-from ccsi.workers import AgreedError, Workers
 
 DIED = (TrainingFailedError, RayError)
 """A worker died or raised; Ray Train's own actor did, as its node is gone."""
@@ -117,7 +117,7 @@ def work(given: Mapping[str, Any]) -> None:
         torch.distributed.init_process_group(
             "gloo", f"file://{given['room']}/meet", rank=me.get_world_rank(), world_size=me.get_world_size()
         )
-    group = Workers.here()
+    group = ProcessGroup.current()
 
     def task_end(event: TaskEnd) -> None:
         told = report and report.at(event)
@@ -125,13 +125,13 @@ def work(given: Mapping[str, Any]) -> None:
             train.report(told)
 
     try:
-        with sole_user(folder) if group.leads else nullcontext():
-            if group.tell(finished(folder) is not None):  # one of us died after the last line was written
+        with sole_user(folder) if group.is_main else nullcontext():
+            if group.broadcast_object(finished(folder) is not None):  # one of us died after the last line was written
                 return
             fresh_start(int(config["seed"]), place.gpu)
             build(config)(on_task_end=task_end, watch=RayMetrics(place.sweep))
     except AgreedError as error:
-        if group.leads:
+        if group.is_main:
             error_file.write_text(str(error))
     except UserError as error:  # this worker's own: the others wait for it until Ray ends them
         error_file.write_text(str(error))

@@ -18,8 +18,7 @@ import ccsi.config
 from ccsi.checks import NonNegativeInt
 from ccsi.config import Config, build, groups_help
 from ccsi.errors import UserError
-from ccsi.run_folder import look_into
-from ccsi.run_folder import place as folder_of
+from ccsi.experiment.folder import check_run_dir, default_run_dir
 from ccsi.sweep.definition import Cluster, Resources
 from ccsi.sweep.main import keep_ray_private, taken
 from ccsi.sweep.trial import Place, finished, reason
@@ -73,7 +72,7 @@ def train(arguments: Sequence[str]) -> int:
         raise UserError("device=cuda, but resources.gpu is 0: say how many cards a worker gets, resources.gpu=1.")
     config |= {"threads": max(1, int(cpu)), "device": "cuda" if gpu > 0 else "cpu"}
     ccsi.config.check(config)
-    folder = folder_of(config["run_dir"], config["name"], config["seed"], config)
+    folder = default_run_dir(config["run_dir"], config["name"], config["seed"], config)
     config["run_dir"] = str(folder)
     shared_data = folder.with_name(f".{folder.name}.data")
     config["share_data"] = config["share_data"] or str(shared_data)
@@ -97,8 +96,8 @@ def run_shared(config: Config, place: Place, where: Cluster) -> str:
     """Start Ray, and on it the run's workers; returns what broke them off, or ""."""
     folder = Path(config["run_dir"])
     if where.address is None:  # a cluster's nodes may see other disks than this machine
-        look_into(folder, config)
-        build(config | {"_target_": "ccsi.experiment.rehearse"})()
+        check_run_dir(folder, config)
+        build(config | {"_target_": "ccsi.experiment.validate"})()
         keep_ray_private()
     print(f"Starting Ray ({ccsi.config.shown(where.address or 'local')}) …", file=sys.stderr)
     from ccsi.sweep.schedule import PASSED_ON, capacity, cluster  # seconds to import

@@ -248,7 +248,7 @@ class Attempts:
 
     def _at(self) -> str:
         """The driver's call, and what the run would go on from."""
-        from ccsi.checkpoint import NAME  # and with it torch, which the driver can do without
+        from ccsi.experiment.checkpoint import NAME  # and with it torch, which the driver can do without
 
         try:
             with (self.folder / NAME).open("rb") as file:  # its digest and size: copied from a storage it has new times

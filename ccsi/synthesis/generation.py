@@ -110,8 +110,8 @@ class Generation:
             optimizer.step(grads, self.lr)
             if (step + 1) % LOG_EVERY == 0 or step + 1 == self.steps:
                 stage.log(step + 1, self.steps, {f"loss_{name}": value.item() for name, value in parts.items()})
-            stage.offer(lambda step=step: state(step + 1))  # type: ignore[misc]
-        done: State = net.workers.tell(generator.state_dict())  # each has trained its own
+            stage.maybe_checkpoint(lambda step=step: state(step + 1))  # type: ignore[misc]
+        done: State = net.process_group.broadcast_object(generator.state_dict())  # each has trained its own
         return done
 
     def fresh(self, net: IncrementalNet, shape: torch.Size, task: int, streams: Streams) -> Generator:

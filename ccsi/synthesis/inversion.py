@@ -127,30 +127,36 @@ class Synthesis:
         """
         labels = self.labels(len(memory.means), task)
         weights = {name: per_task(getattr(self, name), task) for name in ("w_ce", "w_f", "w_tv", "w_l2")}
-        device, workers = net.scale.device, net.workers
+        device, process_group = net.scale.device, net.process_group
         n_groups, size = labels.shape
-        chunks = list(torch.arange(n_groups).split(self.groups_together(n_groups, size, device, workers.size)))
-        rounds = math.ceil(len(chunks) / workers.size)  # in each, every worker makes the images of one chunk
+        chunks = list(
+            torch.arange(n_groups).split(self.groups_together(n_groups, size, device, process_group.world_size))
+        )
+        rounds = math.ceil(
+            len(chunks) / process_group.world_size
+        )  # in each, every worker makes the images of one chunk
         saved: Mapping[str, Any] = stage.state or {"done": [], "chunks": None}
         done: list[Tensor] = [images.to(device) for images in saved["done"]]
         for number in range(len(done), rounds):
 
-            def offer(step: int, make: Callable[[], State], done: list[Tensor] = done) -> None:
-                if workers.alone:
-                    stage.offer(lambda: {"done": done, "chunks": [make()]})
-                elif step % LOG_EVERY == 0 and workers.tell(stage.due()):  # they keep step: each has as much to do
-                    stage.save({"done": done, "chunks": workers.collect(on_cpu(make()))})
+            def maybe_checkpoint(step: int, make: Callable[[], State], done: list[Tensor] = done) -> None:
+                if process_group.world_size == 1:
+                    stage.maybe_checkpoint(lambda: {"done": done, "chunks": [make()]})
+                elif step % LOG_EVERY == 0 and process_group.broadcast_object(
+                    stage.due()
+                ):  # they keep step: each has as much to do
+                    stage.save({"done": done, "chunks": process_group.all_gather_object(on_cpu(make()))})
 
             def log(step: int, metrics: Mapping[str, float], number: int = number) -> None:
                 stage.log(number * self.iterations + step, rounds * self.iterations, metrics)
 
-            mine = number * workers.size + workers.rank
+            mine = number * process_group.world_size + process_group.rank
             groups = chunks[min(mine, len(chunks) - 1)]  # whoever has none left does the last once more, to keep step
             draws = [self.draw(memory, labels[g], task, int(g), streams) for g in groups]
-            state = saved["chunks"] and saved["chunks"][workers.rank]
-            images = self.invert(net, memory, labels[groups].to(device), draws, weights, state, offer, log)
+            state = saved["chunks"] and saved["chunks"][process_group.rank]
+            images = self.invert(net, memory, labels[groups].to(device), draws, weights, state, maybe_checkpoint, log)
             made = (images.flatten(0, 1) * 255).round().to(torch.uint8)
-            done.append(workers.gather(made if mine < len(chunks) else made[:0]))
+            done.append(process_group.all_gather_rows(made if mine < len(chunks) else made[:0]))
             saved = {"done": done, "chunks": None}
         keep = labels.numel() if self.per_class is None else self.per_class * len(memory.means)
         return {"images": torch.cat(done)[:keep], "labels": labels.flatten()[:keep].to(device)}
@@ -174,14 +180,14 @@ class Synthesis:
         draws: list[tuple[Tensor, Tensor, Tensor]],
         weights: Mapping[str, float],
         saved: Mapping[str, Any] | None = None,
-        offer: Callable[[int, Callable[[], State]], None] = lambda step, make: None,
+        maybe_checkpoint: Callable[[int, Callable[[], State]], None] = lambda step, make: None,
         log: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
     ) -> Tensor:
         """Optimise G groups of B images together; each has its own statistics, jitter, flips and best state.
 
         Args:
-            labels: int64 [G, B]. draws: one of `draw` per group. saved: state to go on from. offer, log: called
-                with the number of steps done.
+            labels: int64 [G, B]. draws: one of `draw` per group. saved: state to go on from. maybe_checkpoint, log:
+                called with the number of steps done.
 
         Returns:
             float [G, B, C, S, S] in [0, 1]: each group's state of lowest loss.
@@ -212,7 +218,7 @@ class Synthesis:
                 x.clamp_(0, 1)
             if (step + 1) % LOG_EVERY == 0 or step + 1 == self.iterations:
                 log(step + 1, {f"loss_{name}": value.mean().item() for name, value in parts.items()})
-            offer(
+            maybe_checkpoint(
                 step + 1,
                 lambda step=step, best=best, lowest=lowest: {  # type: ignore[misc]  # lambda with bound defaults
                     "x": x.detach(),

@@ -104,7 +104,7 @@ def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: in
     means, group_means, group_vars = [], [], []
     for c in classes:
         members = (data.labels == c).nonzero()[:, 0]
-        n, members = len(members), members[net.workers.share(len(members))]
+        n, members = len(members), members[net.process_group.shard(len(members))]
         image_sum = torch.zeros(data.images.shape[1:], dtype=torch.float64, device=data.images.device)
         sums: list[tuple[Tensor, Tensor]] = []
         for part in members.split(batch_size):
@@ -115,7 +115,7 @@ def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: in
             layers = [group_moments(*map_moments(tap.input), tap.norm.groups) for tap in taps if tap.norm.groups]
             new = [(mean.sum(0), var.sum(0)) for mean, var in layers]
             sums = [(m + dm, v + dv) for (m, v), (dm, dv) in zip(sums, new, strict=True)] if sums else new
-        total = net.workers.total
+        total = net.process_group.all_reduce
         means.append((total(image_sum) / n).to(net.scale.dtype))
         group_means.append([total(m) / n for m, _ in sums])
         group_vars.append([total(v) / n for _, v in sums])

@@ -3,17 +3,17 @@
 from ccsi.tracking.console import Console
 from ccsi.tracking.events import Progress, RunStart, TaskEnd, Tracker
 from ccsi.tracking.files import Files
-from ccsi.tracking.trackers import Trackers, Unheard
+from ccsi.tracking.trackers import NullTrackers, Trackers
 from ccsi.tracking.weights_and_biases import WeightsAndBiases
 
 __all__ = [
     "Console",
     "Files",
+    "NullTrackers",
     "Progress",
     "RunStart",
     "TaskEnd",
     "Tracker",
     "Trackers",
-    "Unheard",
     "WeightsAndBiases",
 ]

@@ -57,7 +57,7 @@ class Trackers:
 
 
 @dataclass
-class Unheard(Trackers):
+class NullTrackers(Trackers):
     """Tells nobody: for all workers of a run but the one that leads."""
 
     @property

@@ -49,7 +49,7 @@ def train(steps: int) -> tuple[float, float]:
     real, old, val = random_images(half, range(2, 4)), random_images(half, range(2)), random_images(16, range(2, 4))
     task, teacher = Task(1, range(2, 4), real, val), copy.deepcopy(net).eval().requires_grad_(False)
     objective = Update(learner, task, teacher, 2)
-    net.workers.collect(None)  # they start together
+    net.process_group.all_gather_object(None)  # they start together
     began = time.perf_counter()
     training.fit(net, real, val, objective, 1, Streams(0), Stage(), old, 0.5, False)
     return time.perf_counter() - began, sum(p.detach().double().abs().sum().item() for p in net.parameters())

@@ -8,9 +8,9 @@ from every import EVERY
 
 from ccsi.data import Labelled
 from ccsi.data.scenario import make_tasks
-from ccsi.exemplars import Budget
 from ccsi.learners import IdC
 from ccsi.learners.base import GenerationLearner, InversionLearner, ReplayLearner
+from ccsi.learners.parts.exemplars import ExemplarBudget
 from ccsi.models.backbones import ResidualNet, initialise
 from ccsi.rng import Streams
 from ccsi.stage import Stages
@@ -72,7 +72,7 @@ def make():
                 **{"steps": 6, "batch_size": 8, "latent": 8, "width": 8} | (generation or {})
             )
         if issubclass(made, ReplayLearner):
-            options = {"budget": Budget(per_class=4)} | options
+            options = {"budget": ExemplarBudget(per_class=4)} | options
         if kind == "ccsi":
             common["idc"] = IdC(**(idc or {}))
         if kind in ("acil", "ds_al"):

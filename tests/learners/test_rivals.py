@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from ccsi import losses
 from ccsi.data import Labelled, Task
 from ccsi.errors import UserError
-from ccsi.exemplars import Budget
-from ccsi.importance import quadratic
 from ccsi.learners.ewc import fisher_diagonal
+from ccsi.learners.parts.exemplars import ExemplarBudget
+from ccsi.learners.parts.importance import quadratic
 from ccsi.learners.r_dfcil import angles_apart
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
@@ -224,8 +224,8 @@ def test_acil_is_joint_ridge_regression_in_whatever_order(learned, make, tasks):
         labels = torch.tensor([renamed.index(c) for c in task.train.labels.tolist()])
         again = Task(index, classes, Labelled(task.train.images, labels), task.val)
         other.heads.append(classes)
-        other.take_up(again, other.features(task.train.images))
-    other.solve()
+        other.update_statistics(again, other.features(task.train.images))
+    other.refit()
     torch.testing.assert_close(other.solution, learner.solution[:, renamed], rtol=1e-6, atol=1e-9)
 
 
@@ -236,7 +236,9 @@ def test_ds_als_second_stream_is_ridge_regression_on_residuals(learned, tasks):
     for n, task in enumerate(tasks(), 1):
         main = learned(n, "acil")
         features = main.features(task.train.images)
-        left = F.one_hot(task.train.labels, 6).double() - F.pad(main.judge(features), (0, 6 - task.classes.stop))
+        left = F.one_hot(task.train.labels, 6).double() - F.pad(
+            main.classify_features(features), (0, 6 - task.classes.stop)
+        )
         left[:, : task.classes.start], left[:, task.classes.stop :] = 0, 0
         xs.append(torch.tanh(features.double() @ main.buffer)), residuals.append(left)
     joint = Ridge(alpha=0.1, fit_intercept=False, solver="cholesky").fit(
@@ -245,8 +247,8 @@ def test_ds_als_second_stream_is_ridge_regression_on_residuals(learned, tasks):
     learner = learned(3, "ds_al")
     np.testing.assert_allclose(learner.second.numpy(), joint.coef_.T, rtol=1e-5, atol=1e-8)
     f = learner.features(tasks()[1].val.images)
-    expected = main.judge(f) + 0.6 * torch.tanh(f.double() @ main.buffer) @ torch.from_numpy(joint.coef_.T)
-    torch.testing.assert_close(learner.judge(f), expected)
+    expected = main.classify_features(f) + 0.6 * torch.tanh(f.double() @ main.buffer) @ torch.from_numpy(joint.coef_.T)
+    torch.testing.assert_close(learner.classify_features(f), expected)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -261,11 +263,13 @@ def test_ncm_is_scikit_learns_nearest_centroid(learned, tasks, normalize):
         unit, judged = of_length_1(features.numpy()), of_length_1(val.numpy())
         means = of_length_1(NearestCentroid().fit(unit, labels.numpy()).centroids_)
         np.testing.assert_allclose(learner.means.numpy(), means, rtol=1e-4, atol=1e-6)
-        assert learner.judge(val).argmax(1).tolist() == (judged @ means.T).argmax(1).tolist()  # all of length 1
+        assert (
+            learner.classify_features(val).argmax(1).tolist() == (judged @ means.T).argmax(1).tolist()
+        )  # all of length 1
         return
     other = NearestCentroid().fit(features.numpy(), labels.numpy())
     np.testing.assert_allclose(learner.means.numpy(), other.centroids_, rtol=1e-5)
-    assert learner.judge(val).argmax(1).tolist() == other.predict(val.numpy()).tolist()
+    assert learner.classify_features(val).argmax(1).tolist() == other.predict(val.numpy()).tolist()
 
 
 def test_fecam_is_the_mahalanobis_distance_of_scikit_learns_shrunk_covariance(learned, tasks):
@@ -278,7 +282,7 @@ def test_fecam_is_the_mahalanobis_distance_of_scikit_learns_shrunk_covariance(le
     for c in range(6):  # (1 − s)Σ + s·V·I with s = γ/(1 + γ), times (1 + γ)
         other = ShrunkCovariance(shrinkage=g / (1 + g)).fit(features[labels == c].double().numpy())
         far = other.mahalanobis(val.double().numpy()) / (1 + g)
-        np.testing.assert_allclose(-learner.judge(val)[:, c].numpy(), far, rtol=1e-5)
+        np.testing.assert_allclose(-learner.classify_features(val)[:, c].numpy(), far, rtol=1e-5)
 
 
 def test_fetril_moves_the_nearest_new_class_to_where_an_old_one_was(learned, tasks, monkeypatch):
@@ -305,14 +309,14 @@ def test_fetril_moves_the_nearest_new_class_to_where_an_old_one_was(learned, tas
 
 
 def test_icarl_that_keeps_everything_is_ncm_on_all_data(learned, tasks):
-    learner = learned(2, "icarl", budget=Budget(per_class=1000))
+    learner = learned(2, "icarl", budget=ExemplarBudget(per_class=1000))
     ncm = learned(1, "ncm")
     ncm.net, ncm.means = learner.net, ncm.means[:0]
     for task in tasks()[:2]:
-        ncm.take_up(task, ncm.features(task.train.images))
+        ncm.update_statistics(task, ncm.features(task.train.images))
     val = torch.cat([t.val.images for t in tasks()[:2]])
     scores = learner.scores(val / 255)
-    torch.testing.assert_close(scores, ncm.judge(ncm.features(val)))
+    torch.testing.assert_close(scores, ncm.classify_features(ncm.features(val)))
     features, labels = (part.numpy() for part in by_tasks(learner, tasks()[:2]))
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)  # algorithm 1, with all images of a class
     means = np.stack([unit[labels == c].mean(0) for c in range(5)])
@@ -337,12 +341,12 @@ def test_er_that_keeps_everything_learns_from_the_images_joint_training_does(lea
 
     monkeypatch.setattr(Training, "fit", watched)
     for kind in ("er", "joint"):
-        learned(3, kind, **({"budget": Budget(per_class=1000)} if kind == "er" else {}))
+        learned(3, kind, **({"budget": ExemplarBudget(per_class=1000)} if kind == "er" else {}))
     assert seen["er"] == seen["joint"]
 
 
 def test_exemplars_are_the_tasks_own_images_within_the_budget(learned, tasks):
-    learner = learned(3, "er", budget=Budget(total=20))
+    learner = learned(3, "er", budget=ExemplarBudget(total=20))
     kept = learner.exemplars()
     assert kept.labels.bincount().tolist() == [3] * 6
     for image, label in zip(kept.images, kept.labels, strict=True):
@@ -373,7 +377,7 @@ def test_bics_correction_is_the_best_pair_on_a_grid(make):
 
 
 def test_bic_holds_out_as_many_of_each_class_and_trains_on_none_of_them(learned, tasks):
-    learner = learned(1, "bic", budget=Budget(per_class=10), held_out=0.2)
+    learner = learned(1, "bic", budget=ExemplarBudget(per_class=10), held_out=0.2)
     task = tasks()[1]
     train, replay, held = learner.parted(task)
     assert held.labels.bincount().tolist() == [2] * 5
@@ -399,7 +403,7 @@ def test_bic_corrects_each_tasks_logits_with_its_own_numbers(learned):
 
 
 def test_bic_is_corrected_on_what_it_held_out(learned, tasks):
-    learner = learned(1, "bic", budget=Budget(per_class=10), held_out=0.5)
+    learner = learned(1, "bic", budget=ExemplarBudget(per_class=10), held_out=0.5)
     task = tasks()[1]
     _, _, held = learner.parted(task)
     learner.learn(task, Stages())
@@ -417,15 +421,15 @@ def test_bic_is_corrected_on_what_it_held_out(learned, tasks):
 
 def test_a_budget_too_small_is_refused_before_anything_is_learned(make):
     with pytest.raises(UserError, match=r"learner\.budget\.total=5 is less than one image for each of 6 classes"):
-        make("icarl", budget=Budget(total=5)).check([2, 3, 1])
+        make("icarl", budget=ExemplarBudget(total=5)).check([2, 3, 1])
     with pytest.raises(UserError, match="at least two images for each of 6 classes"):
-        make("bic", budget=Budget(per_class=1)).check([2, 3, 1])
+        make("bic", budget=ExemplarBudget(per_class=1)).check([2, 3, 1])
     with pytest.raises(UserError, match="at least two images for each of 6 classes"):
-        make("bic", budget=Budget(total=11)).check([2, 3, 1])
+        make("bic", budget=ExemplarBudget(total=11)).check([2, 3, 1])
 
 
 def test_bic_corrects_nothing_where_a_class_has_a_single_image(learned, tasks):
-    learner = learned(1, "bic", budget=Budget(per_class=10))
+    learner = learned(1, "bic", budget=ExemplarBudget(per_class=10))
     keep = torch.cat([torch.arange(1), (learner.kept_labels == 1).nonzero()[:, 0]])
     learner.kept_images, learner.kept_labels = learner.kept_images[keep], learner.kept_labels[keep]
     _, replay, held = learner.parted(tasks()[1])
@@ -620,7 +624,7 @@ def test_r_dfcils_parts(first_batch, tasks):
 
 
 def test_bics_parts(first_batch):
-    _, before, batch = first_batch("bic", budget=Budget(per_class=10), temperature=2.5)
+    _, before, batch = first_batch("bic", budget=ExemplarBudget(per_class=10), temperature=2.5)
     assert batch["labels"].tolist()[6:] == [0, 0, 0, 0]  # exemplars among them
     z, old = batch["logits"], before(batch["images"])  # the first task has no correction, its numbers are 1 and 0
     share = 2 / 5
@@ -677,13 +681,13 @@ def test_images_must_be_kept_by_the_kind_that_ends_data_free(learned):
     from ccsi.learners import Finetune
 
     class Keeps(Finetune):
-        keeps = {"old": "memories"}  # noqa: RUF012
+        stored_buffers = {"old": "memories"}  # noqa: RUF012
 
     learner = learned(1, "finetune")
     learner.__class__, learner.old = Keeps, [torch.zeros(5, 1, 8, 8, dtype=torch.uint8)]
-    with pytest.raises(TypeError, match=r"Keeps\.keeps: old are images; expected their kind to be exemplars"):
+    with pytest.raises(TypeError, match=r"Keeps\.stored_buffers: old are images; expected their kind to be exemplars"):
         learner.stored()
-    Keeps.keeps = {"old": "exemplars"}
+    Keeps.stored_buffers = {"old": "exemplars"}
     (kept,) = learner.stored()
     assert (kept.count, kept.bytes) == (5, 5 * 64)
 
@@ -727,7 +731,7 @@ BY_VAL = {"select": "best_val", "schedule": "plateau", "lr": 0.1}
 
 def test_eeils_second_stage_sees_as_many_of_each_class_and_goes_to_its_end(fits):
     learner, ((first, real, _), (second, balanced, _)) = fits(
-        "eeil", training=BY_VAL, budget=Budget(per_class=7), balanced_lr=0.3
+        "eeil", training=BY_VAL, budget=ExemplarBudget(per_class=7), balanced_lr=0.3
     )
     assert (first.select, first.schedule, set(real.labels.tolist())) == ("best_val", "plateau", {2, 3, 4})
     assert (second.select, second.schedule, second.epochs) == ("last", "cosine", 1)
@@ -776,7 +780,7 @@ def test_fetril_judges_as_the_support_vector_machine_does(learned, tasks, monkey
         svm = LinearSVC(C=1.0, dual=False).fit(given[-1][0].double().numpy(), given[-1][1].numpy())
         features = learner.features(tasks()[0].val.images)
         expected = svm.decision_function(F.normalize(features).double().numpy())
-        found = learner.judge(features).numpy()
+        found = learner.classify_features(features).numpy()
         np.testing.assert_allclose(found[:, 1] if n == 1 else found, expected, rtol=1e-6, atol=1e-9)
         assert found.argmax(1).tolist() == svm.predict(F.normalize(features).double().numpy()).tolist()
 
@@ -802,7 +806,7 @@ def test_fecams_defaults_by_a_loop(learned, tasks):
         inverse = np.linalg.pinv(cov / np.outer(deviation, deviation))
         for i, image in enumerate(val):
             apart = unit(power(image)) - unit(x.mean(0))
-            assert -learner.judge(torch.from_numpy(val))[i, c].item() == pytest.approx(
+            assert -learner.classify_features(torch.from_numpy(val))[i, c].item() == pytest.approx(
                 apart @ inverse @ apart, rel=1e-5
             )
 

@@ -19,7 +19,7 @@ from ccsi.errors import UserError
 from ccsi.sweep.book import Book, reason
 from ccsi.sweep.definition import compose, placed
 from ccsi.sweep.main import main, rehearse
-from ccsi.sweep.tables import leaderboard, write_leaderboard, write_trials
+from ccsi.sweep.tables.leaderboard import leaderboard, write_leaderboard, write_trials
 
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
 SPACE = "sweep.space={quality: {grid: [0.3, 0.6, 0.9, 0.1]}}"

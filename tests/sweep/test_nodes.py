@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ccsi.sweep.book import Book
 from ccsi.sweep.definition import compose, placed
-from ccsi.sweep.tables import write_trials
+from ccsi.sweep.tables.leaderboard import write_trials
 from ccsi.sweep.trial import execute
 
 pytest.importorskip("ray")

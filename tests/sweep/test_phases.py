@@ -30,7 +30,7 @@ from ccsi.sweep.rungs import Halving, Median
 from ccsi.sweep.space import Tried
 from ccsi.sweep.standings import standings
 from ccsi.sweep.status import counts
-from ccsi.sweep.tables import leaderboard, protocol, write_leaderboard, write_trials
+from ccsi.sweep.tables.leaderboard import leaderboard, protocol, write_leaderboard, write_trials
 from ccsi.sweep.warm import warm_start
 
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=1.0", "+tasks=2", "+fault=none"]

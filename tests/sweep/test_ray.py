@@ -17,8 +17,8 @@ from rich.console import Console
 
 import ccsi.config
 from ccsi.sweep.book import Book
-from ccsi.sweep.comparison import write_comparison
 from ccsi.sweep.definition import compose, placed
+from ccsi.sweep.tables.comparison import write_comparison
 from ccsi.sweep.trial import execute
 
 pytest.importorskip("ray")

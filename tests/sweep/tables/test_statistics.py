@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ccsi.sweep.statistics import against, fronts, summary
+from ccsi.sweep.tables.statistics import against, fronts, summary
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=10))

@@ -24,21 +24,21 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from ccsi import metrics
-from ccsi.checkpoint import Checkpoints, sha256_of, write_atomically
 from ccsi.checks import NonNegative, NonNegativeInt, PositiveInt
 from ccsi.data import Dataset, Labelled, Scenario, Source, opened
 from ccsi.data.scenario import make_tasks, relabelled, take
+from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
-from ccsi.evaluation import Evaluator
+from ccsi.evaluation import Evaluator, metrics
+from ccsi.experiment.checkpoint import Checkpoints, sha256_of
+from ccsi.experiment.folder import check_run_dir, default_run_dir, lock_run_dir, write_config
+from ccsi.io.atomic import write_atomically
 from ccsi.learners import Learner, Stored
 from ccsi.learners.base import ModelFactory
 from ccsi.rng import Streams
-from ccsi.run_folder import claimed, look_into, place, write_config
 from ccsi.stage import Stages
-from ccsi.tracking import Progress, RunStart, TaskEnd, Tracker, Trackers, Unheard
+from ccsi.tracking import NullTrackers, Progress, RunStart, TaskEnd, Tracker, Trackers
 from ccsi.training import Training
-from ccsi.workers import Workers
 
 PROTOCOLS = {
     "all_tasks": "joint training on the images of all tasks (upper bound)",
@@ -94,7 +94,7 @@ def run(
     Args:
         name: short, for tables and trackers. threads: CPU threads of torch; part of the configuration,
             because sums over threads differ in their last bits. workers: processes that share the run, each with
-            so many threads (see `ccsi.workers`); this is called in each of them, and the leader writes the files.
+            so many threads (see `ccsi.distributed`); this is called in each of them, and the leader writes the files.
         run_dir: the run's folder; None: runs/<name>-s<seed>-<hash of the settings>.
         evaluate_test: False keeps test out of reach (tuning).
         report: draw pictures at the end (they may show a few real images of the data).
@@ -109,10 +109,10 @@ def run(
         UserError: settings that do not fit together, a folder that holds something else. Nothing is written.
     """
     started = time.monotonic()
-    group = Workers.here()
-    if workers != group.size:
+    group = ProcessGroup.current()
+    if workers != group.world_size:
         raise UserError(
-            f"workers={workers}, but here {'is' if group.alone else 'are'} {group.size}: "
+            f"workers={workers}, but here {'is' if group.world_size == 1 else 'are'} {group.world_size}: "
             "a run of several workers is started by python tune/train.py workers=…"
         )
     torch.set_num_threads(threads)
@@ -123,18 +123,18 @@ def run(
         torch.backends.cudnn.allow_tf32 = False  # float32 shall be float32; bfloat16 is a setting
     streams = Streams(seed)
     settings = dict(config or {})
-    folder = place(run_dir, name, seed, settings)
-    group.led(lambda: look_into(folder, settings))  # before the data is read, which may take long
+    folder = default_run_dir(run_dir, name, seed, settings)
+    group.on_main(lambda: check_run_dir(folder, settings))  # before the data is read, which may take long
     code = commit()
-    data, plan, method = group.together(
+    data, plan, method = group.on_all(
         lambda: prepared(dataset, scenario, model, learner, training, evaluate_test, share_data, streams, where)
     )
-    group.together(lambda: same_on_all(group.tell(data.checksum), data.checksum))
-    if not group.leads:
-        tracking = Unheard()
+    group.on_all(lambda: same_on_all(group.broadcast_object(data.checksum), data.checksum))
+    if not group.is_main:
+        tracking = NullTrackers()
     tracking.watch = watch
     with ExitStack() as stack:
-        saved = group.led(lambda: stack.enter_context(claimed(folder, settings)))
+        saved = group.on_main(lambda: stack.enter_context(lock_run_dir(folder, settings)))
         if saved is not None and saved["data"] != data.checksum:
             raise UserError(f"{folder} was begun on other images (their checksum differs); choose another run_dir.")
         if saved is not None and saved["device"] != where.type:
@@ -148,15 +148,15 @@ def run(
         if evaluate_test:
             evaluators["test"] = Evaluator(data.test, plan, where)
         order = [c for classes in plan for c in classes]
-        journal = Journal(folder, tracking, checkpoint_every, where, started, group.leads, on_checkpoint)
-        if group.leads:
+        session = RunSession(folder, tracking, checkpoint_every, where, started, group.is_main, on_checkpoint)
+        if group.is_main:
             write_config(folder, settings)
         result: dict[str, Any] | None = None
         try:
             names = tuple(tuple(data.class_names[c] for c in classes) for classes in plan)
             start = RunStart(f"{name}-s{seed}", folder, settings, names, saved["lines"] if saved else 0)
-            group.led(lambda: tracking.start(start))
-            record = learn_all(data, plan, method, evaluators, journal, folder, saved, on_task_end)
+            group.on_main(lambda: tracking.start(start))
+            record = learn_all(data, plan, method, evaluators, session, folder, saved, on_task_end)
             figures = {
                 "schema": 1,
                 "name": f"{name}-s{seed}",
@@ -172,8 +172,8 @@ def run(
                 "seed": seed,
                 **outcome(method, evaluators),
                 **record,
-                "seconds": journal.seconds | {"total": journal.total()},
-                "peak_memory_bytes": journal.peak_bytes,
+                "seconds": session.seconds | {"total": session.total()},
+                "peak_memory_bytes": session.peak_bytes,
                 "threads": threads,
                 "workers": workers,
                 "device": device_name(where),
@@ -182,9 +182,9 @@ def run(
                 "commit": code,
             }
             figures = finite(figures)
-            if report and group.leads:
+            if report and group.is_main:
                 draw(folder, figures, data.train, order)
-            if group.leads:  # last: a run that has it is finished
+            if group.is_main:  # last: a run that has it is finished
                 write_atomically(folder / "result.json", json.dumps(figures, indent=1, allow_nan=False).encode())
             result = figures
         finally:
@@ -230,7 +230,7 @@ def same_on_all(leaders: str, mine: str) -> None:
         )
 
 
-def rehearse(
+def validate(
     *,
     dataset: Source,
     scenario: Scenario,
@@ -252,7 +252,7 @@ def rehearse(
     prepared(dataset, scenario, model, learner, training, evaluate_test, share_data, streams, device)
 
 
-class Journal:
+class RunSession:
     """What a run did and cost so far, and its checkpoint. Holds no image: a learner may reach it.
 
     Of several workers, only the one that `writes` saves checkpoints.
@@ -335,7 +335,7 @@ def learn_all(
     plan: list[list[int]],
     learner: Learner,
     evaluators: Mapping[str, Evaluator],
-    journal: Journal,
+    session: RunSession,
     folder: Path,
     saved: Mapping[str, Any] | None,
     on_task_end: Callable[[TaskEnd], None] | None,
@@ -351,29 +351,29 @@ def learn_all(
         learner.load_state_dict(saved["learner"])
         for split, evaluator in evaluators.items():
             evaluator.load_state_dict(saved["evaluators"][split])
-        journal.load(saved)
+        session.load(saved)
         if done and on_task_end is not None:  # whoever was told may not have heard it
-            on_task_end(task_end(done - 1, len(plan), evaluators, journal, record["stored_after_task"][-1], None))
+            on_task_end(task_end(done - 1, len(plan), evaluators, session, record["stored_after_task"][-1], None))
     everything = "all_tasks" in learner.permissions
-    for task in make_tasks(data.train, data.val, plan, journal.device, done, everything):
+    for task in make_tasks(data.train, data.val, plan, session.device, done, everything):
         for permission, pool in (("unlabeled_pool", data.val), ("test_images", data.test)):
             if permission in learner.permissions:
                 seen = [c for classes in plan[: task.index + 1] for c in classes]
-                task = dataclasses.replace(task, unlabeled=take(pool, seen, 0, journal.device).images)
+                task = dataclasses.replace(task, unlabeled=take(pool, seen, 0, session.device).images)
         # the learner's state at the start of its task: stages begun later are part of the checkpoint themselves
         before = copy.deepcopy(learner.state_dict())
-        journal.fixed = run_state(data, journal.device, task.index, before, evaluators, record)
-        learner.learn(task, journal.stages(task.index, stages_saved))
+        session.fixed = run_state(data, session.device, task.index, before, evaluators, record)
+        learner.learn(task, session.stages(task.index, stages_saved))
         stages_saved = None
         impressions = keep_impressions(folder, task.index, learner, record["impressions_sha256"])
         record["stored_after_task"].append([dataclasses.asdict(item) for item in learner.stored()])
-        with journal.clock("evaluation"):
+        with session.clock("evaluation"):
             for evaluator in evaluators.values():
                 evaluator(learner)
-        event = task_end(task.index, len(plan), evaluators, journal, record["stored_after_task"][-1], impressions)
-        journal.trackers.task_end(event)
-        journal.fixed = run_state(data, journal.device, task.index + 1, learner.state_dict(), evaluators, record)
-        journal.save(None)
+        event = task_end(task.index, len(plan), evaluators, session, record["stored_after_task"][-1], impressions)
+        session.trackers.task_end(event)
+        session.fixed = run_state(data, session.device, task.index + 1, learner.state_dict(), evaluators, record)
+        session.save(None)
         if on_task_end is not None:
             on_task_end(event)
     return record
@@ -401,7 +401,7 @@ def run_state(
 def keep_impressions(folder: Path, index: int, learner: Learner, made: list[str]) -> Path | None:
     """Write this task's impressions, and the class means, to the run's folder; notes their SHA-256 in `made`."""
     memory = getattr(learner, "memory", None)
-    leads = Workers.here().leads
+    leads = ProcessGroup.current().is_main
     if leads and memory is not None and len(memory.means):
         save_arrays(folder / "class_means.npz", images=memory.means)
     impressions: Labelled | None = getattr(learner, "impressions", None)
@@ -419,12 +419,12 @@ def task_end(
     index: int,
     tasks: int,
     evaluators: Mapping[str, Evaluator],
-    journal: Journal,
+    session: RunSession,
     stored: list[dict[str, Any]],
     impressions: Path | None,
 ) -> TaskEnd:
     """What is told to trackers and drivers after a task."""
-    values = {"seconds": journal.total()}
+    values = {"seconds": session.total()}
     for split, evaluator in evaluators.items():
         now = evaluator.figures()
         values[f"{split}_micro"] = now["final_accuracy_micro"]

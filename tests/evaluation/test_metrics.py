@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import recall_score, roc_auc_score
 
-from ccsi import metrics
+from ccsi.evaluation import metrics
 
 R = [[0.9], [0.5, 0.8], [0.6, 0.3, 1.0]]
 

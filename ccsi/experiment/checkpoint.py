@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from ccsi.errors import UserError
+from ccsi.io.atomic import write_atomically
 
 NAME = "checkpoint.pt"
 State = dict[str, Any]
@@ -65,25 +65,6 @@ class Checkpoints:
         payload = buffer.getvalue()
         write_atomically(self.path, hashlib.sha256(payload).digest() + payload)
         self._last = time.monotonic()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader or a kill meets the old content or the new, never a part.
-
-    Raises:
-        UserError: the folder is read-only or full.
-    """
-    part = path.with_name(f".{path.name}.part")  # what a kill leaves of it, the next write replaces
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        reason = error.strerror or str(error)
-        raise UserError(f"{path} cannot be written ({reason}); free or choose another place with run_dir=….") from error
 
 
 def sha256_of(tensors: dict[str, torch.Tensor]) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from ccsi.errors import UserError
-from ccsi.exemplars import Budget, herding
+from ccsi.learners.parts.exemplars import ExemplarBudget, herding
 from ccsi.rng import Streams
 
 
@@ -35,16 +35,16 @@ def test_herding_of_all_is_all_and_beats_most_choices() -> None:
 
 
 def test_a_budget_is_for_each_class_or_for_all() -> None:
-    assert [Budget(per_class=7).quota(n) for n in (1, 9)] == [7, 7]
-    assert [Budget(total=20).quota(n) for n in (1, 3, 21)] == [20, 6, 0]
+    assert [ExemplarBudget(per_class=7).quota(n) for n in (1, 9)] == [7, 7]
+    assert [ExemplarBudget(total=20).quota(n) for n in (1, 3, 21)] == [20, 6, 0]
     for both in ({}, {"per_class": 1, "total": 1}):
         with pytest.raises(UserError, match="expected one of them"):
-            Budget(**both)
+            ExemplarBudget(**both)
 
 
 def test_a_random_choice_is_the_seeds() -> None:
     features = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
-    budget = Budget(per_class=5, selection="random")
+    budget = ExemplarBudget(per_class=5, selection="random")
     one, two, other = (budget.ranked(features, 5, Streams(seed), 3).tolist() for seed in (0, 0, 1))
     assert one == two != other
     assert len(set(one)) == 5

@@ -13,10 +13,10 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from tiny_run import TINY, run_tiny
 
 import ccsi.config
-from ccsi.checkpoint import Checkpoints, sha256_of
 from ccsi.errors import UserError
-from ccsi.experiment import finite
-from ccsi.run_folder import flat
+from ccsi.experiment.checkpoint import Checkpoints, sha256_of
+from ccsi.experiment.folder import flat
+from ccsi.experiment.run import finite
 from ccsi.tracking.files import Files
 
 

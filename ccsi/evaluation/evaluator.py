@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccsi import metrics
 from ccsi.data import Labelled
 from ccsi.data.scenario import relabelled
+from ccsi.distributed import ProcessGroup
 from ccsi.errors import diverged
+from ccsi.evaluation import metrics
 from ccsi.learners import Learner
-from ccsi.workers import Workers
 
 
 class Evaluator:
@@ -45,12 +45,12 @@ class Evaluator:
         n_seen = sum(len(classes) for classes in self.plan[: len(self.confusions) + 1])
         wanted = (self.images.labels < n_seen).nonzero()[:, 0]
         labels = self.images.labels[wanted]
-        workers, scores = Workers.here(), []
-        for part in wanted[workers.share(len(wanted))].split(self.batch):
+        process_group, scores = ProcessGroup.current(), []
+        for part in wanted[process_group.shard(len(wanted))].split(self.batch):
             x = self.images.images[part].to(self.device).float() / 255
             scores.append(learner.scores(x).double().cpu())
             x.zero_()
-        everyones = workers.gather(torch.cat(scores))
+        everyones = process_group.all_gather_rows(torch.cat(scores))
         if not everyones.isfinite().all():
             raise diverged(learner.name, "scores", len(self.confusions) + 1)
         guesses = everyones.argmax(1)
@@ -59,7 +59,7 @@ class Evaluator:
         self.aucs.append(metrics.auc(labels.numpy(), log_odds(everyones).numpy().astype(np.float64)))
 
     def figures(self) -> dict[str, Any]:
-        """All figures after the tasks evaluated so far (see `ccsi.metrics.figures`)."""
+        """All figures after the tasks evaluated so far (see `ccsi.evaluation.metrics.figures`)."""
         return metrics.figures(self.confusions, [len(classes) for classes in self.plan], self.aucs)
 
     def state_dict(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class AgreedError(UserError):
 
 
 @dataclass(frozen=True)
-class Workers:
+class ProcessGroup:
     """One of a run's workers, as it sees itself.
 
     Attributes:
@@ -35,26 +35,22 @@ class Workers:
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
 
     @classmethod
-    def here(cls) -> "Workers":
+    def current(cls) -> "ProcessGroup":
         """Those of the process group this process belongs to; without one it is alone."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
-    def alone(self) -> bool:
-        return self.size == 1
-
-    @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def share(self, n: int) -> slice:
+    def shard(self, n: int) -> slice:
         """This worker's part of n things; the parts are next to each other, and as equal as possible."""
-        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+        return slice(n * self.rank // self.world_size, n * (self.rank + 1) // self.world_size)
 
     # a loss is the sum of what the workers return; gradients are summed as well
 
@@ -64,15 +60,15 @@ class Workers:
         No gradient flows through `weights`. A worker may have no values at all.
         """
         if weights is None:
-            if self.alone:
+            if self.world_size == 1:
                 return values.mean()
             weights = torch.ones_like(values)
-        total = self.total(weights.sum())
+        total = self.all_reduce(weights.sum())
         return (values * weights).sum() / total.clamp(min=torch.finfo(total.dtype).tiny)
 
     def sum(self, x: Tensor) -> Tensor:
         """All workers' `x`, of one shape, added up; gradients flow back to each of them."""
-        if self.alone:
+        if self.world_size == 1:
             return x
         added: Tensor = _Sum.apply(x, self)
         return added
@@ -82,28 +78,28 @@ class Workers:
 
         Workers must have their `share` of n.
         """
-        if self.alone:
+        if self.world_size == 1:
             return x, slice(None)
         n = self.count(len(x))
-        part = self.share(n)
+        part = self.shard(n)
         room = x.new_zeros((n, *x.shape[1:]))
         room[part] = x
         return self.sum(room), part
 
-    def total(self, x: Tensor) -> Tensor:
+    def all_reduce(self, x: Tensor) -> Tensor:
         """As `sum`, for what has no gradient."""
-        if self.alone:
+        if self.world_size == 1:
             return x
-        return self.stack(x.detach()).sum(0)
+        return self.all_gather(x.detach()).sum(0)
 
     def count(self, n: int) -> int:
         """All workers' n added up."""
-        return n if self.alone else int(self.total(torch.tensor(n)))
+        return n if self.world_size == 1 else int(self.all_reduce(torch.tensor(n)))
 
-    def stack(self, x: Tensor) -> Tensor:
+    def all_gather(self, x: Tensor) -> Tensor:
         """All workers' `x`, of one shape, as [size, ...] in the order of their ranks. No gradient."""
         x = x.contiguous()
-        parts = [torch.empty_like(x) for _ in range(self.size)]
+        parts = [torch.empty_like(x) for _ in range(self.world_size)]
         # for what is small, half the time of any other collective (gloo)
         asked: Any = dist.all_gather(parts, x, async_op=True)
         if x.is_cpu:  # a process that sleeps takes a millisecond to wake up, dozens of times a step
@@ -113,54 +109,54 @@ class Workers:
         asked.wait()
         return torch.stack(parts)
 
-    def gather(self, x: Tensor) -> Tensor:
+    def all_gather_rows(self, x: Tensor) -> Tensor:
         """The rows of all workers' `x`, [n_i, ...], one worker's behind the other's, on each of them. No gradient."""
-        if self.alone:
+        if self.world_size == 1:
             return x
-        lengths = self.collect(len(x))
+        lengths = self.all_gather_object(len(x))
         room = x.new_zeros((max(lengths), *x.shape[1:]))
         room[: len(x)] = x
-        return torch.cat([part[:n] for part, n in zip(self.stack(room), lengths, strict=True)])
+        return torch.cat([part[:n] for part, n in zip(self.all_gather(room), lengths, strict=True)])
 
     # objects; they travel pickled, between processes of one run
 
-    def collect(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """Every worker's `value`, in the order of their ranks."""
-        if self.alone:
+        if self.world_size == 1:
             return [value]
-        values: list[Any] = [None] * self.size
+        values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
-    def tell(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """The leader's `value`."""
-        if self.alone:
+        if self.world_size == 1:
             return value
-        box: list[Any] = [value if self.leads else None]
+        box: list[Any] = [value if self.is_main else None]
         dist.broadcast_object_list(box, src=0)
         told: T = box[0]
         return told
 
-    def together(self, work: Callable[[], T]) -> T:
+    def on_all(self, work: Callable[[], T]) -> T:
         """What `work` gives on this worker, once it has succeeded on all.
 
         Raises:
             AgreedError: on all of them, the first worker's UserError.
         """
         value, problem = attempt(work)
-        problems = [text for text in self.collect(problem) if text is not None]
+        problems = [text for text in self.all_gather_object(problem) if text is not None]
         if problems:
             raise AgreedError(problems[0])
         done: Any = value
         return done
 
-    def led(self, work: Callable[[], T]) -> T:
+    def on_main(self, work: Callable[[], T]) -> T:
         """What `work` gives when the leader alone does it.
 
         Raises:
             AgreedError: on all of them, the leader's UserError.
         """
-        value, problem = self.tell(attempt(work) if self.leads else (None, None))
+        value, problem = self.broadcast_object(attempt(work) if self.is_main else (None, None))
         if problem is not None:
             raise AgreedError(problem)
         done: Any = value
@@ -179,10 +175,10 @@ class _Sum(torch.autograd.Function):
     """A sum whose gradient is a sum: each worker's x contributes to every worker's sum."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, workers: Workers) -> Tensor:
-        ctx.workers = workers
-        return workers.total(x)
+    def forward(ctx: Any, x: Tensor, process_group: ProcessGroup) -> Tensor:
+        ctx.process_group = process_group
+        return process_group.all_reduce(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return ctx.workers.total(grads[0]), None
+        return ctx.process_group.all_reduce(grads[0]), None

@@ -13,11 +13,11 @@ from scipy import stats
 
 from ccsi.report.comparison import curves
 from ccsi.sweep.book import Book
-from ccsi.sweep.comparison import cells, comparison, notes, write_comparison
 from ccsi.sweep.definition import compose, placed
 from ccsi.sweep.main import tables
 from ccsi.sweep.status import counts
-from ccsi.sweep.tables import pictures, write_leaderboard, write_trials
+from ccsi.sweep.tables.comparison import cells, comparison, notes, write_comparison
+from ccsi.sweep.tables.leaderboard import pictures, write_leaderboard, write_trials
 
 SPACE = "{ewc: null, joint: null, ccsi: {learner.w_idc: {choice: [0.0, 1.0]}}, icarl: null, lwf: null, ci: null}"
 SETTINGS = ["ewc", "joint", "ccsi", "ccsi", "icarl", "lwf", "ci"]

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 import ccsi.config
-from ccsi.checkpoint import write_atomically
+from ccsi.io.atomic import write_atomically
 from ccsi.sweep.book import Book
 from ccsi.sweep.definition import SCHEDULERS
-from ccsi.sweep.statistics import Summary, fronts, summary
+from ccsi.sweep.tables.statistics import Summary, fronts, summary
 from ccsi.sweep.trial import LIVE
 
 FIGURES = {

@@ -18,11 +18,12 @@ from torch import Tensor
 
 import ccsi.synthesis.inversion
 from ccsi import losses
-from ccsi.checkpoint import Checkpoints
 from ccsi.data import Augment, Labelled
 from ccsi.data.scenario import make_tasks
+from ccsi.distributed import AgreedError, ProcessGroup
 from ccsi.errors import UserError
 from ccsi.evaluation import Evaluator
+from ccsi.experiment.checkpoint import Checkpoints
 from ccsi.learners import CCSI, IdC
 from ccsi.models import ContinualNorm2d, IncrementalNet
 from ccsi.models.backbones import ResidualNet, initialise
@@ -30,30 +31,29 @@ from ccsi.rng import Streams
 from ccsi.stage import Stage, Stages
 from ccsi.synthesis import Synthesis, remember
 from ccsi.training import Training
-from ccsi.workers import AgreedError, Workers
 
 CPU = torch.device("cpu")
 
 
 @given(st.integers(0, 40), st.integers(1, 9))
 def test_shares_cover_everything_once_and_evenly(n, size):
-    shares = [list(range(n)[Workers(rank, size).share(n)]) for rank in range(size)]
+    shares = [list(range(n)[ProcessGroup(rank, size).shard(n)]) for rank in range(size)]
     assert [i for share in shares for i in share] == list(range(n))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_a_process_by_itself_is_alone():
-    here, x = Workers.here(), torch.arange(3.0)
-    assert here == Workers(0, 1) and here.alone and here.leads
-    assert here.share(7) == slice(0, 7)
-    assert here.collect("a") == ["a"] and here.tell("a") == "a" and here.count(3) == 3
-    assert here.sum(x) is x and here.total(x) is x and here.gather(x) is x
+    here, x = ProcessGroup.current(), torch.arange(3.0)
+    assert here == ProcessGroup(0, 1) and here.world_size == 1 and here.is_main
+    assert here.shard(7) == slice(0, 7)
+    assert here.all_gather_object("a") == ["a"] and here.broadcast_object("a") == "a" and here.count(3) == 3
+    assert here.sum(x) is x and here.all_reduce(x) is x and here.all_gather_rows(x) is x
     assert here.mean(x) == 1 and here.mean(x, torch.tensor([0.0, 1, 3])) == 7 / 4
     assert here.mean(x[:0], x[:0]) == 0
 
 
 def talk() -> dict:
-    here = Workers.here()
+    here = ProcessGroup.current()
     rows = torch.full((here.rank + 1, 2), float(here.rank))
     x = torch.tensor([1.0, 10.0]) * (here.rank + 1)
     x.requires_grad_()
@@ -71,15 +71,15 @@ def talk() -> dict:
             return f"refused: {error}"
 
     return {
-        "gather": here.gather(rows).tolist(),
-        "sum": here.total(torch.tensor([here.rank + 1])).tolist(),
+        "gather": here.all_gather_rows(rows).tolist(),
+        "sum": here.all_reduce(torch.tensor([here.rank + 1])).tolist(),
         "gradient": x.grad.tolist(),
         "mean": float(here.mean(rows[:, 0])),
         "count": here.count(len(rows)),
-        "collect": here.collect(here.rank),
-        "tell": here.tell(f"from {here.rank}"),
-        "together": told(lambda: here.together(refused)),
-        "led": told(lambda: here.led(refused)),
+        "collect": here.all_gather_object(here.rank),
+        "tell": here.broadcast_object(f"from {here.rank}"),
+        "together": told(lambda: here.on_all(refused)),
+        "led": told(lambda: here.on_main(refused)),
     }
 
 
@@ -103,8 +103,8 @@ def some_norm(groups: int | None) -> ContinualNorm2d:
 
 
 def share_of_norm(a: Tensor, groups: int | None, cut: list[int], steps: int = 3) -> dict:
-    here, norm = Workers.here(), some_norm(groups)
-    x = a[[slice(None, cut[0]), slice(cut[0], None)][here.rank]] if not here.alone else a
+    here, norm = ProcessGroup.current(), some_norm(groups)
+    x = a[[slice(None, cut[0]), slice(cut[0], None)][here.rank]] if here.world_size > 1 else a
     x = x.clone().requires_grad_()
     for _ in range(steps):
         y = norm(x)
@@ -130,9 +130,9 @@ def test_continual_norm_of_two_workers_is_that_of_the_whole_batch(pair, groups, 
 
 def share_of_two_batches(a: Tensor, b: Tensor, groups: int | None) -> dict:
     """As `share_of_norm`, of two batches in one call; alone, in a call each."""
-    here, norm = Workers.here(), some_norm(groups)
-    x, z = (v[here.share(len(v))].clone().requires_grad_() for v in (a, b))
-    y = torch.cat([norm(x), norm(z, moving=0)]) if here.alone else norm(torch.cat([x, z]), moving=len(x))
+    here, norm = ProcessGroup.current(), some_norm(groups)
+    x, z = (v[here.shard(len(v))].clone().requires_grad_() for v in (a, b))
+    y = torch.cat([norm(x), norm(z, moving=0)]) if here.world_size == 1 else norm(torch.cat([x, z]), moving=len(x))
     y.sin().sum().backward()
     y1, y2 = y.detach().split([len(x), len(z)])
     return {
@@ -156,8 +156,8 @@ def test_two_batches_in_one_call_of_two_workers_are_each_that_of_the_whole(pair,
 
 
 def share_of_losses(scores: Tensor, labels: Tensor, weights: Tensor) -> list[Tensor]:
-    here = Workers.here()
-    part = here.share(len(labels))
+    here = ProcessGroup.current()
+    part = here.shard(len(labels))
     z = scores[part].clone().requires_grad_()
     y = labels[part]
     centroids, present = losses.class_centroids(z, y, 5, here)
@@ -166,7 +166,7 @@ def share_of_losses(scores: Tensor, labels: Tensor, weights: Tensor) -> list[Ten
         losses.cross_entropy(z, y, weights, 0.0, here),
         losses.distillation(z, z.detach().roll(1, 1), here),
         losses.margin(z, y, 3, 0.5, 2, here),
-        losses.intra_domain_conservative(centroids, scores[:5], present, 0.5) / here.size,
+        losses.intra_domain_conservative(centroids, scores[:5], present, 0.5) / here.world_size,
     ]
     values = torch.stack([value.detach() for value in parts])
     torch.stack(parts).sum().backward()
@@ -223,7 +223,7 @@ def net_of(in_channels: int, generator: torch.Generator, norm: str) -> ResidualN
 
 def learn(norm: str = "cn", batch: int = 10, **options) -> dict:
     """CCSI on three tasks in float64; everything that must not depend on the number of workers."""
-    here = Workers.here()
+    here = ProcessGroup.current()
     training = Training(epochs=2, batch_size=batch, lr=0.1, momentum=0.9, precision="float64", select="best_val")
     learner = CCSI(
         model=partial(net_of, norm=norm), in_channels=1, training=training, streams=Streams(0), device=CPU,
@@ -242,7 +242,7 @@ def learn(norm: str = "cn", batch: int = 10, **options) -> dict:
         seen.append(copy.deepcopy(dict(learner.weights())))
     memory = learner.memory
     return {
-        "alone": here.alone, "weights": seen, "impressions": learner.impressions.images, "told": told,
+        "alone": here.world_size == 1, "weights": seen, "impressions": learner.impressions.images, "told": told,
         "memory": [memory.means, *memory.group_means, *memory.group_vars], "confusions": evaluator.confusions,
         "aucs": evaluator.aucs,
     }  # fmt: skip

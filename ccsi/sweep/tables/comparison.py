@@ -10,12 +10,12 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from ccsi import metrics
-from ccsi.checkpoint import write_atomically
 from ccsi.config import flat, shown
+from ccsi.evaluation import metrics
+from ccsi.io.atomic import write_atomically
 from ccsi.sweep.book import Book
-from ccsi.sweep.statistics import against, summary
-from ccsi.sweep.tables import markdown
+from ccsi.sweep.tables.leaderboard import markdown
+from ccsi.sweep.tables.statistics import against, summary
 from ccsi.sweep.trial import LIVE
 from ccsi.tracking.console import size
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from ccsi import metrics
 from ccsi.data import Labelled
 from ccsi.errors import UserError
-from ccsi.evaluation import Evaluator, log_odds
+from ccsi.evaluation import Evaluator, metrics
+from ccsi.evaluation.evaluator import log_odds
 
 PLAN = [[2, 0], [3, 1, 4]]
 

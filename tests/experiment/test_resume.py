@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from fork_server import Server
 from tiny_run import TINY, run_tiny, tiny
 
 from ccsi.__main__ import main
-from ccsi.checkpoint import Checkpoints
+from ccsi.experiment.checkpoint import Checkpoints
 from ccsi.tracking import TaskEnd
 
 # everything that a checkpoint must carry is in use: momentum, plateau, best epoch, augmentation, several groups
@@ -108,7 +109,7 @@ def test_steps_since_the_last_checkpoint_are_done_again(
 def test_killed_while_the_pictures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, told = tmp_path / "run", list[Any]()
     with monkeypatch.context() as patch, pytest.raises(StopError):
-        patch.setattr("ccsi.experiment.draw", lambda *_: stop(None))
+        patch.setattr(sys.modules["ccsi.experiment.run"], "draw", lambda *_: stop(None))
         patch.setattr("ccsi.tracking.Trackers.finish", lambda self, result: told.append(result))
         run_tiny(folder, "report=true")
     assert not (folder / "result.json").exists()  # not finished yet, and nobody was told so

@@ -1,4 +1,4 @@
-"""Real images that a method keeps: how many, and which."""
+"""Real images that a method stored_buffers: how many, and which."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ from ccsi.rng import Streams
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class ExemplarBudget:
     """How many images are kept.
 
     Args:

@@ -1,4 +1,4 @@
-"""A run's folder: claimed by one run at a time, never overwritten, compared with what it was begun with."""
+"""A run's folder: lock_run_dir by one run at a time, never overwritten, compared with what it was begun with."""
 
 import errno
 import fcntl
@@ -13,16 +13,17 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ccsi.checkpoint import Checkpoints, write_atomically
 from ccsi.config import shown
 from ccsi.errors import UserError
+from ccsi.experiment.checkpoint import Checkpoints
+from ccsi.io.atomic import write_atomically
 
 NOT_COMPARED = ("run_dir", "tracking", "report", "checkpoint_every", "share_data")
 """Settings that may differ when a run goes on: they do not touch the result."""
 
 
 @contextmanager
-def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any] | None]:
+def lock_run_dir(folder: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any] | None]:
     """The folder for this run alone, and the state to go on from (None: a fresh start).
 
     A folder made here is removed again if the run ends before it wrote anything.
@@ -34,7 +35,7 @@ def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with locked(folder):
-            look_into(folder, settings)  # again: another process may have used it since
+            check_run_dir(folder, settings)  # again: another process may have used it since
             yield Checkpoints(folder, 0).load()
     except OSError as error:
         if error.errno not in (errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS):
@@ -71,7 +72,7 @@ def held_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.name != ".lock" and path.suffix != ".part"}
 
 
-def look_into(folder: Path, settings: Mapping[str, Any]) -> None:
+def check_run_dir(folder: Path, settings: Mapping[str, Any]) -> None:
     """Refuse a folder that this run must not touch."""
     try:
         if not folder.exists():
@@ -119,7 +120,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def place(run_dir: str | None, name: str, seed: int, settings: Mapping[str, Any]) -> Path:
+def default_run_dir(run_dir: str | None, name: str, seed: int, settings: Mapping[str, Any]) -> Path:
     """A run's folder, absolute: `run_dir`, or else runs/<name>-s<seed>-<hash of the settings>."""
     return Path(run_dir or f"runs/{name}-s{seed}-{short_hash(settings)}").expanduser().absolute()
 

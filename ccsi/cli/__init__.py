@@ -1,0 +1,1 @@
+"""What one types: `ccsi run|sweep|train|status`, one file a subcommand."""

@@ -1,0 +1,44 @@
+"""Files that are written whole: a reader or a kill meets the old content or the new, never a part."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from ccsi.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path, tag: str = "") -> Iterator[BinaryIO]:
+    """A binary file to write, which takes the name `path` at the end: synced to disk, then renamed.
+
+    It is removed if the block raises. A killed process leaves it, and the next write replaces it.
+
+    Args:
+        tag: makes the temporary name `.<name>.<tag>.part` unique where several processes may write at once.
+    """
+    part = path.with_name(f".{path.name}.{tag}.part" if tag else f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace the content of `path` by `data`.
+
+    Raises:
+        UserError: the folder is read-only or full; the old content is left.
+    """
+    try:
+        with replacing(path) as file:
+            file.write(data)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{path} cannot be written ({reason}); make room, or choose another folder.") from error

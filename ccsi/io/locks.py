@@ -1,0 +1,78 @@
+"""Locks between processes: a lock file, held through its open descriptor, so that it ends with its process."""
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import lock_descriptor
+
+UNSUPPORTED = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""Error numbers by which a file system says that it has no locks."""
+POLL = 0.05
+"""Seconds between two attempts to take a lock."""
+
+
+class InUseError(Exception):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def locked(path: Path, wait: float = 0.0, on_wait: Callable[[], None] | None = None) -> Iterator[bool]:
+    """Hold the lock file `path`, which is created, and removed at the end.
+
+    Args:
+        wait: seconds to wait for a process that holds it; math.inf waits until it is free.
+        on_wait: called once if there is a wait.
+
+    Yields:
+        Whether the lock is held. False on a file system without locks (some NFS mounts): two processes may then
+        work at the same time.
+
+    Raises:
+        InUseError: another process holds it after `wait` seconds.
+        OSError: the file cannot be created.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            held = lock_descriptor(descriptor, blocking=False)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in UNSUPPORTED:
+                raise
+            yield False
+            return
+        if held and os.fstat(descriptor).st_nlink:  # 0: its last holder removed it meanwhile
+            break
+        os.close(descriptor)
+        if not held and time.monotonic() >= deadline:
+            raise InUseError(str(path))
+        if not held:
+            if on_wait is not None:
+                on_wait()
+                on_wait = None
+            time.sleep(POLL)
+    try:
+        yield True
+    finally:
+        with suppress(OSError):  # Windows removes no open file
+            path.unlink()
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock file `path`, as far as this file system can say. Nothing is written."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # no such file, or it may not be read
+        return False
+    try:
+        return not lock_descriptor(descriptor, blocking=False)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""How trials run: Ray, Tune, Train, and what happens inside a trial."""
