@@ -138,7 +138,7 @@ def test_ctrl_c_says_how_to_go_on(number: int, undisturbed: Undisturbed, ccsi_pr
     command = [*BUSY, EACH_STEP, f"run_dir={tmp_path / 'run'}"]
     stopped = ccsi_process(*command, at=len(stages) // 2, when="after", signal=number)
     assert stopped["rc"] == 130
-    assert stopped["stderr"] == "ccsi: interrupted; the same command goes on from the last checkpoint.\n"
+    assert stopped["stderr"] == "ccsi: interrupted; the same command resumes from the last checkpoint.\n"
     if number == signal.SIGTERM:
         assert ccsi_process(*command)["rc"] == 0
         assert left_by(tmp_path / "run") == expected

@@ -1,0 +1,59 @@
+"""Many runs on Ray: a search on val, then the best on fresh seeds, then tables."""
+
+from collections.abc import Sequence
+
+from ccsi.cli import _options
+from ccsi.cli.help import page
+
+RESUME = "resume it with ccsi sweep resume=FOLDER"
+
+HELP = """\
+A sweep: a search on tuning seeds by val accuracy; the best configs run again on
+fresh seeds, and only these are reported.
+
+  ccsi sweep                          the default sweep, on digits
+  ccsi sweep dataset=folder dataset.path=my_images sweep.num_samples=20
+  ccsi sweep 'sweep.space={{learner.w_idc: {{choice: [0, 1]}}}}'
+  ccsi sweep experiment=rivals/digits every learner, tuned alike, in one table
+  ccsi sweep resume=FOLDER            resume an interrupted sweep (or a URL)
+
+The sweep (key=value):
+  sweep.space={{KEY: {{choice: [a, b]}}, KEY: {{loguniform: [low, high]}}}}
+      KEY is any key of a run's configuration, or a group (learner). Also grid,
+      uniform, randint. {{each: {{ccsi: {{KEY: …}}, lwf: null}}}} for the key learner
+      gives each learner a space of its own (sweep=rivals)
+  sweep.search=random|grid|optuna  sweep.num_samples=N  sweep.seed=N
+  sweep.scheduler=none|asha|median
+  sweep.seeds.tuning=[100,101]  sweep.seeds.reporting=[0,1,2]  sweep.top_k=2
+  sweep.metric=val_average_incremental|val_macro|val_micro
+  sweep.minimize=null|seconds         seconds: Pareto fronts of both aims
+  sweep.budget.hours=H  sweep.budget.trials=N  sweep.patience=N
+      where the search ends early; the reporting phase always runs
+  sweep.warm_start=[FOLDER, …]        earlier sweeps, whose best are tried first
+  sweep.dir=FOLDER  sweep.name=NAME   default: sweeps/<date-time>-<4 signs>
+  sweep.max_concurrent=N  sweep.max_failures=N
+  sweep.storage=URL                   s3://…, if the machines share no folder
+  sweep.debug=true                    the first trial in this process, no Ray
+  resources.cpu=X                     CPUs of a trial; default: its threads
+  resources.gpu=X|auto                0.25: four trials share a card
+  resources.workers=N                 data-parallel processes of a trial
+  ray.address=null|auto|HOST:PORT  ray.autoscale=true|false
+  ray.dashboard=true|false  ray.num_cpus=N
+
+Options:
+  --help            this text
+  --config-dir DIR  a folder of configs beside the package's own
+
+Everything else is a setting of the runs: see ccsi run --help. Groups:
+{groups}"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Sweep with `arguments`; returns the exit code."""
+    given = _options.parse(arguments)
+    if given.help:
+        print(page(HELP, "sweep", given.overrides))
+        return 0
+    from ccsi.sweep.main import main as sweep
+
+    return sweep(given.overrides)

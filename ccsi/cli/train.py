@@ -1,0 +1,42 @@
+"""One run shared by several workers, on this machine or a cluster (Ray Train)."""
+
+from collections.abc import Sequence
+
+from ccsi.cli import _options
+from ccsi.cli.help import page
+
+RESUME = "the same command resumes from the last checkpoint"
+
+HELP = """\
+One run shared by several workers, on this machine or on a cluster (Ray Train).
+
+  ccsi train workers=2                two workers on this machine's CPUs
+  ccsi train best.yaml workers=4      a run's complete configuration, changed
+  ccsi train model=resnet50 workers=4 resources.gpu=1 ray.address=auto
+
+All is as for ccsi run; the same command resumes an interrupted run. Batch
+and learning rate are those of all workers together. Beside a run's own keys:
+  workers=N                           processes that share the run
+  max_failures=N                      restarts in a row without progress
+  resources.cpu=X  resources.gpu=X    of each worker; default: threads, and 0
+  ray.address=null|auto|HOST:PORT  ray.autoscale=true|false
+  ray.dashboard=true|false  ray.num_cpus=N
+  run_dir=FOLDER                      a folder that all machines share
+
+Options:
+  --help            this text
+  --config-dir DIR  a folder of configs beside the package's own
+
+Groups:
+{groups}"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train with `arguments`; returns the exit code."""
+    given = _options.parse(arguments)
+    if given.help:
+        print(page(HELP, "train", given.overrides))
+        return 0
+    from ccsi.sweep.train import main as train
+
+    return train(given.overrides)
