@@ -206,8 +206,9 @@ class Job(Sweep):
     def __init__(self, home: Path, script: str, arguments: list[str], **environment: str) -> None:
         self.mark, self.home = uuid.uuid4().hex, home
         path = f"{home}:{os.environ['PATH']}"
+        modules = os.pathsep.join([str(ROOT / "tests" / "sweep"), os.environ.get("PYTHONPATH", "")])
         env = os.environ | {"PATH": path, "HOME": str(home), "PYTHON": sys.executable, MARK: self.mark}
-        env |= {"PYTHONPATH": str(ROOT / "tests" / "sweep"), "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": str(home / "mpl")}
+        env |= {"PYTHONPATH": modules, "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": str(home / "mpl")}
         env |= {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "1", **environment}
         env.pop("RAY_AUTH_MODE", None)
         self.process = subprocess.Popen(
