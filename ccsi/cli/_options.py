@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ccsi.errors import UserError
 
@@ -17,7 +18,7 @@ class Options:
 
     overrides: list[str] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
-    config_dirs: list[str] = field(default_factory=list)
+    config_dirs: list[Path] = field(default_factory=list)
 
     @property
     def help(self) -> bool:
@@ -42,7 +43,7 @@ def parse(arguments: Sequence[str], flags: Sequence[str] = ()) -> Options:
             folder = value if equals else next(rest, "")
             if not folder:
                 raise UserError("--config-dir has no value; expected a folder of configs: --config-dir DIR.")
-            found.config_dirs.append(folder)
+            found.config_dirs.append(Path(folder).expanduser())
         elif argument in ("-h", "--help"):
             found.flags.add("--help")
         elif argument in flags:
@@ -56,7 +57,7 @@ def parse(arguments: Sequence[str], flags: Sequence[str] = ()) -> Options:
     return found
 
 
-def _add(folders: Sequence[str]) -> None:
+def _add(folders: Sequence[Path]) -> None:
     import ccsi.config
 
     add = getattr(ccsi.config, "add_config_dir", None)

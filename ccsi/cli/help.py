@@ -9,7 +9,10 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from itertools import takewhile
+from typing import Any, get_type_hints
+
+from ccsi.cli._options import Options
 
 WIDTH = 80
 
@@ -37,27 +40,29 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def page(text: str, name: str, overrides: Sequence[str]) -> str:
-    """A subcommand's help: of the choices of groups in `overrides`, or, without any, `text`.
+def page(text: str, name: str, options: Options) -> str:
+    """A subcommand's help: of the choices of groups among its overrides, or, without any, `text`.
 
     Args:
         text: the subcommand's own, with a place for `groups`. name: of its tree, `configs/<name>.yaml`.
+        options: its command line.
     """
     from ccsi import config
 
-    typed = dict(override.split("=", 1) for override in overrides if "=" in override)
+    typed = dict(override.split("=", 1) for override in options.overrides if "=" in override)
     chosen = {group: choice for group, choice in typed.items() if choice in known_choices(group, name)}
     if not chosen:
         return text.format(groups=groups(name))
     tree = config.load([f"{group}={choice}" for group, choice in chosen.items()], name)
     parts = []
     for group, choice in chosen.items():
+        parts += [f"{group}={choice}", wrapped(leading_comment(group, choice, options))]
         if isinstance(tree.get(group), Mapping) and "_target_" in tree[group]:
-            parts.append(describe_choice(group, choice, tree[group]))
+            parts += describe_choice(group, choice, tree[group])
         else:
             rest = [f"{other}={its}" for other, its in chosen.items() if other != group]
             parts.append(describe_changes(group, choice, config.load(rest, name), tree))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def known_choices(group: str, name: str) -> list[str]:
@@ -74,12 +79,11 @@ def groups(name: str) -> str:
     return "\n".join(wrapped(f"{group:11} {', '.join(config.choices(group))}", 2, 14) for group in config.groups(name))
 
 
-def describe_choice(group: str, choice: str, node: Mapping[str, Any]) -> str:
-    """What `group=choice` is: its file's first comment, its class's docstring, and its keys in the composed `node`."""
+def describe_choice(group: str, choice: str, node: Mapping[str, Any]) -> list[str]:
+    """What `group=choice` is: its class's docstring, and its keys in the composed `node`."""
     target = target_of(node)
-    parts = [f"{group}={choice}", *map(wrapped, [leading_comment(group, choice), *description(target), *kept(target)])]
-    parts.append("\n".join([f"Settings, as {group}={choice} sets them:", *settings(node, group)]))
-    return "\n\n".join(part for part in parts if part)
+    keys = "\n".join([f"Settings, as {group}={choice} sets them:", *settings(node, group)])
+    return [*map(wrapped, [*description(target), *kept(target)]), keys]
 
 
 def describe_changes(group: str, choice: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
@@ -89,23 +93,19 @@ def describe_changes(group: str, choice: str, before: Mapping[str, Any], after: 
     old, new = config.flat(before), config.flat(after)
     changed = [key for key in new if key not in old or new[key] != old[key]]
     lines = [f"{key}={config.shown(new[key])}" for key in changed if not key.rpartition(".")[2].startswith("_")]
-    head = f"What {group}={choice} changes:"
-    parts = [f"{group}={choice}", wrapped(leading_comment(group, choice))]
-    parts.append("\n".join([head, *(wrapped(line, 2, 6) for line in lines)]))
-    return "\n\n".join(part for part in parts if part)
+    return "\n".join([f"What {group}={choice} changes:", *(wrapped(line, 2, 6) for line in lines)])
 
 
-def leading_comment(group: str, choice: str) -> str:
+def leading_comment(group: str, choice: str, options: Options) -> str:
     """The comment a choice's file begins with, as one paragraph."""
     from ccsi import config
 
-    lines, file = [], config.config_dir() / group / f"{choice}.yaml"
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @package"):
-            lines.append(line.lstrip("# "))
-    return " ".join(lines)
+    folders = [config.config_dir(), *options.config_dirs]
+    (file, *_) = [
+        folder / group / f"{choice}.yaml" for folder in folders if (folder / group / f"{choice}.yaml").exists()
+    ]
+    lines = takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
+    return " ".join(line.lstrip("# ") for line in lines if not line.startswith("# @package"))
 
 
 def target_of(node: Mapping[str, Any]) -> Any:
@@ -135,7 +135,7 @@ def settings(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
     """Lines about the keys of a node: value, type and range, what it does; then those of the nodes in it."""
     from ccsi import config
 
-    hints, _, _ = config.signature_of(target_of(node))
+    hints = hints_of(target_of(node))
     words = documented(target_of(node), hints)
     inner = {key: value for key, value in node.items() if isinstance(value, Mapping) and "_target_" in value}
     own = [key for key in node if not key.startswith("_") and key not in inner]
@@ -150,6 +150,11 @@ def settings(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
         yield ""
         yield wrapped(f"{prefix}.{key}: {first}", 2, 4)
         yield from settings(value, f"{prefix}.{key}")
+
+
+def hints_of(target: Any) -> dict[str, Any]:
+    """The type hints of what a callable takes, by name, with their ranges."""
+    return get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
 
 
 def documented(target: Any, names: Mapping[str, Any]) -> dict[str, str]:

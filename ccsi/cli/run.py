@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run with `arguments`; returns the exit code."""
     given = _options.parse(arguments, flags=("--show",))
     if given.help:
-        print(page(HELP, "config", given.overrides))
+        print(page(HELP, "config", given))
         return 0
     from ccsi import config
 

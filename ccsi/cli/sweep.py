@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     """Sweep with `arguments`; returns the exit code."""
     given = _options.parse(arguments)
     if given.help:
-        print(page(HELP, "sweep", given.overrides))
+        print(page(HELP, "sweep", given))
         return 0
     from ccsi.sweep.main import main as sweep
 

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     """Train with `arguments`; returns the exit code."""
     given = _options.parse(arguments)
     if given.help:
-        print(page(HELP, "train", given.overrides))
+        print(page(HELP, "train", given))
         return 0
     from ccsi.sweep.train import main as train
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ccsi import cli, config
-from ccsi.cli.help import documented, entries, target_of
+from ccsi.cli.help import documented, entries, hints_of, target_of
 
 GROUPS = ("dataset", "experiment", "learner", "model", "scenario", "tracking", "training")
 CHOICES = [(group, choice) for group in GROUPS for choice in config.choices(group)]
@@ -32,8 +32,7 @@ def test_help_fits_80_columns(typed: list[str], capsys: pytest.CaptureFixture[st
 
 def keys(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any, bool]]:
     """Every key of a node and the nodes in it, its value, and whether its docstring says what it is."""
-    hints, _, _ = config.signature_of(target_of(node))
-    words = documented(target_of(node), hints)
+    words = documented(target_of(node), hints_of(target_of(node)))
     for key, value in node.items():
         if isinstance(value, dict) and "_target_" in value:
             yield from keys(value, f"{prefix}.{key}")

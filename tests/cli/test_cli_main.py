@@ -87,10 +87,10 @@ def test_what_is_no_command_or_option_gets_one_sentence(
 def test_a_config_dir_is_passed_on(
     typed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given: list[str] = []
+    given: list[Path] = []
     monkeypatch.setattr("ccsi.config.add_config_dir", given.append, raising=False)
     assert cli.main(["run", *typed, "--show"]) == 0
-    assert given == ["mine"] and "_target_: ccsi.experiment.run" in capsys.readouterr().out
+    assert given == [Path("mine")] and "_target_: ccsi.experiment.run" in capsys.readouterr().out
 
 
 def test_python_m_ccsi_is_ccsi_run(capsys: pytest.CaptureFixture[str]) -> None:
