@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from readme import ON_RAY, ROOT, SMALL_SWEEP, SMALL_TRAINING
 
 from ccsi.cli.help import WIDTH
 
-ROOT = Path(__file__).resolve().parents[1]
 FOR_THE_BUILD = ("ccsi", "configs", "tune", "pyproject.toml", "README.md", "LICENSE")
-FEW = ["dataset.max_per_class=10", "training.epochs=1", "training.first_epochs=1", "learner.synthesis.iterations=2"]
 
 
 def files_below(folder: Path) -> Iterator[str]:
@@ -92,10 +91,11 @@ def test_an_installed_package_can_do_all(tmp_path: Path) -> None:
     help_of_ewc = typed("ccsi", "run", "learner=ewc", "--help")
     assert "learner.penalty=5000.0" in help_of_ewc and max(map(len, help_of_ewc.splitlines())) <= WIDTH
 
-    two = ["sweep.num_samples=2", "sweep.seeds.reporting=[0]", "sweep.top_k=1", "ray.num_cpus=2"]
-    typed("ccsi", "sweep", "experiment=quick/digits", "sweep.dir=first", *two, *FEW)
+    more = {"train": ["run_dir=pair", *SMALL_TRAINING], "sweep": SMALL_SWEEP, "status": []}
+    for command, *arguments in ON_RAY:  # README's, in its order; the resume finds the sweep finished
+        resumed = arguments[0].startswith("resume=")
+        said = typed("ccsi", command, *arguments, *([] if resumed else more[command]))
+        assert ("rank" in said) == (command == "sweep") and ("phase 2" in said) == (command != "train"), said
     assert {"leaderboard.csv", "best.yaml", "plots"} <= {path.name for path in (here / "first").iterdir()}
-    assert "phase 2" in typed("ccsi", "status", "first")
-    typed("ccsi", "train", "experiment=quick/digits", "workers=2", "run_dir=pair", "ray.num_cpus=2", *FEW)
     assert (here / "pair" / "result.json").is_file()
     assert list((tmp_path / "home").iterdir()) == [], "something was written into the home folder"
