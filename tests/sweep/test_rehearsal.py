@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ccsi.sweep.main import main
+from ccsi.cli.sweep import main
 
 
 @pytest.mark.parametrize("debug", ["true", "false"])

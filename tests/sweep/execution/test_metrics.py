@@ -15,11 +15,11 @@ from rich.console import Console
 pytest.importorskip("ray")
 import ray.util.metrics
 
-from ccsi.sweep import watch
-from ccsi.sweep.watch import GAUGES, TASKS_DONE, RayMetrics, say_where
+from ccsi.sweep.execution import metrics as ray_metrics
+from ccsi.sweep.execution.metrics import GAUGES, TASKS_DONE, RayMetrics, print_addresses
 from ccsi.tracking import Progress, RunStart, TaskEnd
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 Told = list[tuple[str, float, dict[str, str]]]
 
 
@@ -33,7 +33,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
         kept.append((self._name, value, tags))
 
     monkeypatch.setattr(ray.util.metrics.Metric, "_record", record)
-    monkeypatch.setattr(watch, "entitle", lambda text: kept.append(("title", 0, {"text": text})))
+    monkeypatch.setattr(ray_metrics, "set_process_title", lambda text: kept.append(("title", 0, {"text": text})))
     return kept
 
 
@@ -48,7 +48,7 @@ def test_a_run_is_told_with_its_names_and_an_ended_one_is_silent(
 ) -> None:
     now = SimpleNamespace(time=50.0)
     monkeypatch.setattr(time, "monotonic", lambda: now.time)
-    monkeypatch.setattr(watch, "SECONDS_BETWEEN_BEATS", 0.02)
+    monkeypatch.setattr(ray_metrics, "SECONDS_BETWEEN_BEATS", 0.02)
     metrics = begun(tmp_path, training={"batch_size": 40})
     run = {"sweep": "mysweep", "trial": "p1-c03", "run": "p1-c03-s100"}
     metrics.progress(Progress(0, "training", 50, 150, {"loss": 3.0, "loss_ce": 2.0, "loss_margin": 1.0, "lr": 0.1}))
@@ -131,7 +131,7 @@ def test_the_token_is_shown_on_a_terminal_and_kept_out_of_logs(
     monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret")
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "127.0.0.1", "MetricsExportPort": 4711}])
     file = io.StringIO()
-    say_where(Console(file=file, force_terminal=terminal, width=50), "127.0.0.1:8265")
+    print_addresses(Console(file=file, force_terminal=terminal, width=50), "127.0.0.1:8265")
     metrics, dashboard = file.getvalue().splitlines()
     assert metrics == "Metrics for Prometheus: http://127.0.0.1:4711/metrics"
     assert dashboard.startswith("Dashboard: http://127.0.0.1:8265 ")

@@ -10,10 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
+from ccsi.sweep.events import RunId
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
 SECONDS_BETWEEN_BEATS = 5.0
-"""How often the values are told again: Ray forgets a gauge that was silent for 20 s, as those of an ended run are."""
+"""How often the values are sent again: Ray forgets a gauge after 20 s of silence, which ends those of ended runs."""
 TAGS = ("sweep", "trial", "run")
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ccsi_task": ("The task the run is at, counted from 1", ()),
@@ -32,10 +33,10 @@ TASKS_DONE = "ccsi_tasks_done"
 
 
 class RayMetrics:
-    """A tracker that tells Ray's metrics agent how a run stands. Nothing that goes wrong here reaches the run.
+    """A tracker that exports how a run stands to Ray's metrics agent. No error here reaches the run.
 
     Args:
-        sweep: value of the tag of this name; the tag `run` is the name of the run's folder, and tells `trial`.
+        sweep: value of the tag of this name; the tag `run` is the name of the run's folder, from which `trial` follows.
     """
 
     def __init__(self, sweep: str) -> None:
@@ -46,11 +47,11 @@ class RayMetrics:
         self._ended = threading.Event()
 
     def start(self, run: RunStart) -> None:
-        """Begin to tell."""
+        """Start exporting metrics."""
         with suppress(Exception):
             from ray.util.metrics import Counter, Gauge
 
-            self._tags |= {"trial": trial_of(run.folder.name), "run": run.folder.name}
+            self._tags |= {"trial": job_name(run.folder.name), "run": run.folder.name}
             self._gauges = {name: Gauge(name, text, (*TAGS, *more)) for name, (text, more) in GAUGES.items()}
             self._done = Counter(TASKS_DONE, "Tasks learned and evaluated", ("sweep",))
             self._batch_size = run.config.get("training", {}).get("batch_size", 0)
@@ -77,53 +78,56 @@ class RayMetrics:
             torch = sys.modules.get("torch")
             if torch is not None and torch.cuda.is_initialized():
                 self._values["ccsi_gpu_memory_bytes",] = torch.cuda.memory_reserved()
-            self._tell()
+            self._export()
 
     def task_end(self, event: TaskEnd) -> None:
         """The figures on val."""
         with suppress(Exception):
             self._values |= {(n,): event.figures[n[5:]] for n in GAUGES if n[5:] in event.figures}
             self._done.inc(tags={"sweep": self._tags["sweep"]})
-            self._tell()
+            self._export()
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
-        """Say no more; the process may go on with another run."""
+        """Stop exporting; the process may start another run."""
         with suppress(Exception):
             self._ended.set()
             self._leave_phase()
 
     def _leave_phase(self) -> None:
-        """Say once that the phase is over, and forget what belongs to it."""
+        """Export once that the phase has ended, and drop its values."""
         for name, *more in [key for key in self._values if key[0] == "ccsi_phase"]:
             self._gauges[name].set(0, self._tags | {"phase": more[0]})
         of_phase = ("ccsi_phase", "ccsi_loss", "ccsi_images_per_second")
         self._values = {key: value for key, value in self._values.items() if key[0] not in of_phase}
 
-    def _tell(self) -> None:
+    def _export(self) -> None:
         for (name, *more), value in dict(self._values).items():
             self._gauges[name].set(value, self._tags | dict(zip(GAUGES[name][1], more, strict=True)))
 
     def _beat(self) -> None:
         while not self._ended.wait(SECONDS_BETWEEN_BEATS):
             with suppress(Exception):
-                self._tell()
-                entitle(f"{self._tags['run']} task {self._last.task + 1} {self._last.phase}")
+                self._export()
+                set_process_title(f"{self._tags['run']} task {self._last.task + 1} {self._last.phase}")
 
 
-def trial_of(run: str) -> str:
-    """The trial a run belongs to: in phase 1 a trial is a setting with all its seeds, in phase 2 one run."""
-    return run.rpartition("-s")[0] if run.startswith("p1-") else run
+def job_name(run: str) -> str:
+    """The job a run belongs to, by its folder's name; a run outside a sweep is its own."""
+    try:
+        return str(RunId.parse(run).job)
+    except ValueError:
+        return run
 
 
-def entitle(text: str) -> None:
-    """What `ps` and the dashboard call this process, until Ray renames it at the trial's next report."""
+def set_process_title(text: str) -> None:
+    """Name this process in `ps` and the dashboard, until Ray renames it at the trial's next report."""
     import ray
 
     ray._raylet.setproctitle(f"ray::Trial {text}")  # type: ignore[attr-defined]
 
 
-def say_where(console: Console, dashboard: str) -> None:
-    """Where a local Ray can be watched: its metrics, its dashboard (host:port, if on), and what the latter asks for."""
+def print_addresses(console: Console, dashboard: str) -> None:
+    """Print where a local Ray is watched: its metrics, its dashboard (host:port, if on), and the token it wants."""
     import ray
 
     (node,) = ray.nodes()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The search space as it is written in YAML, and the settings drawn from it.
+"""The search space as it is written in YAML, and the configs drawn from it.
 
 A space maps a config key to one of
 
@@ -7,14 +7,13 @@ A space maps a config key to one of
     {uniform: [low, high]}     a number, evenly
     {loguniform: [low, high]}  a number, evenly in its logarithm; low > 0
     {randint: [low, high]}     a whole number, both ends included
-    {each: {a: {…}, b: {…}}}   each of these, which are compared: each with a space of its own, and an equal budget
+    {each: {a: {…}, b: {…}}}   each of these, an arm of a comparison, with a space of its own and an equal budget
 
 or to null: it is not swept. A key names a value (`learner.w_idc`) or a config group (`learner`, whose values are names
 of its files; what `each` compares always are).
 """
 
 import itertools
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from ccsi.errors import UserError
+from ccsi.sweep.events import Values
 
-Values = dict[str, Any]
 KINDS = ("choice", "grid", "uniform", "loguniform", "randint", "each")
 RESERVED = {
     "seed": "sweep.seeds.tuning and sweep.seeds.reporting",
@@ -139,7 +138,7 @@ def _dimension(key: str, entry: Mapping[str, Any], where: str) -> Dimension:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal as settings: 1 and 1.0 and true are three different values."""
+    """Equal as config values: 1 and 1.0 and true are three different values."""
     return repr(a) == repr(b)
 
 
@@ -174,108 +173,3 @@ def sample(space: Sequence[Dimension], number: int, seed: int) -> list[Values]:
         if len(drawn) == number:
             break
     return [{d.key: {**values, **point}[d.key] for d in space} for values in drawn.values() for point in grids]
-
-
-@dataclass(frozen=True)
-class Tried:
-    """What Optuna is told of a setting.
-
-    Attributes:
-        score: None while it runs, or if it failed; where it was pruned, the last one, after `tasks`.
-        seconds: of a run, if it is done.
-    """
-
-    values: Values
-    score: float | None
-    state: str
-    """`running`, `done`, `pruned` or `failed`."""
-    seconds: float | None = None
-    tasks: int = 0
-
-
-def suggest(
-    space: Sequence[Dimension], tried: Sequence[Tried], seed: int, earlier: Sequence[Tried] = (), two: bool = False
-) -> Values | None:
-    """Optuna's TPE suggestion number `len(tried)`; None when it only repeats what was tried.
-
-    It depends on nothing but the arguments (the sampler starts afresh from `seed` and the number), so an
-    interrupted search goes on with the suggestions it would have made. Bergstra et al. 2011; settings
-    still running count as bad (constant liar), so that parallel suggestions differ.
-
-    Args:
-        earlier: what other sweeps found: known to Optuna, but not held to be tried here.
-        two: search for a large score and few seconds at once (Ozaki et al. 2022). Optuna knows no intermediate
-            values then: a pruned setting is told as pruned without one, which ranks it below every completed one.
-            (Its last score would flatter it, as accuracy falls from task to task; and so would its few seconds.
-            Told as failed it would be forgotten, and tried again close by.)
-    """
-    import optuna  # only searches that ask for it pay the second it takes to import
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    states = optuna.trial.TrialState
-    state = {"running": states.RUNNING, "done": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}
-    distributions: dict[str, optuna.distributions.BaseDistribution] = {}
-    for d in space:
-        if d.listed:  # by number: Optuna takes only plain values, ours may be lists
-            distributions[d.key] = optuna.distributions.CategoricalDistribution(range(len(d.values)))
-        elif d.kind == "randint":
-            distributions[d.key] = optuna.distributions.IntDistribution(*d.values)
-        else:
-            distributions[d.key] = optuna.distributions.FloatDistribution(
-                d.values[0], d.values[1], log=d.kind == "loguniform"
-            )
-
-    def coded(values: Values) -> Values:
-        lists = {d.key: d.values for d in space if d.listed}
-        return {
-            key: next(n for n, v in enumerate(lists[key]) if same(v, value)) if key in lists else value
-            for key, value in values.items()
-        }
-
-    def trial(one: Tried) -> optuna.trial.FrozenTrial:
-        last = one.score if one.state == "pruned" and not two else None
-        values: Any = [one.score, one.seconds][: 1 + two] if one.state == "done" else None
-        return optuna.trial.create_trial(
-            params=coded(one.values),
-            distributions=distributions,
-            state=state[one.state],
-            values=values,
-            intermediate_values=None if last is None else {one.tasks: last},
-        )
-
-    told = [trial(one) for one in (*earlier, *tried) if not (two and one.state == "done" and one.seconds is None)]
-    known = {repr(one.values) for one in tried}
-    for attempt in range(20):
-        sampler_seed = int(np.random.SeedSequence([seed, len(tried), attempt]).generate_state(1)[0])
-        sampler = _sampler(sampler_seed)
-        study = optuna.create_study(directions=["maximize", "minimize"] if two else ["maximize"], sampler=sampler)
-        study.add_trials(told)
-        drawn = study.ask(distributions).params
-        values = {d.key: d.values[drawn[d.key]] if d.listed else drawn[d.key] for d in space}
-        if repr(values) not in known:
-            return values
-    return None
-
-
-def _sampler(seed: int) -> Any:
-    import optuna
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-
-
-def check_optuna(space: Sequence[Dimension]) -> None:
-    """UserError for what Optuna cannot search, or when it is not installed."""
-    for dimension in space:
-        if dimension.kind in ("grid", "each"):
-            raise UserError(
-                f"sweep.space.{dimension.key} is {dimension.kind}, which sweep.search=optuna cannot cross; "
-                "write choice, or use sweep.search=random or grid."
-            )
-    if not space:
-        raise UserError("sweep.space is empty: sweep.search=optuna has nothing to search; name at least one key.")
-    try:
-        import optuna  # noqa: F401
-    except ImportError:
-        raise UserError("sweep.search=optuna needs the package optuna: pip install 'ccsi[sweep]'.") from None

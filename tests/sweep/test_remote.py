@@ -14,11 +14,12 @@ pytest.importorskip("pyarrow")
 from tiny_run import TINY, run_tiny
 
 import ccsi.config
+from ccsi.cli.sweep import main
 from ccsi.errors import UserError
-from ccsi.sweep import main as command
-from ccsi.sweep import storage
-from ccsi.sweep.storage import CLAIM, Storage
-from ccsi.sweep.trial import execute
+from ccsi.sweep import driver, remote
+from ccsi.sweep.events import ConfigSuggested
+from ccsi.sweep.execution.context import execute
+from ccsi.sweep.remote import CLAIM, Remote
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -26,18 +27,18 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_changed_is_copied_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, kept = tmp_path / "run", Storage(f"file://{tmp_path}/kept")
+    run, kept = tmp_path / "run", Remote(f"file://{tmp_path}/kept")
     (run / "impressions").mkdir(parents=True)
     for name in ("result.json", "checkpoint.pt", "config.yaml", "impressions/task2.npz"):
         (run / name).write_text(name)
     (run / ".lock").touch()
-    put, order = Storage._put, list[str]()
+    put, order = Remote._put, list[str]()
 
-    def noted(self: Storage, path: str, data: bytes) -> None:
+    def noted(self: Remote, path: str, data: bytes) -> None:
         order.append(path.removeprefix(f"{tmp_path}/kept/runs/a/"))
         put(self, path, data)
 
-    monkeypatch.setattr(Storage, "_put", noted)
+    monkeypatch.setattr(Remote, "_put", noted)
     kept.push(run, "runs/a")
     assert order[-2:] == ["checkpoint.pt", "result.json"]  # they make the rest valid
     assert sorted(order) == ["checkpoint.pt", "config.yaml", "impressions/task2.npz", "result.json"]
@@ -45,7 +46,7 @@ def test_what_changed_is_copied_and_comes_back(tmp_path: Path, monkeypatch: pyte
     order.clear()
     kept.push(run, "runs/a")
     assert order == ["checkpoint.pt"]
-    there = Storage(f"file://{tmp_path}/kept")
+    there = Remote(f"file://{tmp_path}/kept")
     there.pull("runs/a", tmp_path / "other")
     (run / ".lock").unlink()
     assert files(tmp_path / "other") == files(run)
@@ -55,7 +56,7 @@ def test_what_changed_is_copied_and_comes_back(tmp_path: Path, monkeypatch: pyte
     there.pull("runs/b", tmp_path / "none")
     assert not (tmp_path / "none").exists()
     assert there.results() == {"a"}
-    assert Storage(f"file://{tmp_path}/empty").results() == set()
+    assert Remote(f"file://{tmp_path}/empty").results() == set()
 
 
 @pytest.mark.parametrize(
@@ -70,31 +71,31 @@ def test_what_changed_is_copied_and_comes_back(tmp_path: Path, monkeypatch: pyte
 )
 def test_an_address_that_will_not_do_is_told(url: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        Storage(url).check()
+        Remote(url).check()
     assert f"sweep.storage={url}" in str(caught.value) and message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_no_password_is_written_down() -> None:
     with pytest.raises(UserError, match="without name and password") as caught:
-        Storage("s3://KEY:SECRET@bucket/a")
+        Remote("s3://KEY:SECRET@bucket/a")
     assert "SECRET" not in str(caught.value)
 
 
 def test_one_driver_at_a_time_works_on_a_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine, other = (Storage(f"file://{tmp_path}/kept") for _ in range(2))
+    mine, other = (Remote(f"file://{tmp_path}/kept") for _ in range(2))
     mine.claim()
     with pytest.raises(UserError, match=r"is in use: process \d+ on .* worked on it 0 s ago; if it is gone, try"):
         other.claim()
     mine.release()
     other.claim()
     later = time.time() + CLAIM + 1
-    monkeypatch.setattr(storage.time, "time", lambda: later)
+    monkeypatch.setattr(remote.time, "time", lambda: later)
     mine.claim()  # the other has said nothing for a minute
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     owner = {"process": child.pid, "host": socket.gethostname(), "time": later}
-    (tmp_path / "kept" / storage.OWNER).write_text(json.dumps(owner))
+    (tmp_path / "kept" / remote.OWNER).write_text(json.dumps(owner))
     other.claim()  # the one that was killed on this machine is known to be gone
     other.pull("sweep", tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()  # who works on it does not come along
@@ -106,13 +107,13 @@ def test_another_sweeps_storage_is_refused_before_any_of_its_runs_is_finished(
     url = f"file://{tmp_path}/kept"
     (tmp_path / "kept/sweep").mkdir(parents=True)
     (tmp_path / "kept/sweep/sweep.yaml").write_text("of another")
-    assert command.main([*TINY, f"sweep.dir={tmp_path / 's'}", f"sweep.storage={url}"]) == 2
+    assert main([*TINY, f"sweep.dir={tmp_path / 's'}", f"sweep.storage={url}"]) == 2
     assert f"sweep.storage={url} holds another sweep" in capsys.readouterr().err
     assert (tmp_path / "kept/sweep/sweep.yaml").read_text() == "of another"
 
 
 def test_a_writable_place_is_left_empty(tmp_path: Path) -> None:
-    Storage(f"file://{tmp_path}/new/place").check()
+    Remote(f"file://{tmp_path}/new/place").check()
     assert files(tmp_path) == {}
 
 
@@ -150,24 +151,36 @@ def test_a_sweep_goes_on_from_its_storage_on_a_new_machine(
         (tmp_path / machine).mkdir()
     monkeypatch.chdir(tmp_path / "old")
 
-    def phases(book: Any, console: Any) -> None:
-        seen.append((book.definition.cwd, list(book.settings), book.storage.results()))
-        if not book.settings:
-            book.add({"quality": 0.5})
+    def run_phases(recorder: Any, console: Any) -> None:
+        seen.append((recorder.definition.cwd, list(recorder.state.configs), recorder.remote.results()))
+        if not recorder.state.configs:
+            recorder.record(ConfigSuggested({"quality": 0.5}))
 
-    monkeypatch.setattr(command, "both_phases", phases)
+    monkeypatch.setattr(driver, "run_phases", run_phases)
     sweep = ["_target_=standin.run", "+quality=0.5", "+tasks=2", "sweep.search=optuna", f"sweep.storage={url}"]
-    command.main([*sweep, "sweep.space={quality: {uniform: [0, 1]}}", f"sweep.dir={tmp_path}/old/s"])
+    main([*sweep, "sweep.space={quality: {uniform: [0, 1]}}", f"sweep.dir={tmp_path}/old/s"])
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/result.json").write_text('{"val": {"average_incremental_accuracy": 0.5}}')
-    Storage(url).push(tmp_path / "run", "runs/p1-c07-s100")
+    result = {"schema": 2, "val": {"average_incremental": 0.5}, "test": {}, "seconds": {"total": 1.0}}
+    result |= {"scenario": {"classes_per_task": [2]}}
+    (tmp_path / "run/result.json").write_text(
+        json.dumps(
+            {
+                "schema": 2,
+                "val": {"average_incremental": 0.5},
+                "test": {},
+                "seconds": {"total": 1.0},
+                "scenario": {"classes_per_task": [2]},
+            }
+        )
+    )
+    Remote(url).push(tmp_path / "run", "runs/p1-c07-s100")
     (tmp_path / "old").rename(tmp_path / "gone")
     monkeypatch.chdir(tmp_path / "new")
     capsys.readouterr()
-    command.main([f"resume={url}"])
+    main([f"resume={url}"])
     assert seen[1] == (str(tmp_path / "new"), [{"quality": 0.5}], {"p1-c07-s100"})
     assert (tmp_path / "new/sweeps/mine/runs/p1-c07-s100/result.json").exists()
-    assert command.main([f"resume={url}"]) == 2
-    assert f"go on with resume={tmp_path}/new/sweeps/mine" in capsys.readouterr().err
-    assert command.main([f"resume=file://{tmp_path}/nothing"]) == 2
+    assert main([f"resume={url}"]) == 2
+    assert f"resume it with resume={tmp_path}/new/sweeps/mine" in capsys.readouterr().err
+    assert main([f"resume=file://{tmp_path}/nothing"]) == 2
     assert "there is no sweep; expected the sweep.storage" in capsys.readouterr().err

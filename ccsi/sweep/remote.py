@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pyarrow import fs
-
 from ccsi.errors import UserError
 
 OBJECT_STORES = ("s3", "gcs", "abfs", "py::fsspec+s3", "py::fsspec+gcs", "py::fsspec+abfs")
@@ -26,16 +24,16 @@ ANSWER_WITHIN = 15.0
 OWNER = "owner.json"
 """Says who works on the sweep; beside its files, as it is not to come along with them."""
 CLAIM = 60.0
-"""Seconds for which a driver's word holds that it works on a sweep."""
+"""Seconds for which a driver's claim to a sweep holds."""
 LAST = ("checkpoint.pt", "result.json")
 """What makes the rest valid is copied behind it, in this order."""
 
 
-class Storage:
+class Remote:
     """A folder at `url` (s3://bucket/folder, gs://…, file:///…, or any scheme of an installed fsspec package).
 
     Raises:
-        UserError: nothing is known about such an address.
+        UserError: no installed package knows such an address.
     """
 
     def __init__(self, url: str) -> None:
@@ -47,6 +45,10 @@ class Storage:
             )
         if "://" not in url or url.startswith("memory://"):
             raise UserError(f"sweep.storage={url}: expected an address all machines can write to: s3://bucket/folder.")
+        from pyarrow import fs  # only sweeps with a storage need it
+
+        self.fs: Any = fs
+        self.system: Any
         try:
             self.system, root = fs.FileSystem.from_uri(url)
         except (OSError, ValueError) as error:  # not Arrow's own
@@ -87,17 +89,17 @@ class Storage:
             raise UserError(f"sweep.storage={self.url} cannot be written ({problem[0]}); choose another place.")
 
     def claim(self) -> None:
-        """Be the one driver that works on the sweep kept here, until `release`; `renew` now and then.
+        """Become the one driver that works on the sweep kept here, until `release`; call `renew` now and then.
 
         Raises:
-            UserError: another has said so within `CLAIM` seconds, and is not known to be gone.
+            UserError: another has claimed it within `CLAIM` seconds, and is not known to be gone.
         """
         try:
             owner = json.loads(self._get(f"{self.root}/{OWNER}"))
         except (FileNotFoundError, ValueError):
             owner = {"time": 0.0}
         age, here = time.time() - owner["time"], owner.get("host") == socket.gethostname()
-        if age < CLAIM and not (here and not alive(owner["process"])):
+        if age < CLAIM and not (here and not is_alive(owner["process"])):
             raise UserError(
                 f"sweep.storage={self.url} is in use: process {owner['process']} on {owner['host']} worked on it "
                 f"{max(0.0, age):.0f} s ago; if it is gone, try again in {CLAIM - age:.0f} s."
@@ -106,7 +108,7 @@ class Storage:
         self.renew()
 
     def renew(self) -> None:
-        """Say that this driver still works here, at most every ten seconds."""
+        """Renew the claim, at most every ten seconds."""
         if self._claimed is not None and time.time() - self._claimed >= 10:
             self._claimed = time.time()
             owner = {"process": os.getpid(), "host": socket.gethostname(), "time": self._claimed}
@@ -114,7 +116,7 @@ class Storage:
                 self._put(f"{self.root}/{OWNER}", json.dumps(owner).encode())
 
     def release(self) -> None:
-        """Another driver may go on at once."""
+        """Give the claim back: another driver may start at once."""
         if self._claimed is not None:
             self._claimed = None
             with contextlib.suppress(OSError):
@@ -123,7 +125,7 @@ class Storage:
     def holds_a_sweep(self) -> bool:
         """Whether a sweep has been kept here."""
         found = self.system.get_file_info(f"{self.root}/sweep/sweep.yaml")
-        return bool(found.type == fs.FileType.File) or bool(self.results())
+        return bool(found.type == self.fs.FileType.File) or bool(self.results())
 
     def push(self, folder: Path, name: str, leave: Sequence[str] = ()) -> None:
         """Copy what changed in `folder` since the last time to `name`, but for the inner folders to be left."""
@@ -140,9 +142,9 @@ class Storage:
     def pull(self, name: str, folder: Path) -> None:
         """Make `folder` what was pushed to `name`; if nothing was, it is left as it is."""
         start = f"{self.root}/{name}"
-        found = self.system.get_file_info(fs.FileSelector(start, recursive=True, allow_not_found=True))
+        found = self.system.get_file_info(self.fs.FileSelector(start, recursive=True, allow_not_found=True))
         for info in found:
-            if info.type == fs.FileType.File:
+            if info.type == self.fs.FileType.File:
                 path = folder / info.path.removeprefix(start).lstrip("/")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(self._get(info.path))
@@ -151,7 +153,9 @@ class Storage:
 
     def results(self) -> set[str]:
         """The names of all finished runs."""
-        found = self.system.get_file_info(fs.FileSelector(f"{self.root}/runs", recursive=True, allow_not_found=True))
+        found = self.system.get_file_info(
+            self.fs.FileSelector(f"{self.root}/runs", recursive=True, allow_not_found=True)
+        )
         return {Path(info.path).parent.name for info in found if info.base_name == "result.json"}
 
     def fetch_result(self, run: str, folder: Path) -> None:
@@ -181,7 +185,7 @@ class Storage:
         return bytes(data)
 
 
-def alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
     """Whether this machine has such a process."""
     try:
         os.kill(process, 0)
@@ -193,5 +197,5 @@ def alive(process: int) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, in a line."""
+    """The first line of an exception's message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

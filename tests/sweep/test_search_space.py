@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccsi.errors import UserError
-from ccsi.sweep.space import Tried, check_optuna, grid, parse, sample, suggest
+from ccsi.sweep.search import TriedConfig, check_optuna, suggest_config
+from ccsi.sweep.search_space import grid, parse, sample
 
 SPACE = {
     "learner.w_idc": {"choice": [0, 0.5, [1.0, 2.0], None]},
@@ -91,16 +92,16 @@ def test_optuna_refuses_what_it_cannot_search() -> None:
         check_optuna([])
 
 
-def search(number: int, seed: int) -> list[Tried]:
+def search(number: int, seed: int) -> list[TriedConfig]:
     """A sequential search whose score is best at w = 0.8, b."""
     space = parse({"w": {"uniform": [0, 1]}, "kind": {"choice": ["a", "b", ["c"]]}})
-    tried: list[Tried] = []
+    tried: list[TriedConfig] = []
     for _ in range(number):
-        values = suggest(space, tried, seed)
+        values = suggest_config(space, tried, seed)
         assert values is not None
         assert 0 <= values["w"] <= 1
         assert values["kind"] in ["a", "b", ["c"]]
-        tried.append(Tried(values, -abs(values["w"] - 0.8) - (values["kind"] != "b"), "done"))
+        tried.append(TriedConfig(values, -abs(values["w"] - 0.8) - (values["kind"] != "b"), "done"))
     return tried
 
 
@@ -114,35 +115,35 @@ def test_tpe_repeats_resumes_and_beats_random() -> None:
 
 def test_tpe_stops_when_a_small_space_is_exhausted() -> None:
     space = parse({"a": {"choice": [1, 2]}})
-    tried = [Tried({"a": 1}, 0.1, "done"), Tried({"a": 2}, None, "failed")]
-    assert suggest(space, tried, 0) is None
-    both = [Tried({"a": 1}, None, "running")]
-    assert suggest(space, both, 0) == {"a": 2}
-    assert suggest(space, [Tried({"a": 1}, 0.3, "pruned")], 0) == {"a": 2}
+    tried = [TriedConfig({"a": 1}, 0.1, "done"), TriedConfig({"a": 2}, None, "failed")]
+    assert suggest_config(space, tried, 0) is None
+    both = [TriedConfig({"a": 1}, None, "running")]
+    assert suggest_config(space, both, 0) == {"a": 2}
+    assert suggest_config(space, [TriedConfig({"a": 1}, 0.3, "pruned")], 0) == {"a": 2}
 
 
 def test_two_aims_are_searched_at_once_and_what_was_pruned_is_told_as_bad() -> None:
     space = parse({"w": {"uniform": [0, 1]}})
-    tried: list[Tried] = []
+    tried: list[TriedConfig] = []
     for _ in range(40):  # accuracy min(w, 0.6), seconds w: the front is w <= 0.6; what lies above is pruned
-        values = suggest(space, tried, 3, two=True)
+        values = suggest_config(space, tried, 3, two=True)
         assert values is not None
         w = values["w"]
-        tried.append(Tried(values, 0.99, "pruned", tasks=1) if w > 0.6 else Tried(values, w, "done", w))
+        tried.append(TriedConfig(values, 0.99, "pruned", tasks=1) if w > 0.6 else TriedConfig(values, w, "done", w))
     assert sum(one.state == "pruned" for one in tried[20:]) <= 4  # of 20; at random 8, with a standard error of 2.2
-    assert suggest(space, tried[:12], 3, two=True) == tried[12].values
+    assert suggest_config(space, tried[:12], 3, two=True) == tried[12].values
 
 
 def test_earlier_scores_lead_the_search_but_do_not_count_as_tried() -> None:
     space = parse({"w": {"uniform": [0, 1]}})
-    earlier = [Tried({"w": n / 40}, -abs(n / 40 - 0.8), "done") for n in range(40)]
-    led = [suggest(space, [], seed, earlier) or {"w": 9.0} for seed in range(20)]
+    earlier = [TriedConfig({"w": n / 40}, -abs(n / 40 - 0.8), "done") for n in range(40)]
+    led = [suggest_config(space, [], seed, earlier) or {"w": 9.0} for seed in range(20)]
     assert sum(abs(values["w"] - 0.8) for values in led) / 20 < 0.2  # at random: 0.34, with a standard error of 0.05
     small = parse({"a": {"choice": [1, 2]}})
-    known = [Tried({"a": 1}, 0.1, "done"), Tried({"a": 2}, 0.2, "done")]
-    first = suggest(small, [], 0, known)
+    known = [TriedConfig({"a": 1}, 0.1, "done"), TriedConfig({"a": 2}, 0.2, "done")]
+    first = suggest_config(small, [], 0, known)
     assert first is not None
-    second = suggest(small, [Tried(first, 0.3, "done")], 0, known)
+    second = suggest_config(small, [TriedConfig(first, 0.3, "done")], 0, known)
     assert second is not None
     assert {first["a"], second["a"]} == {1, 2}
 
