@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -34,14 +34,12 @@ def variation(images: torch.Tensor) -> float:
     return total
 
 
-@settings(deadline=None, max_examples=20)
 @given(st.integers(1, 3), st.integers(1, 2), st.integers(2, 5), st.integers(2, 5), st.integers(0, 1000))
 def test_total_variation(groups, size, height, width, seed):
     x = rand(groups, size, 2, height, width, seed=seed)
     assert total_variation(x).tolist() == pytest.approx([variation(group) for group in x])
 
 
-@settings(deadline=None, max_examples=20)
 @given(st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2), st.booleans()), min_size=1, max_size=4))
 def test_view_shifts_round_the_edge_and_then_flips(moves):
     x = rand(len(moves), 2, 1, 5, 5)
