@@ -9,9 +9,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
 from ccsi.errors import UserError
 from ccsi.io.atomic import replacing
 from ccsi.io.locks import locked
@@ -71,18 +68,26 @@ def fetch(url: str, path: Path, md5: str) -> Path:
 def download(url: str, path: Path, md5: str) -> None:
     """Download `url` to `path`, complete or not at all, with further attempts if the network fails.
 
+    Prints a line to stderr, and a progress bar if that is a terminal.
+
     Raises:
         OSError: the network failed each time, or the folder cannot be written.
         UserError: a wrong checksum.
     """
     from pooch import HTTPDownloader  # here: most runs download nothing
-    from requests import HTTPError, RequestException
+    from requests import HTTPError, RequestException, Response
 
+    def announce(response: Response, *args: Any, **options: Any) -> None:
+        if response.status_code == 200:
+            size = response.headers.get("Content-Length")
+            size = f" ({int(size) / 1e6:.1f} MB)" if size else ""
+            say(f"Downloading {path.name}{size} from {url} to {path.parent}")
+
+    get = HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 18, timeout=TIMEOUT, hooks={"response": announce})
     for pause in (*PAUSES, None):
         try:
             with replacing(path, tag=uuid.uuid4().hex) as file:
-                with Report(url, path) as report:
-                    HTTPDownloader(progressbar=report, timeout=TIMEOUT, chunk_size=1 << 18)(url, file, None)
+                get(url, file, None)
                 if (found := md5_of(Path(file.name))) != md5:
                     raise UserError(
                         f"What {url} sent has MD5 {found}, expected {md5}; nothing was kept: try again later, "
@@ -95,45 +100,6 @@ def download(url: str, path: Path, md5: str) -> None:
                 raise
             say(f"The download of {path.name} failed ({reason(error)}); trying again.")
             time.sleep(pause)
-
-
-class Report:
-    """The progress of one download, for pooch: a bar on a terminal, one plain line elsewhere."""
-
-    def __init__(self, url: str, path: Path) -> None:
-        self.url, self.path = url, path
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        console = Console(stderr=True)
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not sys.stderr.isatty())
-
-    def __enter__(self) -> "Report":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.bar.stop()
-
-    @property
-    def total(self) -> int:
-        """Bytes to download; pooch sets it when they are known."""
-        return int(self.bar.tasks[0].total or 0)
-
-    @total.setter
-    def total(self, n: int) -> None:
-        size = f" ({n / 1e6:.1f} MB)" if n else ""
-        say(f"Downloading {self.path.name}{size} from {self.url} to {self.path.parent}")
-        self.task = self.bar.add_task(self.path.name, total=n or None)
-
-    def update(self, n: int) -> None:
-        """Add n bytes."""
-        self.bar.advance(self.task, n)
-
-    def reset(self) -> None:
-        """Start again from 0 bytes."""
-        self.bar.reset(self.task)
-
-    def close(self) -> None:
-        """Needed by pooch; the bar stops at the end of the `with` block."""
 
 
 def reason(error: BaseException) -> str:

@@ -82,17 +82,17 @@ class Scenario:
         Raises:
             UserError: they do not sum to `n_classes`.
         """
-        asked = self.classes_per_task
-        if isinstance(asked, int):
-            sizes = [asked] * (n_classes // asked)
-        elif isinstance(asked, dict):
-            rest = n_classes - asked["first"]
-            sizes = [asked["first"]] + [asked["increment"]] * (rest // asked["increment"])
+        given = self.classes_per_task
+        if isinstance(given, int):
+            sizes = [given] * (n_classes // given)
+        elif isinstance(given, dict):
+            rest = n_classes - given["first"]
+            sizes = [given["first"]] + [given["increment"]] * (rest // given["increment"])
         else:
-            sizes = list(asked)
+            sizes = list(given)
         if sum(sizes) != n_classes or not sizes:
             raise UserError(
-                f"scenario.classes_per_task={asked} makes {sum(sizes)} classes, but the data set has {n_classes}; "
+                f"scenario.classes_per_task={given} makes {sum(sizes)} classes, but the data set has {n_classes}; "
                 "expected a number that divides them or a list that sums to them."
             )
         return sizes
@@ -132,8 +132,5 @@ def make_tasks(
         so_far = [label for classes in plan[: index + 1] for label in classes]
         classes, begin = (so_far, 0) if everything else (plan[index], first)
         yield Task(
-            index,
-            range(first, ends[index]),
-            take(train, classes, begin, device),
-            take(val, classes, begin, device),
+            index, range(first, ends[index]), take(train, classes, begin, device), take(val, classes, begin, device)
         )

@@ -127,7 +127,7 @@ class NetLearner(Learner):
         return IncrementalNet(backbone).to(self.device, dtype)
 
     def frozen_net(self) -> IncrementalNet:
-        """A copy of the net in eval mode without gradients: the teacher of the next task."""
+        """A copy of the net in eval mode, whose outputs have no gradient: the teacher of the next task."""
         return copy.deepcopy(self.net).requires_grad_(False).eval()
 
     def random_prototypes(self, n: int, task: int) -> Tensor:

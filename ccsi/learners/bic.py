@@ -60,8 +60,7 @@ class BiC(ReplayLearner):
             logits = self.corrected(net(images))  # older tasks' logits as they are at test time
             terms = {"ce": (1 - share) * self.cross_entropy(logits, labels)}
             if n_old:
-                with torch.no_grad():
-                    old = self.corrected(teacher(images))
+                old = self.corrected(teacher(images))
                 kept = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
                 terms["distillation"] = share * kept
             return terms

@@ -177,8 +177,7 @@ class Update:
         weights = None if self.class_weights is None else self.class_weights.to(cosines.dtype)
         terms = {"ce": cross_entropy(net.scale * cosines, labels, weights, self.smoothing, net.process_group)}
         if self.w_distillation:
-            with torch.no_grad():
-                old_features = self.teacher.features(images)
+            old_features = self.teacher.features(images)
             terms["distillation"] = self.w_distillation * distillation(features, old_features, net.process_group)
         if self.w_margin:
             m, k = self.learner.margin, self.learner.top_k

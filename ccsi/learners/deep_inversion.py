@@ -54,8 +54,7 @@ class DeepInversion(InversionLearner):
             logits = net(images)
             terms = {"ce": self.cross_entropy(logits, labels)}
             if n_old and self.distillation:
-                with torch.no_grad():
-                    old = teacher(images)
+                old = teacher(images)
                 kept = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
                 terms["distillation"] = self.distillation * kept
             return terms

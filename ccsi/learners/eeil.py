@@ -60,8 +60,7 @@ class EEIL(ReplayLearner):
             logits = net(images)
             terms = {"ce": self.cross_entropy(logits, labels)}
             if teachers and self.distillation:
-                with torch.no_grad():
-                    outputs = {id(teacher): teacher(images) for teacher in dict.fromkeys(teachers.values())}
+                outputs = {id(teacher): teacher(images) for teacher in dict.fromkeys(teachers.values())}
                 distances = []
                 for head, teacher in teachers.items():
                     part = slice(head.start, head.stop)

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ccsi.checks import NonNegative, PositiveInt
@@ -47,8 +46,7 @@ class LUCIR(ReplayLearner):
             cosines = net.cosines(features)
             terms = {"ce": self.cross_entropy(net.scale * cosines, labels)}
             if w_distillation:
-                with torch.no_grad():
-                    old = teacher.features(images)
+                old = teacher.features(images)
                 terms["distillation"] = w_distillation * distillation(features, old, net.process_group)
             if n_old and self.w_margin:
                 distance = margin(cosines, labels, n_old, self.margin, self.top_k, net.process_group)

@@ -47,8 +47,7 @@ class LwF(NetLearner):
             logits = net(images)
             terms = {"ce": self.cross_entropy(logits[:, first:], labels - first)}
             if heads and self.distillation:
-                with torch.no_grad():
-                    old = teacher(images)
+                old = teacher(images)
                 distances = [
                     knowledge_distillation(logits[:, h.start : h.stop], old[:, h.start : h.stop], t, net.process_group)
                     for h in heads

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,8 +45,7 @@ class LwFMC(NetLearner):
             targets = F.one_hot(labels, net.n_classes).to(logits.dtype)
             terms = {"bce": binary_cross_entropy(logits[:, n_old:], targets[:, n_old:], net.process_group)}
             if n_old and self.distillation:
-                with torch.no_grad():
-                    old = teacher(images).sigmoid()
+                old = teacher(images).sigmoid()
                 distance = binary_cross_entropy(logits[:, :n_old], old, net.process_group)
                 terms["distillation"] = self.distillation * distance
             return terms

@@ -58,8 +58,7 @@ class PASS(NetLearner):
                 loss = self.cross_entropy(net.scale * net.cosines(replayed), TURNS * classes)
                 terms["prototypes"] = self.w_prototypes * loss
             if n_old and self.distillation:
-                with torch.no_grad():
-                    old = teacher.features(turned)
+                old = teacher.features(turned)
                 now, before = exact(features, old)
                 moved = net.process_group.mean(torch.linalg.vector_norm(now - before, dim=1))
                 terms["distillation"] = self.distillation * moved

@@ -56,16 +56,14 @@ class RDFCIL(GenerationLearner):
             n = len(images)
             terms = {"ce": w_ce * self.cross_entropy(logits[:n, first:], labels - first)}
             if self.w_hard:
-                with torch.no_grad():
-                    wanted = teacher(generated)
-                hard = (logits[n:, :n_old] - wanted).abs().mean(1)
+                old_logits = teacher(generated)
+                hard = (logits[n:, :n_old] - old_logits).abs().mean(1)
                 terms["hard"] = kept * self.w_hard * net.process_group.mean(hard)
             if self.w_relation:
-                with torch.no_grad():
-                    before = teacher.features(images)
+                before = teacher.features(images)
                 now, part = net.process_group.rows(maps[0](features[:n]))
                 old, _ = net.process_group.rows(maps[1](before))
-                terms["relation"] = kept * self.w_relation * net.process_group.mean(angles_apart(now, old)[part])
+                terms["relation"] = kept * self.w_relation * net.process_group.mean(angle_differences(now, old)[part])
             return terms
 
         def refined(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -96,7 +94,7 @@ class RDFCIL(GenerationLearner):
         return nn.ModuleList(maps).to(self.net.scale)
 
 
-def angles_apart(features: Tensor, old: Tensor) -> Tensor:
+def angle_differences(features: Tensor, old: Tensor) -> Tensor:
     """Mean |cos ∠| difference of the angles at each feature, towards all pairs of others: both [N, D] to [N] (eq. 7).
 
     Source: RKD (Park et al., CVPR 2019), eq. 7.

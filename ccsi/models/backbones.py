@@ -130,11 +130,7 @@ class TorchvisionResNet(Backbone):
 
 
 def ccsi_small(
-    in_channels: int,
-    generator: torch.Generator,
-    norm: Norm = "cn",
-    groups: PositiveInt = 8,
-    last_relu: bool = True,
+    in_channels: int, generator: torch.Generator, norm: Norm = "cn", groups: PositiveInt = 8, last_relu: bool = True
 ) -> ResidualNet:
     """METHOD's network for 28/32 px: 16/32/64 channels, stride 1 after the stem, 2x2 pooling, 256-d.
 
@@ -152,11 +148,7 @@ def ccsi_small(
 
 
 def ccsi_large(
-    in_channels: int,
-    generator: torch.Generator,
-    norm: Norm = "cn",
-    groups: PositiveInt = 8,
-    last_relu: bool = False,
+    in_channels: int, generator: torch.Generator, norm: Norm = "cn", groups: PositiveInt = 8, last_relu: bool = False
 ) -> ResidualNet:
     """METHOD's network for 224 px: four stages of two blocks, 16/32/64/128, stride 2 each, 128-d.
 

@@ -214,6 +214,11 @@ class Synthesis:
             x.data.copy_(saved["x"])
             best, lowest, first = saved["best"].to(x), saved["lowest"].to(x), saved["step"]
             optimizer.load_state_dict(saved["optimizer"])
+
+        def state() -> State:
+            position = {"best": best, "lowest": lowest, "step": step + 1}
+            return {"x": x.detach(), "optimizer": optimizer.state_dict()} | position
+
         for step in range(first, self.iterations):
             terms = self.objective(net, memory, transformed(x, shifts[step], flips[step]), labels, weights)
             losses = torch.stack(list(terms.values())).sum(0)  # [G]
@@ -226,16 +231,7 @@ class Synthesis:
                 x.clamp_(0, 1)
             if (step + 1) % LOG_EVERY == 0 or step + 1 == self.iterations:
                 log(step + 1, {f"loss_{name}": value.mean().item() for name, value in terms.items()})
-            maybe_checkpoint(
-                step + 1,
-                lambda step=step, best=best, lowest=lowest: {  # type: ignore[misc]  # mypy: defaults bind the values
-                    "x": x.detach(),
-                    "best": best,
-                    "lowest": lowest,
-                    "step": step + 1,
-                    "optimizer": optimizer.state_dict(),
-                },
-            )
+            maybe_checkpoint(step + 1, state)
         for p in trainable:
             p.requires_grad_(True)
         return best.clamp_(0, 1)  # the start may lie outside
@@ -274,14 +270,14 @@ class Synthesis:
             if norm.groups is not None and memory.group_means:
                 if self.class_moments > 0:
                     of_class = memory.group_means[layer][y], memory.group_vars[layer][y]
-                    far = class_moment_distance(*group_moments(first, second, norm.groups), *of_class)
-                    total = total + weight * self.class_moments * far.view(n_groups, -1).mean(1)
+                    distance = class_moment_distance(*group_moments(first, second, norm.groups), *of_class)
+                    total = total + weight * self.class_moments * distance.view(n_groups, -1).mean(1)
                 layer += 1
             if self.bn_moments > 0:
                 if norm.groups is not None:
                     first, second = normalized_moments(first, second, norm.groups, norm.eps)
-                far = batch_norm_distance(norm, first, second, n_groups)
-                total = total + weight * self.bn_moments * far
+                distance = batch_norm_distance(norm, first, second, n_groups)
+                total = total + weight * self.bn_moments * distance
         return total
 
 

@@ -102,7 +102,11 @@ def test_a_bar_on_a_terminal(url: str, cache: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal)
     fetch(url, cache / "set.npz", MD5)
-    assert "set.npz" in terminal.getvalue() and "1.0/1.0 MB" in terminal.getvalue()
+    assert (
+        "set.npz (1.0 MB)" in terminal.getvalue()
+        and "100%" in terminal.getvalue()
+        and "1.05M/1.05M" in terminal.getvalue()
+    )
 
 
 def test_missing_on_the_server(server: Any, cache: Path) -> None:

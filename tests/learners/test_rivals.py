@@ -16,7 +16,7 @@ from ccsi.learners.ewc import fisher_diagonal
 from ccsi.learners.parts.exemplars import ExemplarBudget
 from ccsi.learners.parts.heads import joined_head, separate_heads
 from ccsi.learners.parts.importance import quadratic
-from ccsi.learners.r_dfcil import angles_apart
+from ccsi.learners.r_dfcil import angle_differences
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
 
@@ -480,7 +480,7 @@ def test_relational_distillation_by_a_loop_over_triples():
         x, y = f[j] - f[i], f[k] - f[i]
         return 0.0 if j == i or k == i else float(F.cosine_similarity(x, y, dim=0))
 
-    for i, value in enumerate(angles_apart(a, b).tolist()):
+    for i, value in enumerate(angle_differences(a, b).tolist()):
         loop = [abs(cosine(a, i, j, k) - cosine(b, i, j, k)) for j in range(4) for k in range(4)]
         assert value == pytest.approx(np.mean(loop), rel=1e-9)
 
@@ -621,7 +621,7 @@ def test_r_dfcils_parts(first_batch, tasks):
     hard = (z[6:, :2] - before(generated)).abs().mean()
     torch.testing.assert_close(parts["hard"], 0.2 * alpha * beta * hard)
     now, then = (m(x) for m, x in zip(net.relation, (f[:6], before.features(batch["images"])), strict=True))
-    torch.testing.assert_close(parts["relation"], 0.3 * alpha * beta * angles_apart(now, then).mean())
+    torch.testing.assert_close(parts["relation"], 0.3 * alpha * beta * angle_differences(now, then).mean())
 
 
 def test_bics_parts(first_batch):

@@ -62,8 +62,8 @@ def herding(features: Tensor, count: int) -> Tensor:
     free = torch.ones(len(unit), dtype=torch.bool, device=unit.device)
     chosen = []
     for k in range(1, count + 1):
-        far = torch.linalg.vector_norm(mean - (total + unit) / k, dim=1).masked_fill(~free, torch.inf)
-        best = far.argmin()
+        distance = torch.linalg.vector_norm(mean - (total + unit) / k, dim=1).masked_fill(~free, torch.inf)
+        best = distance.argmin()
         free[best] = False
         total = total + unit[best]
         chosen.append(best)
