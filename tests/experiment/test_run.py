@@ -15,7 +15,6 @@ from tiny_run import TINY, run_tiny
 import ccsi.config
 from ccsi.errors import UserError
 from ccsi.experiment.checkpoint import Checkpoints, sha256_of
-from ccsi.experiment.folder import flat
 from ccsi.experiment.run import finite
 from ccsi.tracking.files import Files
 
@@ -294,9 +293,8 @@ def test_shared_data_change_nothing_but_where_they_lie(override: str, tmp_path: 
             assert pictures[0] == pictures[1]
 
 
-def test_finite_and_flat() -> None:
+def test_finite() -> None:
     assert finite({"a": [1.0, math.nan, {"b": math.inf}], "c": "nan"}) == {"a": [1.0, None, {"b": None}], "c": "nan"}
-    assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
 
 
 @pytest.mark.parametrize("threads", [1, 2])
