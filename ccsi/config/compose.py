@@ -45,7 +45,7 @@ def add_config_dir(path: Path) -> None:
     """
     folder = path.expanduser().resolve()
     if not folder.is_dir():
-        raise UserError(f"--config-dir={path} is not a folder; expected one that holds files such as learner/mine.yaml.")
+        raise UserError(f"--config-dir={path} is not a folder; expected one with files such as learner/mine.yaml.")
     for file in sorted(folder.glob("*/**/*.yaml")):
         if (config_dir() / file.relative_to(folder)).exists():
             raise UserError(f"{file}: configs/ has a file of this name already; expected another name.")
