@@ -75,10 +75,10 @@ def adapter(hint: Any) -> TypeAdapter[Any]:
 @cache
 def signature_of(target: Callable[..., Any]) -> tuple[dict[str, Any], frozenset[str], Any]:
     """Type hints by parameter, the parameters without default, and the hint of any other keyword (None: not taken)."""
-    parameters = inspect.signature(target).parameters
+    parameters = [p for p in inspect.signature(target).parameters.values() if p.kind != p.VAR_POSITIONAL]
     owner = target.__init__ if inspect.isclass(target) else target
     hints = typing.get_type_hints(owner, include_extras=True)
-    named = {key: hints.get(key, Any) for key, p in parameters.items() if p.kind != p.VAR_KEYWORD}
-    required = frozenset(key for key, p in parameters.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD)
-    others = [hints.get(key, Any) for key, p in parameters.items() if p.kind == p.VAR_KEYWORD]
+    named = {p.name: hints.get(p.name, Any) for p in parameters if p.kind != p.VAR_KEYWORD}
+    required = frozenset(p.name for p in parameters if p.default is p.empty and p.name in named)
+    others = [hints.get(p.name, Any) for p in parameters if p.kind == p.VAR_KEYWORD]
     return named, required, others[0] if others else None

@@ -47,14 +47,13 @@ class Checkpoints:
             return None
         except OSError as error:
             raise UserError(f"{self.path} cannot be read ({error.strerror}).") from error
-        if data[-COMMENT:] != comment(data[:-COMMENT]):
-            digest, data = data[:32], data[32:]
-            if digest != hashlib.sha256(data).digest():
-                raise UserError(
-                    f"{self.path} is damaged (its checksum does not match); put back a good copy to resume, "
-                    "or start anew with another run_dir."
-                )
-        state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        archive = verified(data)
+        if archive is None:
+            raise UserError(
+                f"{self.path} is damaged (its checksum does not match); put back a good copy to resume, "
+                "or start anew with another run_dir."
+            )
+        state: State = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
         return state
 
     def due(self) -> bool:
@@ -79,6 +78,14 @@ class Checkpoints:
 def comment(archive: bytes) -> bytes:
     """What follows the bytes of an archive in a checkpoint file."""
     return MARK + hashlib.sha256(archive).hexdigest().encode()
+
+
+def verified(data: bytes) -> bytes | None:
+    """The archive in a checkpoint file's bytes; None if any of them has changed."""
+    if data[-COMMENT:] == comment(data[:-COMMENT]):
+        return data
+    old = data[:32] == hashlib.sha256(data[32:]).digest()
+    return data[32:] if old else None
 
 
 def sha256_of(tensors: dict[str, torch.Tensor]) -> str:

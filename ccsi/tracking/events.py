@@ -69,6 +69,9 @@ class Tracker(Protocol):
     A subclass overrides what it needs: what it leaves out does nothing.
     """
 
+    def __init__(self) -> None:
+        return
+
     def start(self, run: RunStart) -> None:
         """Before the first step; raises UserError if it cannot work (no key, no network)."""
         return
