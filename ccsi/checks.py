@@ -1,4 +1,4 @@
-"""Types that carry their range: declared once at a constructor, checked by `ccsi.config` before any work."""
+"""Types with a range: declared once in a constructor, checked by `ccsi.config` before any work."""
 
 from typing import Annotated, TypeVar
 
@@ -8,12 +8,12 @@ T = TypeVar("T")
 
 PositiveInt = Annotated[int, Ge(1)]
 AtLeastTwo = Annotated[int, Ge(2)]
-"""A batch: a single image has no batch statistics."""
+"""For batches: a single image has no batch statistics."""
 NonNegativeInt = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
-"""A fraction that leaves something over: [0, 1)."""
+"""A fraction below 1: [0, 1)."""
 Probability = Annotated[float, Ge(0), Le(1)]
 
 PerTaskShare = Share | list[Share]
@@ -23,8 +23,5 @@ PerTaskCount = PositiveInt | list[PositiveInt]
 
 
 def per_task(value: T | list[T], task: int) -> T:
-    """The value for task number `task` (0-based; lists hold one value a task from the second on).
-
-    METHOD section 6: a setting is a scalar (all tasks) or a list whose first entry is for task 2.
-    """
+    """The value for the 0-based `task`: a scalar for all tasks, or a list with one value a task from the second on."""
     return value[task - 1] if isinstance(value, list) else value

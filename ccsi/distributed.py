@@ -1,8 +1,8 @@
-"""The workers of one run: N processes that hold the same network and each compute a share of every batch.
+"""The workers of one run: N processes that hold the same network and each compute a shard of every batch.
 
-`tune/train.py` starts them as one `torch.distributed` group; `python -m ccsi` is a run's only worker. All draw the same
-random numbers, so nobody has to be told who takes which image; what the shares come to is summed here. Every method
-that talks to the others must be called by all of them, in the same order.
+`ccsi train` starts them as one `torch.distributed` group; `ccsi run` has one worker. All draw the same random numbers,
+so each knows its shard without communication; the results of the shards are summed here. All workers must call the
+collective methods in the same order.
 """
 
 import os
@@ -18,20 +18,22 @@ from torch import distributed as dist
 from ccsi.errors import UserError
 
 T = TypeVar("T")
-AWAKE = 0.05
-"""Seconds for which a worker waits for the others without giving up its CPU (but to those who want it)."""
+SPIN = 0.05
+"""Seconds for which a worker polls for the others before it sleeps."""
+give_way = getattr(os, "sched_yield", lambda: time.sleep(0))  # Windows has no sched_yield
 
 
 class AgreedError(UserError):
-    """A UserError that every worker of the run raises, so that none of them is left waiting for another."""
+    """A UserError that every worker of the run raises, so that none is left waiting for another."""
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """One of a run's workers, as it sees itself.
+    """This process among the workers of its run.
 
     Attributes:
-        rank: its number, from 0; 0 leads: it alone writes files. size: how many there are.
+        rank: its number, from 0; worker 0 is the main one and alone writes files.
+        world_size: number of workers.
     """
 
     rank: int = 0
@@ -39,7 +41,7 @@ class ProcessGroup:
 
     @classmethod
     def current(cls) -> "ProcessGroup":
-        """Those of the process group this process belongs to; without one it is alone."""
+        """This process in its `torch.distributed` group; the only worker if there is none."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
@@ -49,15 +51,15 @@ class ProcessGroup:
         return self.rank == 0
 
     def shard(self, n: int) -> slice:
-        """This worker's part of n things; the parts are next to each other, and as equal as possible."""
+        """This worker's part of n items; the parts are contiguous and as equal as possible."""
         return slice(n * self.rank // self.world_size, n * (self.rank + 1) // self.world_size)
 
-    # a loss is the sum of what the workers return; gradients are summed as well
+    # a loss is the sum of the workers' results; gradients are summed as well
 
     def mean(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
         """This worker's part of the (weighted) mean of all workers' `values` [n]; weights [n], not all 0.
 
-        No gradient flows through `weights`. A worker may have no values at all.
+        No gradient flows through `weights`. A worker may have no values.
         """
         if weights is None:
             if self.world_size == 1:
@@ -67,16 +69,16 @@ class ProcessGroup:
         return (values * weights).sum() / total.clamp(min=torch.finfo(total.dtype).tiny)
 
     def sum(self, x: Tensor) -> Tensor:
-        """All workers' `x`, of one shape, added up; gradients flow back to each of them."""
+        """Sum of all workers' `x`, of one shape; gradients flow to each of them."""
         if self.world_size == 1:
             return x
         added: Tensor = _Sum.apply(x, self)
         return added
 
     def rows(self, x: Tensor) -> tuple[Tensor, slice]:
-        """All workers' rows, [n_i, D] to [n, D], and which of them are this one's; gradients flow back.
+        """All workers' rows, [n_i, D] to [n, D], and the slice of this one's; gradients flow back.
 
-        Workers must have their `share` of n.
+        Each worker must have its `shard` of n.
         """
         if self.world_size == 1:
             return x, slice(None)
@@ -87,30 +89,30 @@ class ProcessGroup:
         return self.sum(room), part
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """As `sum`, for what has no gradient."""
+        """As `sum`, without gradient."""
         if self.world_size == 1:
             return x
         return self.all_gather(x.detach()).sum(0)
 
     def count(self, n: int) -> int:
-        """All workers' n added up."""
+        """Sum of all workers' n."""
         return n if self.world_size == 1 else int(self.all_reduce(torch.tensor(n)))
 
     def all_gather(self, x: Tensor) -> Tensor:
-        """All workers' `x`, of one shape, as [size, ...] in the order of their ranks. No gradient."""
+        """All workers' `x`, of one shape, as [world_size, ...] by rank. No gradient."""
         x = x.contiguous()
         parts = [torch.empty_like(x) for _ in range(self.world_size)]
-        # for what is small, half the time of any other collective (gloo)
-        asked: Any = dist.all_gather(parts, x, async_op=True)
-        if x.is_cpu:  # a process that sleeps takes a millisecond to wake up, dozens of times a step
-            deadline = time.perf_counter() + AWAKE
-            while not asked.is_completed() and time.perf_counter() < deadline:
-                os.sched_yield()
-        asked.wait()
+        # for small tensors, half the time of any other collective (gloo)
+        work: Any = dist.all_gather(parts, x, async_op=True)
+        if x.is_cpu:  # a sleeping process takes a millisecond to wake up, dozens of times a step
+            deadline = time.perf_counter() + SPIN
+            while not work.is_completed() and time.perf_counter() < deadline:
+                give_way()
+        work.wait()
         return torch.stack(parts)
 
     def all_gather_rows(self, x: Tensor) -> Tensor:
-        """The rows of all workers' `x`, [n_i, ...], one worker's behind the other's, on each of them. No gradient."""
+        """The rows of all workers' `x`, [n_i, ...], concatenated by rank, on each worker. No gradient."""
         if self.world_size == 1:
             return x
         lengths = self.all_gather_object(len(x))
@@ -118,10 +120,10 @@ class ProcessGroup:
         room[: len(x)] = x
         return torch.cat([part[:n] for part, n in zip(self.all_gather(room), lengths, strict=True)])
 
-    # objects; they travel pickled, between processes of one run
+    # objects, which are pickled between processes of one run
 
     def all_gather_object(self, value: T) -> list[T]:
-        """Every worker's `value`, in the order of their ranks."""
+        """Every worker's `value`, by rank."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -129,19 +131,19 @@ class ProcessGroup:
         return values
 
     def broadcast_object(self, value: T) -> T:
-        """The leader's `value`."""
+        """The main worker's `value`."""
         if self.world_size == 1:
             return value
         box: list[Any] = [value if self.is_main else None]
         dist.broadcast_object_list(box, src=0)
-        told: T = box[0]
-        return told
+        received: T = box[0]
+        return received
 
     def on_all(self, work: Callable[[], T]) -> T:
-        """What `work` gives on this worker, once it has succeeded on all.
+        """The result of `work` on this worker, after it has succeeded on all.
 
         Raises:
-            AgreedError: on all of them, the first worker's UserError.
+            AgreedError: on all workers, with the message of the first UserError by rank.
         """
         value, problem = attempt(work)
         problems = [text for text in self.all_gather_object(problem) if text is not None]
@@ -151,10 +153,10 @@ class ProcessGroup:
         return done
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """What `work` gives when the leader alone does it.
+        """The result of `work`, which the main worker alone runs.
 
         Raises:
-            AgreedError: on all of them, the leader's UserError.
+            AgreedError: on all workers, with the message of its UserError.
         """
         value, problem = self.broadcast_object(attempt(work) if self.is_main else (None, None))
         if problem is not None:
@@ -164,7 +166,7 @@ class ProcessGroup:
 
 
 def attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:
-    """The result of `work`, or what its UserError says."""
+    """The result of `work`, and the message of its UserError."""
     try:
         return work(), None
     except UserError as error:
@@ -172,7 +174,7 @@ def attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:
 
 
 class _Sum(torch.autograd.Function):
-    """A sum whose gradient is a sum: each worker's x contributes to every worker's sum."""
+    """A sum whose gradient is a sum too: each worker's x contributes to every worker's sum."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, process_group: ProcessGroup) -> Tensor:

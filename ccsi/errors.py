@@ -1,16 +1,15 @@
-"""The one exception that means: the user's input is at fault, not this program."""
+"""The exception for faults of the user's input."""
 
 
 class UserError(Exception):
-    """Bad input, told in one clear sentence: what is wrong, where, and what was expected.
+    """Bad input, described in one sentence: what is wrong, where, and what was expected.
 
-    `python -m ccsi` and `python tune/sweep.py` print its message and exit with code 2, without a
-    traceback. Raise it before anything is written.
+    Commands print the message without a traceback and exit with code 2. Raise it before anything is written.
     """
 
 
 def diverged(learner: str, what: str, task: int) -> UserError:
-    """The error of a method that gives no numbers any more: `what` it gives, after task number `task`, from 1."""
+    """The error for `what` (features, scores) that is not finite after the 1-based `task`."""
     return UserError(
         f"learner={learner} gives {what} that are no numbers after task {task}: its training diverged; expected a "
         "smaller training.lr, or smaller weights of its losses."

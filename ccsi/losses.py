@@ -1,6 +1,6 @@
 """The update's losses (METHOD section 5): pure functions of tensors to a scalar.
 
-Where a batch is shared by several `workers`, each hands in its own images, and the sum of what they get is the loss.
+If several workers share a batch (`process_group`), each passes its own images, and the loss is the sum of results.
 """
 
 from typing import Literal
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ccsi.distributed import ProcessGroup
 
-ALONE = ProcessGroup()
+ONE_WORKER = ProcessGroup()
 
 
 def cross_entropy(
@@ -19,7 +19,7 @@ def cross_entropy(
     labels: Tensor,
     weights: Tensor | None = None,
     smoothing: float = 0.0,
-    process_group: ProcessGroup = ALONE,
+    process_group: ProcessGroup = ONE_WORKER,
 ) -> Tensor:
     """Mean cross-entropy of logits [N, n_classes], each image weighted by its class's weight; labels int64 [N]."""
     losses = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="none")
@@ -30,39 +30,39 @@ def cross_entropy(
 
 
 def exact(features: Tensor, old_features: Tensor) -> tuple[Tensor, Tensor]:
-    """Features of two nets, of which a small difference is to be taken: not in bfloat16."""
+    """Features of two nets in at least float32, because their difference is small."""
     wide = torch.promote_types(features.dtype, torch.float32)
     return features.to(wide), old_features.to(wide)
 
 
-def distillation(features: Tensor, old_features: Tensor, process_group: ProcessGroup = ALONE) -> Tensor:
+def distillation(features: Tensor, old_features: Tensor, process_group: ProcessGroup = ONE_WORKER) -> Tensor:
     """Less-forget distillation: mean(1 − cos(f(x), f_{t−1}(x))). Both [N, D]. LUCIR, eq. 6."""
     with torch.autocast(features.device.type, enabled=False):
         return process_group.mean(1 - F.cosine_similarity(*exact(features, old_features)))
 
 
 def knowledge_distillation(
-    logits: Tensor, old_logits: Tensor, temperature: float = 2.0, process_group: ProcessGroup = ALONE
+    logits: Tensor, old_logits: Tensor, temperature: float = 2.0, process_group: ProcessGroup = ONE_WORKER
 ) -> Tensor:
     """KL(p_old ‖ p) of the softmax at a temperature T, mean over images; both logits [N, n].
 
     Its gradient is that of the cross-entropy with softened targets (Hinton et al. 2015; LwF, eq. 2-3), without the
-    factor T² that some put before it.
+    factor T² that some authors add.
     """
     p_old = F.softmax(old_logits / temperature, 1)
     log_p = F.log_softmax(logits / temperature, 1)
     return process_group.mean((p_old * (F.log_softmax(old_logits / temperature, 1) - log_p)).sum(1))
 
 
-def binary_cross_entropy(logits: Tensor, targets: Tensor, process_group: ProcessGroup = ALONE) -> Tensor:
+def binary_cross_entropy(logits: Tensor, targets: Tensor, process_group: ProcessGroup = ONE_WORKER) -> Tensor:
     """Sigmoid cross-entropy, summed over classes, mean over images; logits and targets (in [0, 1]) are [N, n]."""
     return process_group.mean(F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1))
 
 
 def margin(
-    cosines: Tensor, labels: Tensor, n_old: int, m: float = 0.3, k: int = 1, process_group: ProcessGroup = ALONE
+    cosines: Tensor, labels: Tensor, n_old: int, m: float = 0.3, k: int = 1, process_group: ProcessGroup = ONE_WORKER
 ) -> Tensor:
-    """Old classes' images keep a distance from the K nearest new prototypes. LUCIR, eq. 8.
+    """Margin between old classes' images and the K nearest new prototypes. LUCIR, eq. 8.
 
     Mean over old-class images and their top-K new classes of max(0, m − s_y + s_new); 0 without old images.
 
@@ -79,15 +79,15 @@ def margin(
 
 
 def class_centroids(
-    scores: Tensor, labels: Tensor, n_classes: int, process_group: ProcessGroup = ALONE
+    scores: Tensor, labels: Tensor, n_classes: int, process_group: ProcessGroup = ONE_WORKER
 ) -> tuple[Tensor, Tensor]:
-    """The mean score vector of each class in a batch; in the whole batch, where workers share one.
+    """The mean score vector of each class in the batch of all workers.
 
     Args:
         scores: [N, n_classes]. labels: int64 [N].
 
     Returns:
-        centroids [n_classes, n_classes] (zero where absent), and which classes are present, bool [n_classes].
+        Centroids [n_classes, n_classes] (zero where absent), and which classes are present, bool [n_classes].
     """
     # a matrix product with one-hot rows: deterministic on every device, unlike index_add
     member = F.one_hot(labels, n_classes).to(scores.dtype)
@@ -96,13 +96,13 @@ def class_centroids(
 
 
 def moving_centroids(before: Tensor, seen: Tensor, batch: Tensor, present: Tensor, rho: float) -> tuple[Tensor, Tensor]:
-    """S ← (1−ρ)·S + ρ·s_batch for classes in the batch; a class's first batch sets it; absent ones stay.
+    """S ← (1−ρ)·S + ρ·s_batch for classes in the batch; the first batch sets a class's row; others keep theirs.
 
     Args:
         before: S, [n, n]; seen: bool [n], which rows of S are set; batch, present: from `class_centroids`.
 
     Returns:
-        the new S (gradients flow through `batch` only) and the new `seen`.
+        The new S (gradients flow through `batch` only) and the new `seen`.
     """
     moved = torch.where(seen[:, None], (1 - rho) * before.detach() + rho * batch, batch)
     return torch.where(present[:, None], moved, before.detach()), seen | present
@@ -111,7 +111,7 @@ def moving_centroids(before: Tensor, seen: Tensor, batch: Tensor, present: Tenso
 def intra_domain_conservative(
     target: Tensor, source: Tensor, both: Tensor, tau: float, form: Literal["sum", "per_class"] = "sum"
 ) -> Tensor:
-    """IdC: a target class's centroid lies by the same class's source centroid, away from the others'.
+    """IdC: pulls a target class's centroid to its source centroid, away from the other classes'.
 
     `sum`: −log Σ_c e^{cos(T_c,S_c)/τ} + log Σ_{c,c'} e^{cos(T_c,S_c')/τ} (the paper's);
     `per_class`: mean over c of −log softmax_{c'}(cos(T_c,S_c')/τ)_c (InfoNCE). 0 if `both` is empty.

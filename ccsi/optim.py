@@ -1,7 +1,6 @@
 """SGD and Adam: torch's own update rules, called by their functions.
 
-The classes of torch.optim import torch._dynamo at first use: seconds in every process, which neither a run of
-half a minute nor a Ray worker should pay for code it never runs.
+The classes of torch.optim import torch._dynamo at first use, which takes seconds in every process and is not needed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,14 +15,14 @@ from ccsi.stage import State
 
 
 class SGD:
-    """`torch.optim.SGD` with the learning rate as an argument of `step`; a parameter without a gradient stays."""
+    """`torch.optim.SGD`, with `lr` as an argument of `step`; a parameter without a gradient is unchanged."""
 
     def __init__(self, params: Sequence[Tensor], *, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
         self.params, self.momentum, self.weight_decay = params, momentum, weight_decay
         self.buffers: list[Tensor | None] = [None] * len(params)
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Remove the gradients."""
         for p in self.params:
             p.grad = None
 
@@ -48,16 +47,16 @@ class SGD:
             self.buffers[i] = buffer
 
     def state_dict(self) -> State:
-        """Momentum, by parameter."""
+        """Momentum of each parameter."""
         return {"momentum": self.buffers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.buffers = [b if b is None else b.to(p) for b, p in zip(state["momentum"], self.params, strict=True)]
 
 
 class Adam:
-    """`torch.optim.Adam` (eps 1e-8) of tensors that are changed in place; gradients and learning rate go to `step`."""
+    """`torch.optim.Adam` (eps 1e-8) on tensors, in place; gradients and learning rate are arguments of `step`."""
 
     def __init__(self, params: Sequence[Tensor], *, beta1: float = 0.9, beta2: float = 0.999) -> None:
         self.params, self.beta1, self.beta2 = list(params), beta1, beta2
@@ -84,11 +83,11 @@ class Adam:
             )
 
     def state_dict(self) -> State:
-        """Both moments and the number of steps, by parameter."""
+        """Both moments and the number of steps of each parameter."""
         return {"means": self.means, "squares": self.squares, "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.means = [m.to(p) for m, p in zip(state["means"], self.params, strict=True)]
         self.squares = [m.to(p) for m, p in zip(state["squares"], self.params, strict=True)]
         self.steps = list(state["steps"])

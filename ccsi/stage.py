@@ -1,4 +1,4 @@
-"""A learner's task in stages that can be left and entered again in the middle."""
+"""A learner's task as stages that can be interrupted anywhere and resumed."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -6,15 +6,15 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 State = dict[str, Any]
 LOG_EVERY = 50
-"""Steps between a stage's logging points, where alone the host waits for the device, and workers for each other."""
+"""Steps between a stage's logging points; only there the host waits for the device, and workers for each other."""
 
 
 class Stage:
-    """One stage of learning a task (`synthesis`, `training`), as the code inside sees it.
+    """One stage of learning a task (`synthesis`, `training`), as passed to its code.
 
     A loop starts from `state` if it is not None, calls `maybe_checkpoint` after each step with a function that makes
-    its state (called only when a checkpoint is due), and `log` at logging points. Where the state is spread
-    over workers, they agree on `due` first and then `save` what they collected; the leader's is kept.
+    its state (called only if a checkpoint is due), and `log` at logging points. Workers whose states differ first
+    agree on `due`, then gather and `save` them; the main worker's save counts.
     """
 
     def __init__(
@@ -27,16 +27,16 @@ class Stage:
         self.state, self.due, self.save, self.log = state, due, save, log
 
     def maybe_checkpoint(self, make: Callable[[], State]) -> None:
-        """Save what `make` gives, if a checkpoint is due."""
+        """Save the result of `make` if a checkpoint is due."""
         if self.due():
             self.save(make())
 
 
 class Stages:
-    """The stages of one task: runs each once, whatever happens in between.
+    """The stages of one task; each runs once, across interruptions.
 
     The results of finished stages and the state of the one in progress are the task's part of a checkpoint.
-    Results are made of tensors, numbers, strings, lists and dicts.
+    Results consist of tensors, numbers, strings, lists and dicts.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Stages:
         self._due, self._save, self._log, self._clock = due, save, log, clock
 
     def run(self, name: str, work: Callable[[Stage], T]) -> T:
-        """The result of `work`, from the checkpoint if this stage was finished before."""
+        """The result of `work`, or of its earlier run if this stage is finished."""
         if name in self.done:
             result: T = self.done[name]
             return result

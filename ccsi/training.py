@@ -1,9 +1,9 @@
-"""The training loop every learner shares: batches, augmentation, schedule, selection, and going on in the middle."""
+"""The training loop that all learners share: batches, augmentation, schedule, model selection and exact resume."""
 
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -11,49 +11,74 @@ from torch import Tensor, nn
 
 from ccsi.checks import AtLeastTwo, NonNegative, NonNegativeInt, Positive, PositiveInt, Probability, Share
 from ccsi.data import Augment, Labelled
+from ccsi.data.pool import Pool, draws_per_epoch, epoch_order
 from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
 from ccsi.models import IncrementalNet
 from ccsi.optim import SGD
-from ccsi.rng import Streams
+from ccsi.rng import TaskStreams
 from ccsi.stage import LOG_EVERY, Stage, State
 
 
 class Objective(Protocol):
-    """A learner's loss on a batch, and whatever running state it has."""
+    """A learner's loss on a batch, with its running state if it has one."""
 
     def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Weighted loss parts by name (their sum is minimised); images float [N, C, S, S], labels int64 [N].
+        """Weighted loss terms by name, whose sum is minimised; images float [N, C, S, S], labels int64 [N].
 
-        Where workers share a batch, these are this worker's images, and the loss is the sum of what all return:
-        `net.process_group.mean(values)` in place of `values.mean()` sees to that.
+        With several workers, images and labels are this worker's shard, and the loss is the sum of the terms of all
+        workers: use `net.process_group.mean(values)` in place of `values.mean()`.
         """
 
     def state_dict(self) -> State:
         """Running state, for a checkpoint."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Restore what `state_dict` returned."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The images of one training stage, uint8 on the net's device.
+
+    Attributes:
+        train, val: images of the task that is learned.
+        replay: images of old classes, real or synthetic.
+        replay_ratio: share of each epoch's draws that come from `replay` (METHOD section 5); None: every image once
+            an epoch.
+    """
+
+    train: Labelled
+    val: Labelled
+    replay: Labelled | None = None
+    replay_ratio: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """SGD on uint8 images that live on the device.
+    """SGD on uint8 images that stay on the device.
 
     Args:
-        epochs, batch_size, lr, momentum, weight_decay: as usual. The release: 100, 40, 0.1, 0, 0. The batch is
-            that of all workers together, and the learning rate belongs to it: neither changes with their number.
-        first_lr, first_epochs: for a net that starts at random (the first task; joint: every task), if not null.
-        schedule: `cosine` to 0 over all steps; `plateau`: times `plateau_factor` when val accuracy on the
-            task's own val images has not risen for `plateau_patience` epochs (the release's, with the right
-            split and direction); `constant`.
+        epochs: passes over the training images; 100 in the release.
+        batch_size: images of a batch, over all workers together; 40 in the release.
+        lr: learning rate for that batch, whatever the number of workers; 0.1 in the release.
+        momentum: of SGD; 0 in the release.
+        weight_decay: L2 penalty of SGD; 0 in the release.
+        first_lr: learning rate of a net that starts at random (the first task; joint: every task); null: `lr`.
+        first_epochs: epochs of such a net; null: `epochs`.
+        schedule: `cosine` to 0 over all steps; `plateau`: times `plateau_factor` when the accuracy on the task's own
+            val images has not risen for `plateau_patience` epochs (the release's, with the right split and
+            direction); `constant`.
+        plateau_factor: of the learning rate, for `schedule=plateau`.
+        plateau_patience: epochs without a rise that `schedule=plateau` accepts.
         warmup: steps of linear warm-up.
-        select: keep the `last` weights, or those of the epoch with the `best_val` accuracy on the task's own
-            val images (copied). Here and for `plateau` that is by the net's logits, whatever a learner makes of them.
+        select: keep the `last` weights, or a copy of those of the epoch with the `best_val` accuracy on the task's
+            own val images. Here and for `plateau` the accuracy is that of the net's logits, even if a learner
+            classifies in another way.
         augment: random changes of every training image (real, synthetic, target), or null.
-        precision: of the network's forward pass; weights and optimiser are float32, and all is float64 for
-            float64 (to compare machines and numbers of workers). bfloat16 pays on processors with
-            AVX512-BF16/AMX and on GPUs.
+        precision: of the network's forward pass. Weights and optimiser are float32; with float64, all is float64 (to
+            compare machines and numbers of workers). bfloat16 is faster on processors with AVX512-BF16/AMX and on
+            GPUs.
         label_smoothing: of the cross-entropy.
         clip_norm: largest gradient norm, or null.
     """
@@ -78,131 +103,36 @@ class Training:
     def fit(
         self,
         net: IncrementalNet,
-        real: Labelled,
-        val: Labelled,
+        data: TrainingData,
         objective: Objective,
-        task: int,
-        streams: Streams,
+        streams: TaskStreams,
         stage: Stage,
-        synthetic: Labelled | None = None,
-        synthetic_ratio: float | None = None,
         train_old_prototypes: bool = True,
-        purpose: str = "",
     ) -> State:
-        """Train `net` in place on `real` and `synthetic` images (uint8, same device as the net).
+        """Train `net` in place.
 
         Args:
-            synthetic_ratio: share of each epoch's draws that come from `synthetic` (METHOD section 5); None:
-                every image once an epoch.
-            task: 0-based; chooses random streams, and so does `purpose`, where a task trains more than once.
-            stage: to go on from and to maybe_checkpoint checkpoints to.
+            stage: gives the state to resume from, and takes logs and checkpoints.
 
         Returns:
-            the net's state (no copy), so that a finished stage can be restored from its result.
+            The net's state (no copy), from which a finished stage can be restored.
 
         Raises:
             UserError: a single image, which has no batch statistics.
         """
-        device, dtype, process_group = net.scale.device, net.scale.dtype, net.process_group
-        pool, n_real = Pool(real, synthetic), len(real)
-        if len(pool) < 2:
-            raise UserError(f"task {task + 1} has a single training image; expected at least two.")
-        fresh = not len(net.old)  # nothing learned before: the first task, and each task of joint training
-        base_lr = self.first_lr if fresh and self.first_lr else self.lr
-        epochs = self.first_epochs if fresh and self.first_epochs else self.epochs
-        net.old.requires_grad_(train_old_prototypes and not fresh)
-        trained = [p for p in net.parameters() if p.requires_grad]
-        losses = Losses(net, objective)
-        parts_of: Callable[..., dict[str, Tensor]] = losses
-        if process_group.world_size > 1:
-            with warnings.catch_warnings():  # torch 2.15 has a new name for this argument, which 2.10 does not know
-                warnings.simplefilter("ignore", FutureWarning)
-                # the norms' moments are the same on all workers anyway; where unused parameters are looked for, buckets
-                # are not put in another order after the first step: a resumed run would add in another order
-                parts_of = nn.parallel.DistributedDataParallel(
-                    losses, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
-                )
-        optimizer = SGD(trained, momentum=self.momentum, weight_decay=self.weight_decay)
-        first_epoch, first_batch, factor, best, wait = 0, 0, 1.0, -1.0, 0
-        kept: State | None = None
-        augmenting = streams.generator(f"{purpose}augmentation", task, device=device)
-        if stage.state is not None:
-            saved = stage.state
-            net.load_state_dict(saved["net"])
-            optimizer.load_state_dict(saved["optimizer"])
-            objective.load_state_dict(saved["objective"])
-            augmenting.set_state(saved["augmenting"])
-            first_epoch, first_batch = saved["epoch"], saved["batch"]
-            factor, best, wait, kept = saved["factor"], saved["best"], saved["wait"], saved["kept"]
-        per_epoch = draws_per_epoch(len(pool), n_real, synthetic_ratio)
-        # an image left over joins the last batch: alone it has no batch statistics
-        n_batches = max(1, math.ceil((per_epoch - 1) / self.batch_size))
-        steps = epochs * n_batches
+        return TrainingLoop(self, net, data, objective, streams, stage, train_old_prototypes).run()
 
-        def state(epoch: int, batch: int) -> State:
-            return {
-                "net": net.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "objective": objective.state_dict(),
-                "augmenting": augmenting.get_state(),
-                "epoch": epoch,
-                "batch": batch,
-                "factor": factor,
-                "best": best,
-                "wait": wait,
-                "kept": kept,
-            }
+    def second_stage(self, epochs: int, lr_factor: float) -> "Training":
+        """A copy for a second stage on balanced classes, with `lr_factor` times the learning rate.
 
-        for epoch in range(first_epoch, epochs):
-            net.train()
-            # drawn anew from its name on resume, so the order itself needs no place in a checkpoint
-            order = epoch_order(len(pool), n_real, synthetic_ratio, streams.generator(f"{purpose}batches", task, epoch))
-            order = order.to(device)
-            for batch in range(first_batch, n_batches):
-                step = epoch * n_batches + batch
-                lr = base_lr * factor * self.multiplier(step, steps)
-                end = (batch + 1) * self.batch_size if batch + 1 < n_batches else per_epoch
-                chosen = order[batch * self.batch_size : end]
-                whole, part = len(chosen), process_group.shard(len(chosen))
-                chosen = chosen[part]
-                images, labels = pool[chosen]
-                x = images.to(dtype) / 255
-                if self.augment is not None:
-                    x = self.augment(x, augmenting, whole, part)
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                    parts = parts_of(x, labels)
-                    total = torch.stack(list(parts.values())).sum()
-                optimizer.zero_grad()
-                (
-                    total * process_group.world_size
-                ).backward()  # the workers' gradients are averaged, where we want their sum
-                if self.clip_norm is not None:
-                    nn.utils.clip_grad_norm_(trained, self.clip_norm)
-                optimizer.step(lr)
-                if (step + 1) % LOG_EVERY == 0 and batch + 1 < n_batches:
-                    stage.log(step + 1, steps, metrics_of(parts, lr, process_group))
-                if batch + 1 < n_batches:
-                    stage.maybe_checkpoint(lambda epoch=epoch, batch=batch: state(epoch, batch + 1))  # type: ignore[misc]
-            first_batch = 0
-            accuracy = own_accuracy(net, val)
-            stage.log((epoch + 1) * n_batches, steps, metrics_of(parts, lr, process_group) | {"val_accuracy": accuracy})
-            if accuracy > best:
-                best, wait = accuracy, 0
-                if self.select == "best_val":
-                    kept = {key: value.clone() for key, value in net.state_dict().items()}
-            else:
-                wait += 1
-                if self.schedule == "plateau" and wait > self.plateau_patience:
-                    factor, wait = factor * self.plateau_factor, 0
-            stage.maybe_checkpoint(lambda epoch=epoch: state(epoch + 1, 0))  # type: ignore[misc]
-        if kept is not None:
-            net.load_state_dict(kept)
-        net.eval()
-        result: State = net.state_dict()
-        return result
+        It has a fixed schedule and keeps the last weights: the task's val images have new classes only, and selecting
+        by them would undo the balance.
+        """
+        schedule = "cosine" if self.schedule == "plateau" else self.schedule
+        return replace(self, epochs=epochs, lr=self.lr * lr_factor, schedule=schedule, select="last")
 
     def multiplier(self, step: int, steps: int) -> float:
-        """Of the learning rate at 0-based `step` of `steps`."""
+        """Factor of the learning rate at 0-based `step` of `steps`."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         if self.schedule != "cosine":
@@ -210,30 +140,121 @@ class Training:
         return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
 
 
-class Pool:
-    """A task's real images, and behind them the synthetic ones."""
+class TrainingLoop:
+    """One call of `Training.fit`, with everything that its checkpoints hold."""
 
-    def __init__(self, real: Labelled, synthetic: Labelled | None) -> None:
-        parts = [real] if synthetic is None else [real, synthetic]
-        self.labels = torch.cat([part.labels for part in parts])
-        self.images = [part.images for part in parts]
-        if len(parts) > 1 and self.labels.device.type != "cpu":  # apart, each batch would have to wait for the device
-            self.images = [torch.cat(self.images)]
+    def __init__(
+        self,
+        config: Training,
+        net: IncrementalNet,
+        data: TrainingData,
+        objective: Objective,
+        streams: TaskStreams,
+        stage: Stage,
+        train_old_prototypes: bool,
+    ) -> None:
+        self.config, self.net, self.data, self.objective = config, net, data, objective
+        self.streams, self.stage = streams, stage
+        self.pool, n_train = Pool(data.train, data.replay), len(data.train)
+        if len(self.pool) < 2:
+            raise UserError(f"task {streams.task + 1} has a single training image; expected at least two.")
+        fresh = not len(net.old)  # nothing was learned before: the first task, and each task of joint training
+        self.base_lr = config.first_lr if fresh and config.first_lr else config.lr
+        self.epochs = config.first_epochs if fresh and config.first_epochs else config.epochs
+        net.old.requires_grad_(train_old_prototypes and not fresh)
+        self.trained = [p for p in net.parameters() if p.requires_grad]
+        self.loss = shared(Losses(net, objective), net.process_group)
+        self.optimizer = SGD(self.trained, momentum=config.momentum, weight_decay=config.weight_decay)
+        self.augmenting = streams.generator("augmentation", device=net.scale.device)
+        self.epoch, self.batch = 0, 0
+        self.factor, self.best, self.wait = 1.0, -1.0, 0  # of plateau: the rate's factor, best accuracy, epochs since
+        self.kept: State | None = None  # the net of the best epoch
+        if stage.state is not None:
+            self.load_state_dict(stage.state)
+        self.per_epoch = draws_per_epoch(len(self.pool), n_train, data.replay_ratio)
+        # a remainder of one image joins the last batch: alone it has no batch statistics
+        self.n_batches = max(1, math.ceil((self.per_epoch - 1) / config.batch_size))
+        self.steps = self.epochs * self.n_batches
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def run(self) -> State:
+        """Train to the end; the net's state."""
+        while self.epoch < self.epochs:
+            self.run_epoch()
+        if self.kept is not None:
+            self.net.load_state_dict(self.kept)
+        self.net.eval()
+        state: State = self.net.state_dict()
+        return state
 
-    def __getitem__(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and labels at the positions `chosen`, int64 [n]."""
-        if len(self.images) == 1:
-            return self.images[0][chosen], self.labels[chosen]
-        images = self.images[0].new_empty((len(chosen), *self.images[0].shape[1:]))
-        start = 0
-        for part in self.images:  # apart, since other processes may share the real ones
-            here = (chosen >= start) & (chosen < start + len(part))
-            images[here] = part[chosen[here] - start]
-            start += len(part)
-        return images, self.labels[chosen]
+    def run_epoch(self) -> None:
+        """Train from the current batch to the end of the epoch."""
+        self.net.train()
+        # drawn again from its name after a resume, so a checkpoint does not hold it
+        generator = self.streams.generator("batches", self.epoch)
+        order = epoch_order(len(self.pool), len(self.data.train), self.data.replay_ratio, generator)
+        order = order.to(self.net.scale.device)
+        while True:
+            metrics = self.step(order)
+            if self.batch == self.n_batches:
+                break
+            step = self.epoch * self.n_batches + self.batch
+            if step % LOG_EVERY == 0:
+                self.stage.log(step, self.steps, metrics())
+            self.stage.maybe_checkpoint(self.state_dict)
+        accuracy = own_accuracy(self.net, self.data.val)
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.stage.log(self.epoch * self.n_batches, self.steps, metrics() | {"val_accuracy": accuracy})
+        if accuracy > self.best:
+            self.best, self.wait = accuracy, 0
+            if self.config.select == "best_val":
+                self.kept = {key: value.clone() for key, value in self.net.state_dict().items()}
+        else:
+            self.wait += 1
+            if self.config.schedule == "plateau" and self.wait > self.config.plateau_patience:
+                self.factor, self.wait = self.factor * self.config.plateau_factor, 0
+        self.stage.maybe_checkpoint(self.state_dict)
+
+    def step(self, order: Tensor) -> Callable[[], dict[str, float]]:
+        """Train on the next batch of an epoch's `order`, int64 [per_epoch]; a function that returns its metrics."""
+        config, process_group = self.config, self.net.process_group
+        step = self.epoch * self.n_batches + self.batch
+        lr = self.base_lr * self.factor * config.multiplier(step, self.steps)
+        start, self.batch = self.batch * config.batch_size, self.batch + 1
+        chosen = order[start : self.batch * config.batch_size if self.batch < self.n_batches else self.per_epoch]
+        whole, part = len(chosen), process_group.shard(len(chosen))
+        images, labels = self.pool[chosen[part]]
+        x = images.to(self.net.scale.dtype) / 255
+        if config.augment is not None:
+            x = config.augment(x, self.augmenting, whole, part)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            terms = self.loss(x, labels)
+            total = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad()
+        # DistributedDataParallel averages the workers' gradients; the loss is their sum
+        (total * process_group.world_size).backward()
+        if config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.trained, config.clip_norm)
+        self.optimizer.step(lr)
+        return lambda: metrics_of(terms, lr, process_group)
+
+    def state_dict(self) -> State:
+        """The state that a checkpoint holds."""
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "objective": self.objective.state_dict(),
+            "augmenting": self.augmenting.get_state(),
+            **{name: getattr(self, name) for name in ("epoch", "batch", "factor", "best", "wait", "kept")},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.objective.load_state_dict(state["objective"])
+        self.augmenting.set_state(state["augmenting"])
+        for name in ("epoch", "batch", "factor", "best", "wait", "kept"):
+            setattr(self, name, state[name])
 
 
 class Losses(nn.Module):
@@ -248,33 +269,29 @@ class Losses(nn.Module):
         return self.objective(self.net, images, labels)
 
 
-def draws_per_epoch(n: int, n_real: int, ratio: float | None) -> int:
-    """Images an epoch: all `n`, or N_new / (1 − ratio) of them (METHOD section 5)."""
-    return n if ratio is None or n == n_real else round(n_real / (1 - ratio))
+def shared(losses: Losses, process_group: ProcessGroup) -> Callable[..., dict[str, Tensor]]:
+    """`losses`, with gradients averaged over the workers if there are several."""
+    if process_group.world_size == 1:
+        return losses
+    with warnings.catch_warnings():  # torch 2.15 has a new name for this argument, which 2.10 does not know
+        warnings.simplefilter("ignore", FutureWarning)
+        # The norms' moments are the same on all workers anyway. With find_unused_parameters, buckets are not
+        # reordered after the first step; a resumed run would otherwise add in another order.
+        return nn.parallel.DistributedDataParallel(
+            losses, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+        )
 
 
-def epoch_order(n: int, n_real: int, ratio: float | None, generator: torch.Generator) -> Tensor:
-    """Indices of one epoch, int64: a permutation of all n, or draws with replacement of which exactly the
-    share `ratio` falls on the synthetic images, [n_real, n)."""
-    if ratio is None or n == n_real:
-        return torch.randperm(n, generator=generator)
-    draws = draws_per_epoch(n, n_real, ratio)
-    n_synthetic = round(ratio * draws)
-    real = torch.randint(0, n_real, (draws - n_synthetic,), generator=generator)
-    synthetic = torch.randint(n_real, n, (n_synthetic,), generator=generator)
-    return torch.cat([real, synthetic])[torch.randperm(draws, generator=generator)]
-
-
-def metrics_of(parts: Mapping[str, Tensor], lr: float, process_group: ProcessGroup) -> dict[str, float]:
-    """Loss parts of the last batch on the host (one transfer), and the learning rate."""
-    values = process_group.all_reduce(torch.stack([value.detach().float() for value in parts.values()])).tolist()
-    metrics = {f"loss_{name}": value for name, value in zip(parts, values, strict=True)}
+def metrics_of(terms: Mapping[str, Tensor], lr: float, process_group: ProcessGroup) -> dict[str, float]:
+    """Loss terms of a batch on the host (one transfer), and the learning rate."""
+    values = process_group.all_reduce(torch.stack([value.detach().float() for value in terms.values()])).tolist()
+    metrics = {f"loss_{name}": value for name, value in zip(terms, values, strict=True)}
     return {"loss": sum(values), **metrics, "lr": lr}
 
 
 @torch.no_grad()
 def own_accuracy(net: IncrementalNet, data: Labelled, batch_size: int = 512) -> float:
-    """Accuracy among all classes seen so far on images of the current task, in [0, 1]."""
+    """Accuracy on images of the current task among all classes seen so far, in [0, 1]."""
     net.eval()
     part = net.process_group.shard(len(data))
     parts = zip(data.images[part].split(batch_size), data.labels[part].split(batch_size), strict=True)

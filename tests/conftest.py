@@ -8,7 +8,12 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: tensors this small only wai
 
 import pytest
 from fork_server import Server
+from hypothesis import settings
 from joined import Joined
+
+SLOW = os.environ.get("CCSI_TEST_SLOW") == "1"
+settings.register_profile("ccsi", max_examples=150 if SLOW else 25, deadline=None)  # the machine may be shared
+settings.load_profile("ccsi")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would children
 

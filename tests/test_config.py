@@ -15,8 +15,8 @@ from ccsi import config
 from ccsi.checks import PerTaskShare, PositiveInt
 from ccsi.data.scenario import FirstIncrement
 from ccsi.errors import UserError
-from ccsi.experiment.folder import flat
 
+flat = config.flat
 WORD = st.text("abcdefgh_", min_size=1, max_size=6)
 VALUE = st.one_of(
     st.none(),
@@ -32,14 +32,13 @@ TREE = st.dictionaries(WORD, NODE, max_size=4)
 
 
 @given(TREE)
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 def test_setting_every_key_to_its_own_value_changes_nothing(tree: dict[str, Any]) -> None:
     assert config.apply(tree, flat(tree)) == tree
-    assert config.flat(tree) == flat(tree)
 
 
 @given(TREE, st.data())
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 def test_apply_sets_the_key_and_no_other(tree: dict[str, Any], data: st.DataObject) -> None:
     before = flat(tree)
     if before:
@@ -52,7 +51,7 @@ def test_apply_sets_the_key_and_no_other(tree: dict[str, Any], data: st.DataObje
 
 
 @given(TREE)
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 def test_a_file_holds_what_was_written(tree: dict[str, Any]) -> None:
     read = OmegaConf.to_container(OmegaConf.create(config.to_yaml(tree)))
     assert read == tree
@@ -115,6 +114,20 @@ def accepts(hint: Any, value: Any) -> bool:
 def test_checks_are_strict(hint: Any, good: list[Any], bad: list[Any]) -> None:
     assert [value for value in good if not accepts(hint, value)] == []
     assert [value for value in bad if accepts(hint, value)] == []
+
+
+def test_dotted_keys() -> None:
+    assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None, "f": {}}) == {"a.b": 1, "a.c.d": [2], "e": None, "f": {}}
+
+
+def test_targets_of_earlier_versions_have_new_names_in_what_is_read_and_old_ones_in_a_hash(tmp_path: Path) -> None:
+    now = config.load(["learner=icarl"])
+    assert now["learner"]["budget"]["_target_"] == "ccsi.learners.ExemplarBudget"
+    before = config.original_targets(now)
+    assert before["learner"]["budget"]["_target_"] == "ccsi.exemplars.Budget"
+    assert config.current_targets(before) == now and before["dataset"] == now["dataset"]
+    (tmp_path / "old.yaml").write_text(config.to_yaml(before))
+    assert config.from_arguments([str(tmp_path / "old.yaml")]) == now
 
 
 def test_the_sentences() -> None:

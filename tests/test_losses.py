@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ccsi.losses import class_centroids, distillation, intra_domain_conservative, margin, moving_centroids
 
 seeds = st.integers(0, 10**6)
-quick = settings(deadline=None, max_examples=60)
 
 
 def drawn(seed: int, *shape: int) -> torch.Tensor:
@@ -22,7 +21,6 @@ def cosine(a: list[float], b: list[float]) -> float:
     return dot / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
 
 
-@quick
 @given(st.integers(1, 6), seeds)
 def test_distillation(n, seed):
     new, old = drawn(seed, n, 4), drawn(seed + 1, n, 4)
@@ -31,7 +29,6 @@ def test_distillation(n, seed):
     assert distillation(new, 3 * new).item() == pytest.approx(0)  # only the direction counts
 
 
-@quick
 @given(st.integers(1, 8), st.integers(1, 4), st.integers(1, 4), st.integers(1, 6), st.floats(0, 1), seeds)
 def test_margin(n, n_old, n_new, k, m, seed):
     cosines = drawn(seed, n, n_old + n_new).tanh()
@@ -52,7 +49,6 @@ def test_margin_without_old_images_is_exactly_zero_and_has_a_zero_gradient():
     assert loss.item() == 0.0 and torch.equal(cosines.grad, torch.zeros_like(cosines))
 
 
-@quick
 @given(st.integers(1, 10), st.integers(1, 5), seeds)
 def test_class_centroids(n, n_classes, seed):
     scores = drawn(seed, n, n_classes)
@@ -89,7 +85,6 @@ def test_gradients_of_moving_centroids_flow_through_the_batch_alone():
     assert batch.grad.tolist() == [[0.75, 0.75], [0, 0]]
 
 
-@quick
 @given(st.integers(1, 5), st.floats(0.1, 5), seeds)
 def test_idc(n, tau, seed):
     target, source = drawn(seed, n, n), drawn(seed + 1, n, n)

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 import ccsi.training
 from ccsi.data import Augment, Labelled
+from ccsi.data.pool import Pool, draws_per_epoch, epoch_order
 from ccsi.learners import Loss
 from ccsi.models import IncrementalNet, random_prototypes
 from ccsi.models.backbones import ResidualNet, initialise
-from ccsi.rng import Streams
+from ccsi.rng import Streams, TaskStreams
 from ccsi.stage import Stage
-from ccsi.training import Pool, Training, draws_per_epoch, epoch_order
+from ccsi.training import Training, TrainingData
 
 
 def data(n: int, seed: int, labels: range = range(4)) -> Labelled:
@@ -45,15 +46,16 @@ class CrossEntropy(Loss):
         super().__init__(lambda net, images, labels: {"ce": F.cross_entropy(net(images), labels)})
 
 
-def fit(training: Training, net: IncrementalNet, stage: Stage | None = None, task: int = 1, objective=None, **more):
-    return training.fit(net, REAL, VAL, objective or CrossEntropy(), task, Streams(0), stage or Stage(), **more)
+def fit(training, net, stage: Stage | None = None, task: int = 1, objective=None, replay=None, ratio=None, **more):
+    data, streams = TrainingData(REAL, VAL, replay, ratio), TaskStreams(Streams(0), task)
+    return training.fit(net, data, objective or CrossEntropy(), streams, stage or Stage(), **more)
 
 
 def test_plain_sgd_is_a_loop_written_out():
     """Two epochs with momentum, weight decay, clipping and cosine, in float64, from the same orders."""
     training = Training(epochs=2, batch_size=5, lr=0.2, momentum=0.9, weight_decay=0.01, clip_norm=0.5)
     net, bare = fresh(torch.float64), fresh(torch.float64)
-    fit(training, net, synthetic=SYNTHETIC, synthetic_ratio=0.5)
+    fit(training, net, replay=SYNTHETIC, ratio=0.5)
     x = torch.cat([REAL.images, SYNTHETIC.images]).double() / 255
     y = torch.cat([REAL.labels, SYNTHETIC.labels])
     trained = list(bare.train().parameters())
@@ -220,7 +222,7 @@ def test_frozen_prototypes_stay_to_the_bit(train_old):
     net = fresh()
     before = net.old.detach().clone(), net.new.detach().clone(), net.scale.item()
     training = Training(epochs=2, batch_size=8, momentum=0.9, weight_decay=0.1)
-    fit(training, net, synthetic=SYNTHETIC, train_old_prototypes=train_old)
+    fit(training, net, replay=SYNTHETIC, train_old_prototypes=train_old)
     assert torch.equal(net.old, before[0]) != train_old
     assert not torch.equal(net.new, before[1]) and net.scale.item() != before[2]
 
@@ -259,7 +261,7 @@ class StopError(Exception):
 )
 def test_interrupted_and_gone_on_gives_the_same_bits(training, at):
     """Five batches an epoch: in the first and last step, at an epoch's end, and after everything."""
-    more = {"synthetic": SYNTHETIC, "synthetic_ratio": 0.54, "train_old_prototypes": False}
+    more = {"replay": SYNTHETIC, "ratio": 0.54, "train_old_prototypes": False}
     whole = fit(training, fresh(), objective=Running(), **more)
     saved, offers = None, 0
 

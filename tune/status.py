@@ -1,8 +1,8 @@
-"""`python tune/status.py FOLDER`: where a sweep stands, from its files. The code is `ccsi.sweep.status`."""
+"""`python tune/status.py FOLDER`: where a sweep stands, from its files. A thin call of `ccsi status`."""
 
 import sys
 
-from ccsi.sweep.status import main
+from ccsi.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["status", *sys.argv[1:]]))

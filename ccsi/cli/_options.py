@@ -26,20 +26,21 @@ class Options:
         return "--help" in self.flags
 
 
-def parse(arguments: Sequence[str], flags: Sequence[str] = ()) -> Options:
+def parse(arguments: Sequence[str], flags: Sequence[str] = (), expected: str = "key=value") -> Options:
     """Take a command line apart and make the folders of `--config-dir` known to `ccsi.config`.
 
     Args:
         flags: options without a value that the subcommand knows beside `--help`.
+        expected: what it takes beside options; `--config-dir` belongs to key=value.
 
     Raises:
-        UserError: an unknown option; `--config-dir` without a folder.
+        UserError: an unknown option; `--config-dir` without a folder, or see `ccsi.config.add_config_dir`.
     """
     found, rest = Options(), iter(arguments)
-    known = ["--help", *flags, "--config-dir"]
+    known = ["--help", *flags, *(["--config-dir"] if expected == "key=value" else [])]
     for argument in rest:
         name, equals, value = argument.partition("=")
-        if name == "--config-dir":
+        if name == "--config-dir" and name in known:
             folder = value if equals else next(rest, "")
             if not folder:
                 raise UserError("--config-dir has no value; expected a folder of configs: --config-dir DIR.")
@@ -49,19 +50,12 @@ def parse(arguments: Sequence[str], flags: Sequence[str] = ()) -> Options:
         elif argument in flags:
             found.flags.add(argument)
         elif argument.startswith("-"):
-            raise UserError(f"{argument} is not an option; expected key=value, or {' or '.join(known)}.")
+            raise UserError(f"{argument} is not an option; expected {expected}, or {' or '.join(known)}.")
         else:
             found.overrides.append(argument)
     if found.config_dirs:
-        _add(found.config_dirs)
+        from ccsi import config
+
+        for folder in found.config_dirs:
+            config.add_config_dir(folder)
     return found
-
-
-def _add(folders: Sequence[Path]) -> None:
-    import ccsi.config
-
-    add = getattr(ccsi.config, "add_config_dir", None)
-    if add is None:
-        raise UserError(f"--config-dir {folders[0]}: this version reads configs from its own folder only.")
-    for folder in folders:
-        add(folder)

@@ -1,6 +1,13 @@
 """Where a sweep stands, from its files alone."""
 
+import time
 from collections.abc import Sequence
+from pathlib import Path
+
+from ccsi.cli import _options
+from ccsi.errors import UserError
+
+WATCH_SECONDS = 10.0
 
 HELP = """\
 Where a sweep stands, running or not, on any machine that sees its folder.
@@ -12,9 +19,25 @@ Nothing is written or stopped.
 
 def main(arguments: Sequence[str]) -> int:
     """Show the sweep of the folder in `arguments`; returns the exit code."""
-    if {"-h", "--help"} & set(arguments):
+    given = _options.parse(arguments, flags=("--watch",), expected="the folder of a sweep")
+    if given.help:
         print(HELP)
         return 0
-    from ccsi.sweep.status import main as status
+    if len(given.overrides) != 1:
+        raise UserError("expected one folder, that of a sweep, and at most --watch beside it; see --help.")
+    from rich.console import Console
 
-    return status(arguments)
+    from ccsi.sweep import selection
+    from ccsi.sweep.status import print_status, read_status
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log file has room for a table
+    while True:
+        status = read_status(Path(given.overrides[0]).expanduser().absolute())
+        if "--watch" in given.flags:
+            console.clear()
+        print_status(status, console)
+        if "--watch" not in given.flags or selection.is_complete(status.state):
+            return 0
+        time.sleep(WATCH_SECONDS)

@@ -49,11 +49,21 @@ Everything else is a setting of the runs: see ccsi run --help. Groups:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Sweep with `arguments`; returns the exit code."""
+    """Sweep with `arguments`; returns the exit code.
+
+    0: done. 1: interrupted by an error, no figures, or a reported trial lacks seeds. 130: interrupted by Ctrl-C.
+    """
     given = _options.parse(arguments)
     if given.help:
         print(page(HELP, "sweep", given))
         return 0
-    from ccsi.sweep.main import main as sweep
+    from rich.console import Console
 
-    return sweep(given.overrides)
+    from ccsi.sweep.driver import debug, run_sweep
+    from ccsi.sweep.folder import open_sweep
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log file has room for a table
+    with open_sweep(given.overrides) as definition:
+        return debug(definition, console) if definition.sweep.debug else run_sweep(definition, console)

@@ -1,5 +1,6 @@
 """One run shared by several workers, on this machine or a cluster (Ray Train)."""
 
+import sys
 from collections.abc import Sequence
 
 from ccsi.cli import _options
@@ -32,11 +33,17 @@ Groups:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train with `arguments`; returns the exit code."""
+    """Train with `arguments`; returns the exit code: 0 done, 1 interrupted by an error."""
     given = _options.parse(arguments)
     if given.help:
         print(page(HELP, "train", given))
         return 0
-    from ccsi.sweep.train import main as train
+    from ccsi.sweep.recorder import SweepInterruptedError
+    from ccsi.sweep.train import train
 
-    return train(given.overrides)
+    try:
+        train(given.overrides)
+    except SweepInterruptedError as error:
+        print(f"train: interrupted: {error}; {RESUME}.", file=sys.stderr)
+        return 1
+    return 0

@@ -1,9 +1,8 @@
-"""The data room: sources of images, the scenario that deals their classes into tasks, and the tasks.
+"""Data: sources of images, the scenario that divides their classes into tasks, and the tasks.
 
-A source reads uint8 images in three splits and brings them to the model's input size (`Source.load`), `opened`
-lets the runs of a machine share them;
-a `Scenario` says which classes come when; `make_tasks` cuts a `Dataset` into `Task`s on the training
-device. Nothing here knows a model, and only the evaluator is handed `Dataset.test`.
+A source reads uint8 images in three splits and converts them to the model's input size (`Source.load`); `opened` shares
+them between the runs of a machine. A `Scenario` gives the order of classes, and `make_tasks` divides a `Dataset` into
+`Task`s on the training device. Only the evaluator is handed `Dataset.test`.
 """
 
 from ccsi.data.augment import Augment

@@ -11,18 +11,19 @@ from ccsi.checks import NonNegative, NonNegativeInt
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Random changes, drawn per image.
+    """Random changes, drawn for each image. Zeros (padding) are not changed by the last four.
 
     Args:
-        flip_horizontal, flip_vertical, transpose: each with probability 1/2 (all three: the eight
-            symmetries of the square).
-        shift: at most so many whole pixels, each axis, uniform (a part of a pixel would blur).
-        rotate: at most so many degrees either way, uniform. scale: log-uniform in [1/(1+scale), 1+scale].
-        brightness, colour: the image (each channel) times a factor log-uniform in [1/(1+b), 1+b].
+        flip_horizontal: with probability 1/2.
+        flip_vertical: with probability 1/2.
+        transpose: with probability 1/2; with both flips, the eight symmetries of the square.
+        shift: largest shift along each axis in whole pixels, uniform (a fraction of a pixel would blur).
+        rotate: largest rotation in degrees either way, uniform.
+        scale: zoom, log-uniform in [1/(1+scale), 1+scale].
+        brightness: factor of the image, log-uniform in [1/(1+brightness), 1+brightness].
+        colour: factor of each channel, log-uniform in [1/(1+colour), 1+colour].
         gamma: x^γ with γ log-uniform in [1/(1+gamma), 1+gamma].
-        noise: Gaussian noise whose standard deviation is uniform in [0, noise], clamped to [0, 1].
-
-    Zeros (padding) stay zeros in the last four.
+        noise: largest standard deviation of Gaussian noise, uniform in [0, noise]; the result is clamped to [0, 1].
     """
 
     flip_horizontal: bool = False
@@ -39,9 +40,11 @@ class Augment:
     def __call__(
         self, x: Tensor, generator: torch.Generator, whole: int | None = None, part: slice = slice(None)
     ) -> Tensor:
-        """Float [N, C, S, S] in [0, 1] to the same; `generator` lives on x's device.
+        """Float [N, C, S, S] in [0, 1] to the same.
 
-        If x is only `part` of a batch of `whole` images, its changes are those it would meet in the batch.
+        Args:
+            generator: on x's device.
+            whole, part: if x is `part` of a batch of `whole` images, it gets the changes that it has in that batch.
         """
         n, channels, _, size = x.shape
         whole = n if whole is None else whole
@@ -49,8 +52,8 @@ class Augment:
         def uniform(*shape: int) -> Tensor:
             return torch.rand(whole, *shape, generator=generator, device=x.device, dtype=x.dtype)[part] * 2 - 1
 
-        def sign(wanted: bool) -> Tensor:
-            return torch.where(uniform() < 0, -1.0, 1.0) if wanted else torch.ones(n, device=x.device)
+        def sign(enabled: bool) -> Tensor:
+            return torch.where(uniform() < 0, -1.0, 1.0) if enabled else torch.ones(n, device=x.device)
 
         def factor(amount: float, *shape: int) -> Tensor:
             return (uniform(*shape) * torch.log1p(torch.tensor(amount))).exp()

@@ -1,4 +1,4 @@
-"""What every source gives: uint8 images in three splits, and the classes' names."""
+"""Sources of data: uint8 images in three splits, with class names."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -20,9 +20,10 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Raw:
-    """One split as a source read it.
+    """One split as a source reads it.
 
-    images: uint8 [N, H, W] or [N, H, W, 3]; labels: int64 [N], values in [0, number of classes).
+    Attributes:
+        images: uint8 [N, H, W] or [N, H, W, 3]. labels: int64 [N], in [0, number of classes).
     """
 
     images: npt.NDArray[np.uint8]
@@ -31,9 +32,10 @@ class Raw:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images at the model's input size with labels.
+    """Images at the model's input size with labels, on one device.
 
-    images: uint8 [N, C, S, S]; labels: int64 [N]. Both on one device.
+    Attributes:
+        images: uint8 [N, C, S, S]. labels: int64 [N].
     """
 
     images: Tensor
@@ -43,7 +45,7 @@ class Labelled:
         return len(self.labels)
 
     def subset(self, chosen: Tensor) -> Tensor:
-        """The images at the positions `chosen` (int64, on the CPU, ascending, none twice), in memory of their own."""
+        """A copy of the images at the positions `chosen` (int64, on the CPU, ascending, each once)."""
         return self.images[chosen]
 
     def to(self, device: torch.device) -> "Labelled":
@@ -53,9 +55,11 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set ready for use: three splits at the input size (on the CPU), names, and a checksum.
+    """A data set ready for use: three splits at the input size, on the CPU.
 
-    `checksum` is the SHA-256 of all images and labels as they are used (after pad, resize, limits).
+    Attributes:
+        name: of the source. class_names: in label order. train, val, test: the splits.
+        checksum: SHA-256 of all images and labels after padding, resizing and limits.
     """
 
     name: str
@@ -68,17 +72,17 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """Where images come from, and how they are brought to the model's input size.
+    """A source of images, which converts them to the model's input size.
 
     Args:
-        name: what tables and plots call the data set.
+        name: of the data set, in tables and plots.
         size: side of the square model input, in pixels.
-        fit: `pad` puts the image in the middle of zeros (it must not be larger than `size`);
-            `resize` scales it (bilinear, antialiased).
-        channels: 1 or 3; None keeps what the images have. Grey becomes RGB by repetition, RGB becomes
-            grey by ITU-R 601 luma.
-        max_per_class: keep at most so many training images of each class, the first ones of a
-            permutation seeded with 0 (None: all). Val and test are never cut.
+        fit: `pad` centres the image in zeros (it must not be larger than `size`); `resize` scales it (bilinear,
+            antialiased).
+        channels: 1 or 3; null: those of the images. Grey becomes RGB by repetition, RGB becomes grey by ITU-R 601
+            luma.
+        max_per_class: training images of each class, the first of a permutation seeded with 0; null: all. Val and
+            test are never cut.
     """
 
     name: str
@@ -96,11 +100,11 @@ class Source(ABC):
         """
 
     def stamp(self) -> str:
-        """What tells one state of the files behind this source from another; "" where its settings pin them."""
+        """A text that differs between states of the source's files; "" if the configuration determines them."""
         return ""
 
     def load(self) -> Dataset:
-        """Read, check, and bring everything to the input size.
+        """Read and check all splits, and convert them to the input size.
 
         Raises:
             UserError: see `read`; also labels out of range, an empty class, images that do not fit.
@@ -108,7 +112,9 @@ class Source(ABC):
         splits, class_names = self.read()
         ready = {}
         for split in SPLITS:
-            raw = splits.pop(split)  # read and ready are never both there for all splits
+            raw = splits.pop(
+                split
+            )  # popped: the raw and the converted images of all splits are never in memory together
             check_labels(raw, split, class_names, self.name)
             if split == "train" and self.max_per_class is not None:
                 raw = first_of_each_class(raw, self.max_per_class)
@@ -126,7 +132,7 @@ class Source(ABC):
 
 
 def state_of(path: Path) -> str:
-    """A file's place, size and time of change; "" if there is none."""
+    """A file's path, size and time of change; "" if there is none."""
     try:
         found = path.stat()
     except OSError:
@@ -135,7 +141,7 @@ def state_of(path: Path) -> str:
 
 
 def check_labels(raw: Raw, split: str, class_names: tuple[str, ...], where: str) -> None:
-    """Every label in range and every class present, or UserError."""
+    """Raise UserError unless every label is in range and every class present."""
     n = len(class_names)
     if len(raw.images) != len(raw.labels):
         raise UserError(

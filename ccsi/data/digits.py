@@ -28,7 +28,7 @@ class Digits(Source):
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
         """See `Source.read`."""
-        from sklearn.datasets import load_digits  # here, since it takes a second that other data need not pay
+        from sklearn.datasets import load_digits  # here: it takes a second that other data do not need
 
         bunch = load_digits()
         images = np.round(bunch.images * (255 / 16)).astype(np.uint8)

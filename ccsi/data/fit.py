@@ -1,4 +1,4 @@
-"""From images of any size, grey or RGB, to the model's input."""
+"""Conversion of images of any size, grey or RGB, to the model's input."""
 
 from typing import Literal
 
@@ -11,20 +11,20 @@ from torch.nn import functional as F
 from ccsi.errors import UserError
 
 CHUNK = 1024
-"""Images at a time: what they need on the way is not needed for all at once."""
+"""Images converted at a time, which limits the memory of intermediate results."""
 
 
 def fit_images(
     images: npt.NDArray[np.uint8], size: int, fit: Literal["pad", "resize"], channels: int | None, where: str
 ) -> Tensor:
-    """Images as the model takes them.
+    """The images at the model's input size.
 
     Args:
         images: uint8 [N, H, W] (grey) or [N, H, W, 3] (RGB).
         size: side S of the square input in pixels.
         fit: `pad` (zeros on all sides, the odd pixel right and below) or `resize` (bilinear, antialiased).
-        channels: 1, 3, or None to keep what is there.
-        where: the data's name for messages.
+        channels: 1, 3, or None to keep those of the images.
+        where: name of the data, for messages.
 
     Returns:
         uint8 [N, C, S, S] on the CPU.

@@ -1,4 +1,4 @@
-"""Own images: a folder with one sub-folder a class."""
+"""The user's images: a folder with one sub-folder a class."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +21,15 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 class Folder(Source):
     """Images in `path`/{train,val,test}/<class>/, or in `path`/<class>/ with a seeded split.
 
-    Classes are numbered in the alphabetical order of their folders' names. Images of any size and mode are
-    brought to `size` one by one as they are read: 16-bit grey keeps its upper byte, transparent parts become
-    black, a palette becomes RGB, of several frames the first counts; if any image is in colour, all become RGB.
-    Hidden files and files without an image's suffix are passed over.
+    Classes are numbered in the alphabetical order of their folders' names. Images of any size and mode are converted
+    to `size` one by one as they are read: 16-bit grey keeps its upper byte, transparent parts become black, a palette
+    becomes RGB, and of several frames the first is used; if any image is in colour, all become RGB. Hidden files and
+    files without an image's suffix are ignored.
 
     Args:
         path: the folder; `~` is the home folder.
-        val_share, test_share: fractions of each class for val and test; only without train/val/test folders.
+        val_share: fraction of each class for val; only without train/val/test folders.
+        test_share: fraction of each class for test; only without train/val/test folders.
         split_seed: which image goes to which split.
     """
 
@@ -46,7 +47,7 @@ class Folder(Source):
         try:
             kinds = [top / name for top in tops for name in class_folders(top)]
             return "\n".join(state_of(file) for kind in kinds for file in image_files(kind))
-        except UserError:  # told in other words when it is read
+        except UserError:  # `read` raises it too
             return ""
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:

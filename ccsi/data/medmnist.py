@@ -37,7 +37,7 @@ class MedMNIST(Source):
 
     Args:
         flag: the set's short name.
-        resolution: side of the stored images in pixels; `size` must hold it, or `fit` be resize.
+        resolution: side of the stored images in pixels; not above `size` unless `fit` is resize.
         root: folder of the .npz files, under the names that `medmnist` gives them; None: CCSI_DATA from the
             environment, or ~/.cache/ccsi.
     """
@@ -59,7 +59,7 @@ class MedMNIST(Source):
 def info() -> dict[str, dict[str, Any]]:
     """The table INFO of the installed `medmnist`, read from its source text.
 
-    Importing the package would create ~/.medmnist, and nothing is to be written outside the data folder.
+    Importing the package would create ~/.medmnist; nothing may be written outside the data folder.
     """
     spec = find_spec("medmnist")
     if spec is None or spec.origin is None:

@@ -105,6 +105,6 @@ ALL_KEYS = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels
 
 
 def dtype_of(array: npt.NDArray[Any]) -> str:
-    """The array's type in words, with NaN named where there is one."""
+    """The array's type in words, and whether it has a NaN."""
     has_nan = np.issubdtype(array.dtype, np.inexact) and bool(np.isnan(array).any())
     return f"{array.dtype} with NaN in it" if has_nan else str(array.dtype)

@@ -1,4 +1,4 @@
-"""From a data set to a sequence of tasks with disjoint classes."""
+"""The division of a data set into a sequence of tasks with disjoint classes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from pydantic import ConfigDict, with_config
 from torch import Tensor
-from typing_extensions import TypedDict  # pydantic does not take typing.TypedDict before Python 3.12
+from typing_extensions import TypedDict  # pydantic does not accept typing.TypedDict before Python 3.12
 
 from ccsi.checks import PositiveInt
 from ccsi.data.dataset import Labelled
@@ -26,14 +26,14 @@ class FirstIncrement(TypedDict):
 
 @dataclass(frozen=True)
 class Task:
-    """What a learner is handed: one task's own images, on the training device, and nothing else.
+    """The data that a learner is handed: one task's own images, on the training device.
 
     Attributes:
         index: 0 for the first task.
         classes: the task's labels, a range [n_old, n_old + n_new): labels are positions in the class order.
         train, val: this task's images and labels.
-        unlabeled: images without labels, uint8 [N, C, S, S], granted only to a learner whose configuration
-            asks for them by name (a transductive setting, named in the record); else None.
+        unlabeled: images without labels, uint8 [N, C, S, S], for a learner whose configuration asks for them by name
+            (a transductive setting, named in the record); else None.
     """
 
     index: int
@@ -45,7 +45,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Scenario:
-    """How classes come: in which order, and how many a task.
+    """The order of the classes, and their number in each task.
 
     Args:
         class_order: `natural`, `shuffle` (by the run's seed), or the list of all classes in order.
@@ -82,17 +82,17 @@ class Scenario:
         Raises:
             UserError: they do not sum to `n_classes`.
         """
-        asked = self.classes_per_task
-        if isinstance(asked, int):
-            sizes = [asked] * (n_classes // asked)
-        elif isinstance(asked, dict):
-            rest = n_classes - asked["first"]
-            sizes = [asked["first"]] + [asked["increment"]] * (rest // asked["increment"])
+        given = self.classes_per_task
+        if isinstance(given, int):
+            sizes = [given] * (n_classes // given)
+        elif isinstance(given, dict):
+            rest = n_classes - given["first"]
+            sizes = [given["first"]] + [given["increment"]] * (rest // given["increment"])
         else:
-            sizes = list(asked)
+            sizes = list(given)
         if sum(sizes) != n_classes or not sizes:
             raise UserError(
-                f"scenario.classes_per_task={asked} makes {sum(sizes)} classes, but the data set has {n_classes}; "
+                f"scenario.classes_per_task={given} makes {sum(sizes)} classes, but the data set has {n_classes}; "
                 "expected a number that divides them or a list that sums to them."
             )
         return sizes
@@ -106,7 +106,7 @@ def relabelled(labels: Tensor, classes: list[int], start: int) -> Tensor:
 
 
 def take(part: Labelled, classes: list[int], start: int, device: torch.device) -> Labelled:
-    """The images of `classes` in memory of their own (see `Labelled.subset`), `relabelled`, on `device`."""
+    """A copy of the images of `classes` (see `Labelled.subset`), `relabelled`, on `device`."""
     labels = relabelled(part.labels, classes, start)
     keep = (labels >= 0).nonzero()[:, 0]
     return Labelled(part.subset(keep).to(device), labels[keep].to(device))
@@ -120,10 +120,11 @@ def make_tasks(
     start: int = 0,
     everything: bool = False,
 ) -> Iterator[Task]:
-    """The tasks of `plan`, from number `start` on, each made when it is asked for.
+    """The tasks of `plan` from number `start` on, each made when it is requested.
 
-    `train` and `val` carry original labels. `everything` hands each task the images of all classes so far (the
-    joint upper bound, by permission).
+    Args:
+        train, val: with original labels.
+        everything: each task has the images of all classes so far (joint training, by permission).
     """
     ends = list(accumulate(len(classes) for classes in plan))
     for index in range(start, len(plan)):
@@ -131,8 +132,5 @@ def make_tasks(
         so_far = [label for classes in plan[: index + 1] for label in classes]
         classes, begin = (so_far, 0) if everything else (plan[index], first)
         yield Task(
-            index,
-            range(first, ends[index]),
-            take(train, classes, begin, device),
-            take(val, classes, begin, device),
+            index, range(first, ends[index]), take(train, classes, begin, device), take(val, classes, begin, device)
         )

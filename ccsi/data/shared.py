@@ -1,43 +1,44 @@
-"""One copy of the images for all runs of a machine: files that each of them maps, so that they share pages."""
+"""One copy of the images for all runs of a machine: files that each run maps, so that they share pages."""
 
 import hashlib
 import json
-import os
+import math
 import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ccsi.data.dataset import SPLITS, Dataset, Labelled, Source
-from ccsi.data.download import turn_in
 from ccsi.errors import UserError
+from ccsi.io.atomic import replacing
+from ccsi.io.locks import locked
 
 STALE = 3600.0
-"""Seconds after which nobody writes any more to a part of a file."""
+"""Age in seconds from which a part of a file counts as left over."""
 CHUNK = 128
-"""Images copied at a time: a file is written without a second copy of it in memory."""
+"""Images copied at a time, so that writing a file takes no second copy in memory."""
 
 
 @dataclass(frozen=True)
 class Mapped(Labelled):
-    """A split whose images are a file in memory; written to, a page becomes this process's own.
+    """A split whose images map a file, copy-on-write.
 
-    file: the .npy that `images` maps.
+    Attributes:
+        file: the .npy that `images` maps.
     """
 
     file: Path
 
     def subset(self, chosen: Tensor) -> Tensor:
-        """See `Labelled.subset`: a file and a mapping of its own, that runs share which choose the same images.
+        """See `Labelled.subset`: a separate file and mapping, shared by runs that choose the same images.
 
-        A mapping knows no path, and no page of it is another image's.
+        The mapping does not refer to its path, and its pages hold no other image.
         """
         path = self.file
         if len(chosen) < len(self):
@@ -46,7 +47,7 @@ class Mapped(Labelled):
         with usable(path.parent):
             images = mapped(path)
             if images is None or images.shape != shape:
-                with turn_in(path.parent, None):
+                with locked(path.parent / ".lock", math.inf):
                     images = mapped(path)
                     if images is None or images.shape != shape:
                         write_images(path, shape, (self.images[part] for part in chosen.split(CHUNK)))
@@ -56,14 +57,14 @@ class Mapped(Labelled):
 
 
 def opened(source: Source, folder: Path | None) -> Dataset:
-    """The source's data, read and checked once for all processes that name the same `folder`.
+    """The source's data, read and checked once for all processes that use the same `folder`.
 
-    The first to ask writes the images, as they are used, to a sub-folder named by the source's settings and the
-    state of its files (`Source.stamp`); those that ask meanwhile wait. The others map them: nothing is decoded or
-    hashed again. Files that are damaged, as far as their sizes tell, are written anew.
+    The first process writes the images at their input size to a sub-folder named by the source's configuration and
+    the state of its files (`Source.stamp`), while others wait. Later ones map the files: nothing is decoded or hashed
+    again. Files with a wrong size are written again.
 
     Args:
-        folder: absolute, made if need be; None: a private copy, as `Source.load` gives it.
+        folder: absolute, created if needed; None: a private copy from `Source.load`.
 
     Raises:
         UserError: as `Source.load`; also a folder that cannot be written.
@@ -76,10 +77,10 @@ def opened(source: Source, folder: Path | None) -> Dataset:
         data = found_in(home)
         if data is None:
             home.mkdir(parents=True, exist_ok=True)
-            with turn_in(home, None) as alone:
+            with locked(home / ".lock", math.inf) as held:
                 data = found_in(home)
                 if data is None:
-                    if alone:  # a killed process's
+                    if held:  # of killed processes
                         for left in home.glob(".*.part"):
                             if time.time() - left.stat().st_mtime > STALE:
                                 left.unlink()
@@ -90,7 +91,7 @@ def opened(source: Source, folder: Path | None) -> Dataset:
 
 
 def fill(home: Path, data: Dataset) -> None:
-    """Write what `found_in` finds; about.json last."""
+    """Write the files that `found_in` reads; about.json last."""
     parts = {split: getattr(data, split) for split in SPLITS}
     for split, part in parts.items():
         write_images(home / f"{split}.npy", part.images.shape, part.images.split(CHUNK))
@@ -100,12 +101,12 @@ def fill(home: Path, data: Dataset) -> None:
         "checksum": data.checksum,
         "labels": {split: part.labels.tolist() for split, part in parts.items()},
     }
-    with whole(home / "about.json") as file:
+    with replacing(home / "about.json", tag=uuid.uuid4().hex) as file:
         file.write(json.dumps(about).encode())
 
 
 def found_in(home: Path) -> Dataset | None:
-    """The data set that lies in `home`; None if there is none, or not all of it."""
+    """The data set in `home`; None if it is missing or incomplete."""
     try:
         about = json.loads((home / "about.json").read_bytes())
         parts = []
@@ -120,7 +121,7 @@ def found_in(home: Path) -> Dataset | None:
 
 
 def mapped(path: Path) -> Tensor | None:
-    """The array in a .npy file, as memory that is read from it when it is touched; None if it is not whole."""
+    """The array in a .npy file, memory-mapped; None if the file is missing or incomplete."""
     try:
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError):
@@ -129,8 +130,8 @@ def mapped(path: Path) -> Tensor | None:
 
 
 def write_images(path: Path, shape: Iterable[int], parts: Iterable[Tensor]) -> None:
-    """A .npy file of uint8 images `shape`, given in `parts`."""
-    with whole(path) as file:
+    """Write a .npy file of uint8 images of `shape`, given in `parts`."""
+    with replacing(path, tag=uuid.uuid4().hex) as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
         np.lib.format.write_array_header_1_0(file, header)
         for part in parts:
@@ -138,22 +139,8 @@ def write_images(path: Path, shape: Iterable[int], parts: Iterable[Tensor]) -> N
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its name when it is complete."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
 def usable(folder: Path) -> Iterator[None]:
-    """Say what to do when a folder cannot be used."""
+    """Turn an OSError into a UserError that says what to do."""
     try:
         yield
     except OSError as error:

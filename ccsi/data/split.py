@@ -1,4 +1,4 @@
-"""A stratified split with a seed, for sources that come without one."""
+"""A seeded stratified split, for sources without a split of their own."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -8,16 +8,16 @@ import numpy.typing as npt
 from annotated_types import Gt, Lt
 
 OpenShare = Annotated[float, Gt(0), Lt(1)]
-"""A fraction of each class, strictly between nothing and all."""
+"""A fraction of each class: (0, 1)."""
 
 
 def stratified(labels: npt.NDArray[np.int64], shares: Sequence[float], seed: int) -> list[npt.NDArray[np.int64]]:
-    """Positions of the remainder and then of each share, disjoint and together all, each in ascending order.
+    """Positions of the remainder and then of each share, disjoint and complete, each in ascending order.
 
     Args:
         labels: int64 [N].
-        shares: fractions of every class, in (0, 1), with a sum below 1. A class gives round(share · its images),
-            but at least one image; what is left of it is the remainder's.
+        shares: fractions of every class, in (0, 1), with a sum below 1. A share gets round(share · n) of a class's n
+            images, but at least one; the remainder gets the others.
         seed: of the permutation inside each class.
 
     Returns:

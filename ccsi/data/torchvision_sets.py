@@ -20,15 +20,15 @@ from ccsi.data.split import OpenShare, stratified
 class TorchVision(Source):
     """A benchmark set of torchvision; val is a stratified share of its train images, test is its test set.
 
-    URL and MD5 are torchvision's, and the archives lie where torchvision puts them, so a folder that it filled
-    serves as `root`. They are read as they are, without unpacking: a folder that has them is never written to.
+    URL and MD5 are torchvision's, and the archives are where torchvision puts them, so that its folder can be `root`.
+    They are read without unpacking: a folder that has them is never written to.
     Sources: Xiao et al. 2017 (FashionMNIST); Krizhevsky 2009 (CIFAR).
 
     Args:
         which: the set.
-        root: folder of the archives; None: CCSI_DATA from the environment, or ~/.cache/ccsi.
+        root: folder of the archives; null: CCSI_DATA from the environment, or ~/.cache/ccsi.
         val_share: fraction of each class's train images that becomes val.
-        split_seed: which of them.
+        split_seed: chooses these images.
     """
 
     which: Literal["FashionMNIST", "CIFAR10", "CIFAR100"]
@@ -38,7 +38,7 @@ class TorchVision(Source):
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
         """See `Source.read`."""
-        from torchvision import datasets  # here, since it takes a second that other data need not pay
+        from torchvision import datasets  # here: it takes a second that other data do not need
 
         kind = getattr(datasets, self.which)
         read = read_fashion if self.which == "FashionMNIST" else read_cifar
@@ -74,7 +74,7 @@ def read_cifar(kind: Any, root: Path) -> tuple[Raw, Raw, tuple[str, ...]]:
     found: dict[str, dict[str, Any]] = {}
     wanted = [name for name, _ in kind.train_list + kind.test_list] + [kind.meta["filename"]]
     with tarfile.open(path) as archive:
-        for member in archive:  # in the file's order: going back would decompress it all again
+        for member in archive:  # in the file's order: seeking back would decompress it all again
             name = Path(member.name).name
             if member.isfile() and name in wanted:
                 # A pickle, but of an archive whose checksum `fetch` has just compared with torchvision's.

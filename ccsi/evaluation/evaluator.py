@@ -48,7 +48,7 @@ class Evaluator:
         process_group, scores = ProcessGroup.current(), []
         for part in wanted[process_group.shard(len(wanted))].split(self.batch):
             x = self.images.images[part].to(self.device).float() / 255
-            scores.append(learner.scores(x).double().cpu())
+            scores.append(learner.scores(x).cpu().double())
             x.zero_()
         everyones = process_group.all_gather_rows(torch.cat(scores))
         if not everyones.isfinite().all():
@@ -67,7 +67,7 @@ class Evaluator:
         return {"confusions": list(self.confusions), "aucs": list(self.aucs)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Continue from `state_dict`."""
         self.confusions, self.aucs = list(state["confusions"]), list(state["aucs"])
 
 

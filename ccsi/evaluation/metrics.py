@@ -18,8 +18,8 @@ def accuracy_row(confusion: npt.ArrayLike, sizes: Sequence[int]) -> list[float]:
     """R[i]: recall averaged over the images of each task seen so far.
 
     Args:
-        confusion: counts [n_seen, n_seen], rows are true classes. sizes: classes of each task (may go on
-            beyond those seen).
+        confusion: counts [n_seen, n_seen], rows are true classes. sizes: classes of each task,
+            those not seen yet included or not.
     """
     counts = np.asarray(confusion)
     row = []
@@ -107,7 +107,7 @@ def auc(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -
 
 
 def figures(confusions: Sequence[npt.ArrayLike], sizes: Sequence[int], aucs: Sequence[float]) -> dict[str, Any]:
-    """Every figure of a run so far, under the names of result.json (see README, "Figures").
+    """Every figure of a run so far, under the one name it has everywhere.
 
     Args:
         confusions: after each task done. sizes: classes of each task. aucs: `auc` after each task.
@@ -115,16 +115,15 @@ def figures(confusions: Sequence[npt.ArrayLike], sizes: Sequence[int], aucs: Seq
     r = [accuracy_row(confusion, sizes) for confusion in confusions]
     micros = [micro(confusion) for confusion in confusions]
     return {
-        "accuracy_matrix": r,
-        "accuracy_after_task": micros,
-        "final_accuracy_macro": macro(r[-1]),
-        "final_accuracy_micro": micros[-1],
-        "average_incremental_accuracy": average_incremental(micros),
+        "macro": macro(r[-1]),
+        "micro": micros[-1],
+        "average_incremental": average_incremental(micros),
         "forgetting": forgetting(r),
         "forgetting_nonnegative": forgetting_nonnegative(r),
         "backward_transfer": backward_transfer(r),
-        "acc": micros[-1],
         "auc": aucs[-1],
+        "accuracy_matrix": r,
+        "accuracy_after_task": micros,
         "auc_after_task": list(aucs),
         "recall_per_class": recall_per_class(confusions[-1]),
         "confusion": [np.asarray(confusion).tolist() for confusion in confusions],
@@ -133,3 +132,5 @@ def figures(confusions: Sequence[npt.ArrayLike], sizes: Sequence[int], aucs: Seq
 
 EMPTY: dict[str, None] = dict.fromkeys(figures([[[1]]], [1], [1.0]))
 """The figures' names, for a split that was not evaluated."""
+SCALARS = tuple(EMPTY)[:7]
+"""The figures that are one number; with their split as in `val_macro` where they are not nested under it."""

@@ -1,4 +1,4 @@
-"""Everything a run needs to go on, bit for bit, in one file that is whole or absent."""
+"""Everything that a run needs to resume, bit for bit, in one file that is whole or absent."""
 
 import hashlib
 import io
@@ -10,23 +10,29 @@ import torch
 
 from ccsi.errors import UserError
 from ccsi.io.atomic import write_atomically
+from ccsi.io.run_files import CHECKPOINT
 
-NAME = "checkpoint.pt"
+NAME = CHECKPOINT
 State = dict[str, Any]
+MARK = b"sha256="
+COMMENT = len(MARK) + 64
 
 
 class Checkpoints:
     """The newest state of a run, in `<folder>/checkpoint.pt`.
 
-    The file is a SHA-256 digest (32 bytes) followed by what `torch.save` writes; it is written beside its
-    place, synced and renamed, so a kill at any moment leaves the state before or the state after.
+    The file is what `torch.save` writes, and `torch.load(path, weights_only=True)` reads it. That is a zip archive; its
+    comment is the SHA-256 of all bytes before it. Readers of zip files skip a comment, every byte is covered (the
+    archive's own CRCs leave out headers and padding), and a kill cannot separate digest and state, as it could two
+    files. The file is written beside its place, synced and renamed: a kill at any moment leaves the state before or the
+    state after. Earlier versions put the digest (32 bytes) in front of the archive; that is still read.
 
     Args:
         folder: the run's folder. every: seconds between checkpoints inside a stage.
     """
 
     def __init__(self, folder: Path, every: float) -> None:
-        self.path, self.every = folder / NAME, every
+        self.path, self.every = folder / CHECKPOINT, every
         self._last = time.monotonic()
 
     def load(self) -> State | None:
@@ -41,13 +47,13 @@ class Checkpoints:
             return None
         except OSError as error:
             raise UserError(f"{self.path} cannot be read ({error.strerror}).") from error
-        digest, payload = data[:32], data[32:]
-        if hashlib.sha256(payload).digest() != digest:
+        archive = verified(data)
+        if archive is None:
             raise UserError(
-                f"{self.path} is damaged (its checksum does not match); put back a good copy to go on, "
+                f"{self.path} is damaged (its checksum does not match); put back a good copy to resume, "
                 "or start anew with another run_dir."
             )
-        state: State = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        state: State = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
         return state
 
     def due(self) -> bool:
@@ -62,9 +68,24 @@ class Checkpoints:
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        payload = buffer.getvalue()
-        write_atomically(self.path, hashlib.sha256(payload).digest() + payload)
+        buffer.seek(-2, io.SEEK_END)  # a zip archive ends with its comment, whose length is in the two bytes before
+        buffer.write(COMMENT.to_bytes(2, "little"))
+        buffer.write(comment(buffer.getvalue()))
+        write_atomically(self.path, buffer.getvalue())
         self._last = time.monotonic()
+
+
+def comment(archive: bytes) -> bytes:
+    """What follows the bytes of an archive in a checkpoint file."""
+    return MARK + hashlib.sha256(archive).hexdigest().encode()
+
+
+def verified(data: bytes) -> bytes | None:
+    """The archive in a checkpoint file's bytes; None if any of them has changed."""
+    if data[-COMMENT:] == comment(data[:-COMMENT]):
+        return data
+    old = data[:32] == hashlib.sha256(data[32:]).digest()
+    return data[32:] if old else None
 
 
 def sha256_of(tensors: dict[str, torch.Tensor]) -> str:

@@ -1,55 +1,58 @@
-"""One file a method: what distinguishes it, and nothing else."""
+"""One file a method, with what distinguishes it and nothing else.
 
-from ccsi.learners.abd import ABD
-from ccsi.learners.acil import ACIL
+Learners are found by name: a module here that defines a `Learner` with a `default_name` is all that a new one needs,
+beside its configs/learner/<name>.yaml. `from ccsi.learners import CCSI` imports the module that defines the class.
+"""
+
+import difflib
+from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from ccsi.errors import UserError
 from ccsi.learners.base import Learner, Loss, NetLearner, Stored
-from ccsi.learners.bic import BiC
-from ccsi.learners.ccsi import CCSI, IdC
-from ccsi.learners.deep_inversion import DeepInversion
-from ccsi.learners.ds_al import DSAL
-from ccsi.learners.eeil import EEIL
-from ccsi.learners.er import ER
-from ccsi.learners.ewc import EWC
-from ccsi.learners.fecam import FeCAM
-from ccsi.learners.fetril import FeTrIL
-from ccsi.learners.finetune import Finetune
-from ccsi.learners.icarl import ICaRL
-from ccsi.learners.joint import Joint
-from ccsi.learners.lucir import LUCIR
-from ccsi.learners.lwf import LwF
-from ccsi.learners.lwf_mc import LwFMC
-from ccsi.learners.ncm import NCM
 from ccsi.learners.parts.exemplars import ExemplarBudget
-from ccsi.learners.pass_ import PASS
-from ccsi.learners.r_dfcil import RDFCIL
-from ccsi.learners.si import SI
 
-__all__ = [
-    "ABD",
-    "ACIL",
-    "CCSI",
-    "DSAL",
-    "EEIL",
-    "ER",
-    "EWC",
-    "LUCIR",
-    "NCM",
-    "PASS",
-    "RDFCIL",
-    "SI",
-    "BiC",
-    "DeepInversion",
-    "ExemplarBudget",
-    "FeCAM",
-    "FeTrIL",
-    "Finetune",
-    "ICaRL",
-    "IdC",
-    "Joint",
-    "Learner",
-    "Loss",
-    "LwF",
-    "LwFMC",
-    "NetLearner",
-    "Stored",
-]
+__all__ = ["ExemplarBudget", "Learner", "Loss", "NetLearner", "Stored", "all_learners", "find_learner"]
+
+
+def classes() -> Iterator[type]:
+    """The classes that the modules of this package define, module by module in alphabetical order."""
+    for module in iter_modules(__path__, f"{__name__}."):
+        yield from (
+            value
+            for value in vars(import_module(module.name)).values()
+            if isinstance(value, type) and value.__module__ == module.name
+        )
+
+
+def all_learners() -> dict[str, type[Learner]]:
+    """Every learner by its `default_name`, in alphabetical order."""
+    found = [one for one in classes() if issubclass(one, Learner) and vars(one).get("default_name")]
+    return {learner.default_name: learner for learner in sorted(found, key=lambda one: one.default_name)}
+
+
+def find_learner(name: str) -> type[Learner]:
+    """The learner whose `default_name` is `name`.
+
+    Raises:
+        UserError: there is none.
+    """
+    learners = all_learners()
+    if name not in learners:
+        near = difflib.get_close_matches(name, learners, n=1)
+        raise UserError(
+            f"learner={name} is not a learner; "
+            + (f"did you mean {near[0]}?" if near else f"expected {', '.join(learners)}.")
+        )
+    return learners[name]
+
+
+def __getattr__(name: str) -> Any:
+    """The class `name` of one of the modules, for `_target_: ccsi.learners.<name>` and for imports."""
+    if not name.startswith("_"):
+        for found in classes():
+            if found.__name__ == name:
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""ACIL (Zhuang et al., NeurIPS 2022): an analytic classifier on a frozen backbone."""
+"""ACIL: analytic class-incremental learning (Zhuang et al., NeurIPS 2022)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,20 +10,21 @@ from torch.nn import functional as F
 
 from ccsi.checks import Positive, PositiveInt
 from ccsi.data import Task
-from ccsi.learners.base import FrozenLearner
+from ccsi.learners.frozen import FrozenLearner
 
 
 @dataclass(kw_only=True, eq=False)
 class ACIL(FrozenLearner):
-    """Ridge regression on randomly expanded features, updated task by task to what all tasks together would give.
+    """Ridge regression on randomly expanded features, updated task by task to the solution for all tasks together.
 
-    It keeps the autocorrelation of the expanded features and their correlation with the labels: the inverses of the
-    paper's recursive R and W·R⁻¹ (theorem 1), as sums, whose order does not matter. The backbone is trained on the
-    first task, which in the paper has half of the classes.
+    It keeps the autocorrelation of the expanded features and their correlation with the labels. Unlike the paper's
+    recursive R and W·R⁻¹ (theorem 1), these are sums, whose order does not matter. The backbone is trained on the first
+    task, which in the paper has half of the classes.
 
     Args:
-        expansion: width of the random layer, 8,192 in the paper (section 4.1), where what is kept takes 0.5 GB; here
-            2,048, which take 34 MB. ridge: γ, 0.1 there.
+        expansion: width of the random layer; 8,192 in the paper (section 4.1), for which 0.5 GB are kept; 34 MB for
+            2,048.
+        ridge: γ, 0.1 in the paper.
     """
 
     default_name = "acil"
@@ -55,13 +56,18 @@ class ACIL(FrozenLearner):
 
 
 def correlated(
-    auto: Tensor, cross: Tensor, expanded: Callable[[Tensor], Tensor], features: Tensor, wanted: Tensor
+    auto: Tensor, cross: Tensor, expanded: Callable[[Tensor], Tensor], features: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """XᵀX [E, E] and XᵀY [E, n], to which those of some images are added: X of features [N, D], Y [N, n].
+    """XᵀX [E, E] and XᵀY [E, n] after some images are added.
 
-    Both begin as [0, 0]. A thousand images at a time: with 8,192 columns X takes 65 kB an image.
+    Images are expanded in chunks: with 8,192 columns X takes 65 kB an image.
+
+    Args:
+        auto, cross: XᵀX and XᵀY before; [0, 0] at the start.
+        expanded: gives X [N, E] of `features` [N, D].
+        targets: Y, [N, n].
     """
-    for part, y in zip(features.split(1024), wanted.split(1024), strict=True):
+    for part, y in zip(features.split(1024), targets.split(1024), strict=True):
         x = expanded(part)
         auto = auto + x.T @ x if len(auto) else x.T @ x
         new = x.T @ y

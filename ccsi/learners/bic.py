@@ -12,7 +12,8 @@ from torch import Tensor
 from ccsi.checks import Positive, Share
 from ccsi.data import Labelled, Task
 from ccsi.errors import UserError
-from ccsi.learners.base import Loss, ReplayLearner
+from ccsi.learners.base import Loss
+from ccsi.learners.replay import ReplayLearner
 from ccsi.losses import knowledge_distillation
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
@@ -20,14 +21,16 @@ from ccsi.stage import Stages
 
 @dataclass(kw_only=True, eq=False)
 class BiC(ReplayLearner):
-    """Distillation on new images and exemplars; then the new classes' logits are scaled to stop being preferred.
+    """Distillation on new images and exemplars, then a linear correction of the new classes' logits against their bias.
 
-    Two numbers for each task, z ← α·z + β (eq. 4), are fitted to images held out of training, as many a class, and
-    stay: later tasks distil and learn on corrected logits. It keeps exemplars, chosen by herding: 2,000 in all there.
+    Two numbers for each task, z ← α·z + β (eq. 4), are fitted to held-out images, equally many of each class, and
+    then fixed: later tasks are trained and distilled on corrected logits. It keeps exemplars, chosen by herding, 2,000
+    in all in the paper, and these two numbers.
 
     Args:
-        temperature: T of the distillation, 2 in the paper (eq. 1). held_out: share of a class's exemplars that the two
-            numbers are fitted to, 0.1 there (section 6.1): at least one image, and never all.
+        temperature: T of the distillation, 2 in the paper (eq. 1).
+        held_out: share of a class's exemplars that the two numbers are fitted to, 0.1 in the paper (section 6.1): at
+            least one image, and never all.
     """
 
     default_name = "bic"
@@ -50,29 +53,28 @@ class BiC(ReplayLearner):
 
     def learn(self, task: Task, stages: Stages) -> None:
         n_old, teacher = self.net.n_classes, self.frozen_net()
-        train, replay, held = self.parted(task)
+        train, replay, held = self.split(task)
         share = n_old / task.classes.stop  # λ, section 3
 
-        def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            logits = self.corrected(net(images))  # older tasks' as they will be judged
-            found = {"ce": (1 - share) * self.cross_entropy(logits, labels)}
+        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            logits = self.corrected(net(images))  # older tasks' logits as they are at test time
+            terms = {"ce": (1 - share) * self.cross_entropy(logits, labels)}
             if n_old:
-                with torch.no_grad():
-                    old = self.corrected(teacher(images))
+                old = self.corrected(teacher(images))
                 kept = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
-                found["distillation"] = share * kept
-            return found
+                terms["distillation"] = share * kept
+            return terms
 
         self.grow(task)
-        self.fit(dataclasses.replace(task, train=train), Loss(parts), stages, replay, self.budget.ratio)
+        self.fit(dataclasses.replace(task, train=train), Loss(loss_terms), stages, replay, self.budget.ratio)
         features = self.features(held.images)
         logits = self.corrected(self.net.scale * self.net.cosines(features)).detach()
         found = self.fitted(logits.double().cpu().numpy(), held.labels.cpu().numpy(), n_old)
         self.correction = torch.cat([self.correction, self.correction.new_tensor([found])])
         self.remember(task)
 
-    def parted(self, task: Task) -> tuple[Labelled, Labelled | None, Labelled]:
-        """New images and exemplars to train on, and those held out: as many of each class, none in the first task."""
+    def split(self, task: Task) -> tuple[Labelled, Labelled | None, Labelled]:
+        """New images and exemplars to train on, and those held out: equally many a class, none in the first task."""
         kept = Labelled(self.kept_images, self.kept_labels)
         fewest = int(kept.labels.bincount().min()) if len(kept) else 0
         n = min(max(1, round(self.held_out * fewest)), fewest - 1) if fewest else 0
@@ -93,8 +95,11 @@ class BiC(ReplayLearner):
     def fitted(logits: np.ndarray, labels: np.ndarray, n_old: int) -> list[float]:
         """α and β of least cross-entropy, a convex problem; 1 and 0 without images.
 
-        Half a tenth of (α − 1)² + β² is added, as the original does for β: a few images, all called right, would let
-        both grow without end. logits: [N, n]. labels: [N].
+        0.05·((α − 1)² + β²) is added, as the original does for β: with few images, all classified correctly, both
+        would otherwise grow without bound.
+
+        Args:
+            logits: [N, n]. labels: [N]. n_old: the classes below it keep their logits.
         """
         from scipy.optimize import minimize  # half a second, in every process
         from scipy.special import log_softmax
@@ -107,7 +112,7 @@ class BiC(ReplayLearner):
         return [1.0, 0.0] if not len(labels) else [float(value) for value in minimize(loss, [1.0, 0.0]).x]
 
     def corrected(self, logits: Tensor) -> Tensor:
-        """α·z + β with the numbers of each class's task: [N, n] to the same; tasks without numbers stay."""
+        """α·z + β with the numbers of each class's task: [N, n] to the same; tasks without numbers are unchanged."""
         measured = self.heads[: len(self.correction)]
         parts = [a * logits[:, h.start : h.stop] + b for h, (a, b) in zip(measured, self.correction, strict=True)]
         return torch.cat([*parts, logits[:, measured[-1].stop if measured else 0 :]], 1)

@@ -1,4 +1,4 @@
-"""CCSI (Continual Class-Specific Impression, arXiv 2406.05631), and with other settings CI (arXiv 2207.00005)."""
+"""CCSI (Continual Class-Specific Impression, arXiv 2406.05631), and configured differently CI (arXiv 2207.00005)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,8 @@ from ccsi.checks import AtLeastTwo, NonNegative, PerTaskPositive, PerTaskShare, 
 from ccsi.data import Augment, Task
 from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
-from ccsi.learners.base import InversionLearner, Stored
+from ccsi.learners.base import Stored
+from ccsi.learners.generative import InversionLearner
 from ccsi.losses import (
     class_centroids,
     cross_entropy,
@@ -30,15 +31,15 @@ Target = Literal["new_train", "unlabeled_pool", "as_released"]
 
 @dataclass(frozen=True, kw_only=True)
 class IdC:
-    """Settings of the intra-domain conservative loss.
+    """The intra-domain conservative loss.
 
     Args:
-        rho: ρ, weight of the batch in the running source centroids. tau: τ, temperature. Each one value, or one
-            a task from the second on.
+        rho: ρ, weight of the batch in the running source centroids; one value, or one a task from the second on.
+        tau: τ, temperature; one value, or one a task from the second on.
         form: `sum` (the paper's) or `per_class` (InfoNCE).
-        target: images whose pseudo-labelled centroids are compared: `new_train`, the new task's own training
-            images without labels; `unlabeled_pool`, the val images of all classes so far without labels (a
-            transductive setting); `as_released`, the test images (only to measure the released code's leak).
+        target: images whose pseudo-labelled centroids are compared: `new_train`, the new task's own training images
+            without labels; `unlabeled_pool`, the val images of all classes so far without labels (transductive);
+            `as_released`, the test images (only to measure the released code's leak).
         batch_size: images of a target batch; null: as many as in a training batch.
     """
 
@@ -58,17 +59,25 @@ PERMISSION: dict[Target, tuple[str, ...]] = {
 
 @dataclass(kw_only=True, eq=False)
 class CCSI(InversionLearner):
-    """Synthesize the old classes' images, grow, update on new real and old synthetic images, remember.
+    """Replay of class impressions, images of old classes that are optimised under the old net, with four losses.
+
+    The impressions start at the class's mean image and match the class's normalization moments. Cross-entropy,
+    distillation, margin and intra-domain conservative (IdC) loss are computed on new real and old synthetic images. A
+    weight of 0 switches a loss off. It keeps each class's mean image and mean normalization moments. METHOD section 7
+    lists where it departs from the released code.
 
     Args:
-        synthesis: how impressions are made. idc: settings of that loss.
-        distillation, w_margin, w_idc: λ (times √(n_old/n_new)) and the weights of margin and IdC; 0 switches a
-            loss off and costs nothing.
-        margin, top_k: m and K of the margin loss.
-        balance: against the imbalance of new and old images: `sampler` (share `synthetic_ratio` of the
-            draws), `class_weights` (inverse frequency in the cross-entropy), `both` or `none`.
-        imprint: new prototypes start at their class's mean feature (else at random).
-        freeze_prototypes: old prototypes stay while a new task is learned.
+        idc: the IdC loss.
+        distillation: λ of the distillation, times √(n_old/n_new); 5 in the paper.
+        w_margin: weight of the margin loss.
+        margin: m of the margin loss, in cosine units.
+        top_k: K of the margin loss, new classes that an old image is compared with.
+        w_idc: weight of the IdC loss.
+        balance: against the imbalance of new and old images: `sampler` (`synthetic_ratio`), `class_weights` (inverse
+            frequency in the cross-entropy), `both` or `none`.
+        synthetic_ratio: share of synthetic images in an epoch's draws; one value, or one a task from the second on.
+        imprint: new prototypes start at their class's mean feature, otherwise at random.
+        freeze_prototypes: old prototypes are fixed while a new task is learned.
     """
 
     default_name = "ccsi"
@@ -91,12 +100,12 @@ class CCSI(InversionLearner):
 
     def check(self, sizes: Sequence[int]) -> None:
         n_tasks = len(sizes)
-        per_task_settings = {
+        values = {
             "learner.synthetic_ratio": self.synthetic_ratio,
             "learner.idc.rho": self.idc.rho,
             "learner.idc.tau": self.idc.tau,
         } | {f"learner.synthesis.{k}": getattr(self.synthesis, k) for k in ("batches", "w_ce", "w_f", "w_tv", "w_l2")}
-        for key, value in per_task_settings.items():
+        for key, value in values.items():
             if isinstance(value, list) and len(value) != n_tasks - 1:
                 raise UserError(
                     f"{key}={value} has {len(value)} values; expected one number, or one for each of the "
@@ -113,8 +122,8 @@ class CCSI(InversionLearner):
             task,
             objective,
             stages,
-            synthetic=self.impressions,
-            synthetic_ratio=per_task(self.synthetic_ratio, task.index) if n_old and sampled else None,
+            replay=self.impressions,
+            replay_ratio=per_task(self.synthetic_ratio, task.index) if n_old and sampled else None,
             train_old_prototypes=not self.freeze_prototypes,
         )
         self.memory = self.memory.extended(remember(self.net, task.train, task.classes))
@@ -166,20 +175,19 @@ class Update:
             features = net.features(images)
         cosines = net.cosines(features)
         weights = None if self.class_weights is None else self.class_weights.to(cosines.dtype)
-        parts = {"ce": cross_entropy(net.scale * cosines, labels, weights, self.smoothing, net.process_group)}
+        terms = {"ce": cross_entropy(net.scale * cosines, labels, weights, self.smoothing, net.process_group)}
         if self.w_distillation:
-            with torch.no_grad():
-                old_features = self.teacher.features(images)
-            parts["distillation"] = self.w_distillation * distillation(features, old_features, net.process_group)
+            old_features = self.teacher.features(images)
+            terms["distillation"] = self.w_distillation * distillation(features, old_features, net.process_group)
         if self.w_margin:
             m, k = self.learner.margin, self.learner.top_k
-            parts["margin"] = self.w_margin * margin(cosines, labels, self.n_old, m, k, net.process_group)
+            terms["margin"] = self.w_margin * margin(cosines, labels, self.n_old, m, k, net.process_group)
         if target is not None:
-            parts["idc"] = self.w_idc * self.idc(cosines, labels, net.cosines(target), net.process_group)
-        return parts
+            terms["idc"] = self.w_idc * self.idc(cosines, labels, net.cosines(target), net.process_group)
+        return terms
 
     def target_batch(self, net: IncrementalNet, n: int) -> Tensor:
-        """This worker's share of a target batch drawn anew: [M, C, S, S] in [0, 1]; `n`: its labelled images."""
+        """This worker's shard of a new target batch, [M, C, S, S] in [0, 1]; `n`: number of its labelled images."""
         process_group = net.process_group
         size = self.learner.idc.batch_size or process_group.count(n)
         part = process_group.shard(size)
@@ -191,7 +199,7 @@ class Update:
         return x
 
     def idc(self, cosines: Tensor, labels: Tensor, target: Tensor, process_group: ProcessGroup) -> Tensor:
-        """L_idc of this batch, of which each worker answers for its share; moves the running source centroids.
+        """This worker's share of L_idc on the batch; updates the running source centroids.
 
         Args:
             cosines, labels: of the labelled images, [N, n_classes] and int64 [N]. target: cosines of the target

@@ -9,7 +9,8 @@ from torch import Tensor
 from ccsi.checks import NonNegative, Positive, Share
 from ccsi.data import Task
 from ccsi.errors import UserError
-from ccsi.learners.base import InversionLearner, Loss
+from ccsi.learners.base import Loss
+from ccsi.learners.generative import InversionLearner
 from ccsi.losses import knowledge_distillation
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
@@ -18,13 +19,14 @@ from ccsi.synthesis import ClassMemory
 
 @dataclass(kw_only=True, eq=False)
 class DeepInversion(InversionLearner):
-    """Images of old classes optimised from noise to the net's batch moments, and the old net's answers on all images.
+    """Replay of images optimised from noise to match the net's batch moments, and distillation on all images.
 
-    Its objective is CCSI's without class means and class-adaptive moments, so that it keeps nothing of real data. The
-    net is trained with cross-entropy on the images it made too (in the paper only on real ones).
+    It keeps nothing of real data: the images' objective is CCSI's without class means and class-adaptive moments.
+    Unlike the paper, cross-entropy is computed on synthetic images too.
 
     Args:
-        distillation: weight of the old net's answers, 1 in the paper (eq. 9). temperature: T.
+        distillation: weight of the distillation of the old net's outputs, 1 in the paper (eq. 9).
+        temperature: T of the distillation.
         synthetic_ratio: share of synthetic images in an epoch, half in the paper (appendix).
     """
 
@@ -48,14 +50,13 @@ class DeepInversion(InversionLearner):
         self.synthesize(task, teacher, blank, stages)
         self.grow(task)
 
-        def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             logits = net(images)
-            found = {"ce": self.cross_entropy(logits, labels)}
+            terms = {"ce": self.cross_entropy(logits, labels)}
             if n_old and self.distillation:
-                with torch.no_grad():
-                    old = teacher(images)
+                old = teacher(images)
                 kept = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
-                found["distillation"] = self.distillation * kept
-            return found
+                terms["distillation"] = self.distillation * kept
+            return terms
 
-        self.fit(task, Loss(parts), stages, self.impressions, self.synthetic_ratio if n_old else None)
+        self.fit(task, Loss(loss_terms), stages, self.impressions, self.synthetic_ratio if n_old else None)

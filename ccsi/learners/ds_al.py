@@ -1,4 +1,4 @@
-"""DS-AL (Zhuang et al., AAAI 2024): ACIL, and a second stream that learns what it leaves over."""
+"""DS-AL: dual-stream analytic learning (Zhuang et al., AAAI 2024)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,13 +14,13 @@ from ccsi.learners.acil import ACIL, correlated, ridge_solution
 
 @dataclass(kw_only=True, eq=False)
 class DSAL(ACIL):
-    """ACIL's ridge regression, and another one, of the same random features through tanh, on its residuals.
+    """ACIL, with a second ridge regression on its residuals, of the same random features through tanh.
 
-    Of a task's residuals those on old classes count as 0 (previous label cleansing). It keeps what ACIL keeps, twice.
-    One γ serves both streams (the released code has one for each).
+    A task's residuals on old classes are set to 0 (previous label cleansing). It keeps ACIL's correlations, once for
+    each stream. Unlike the released code, one γ serves both streams.
 
     Args:
-        compensation: C, how much of the second stream is added; 0.6 in the paper on CIFAR-100 (table 1).
+        compensation: C, weight of the second stream; 0.6 in the paper on CIFAR-100 (table 1).
     """
 
     default_name = "ds_al"

@@ -1,10 +1,10 @@
-"""Experience replay: real images kept and mixed in, the oracle for impressions (Chaudhry et al. 2019)."""
+"""Experience replay (ER, Chaudhry et al., arXiv 1902.10486, 2019)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ccsi.data import Task
-from ccsi.learners.base import ReplayLearner
+from ccsi.learners.replay import ReplayLearner
 from ccsi.stage import Stages
 
 
@@ -12,8 +12,8 @@ from ccsi.stage import Stages
 class ER(ReplayLearner):
     """Cross-entropy over all classes seen, on the new task's images and some real images of each old class.
 
-    Half of the draws are exemplars (`budget.ratio`), as in the paper's batches. It keeps exemplars, chosen as the
-    budget says (the paper sees each image once, and fills its memory on the way): the oracle for impressions.
+    It keeps exemplars, chosen as `budget` says. Half of the draws are exemplars (`budget.ratio`), as in the paper's
+    batches; the paper sees each image once and fills its memory meanwhile. The oracle for class impressions.
     """
 
     default_name = "er"

@@ -10,21 +10,21 @@ from torch.func import functional_call, jacrev, vmap
 from ccsi.checks import NonNegative, PositiveInt, Probability
 from ccsi.data import Task
 from ccsi.learners.base import Loss, NetLearner
-from ccsi.learners.parts.importance import bounded, grown, guarded, quadratic
+from ccsi.learners.parts.importance import bounded, padded, penalized_weights, quadratic
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
 
 
 @dataclass(kw_only=True, eq=False)
 class EWC(NetLearner):
-    """Weights that mattered for old tasks, by their Fisher information, are held where they were.
+    """A quadratic penalty keeps weights near their old values, in proportion to their Fisher information.
 
-    It keeps the diagonal of the Fisher matrix, summed over tasks, of which older ones fade. No weight is held
-    stiffer than SGD's step can follow (λ·F ≤ 1/lr), so that a large λ freezes weights and does not diverge.
+    It keeps the diagonal of the Fisher matrix, summed over tasks with a decay. Unlike the papers, it bounds the penalty
+    (λ·F ≤ 1/lr), so that a large λ freezes weights and does not make SGD diverge.
 
     Args:
         penalty: λ; tuned per problem in the paper; 5,000 in FACIL (Masana et al. 2022), with another scale of F.
-        decay: γ of the online form (Schwarz et al., eq. 9), below 1 there; 1 forgets nothing.
+        decay: γ of the online form (Schwarz et al., eq. 9), below 1 there; with 1 old tasks keep their full weight.
         fisher_images: images of a task that the Fisher matrix is computed from.
     """
 
@@ -45,15 +45,15 @@ class EWC(NetLearner):
         self.grow(task)
         stiffness = bounded([self.penalty * value for value in self.fisher], self.training.lr)
 
-        def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            found = {"ce": self.cross_entropy(net(images), labels)}
+        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            terms = {"ce": self.cross_entropy(net(images), labels)}
             if stiffness and self.penalty:
-                found["penalty"] = quadratic(net, stiffness, self.anchor) / net.process_group.world_size
-            return found
+                terms["penalty"] = quadratic(net, stiffness, self.anchor) / net.process_group.world_size
+            return terms
 
-        self.fit(task, Loss(parts), stages)
-        now = [p.detach().clone() for p in guarded(self.net)]
-        old = grown(self.fisher, now) if self.fisher else [torch.zeros_like(p) for p in now]
+        self.fit(task, Loss(loss_terms), stages)
+        now = [p.detach().clone() for p in penalized_weights(self.net)]
+        old = padded(self.fisher, now) if self.fisher else [torch.zeros_like(p) for p in now]
         new = stages.run("fisher", lambda stage: fisher_diagonal(self.net, self.sample(task)))
         self.fisher = [self.decay * a + b for a, b in zip(old, new, strict=True)]
         self.anchor = now
@@ -66,21 +66,21 @@ class EWC(NetLearner):
 
 @torch.no_grad()
 def fisher_diagonal(net: IncrementalNet, images: Tensor) -> list[Tensor]:
-    """E_x Σ_c p(c|x) · (∂ log p(c|x) / ∂θ)², one for each of `guarded`, over uint8 images; workers share them.
+    """E_x Σ_c p(c|x) · (∂ log p(c|x) / ∂θ)² over uint8 images, for each of `penalized_weights`; workers share them.
 
-    The model's own expectation over labels, which is what makes it the Fisher information.
+    The expectation over labels is the model's own, as the Fisher information demands.
     """
     net.eval()
     weights = {name: p.detach() for name, p in net.named_parameters()}
     state = dict(net.named_buffers())
 
     def log_probabilities(weights: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-        found: Tensor = functional_call(net, (weights, state), (x[None],))[0].log_softmax(0)
-        return found, found
+        log_p: Tensor = functional_call(net, (weights, state), (x[None],))[0].log_softmax(0)
+        return log_p, log_p
 
     def of_one(x: Tensor) -> dict[str, Tensor]:
-        slopes, found = jacrev(log_probabilities, has_aux=True)(weights, x)
-        return {name: torch.einsum("c,c...->...", found.exp(), slope.square()) for name, slope in slopes.items()}
+        slopes, log_p = jacrev(log_probabilities, has_aux=True)(weights, x)
+        return {name: torch.einsum("c,c...->...", log_p.exp(), slope.square()) for name, slope in slopes.items()}
 
     x = images[net.process_group.shard(len(images))].to(net.scale.dtype) / 255
     chunk = max(1, 2**23 // (net.n_classes * sum(p.numel() for p in weights.values())))

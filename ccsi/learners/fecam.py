@@ -1,4 +1,4 @@
-"""FeCAM (Goswami et al., NeurIPS 2023): a Mahalanobis distance for each class, on a frozen backbone."""
+"""FeCAM: feature covariance-aware metric (Goswami et al., NeurIPS 2023)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,22 +9,22 @@ from torch.nn import functional as F
 
 from ccsi.checks import NonNegative, Positive
 from ccsi.data import Task
-from ccsi.learners.base import FrozenLearner
+from ccsi.learners.frozen import FrozenLearner
 from ccsi.learners.parts.prototypes import class_covariances, class_means
 
 
 @dataclass(kw_only=True, eq=False)
 class FeCAM(FrozenLearner):
-    """An image belongs to the class whose mean feature is nearest by that class's own covariance.
+    """An image belongs to the class with the smallest Mahalanobis distance, by that class's own covariance.
 
     It keeps each class's mean feature and covariance. The backbone is trained on the first task, which in the paper
     has half of the classes.
 
     Args:
-        shrink_diagonal, shrink_rest: γ1 and γ2, how much of the mean variance and of the mean covariance is added
-            (eq. 8; 1 and 1 in section 5.1). tukey: λ of Tukey's ladder of powers, features to the power λ
-            (eq. 9; 0.5 in section 5.1); 1 leaves them.
-        normalize: compare correlations, not covariances (eq. 10).
+        shrink_diagonal: γ1, multiple of the mean variance that is added to the variances (eq. 8); 1 in section 5.1.
+        shrink_rest: γ2, multiple of the mean covariance that is added to the covariances (eq. 8); 1 in section 5.1.
+        tukey: λ of Tukey's transform, features to the power λ (eq. 9); 0.5 in section 5.1, and 1 changes nothing.
+        normalize: use correlations, not covariances (eq. 10).
         unit_length: features and means have length 1 when they are compared (in the released code, not the paper).
     """
 
@@ -53,7 +53,7 @@ class FeCAM(FrozenLearner):
         self.inverse = torch.linalg.pinv(self.covariances, hermitian=True)
 
     def transformed(self, features: Tensor) -> Tensor:
-        """Tukey's transform of features [N, D], float64; of values below 0 by their size (they have no power λ)."""
+        """Tukey's transform of features [N, D], float64; the sign of negative values is kept."""
         x = features.double()
         return x if self.tukey == 1 else x.sign() * x.abs() ** self.tukey
 
@@ -74,5 +74,5 @@ class FeCAM(FrozenLearner):
         means = self.means
         if self.unit_length:
             x, means = F.normalize(x), F.normalize(means)
-        apart = x[None] - means[:, None]  # [n, N, D]
-        return -((apart @ self.inverse) * apart).sum(2).T
+        difference = x[None] - means[:, None]  # [n, N, D]
+        return -((difference @ self.inverse) * difference).sum(2).T

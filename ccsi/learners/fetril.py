@@ -1,4 +1,4 @@
-"""FeTrIL (Petit et al., WACV 2023): features of new images, moved to where old classes were."""
+"""FeTrIL: feature translation for incremental learning (Petit et al., WACV 2023)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,19 +10,19 @@ from torch.nn import functional as F
 
 from ccsi.checks import Positive
 from ccsi.data import Task
-from ccsi.learners.base import FrozenLearner
+from ccsi.learners.frozen import FrozenLearner
 from ccsi.learners.parts.prototypes import class_means
 
 
 @dataclass(kw_only=True, eq=False)
 class FeTrIL(FrozenLearner):
-    """A linear classifier on new features and, for each old class, those of the new class most like it, translated.
+    """A linear classifier on features of new images, and on the same translated to the means of old classes.
 
-    It keeps each class's mean feature. The backbone is trained on the first task, which in the paper has half of the
-    classes.
+    Each old class gets the features of the new class with the most similar mean. It keeps each class's mean feature.
+    The backbone is trained on the first task, which in the paper has half of the classes.
 
     Args:
-        c: inverse regularisation of the linear support vector machine, scikit-learn's; 1 by default there.
+        c: inverse regularisation of scikit-learn's linear support vector machine, whose default is 1.
     """
 
     default_name = "fetril"
@@ -46,14 +46,18 @@ class FeTrIL(FrozenLearner):
             x.append(moved)
             y.append(torch.full((len(moved),), old).to(y[0]))
         self.means = torch.cat([self.means, new])
-        self.classifier = separated(F.normalize(torch.cat(x)), torch.cat(y), self.c).to(self.classifier)
+        self.classifier = linear_svm(F.normalize(torch.cat(x)), torch.cat(y), self.c).to(self.classifier)
 
     def classify_features(self, features: Tensor) -> Tensor:
         return F.normalize(features).double() @ self.classifier[:, :-1].T + self.classifier[:, -1]
 
 
-def separated(x: Tensor, y: Tensor, c: float) -> Tensor:
-    """Weights and intercept of each class against the rest: [N, D], int64 [N] with all of 0 … n−1, to [n, D+1]."""
+def linear_svm(x: Tensor, y: Tensor, c: float) -> Tensor:
+    """Weights and intercept of each class against the rest, [n, D+1].
+
+    Args:
+        x: features [N, D]. y: int64 [N], with all of 0 … n−1. c: inverse regularisation.
+    """
     from sklearn.svm import LinearSVC
 
     n = int(y.max()) + 1

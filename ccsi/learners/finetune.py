@@ -1,4 +1,4 @@
-"""Fine-tuning: learn each task's images and nothing else. The lower bound."""
+"""Fine-tuning on each task's images alone: the lower bound."""
 
 from typing import ClassVar
 
@@ -6,7 +6,10 @@ from ccsi.learners.base import NetLearner
 
 
 class Finetune(NetLearner):
-    """Cross-entropy over all classes seen, on the new task's images only. Keeps nothing."""
+    """Cross-entropy over all classes seen, on the new task's images only.
+
+    It keeps nothing of real data. The lower bound of a comparison.
+    """
 
     default_name = "finetune"
     kind: ClassVar = "bound"

@@ -1,4 +1,4 @@
-"""iCaRL (Rebuffi et al., CVPR 2017)."""
+"""iCaRL: incremental classifier and representation learning (Rebuffi et al., CVPR 2017)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccsi.data import Task
-from ccsi.learners.base import ReplayLearner
 from ccsi.learners.lwf_mc import LwFMC
 from ccsi.learners.parts.prototypes import class_means, nearest_mean
+from ccsi.learners.replay import ReplayLearner
 from ccsi.stage import Stages
 
 
@@ -18,8 +18,8 @@ from ccsi.stage import Stages
 class ICaRL(ReplayLearner, LwFMC):
     """Sigmoids with distillation on new images and exemplars; classification by the nearest mean of exemplars.
 
-    It keeps exemplars, chosen by herding (algorithm 4), 2,000 in all in the paper (section 4), and their mean
-    features.
+    It keeps exemplars, chosen by herding (algorithm 4), 2,000 in all in the paper (section 4), and the mean feature
+    of each class's exemplars.
     """
 
     default_name = "icarl"

@@ -1,4 +1,4 @@
-"""Joint training: everything seen so far, at once. The upper bound, and not data-free."""
+"""Joint training on all tasks so far: the upper bound, which is not data-free."""
 
 from typing import ClassVar
 
@@ -10,7 +10,8 @@ from ccsi.stage import Stages
 class Joint(NetLearner):
     """A new net for each task, trained on the images of all tasks so far.
 
-    Its permission `all_tasks` makes the spine hand it every class's images; the record names it.
+    It keeps nothing itself: by its permission `all_tasks`, which the record names, a run hands it the images of every
+    class seen. The upper bound of a comparison.
     """
 
     default_name = "joint"

@@ -1,14 +1,14 @@
-"""LUCIR (Hou et al., CVPR 2019): CCSI's losses on kept images."""
+"""LUCIR: learning a unified classifier incrementally via rebalancing (Hou et al., CVPR 2019)."""
 
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ccsi.checks import NonNegative, PositiveInt
 from ccsi.data import Task
-from ccsi.learners.base import Loss, ReplayLearner
+from ccsi.learners.base import Loss
+from ccsi.learners.replay import ReplayLearner
 from ccsi.losses import distillation, margin
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
@@ -16,14 +16,16 @@ from ccsi.stage import Stages
 
 @dataclass(kw_only=True, eq=False)
 class LUCIR(ReplayLearner):
-    """Cosine-normalized cross-entropy, less-forget distillation and a margin on new images and exemplars.
+    """Cosine-normalized cross-entropy, less-forget distillation and a margin loss on new images and exemplars.
 
-    It keeps exemplars, 20 of each class in the paper, chosen by herding. (The paper fine-tunes the classifier on
-    exemplars alone at the end, on ImageNet only: left out.)
+    It keeps exemplars, chosen by herding, 20 of each class in the paper. The paper's fine-tuning of the classifier on
+    exemplars alone, used on ImageNet only, is left out.
 
     Args:
-        distillation: λ_base, times √(n_old/n_new); 5 in the paper on CIFAR (section 4.1). w_margin: 1 there.
-        margin, top_k: m = 0.5 and K = 2 there.
+        distillation: λ_base, times √(n_old/n_new); 5 in the paper on CIFAR (section 4.1).
+        w_margin: weight of the margin loss, 1 in the paper.
+        margin: m in cosine units, 0.5 in the paper.
+        top_k: K, new classes that an old image is compared with; 2 in the paper.
     """
 
     default_name = "lucir"
@@ -39,18 +41,17 @@ class LUCIR(ReplayLearner):
         self.grow(task, self.imprinted(task) if n_old else None)
         w_distillation = self.distillation * math.sqrt(n_old / len(task.classes))
 
-        def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             features = net.features(images)
             cosines = net.cosines(features)
-            found = {"ce": self.cross_entropy(net.scale * cosines, labels)}
+            terms = {"ce": self.cross_entropy(net.scale * cosines, labels)}
             if w_distillation:
-                with torch.no_grad():
-                    old = teacher.features(images)
-                found["distillation"] = w_distillation * distillation(features, old, net.process_group)
+                old = teacher.features(images)
+                terms["distillation"] = w_distillation * distillation(features, old, net.process_group)
             if n_old and self.w_margin:
-                apart = margin(cosines, labels, n_old, self.margin, self.top_k, net.process_group)
-                found["margin"] = self.w_margin * apart
-            return found
+                distance = margin(cosines, labels, n_old, self.margin, self.top_k, net.process_group)
+                terms["margin"] = self.w_margin * distance
+            return terms
 
-        self.fit(task, Loss(parts), stages, exemplars, self.budget.ratio, train_old_prototypes=False)
+        self.fit(task, Loss(loss_terms), stages, exemplars, self.budget.ratio, train_old_prototypes=False)
         self.remember(task)

@@ -1,9 +1,8 @@
-"""LwF.MC: the multi-class form of Learning without Forgetting (Rebuffi et al., iCaRL, CVPR 2017, section 4)."""
+"""LwF.MC, multi-class Learning without Forgetting (Rebuffi et al., iCaRL, CVPR 2017, section 4)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,12 +16,12 @@ from ccsi.stage import Stages
 
 @dataclass(kw_only=True, eq=False)
 class LwFMC(NetLearner):
-    """One sigmoid for each class: the new ones learn their labels, the old ones the old net's answers.
+    """One sigmoid for each class: new ones are trained on labels, old ones on the old net's outputs.
 
     It is iCaRL without exemplars, and classifies by the largest output. It keeps nothing of real data.
 
     Args:
-        distillation: weight of the old classes' part, 1 in the paper (algorithm 3).
+        distillation: weight of the old classes' term, 1 in the paper (algorithm 3).
     """
 
     default_name = "lwf_mc"
@@ -36,20 +35,19 @@ class LwFMC(NetLearner):
     def fit_sigmoids(
         self, task: Task, stages: Stages, exemplars: Labelled | None = None, ratio: float | None = None
     ) -> None:
-        """Grow, and train on the task's images and `exemplars` with iCaRL's loss (algorithm 3)."""
+        """Add the classes, and train on the task's images and `exemplars` with iCaRL's loss (algorithm 3)."""
         n_old = self.net.n_classes
         teacher = self.frozen_net()
         self.grow(task)
 
-        def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             logits = net(images)
-            wanted = F.one_hot(labels, net.n_classes).to(logits.dtype)
-            found = {"bce": binary_cross_entropy(logits[:, n_old:], wanted[:, n_old:], net.process_group)}
+            targets = F.one_hot(labels, net.n_classes).to(logits.dtype)
+            terms = {"bce": binary_cross_entropy(logits[:, n_old:], targets[:, n_old:], net.process_group)}
             if n_old and self.distillation:
-                with torch.no_grad():
-                    old = teacher(images).sigmoid()
-                kept = binary_cross_entropy(logits[:, :n_old], old, net.process_group)
-                found["distillation"] = self.distillation * kept
-            return found
+                old = teacher(images).sigmoid()
+                distance = binary_cross_entropy(logits[:, :n_old], old, net.process_group)
+                terms["distillation"] = self.distillation * distance
+            return terms
 
-        self.fit(task, Loss(parts), stages, exemplars, ratio)
+        self.fit(task, Loss(loss_terms), stages, exemplars, ratio)

@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccsi.data import Task
-from ccsi.learners.base import FrozenLearner
+from ccsi.learners.frozen import FrozenLearner
 from ccsi.learners.parts.prototypes import class_means, nearest_mean
 
 
 @dataclass(kw_only=True, eq=False)
 class NCM(FrozenLearner):
-    """An image belongs to the class whose mean feature is nearest; the backbone knows the first task's classes only.
+    """An image belongs to the class whose mean feature is nearest; the backbone is trained on the first task only.
 
-    It keeps each class's mean feature. The least that a method with a frozen backbone must beat.
+    It keeps each class's mean feature. The baseline of methods with a frozen backbone.
 
     Args:
         normalize: features have length 1 before they are averaged and compared (Rebuffi et al., section 2.3).

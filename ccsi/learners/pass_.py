@@ -1,4 +1,4 @@
-"""PASS (Zhu et al., CVPR 2021): prototype augmentation and self-supervision."""
+"""PASS: prototype augmentation and self-supervision (Zhu et al., CVPR 2021)."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,18 +16,19 @@ from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
 
 TURNS = 4
-"""Rotations by 90°, each of a class a class of its own (section 3.3)."""
+"""Rotations by 90°; each rotation of a class is a separate class (section 3.3)."""
 
 
 @dataclass(kw_only=True, eq=False)
 class PASS(NetLearner):
-    """Old classes are replayed as noise around their mean features; rotated images are classes of their own.
+    """Old classes are replayed as noise around their mean features; rotated images are separate classes.
 
-    It keeps each class's mean feature and one number for how far features spread. In the paper the first task has
-    half of the classes.
+    It keeps each class's mean feature, and one number for the spread of features. In the paper the first task has half
+    of the classes.
 
     Args:
-        w_prototypes, distillation: λ and γ, 10 and 10 in the paper (section 4.1).
+        w_prototypes: λ, weight of the cross-entropy on replayed features; 10 in the paper (section 4.1).
+        distillation: γ, weight of the distance from the old net's features; 10 in the paper (section 4.1).
     """
 
     default_name = "pass"
@@ -47,28 +48,27 @@ class PASS(NetLearner):
         self.grow(task, self.random_prototypes(TURNS * len(task.classes), task.index))
         draws = self.streams.generator("augmented prototypes", task.index)
 
-        def parts(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             turned = torch.cat([images.rot90(k, (2, 3)) for k in range(TURNS)])
             features = net.features(turned)
-            wanted = torch.cat([labels + k for k in range(TURNS)])
-            found = {"ce": self.cross_entropy(net.scale * net.cosines(features), wanted)}
+            targets = torch.cat([labels + k for k in range(TURNS)])
+            terms = {"ce": self.cross_entropy(net.scale * net.cosines(features), targets)}
             if n_old and self.w_prototypes:
-                around, of = self.augmented(len(images), draws)
-                replayed = self.cross_entropy(net.scale * net.cosines(around), TURNS * of)
-                found["prototypes"] = self.w_prototypes * replayed
+                replayed, classes = self.augmented(len(images), draws)
+                loss = self.cross_entropy(net.scale * net.cosines(replayed), TURNS * classes)
+                terms["prototypes"] = self.w_prototypes * loss
             if n_old and self.distillation:
-                with torch.no_grad():
-                    old = teacher.features(turned)
+                old = teacher.features(turned)
                 now, before = exact(features, old)
                 moved = net.process_group.mean(torch.linalg.vector_norm(now - before, dim=1))
-                found["distillation"] = self.distillation * moved
-            return found
+                terms["distillation"] = self.distillation * moved
+            return terms
 
-        def apart(part: Labelled) -> Labelled:
+        def upright(part: Labelled) -> Labelled:
             return Labelled(part.images, TURNS * part.labels)
 
-        several = dataclasses.replace(task, train=apart(task.train), val=apart(task.val))
-        self.fit(several, Loss(parts, draws), stages)
+        several = dataclasses.replace(task, train=upright(task.train), val=upright(task.val))
+        self.fit(several, Loss(loss_terms, draws), stages)
         features = self.features(task.train.images)
         new = class_means(features, task.train.labels, task.classes)
         if not n_old:  # r² is the mean variance of a feature within its class, from the first task (eq. 4)
@@ -77,13 +77,13 @@ class PASS(NetLearner):
         self.means = torch.cat([self.means, new])
 
     def augmented(self, n: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        """This worker's share of a batch of features, one an image, [n, D], and their classes, int64 [n] (eq. 3)."""
+        """This worker's n of a batch of replayed features, [n, D], and their classes, int64 [n] (eq. 3)."""
         process_group = self.net.process_group
         whole = process_group.count(n)
         part = process_group.shard(whole)
-        of = torch.randint(len(self.means), (whole,), generator=draws)[part].to(self.device)
+        classes = torch.randint(len(self.means), (whole,), generator=draws)[part].to(self.device)
         noise = torch.randn(whole, self.means.shape[1], generator=draws)[part].to(self.means)
-        return self.means[of] + self.radius * noise, of
+        return self.means[classes] + self.radius * noise, classes
 
     def scores(self, images: Tensor) -> Tensor:
         return super().scores(images)[:, ::TURNS]

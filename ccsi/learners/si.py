@@ -11,20 +11,21 @@ from ccsi.checks import NonNegative, Positive
 from ccsi.data import Task
 from ccsi.errors import UserError
 from ccsi.learners.base import NetLearner
-from ccsi.learners.parts.importance import bounded, gradients, grown, guarded, quadratic
+from ccsi.learners.parts.importance import bounded, gradients, padded, penalized_weights, quadratic
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages, State
 
 
 @dataclass(kw_only=True, eq=False)
 class SI(NetLearner):
-    """Weights are held by how much each one's way through training lowered the loss (if it did: ω below 0 count as 0).
+    """A quadratic penalty keeps weights near their old values, in proportion to how much their path lowered the loss.
 
-    It keeps that importance, of all tasks together; no image is looked at again for it. As in EWC no weight is held
-    stiffer than SGD's step can follow.
+    It keeps this importance, summed over tasks, which is collected during training. A negative importance counts as 0.
+    As in EWC here, and unlike the paper, the penalty is bounded so that SGD does not diverge.
 
     Args:
-        penalty: c, 0.1 in the paper on CIFAR (section 4.3). damping: ξ, 0.001 there.
+        penalty: c, 0.1 in the paper on CIFAR (section 4.3).
+        damping: ξ, 0.001 in the paper.
     """
 
     default_name = "si"
@@ -49,33 +50,33 @@ class SI(NetLearner):
 
     def learn(self, task: Task, stages: Stages) -> None:
         self.grow(task)
-        start = [p.detach().clone() for p in guarded(self.net)]
-        path = Path(self)
-        self.fit(task, path, stages)
-        end = [p.detach().clone() for p in guarded(self.net)]
-        old = grown(self.importance, end) if self.importance else [torch.zeros_like(p) for p in end]
+        start = [p.detach().clone() for p in penalized_weights(self.net)]
+        integral = PathIntegral(self)
+        self.fit(task, integral, stages)
+        end = [p.detach().clone() for p in penalized_weights(self.net)]
+        old = padded(self.importance, end) if self.importance else [torch.zeros_like(p) for p in end]
         self.importance = [
-            omega + (walked / ((b - a).square() + self.damping)).clamp(min=0)
-            for omega, walked, a, b in zip(old, path.walked, start, end, strict=True)
+            total + (omega / ((b - a).square() + self.damping)).clamp(min=0)
+            for total, omega, a, b in zip(old, integral.omega, start, end, strict=True)
         ]
         self.anchor = end
 
 
-class Path:
-    """Cross-entropy and penalty, and ω_i = −Σ_steps g_i·Δθ_i along the way, g the cross-entropy's gradient (eq. 3).
+class PathIntegral:
+    """Cross-entropy and penalty, which also sums ω_i = −Σ_steps g_i·Δθ_i, g the cross-entropy's gradient (eq. 3).
 
-    A step is seen at the next call, when its gradient is still there and the weights have moved.
+    A step is added at the next call, when its gradient is still there and the weights have moved.
     """
 
     def __init__(self, learner: SI) -> None:
         self.learner = learner
         self.stiffness = bounded([2 * learner.penalty * omega for omega in learner.importance], learner.training.lr)
-        self.walked = [torch.zeros_like(p) for p in guarded(learner.net)]
+        self.omega = [torch.zeros_like(p) for p in penalized_weights(learner.net)]
         self.before: list[Tensor] | None = None
 
     def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        self.settle()
-        self.before = [p.detach().clone() for p in guarded(net)]
+        self.add_step()
+        self.before = [p.detach().clone() for p in penalized_weights(net)]
         learner = self.learner
         parts = {"ce": learner.cross_entropy(net(images), labels)}
         if self.stiffness and learner.penalty:
@@ -83,24 +84,22 @@ class Path:
         return parts
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Add the last step, if it is not added yet."""
+    def add_step(self) -> None:
+        """Add the last step to ω, unless it was added."""
         if self.before is None:
             return
-        learner, now = self.learner, guarded(self.learner.net)
+        learner, now = self.learner, penalized_weights(self.learner.net)
         slopes = gradients(learner.net)
-        if self.stiffness:  # all but the penalty's own
-            held = zip(grown(self.stiffness, now), grown(learner.anchor, now), strict=True)
+        if self.stiffness:  # the gradient without the penalty's
+            held = zip(padded(self.stiffness, now), padded(learner.anchor, now), strict=True)
             pulls = [w * (b - a) for (w, a), b in zip(held, self.before, strict=True)]
             slopes = [g - pull for g, pull in zip(slopes, pulls, strict=True)]
-        self.walked = [
-            w - g * (after - b) for w, g, after, b in zip(self.walked, slopes, now, self.before, strict=True)
-        ]
+        self.omega = [w - g * (after - b) for w, g, after, b in zip(self.omega, slopes, now, self.before, strict=True)]
         self.before = None
 
     def state_dict(self) -> State:
-        self.settle()
-        return {"walked": self.walked}
+        self.add_step()
+        return {"walked": self.omega}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.walked = [value.to(self.learner.device) for value in state["walked"]]
+        self.omega = [value.to(self.learner.device) for value in state["walked"]]

@@ -11,7 +11,7 @@ from ccsi.checks import PositiveInt
 from ccsi.errors import UserError
 from ccsi.models.norm import ContinualNorm2d, Tap
 
-if TYPE_CHECKING:  # its import takes seconds, which every other backbone need not pay
+if TYPE_CHECKING:  # its import takes seconds
     from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 Norm = Literal["cn", "batch"]
@@ -20,9 +20,8 @@ Norm = Literal["cn", "batch"]
 class Backbone(nn.Module):
     """Images to features. Subclasses set `n_features`.
 
-    `forward(x, taps, moving)` takes float [N, C, H, W] in [0, 1] and gives [N, n_features]; every norm layer
-    appends to `taps` in order (the stem's first). Only the first `moving` images move running moments (see
-    `ContinualNorm2d`).
+    `forward(x, taps, moving)` maps float [N, C, H, W] in [0, 1] to [N, n_features]; every norm layer appends to `taps`
+    in order (the stem's first). Only the first `moving` images update running moments (see `ContinualNorm2d`).
     """
 
     n_features: int
@@ -34,20 +33,20 @@ class Backbone(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut; `relu=False` leaves out the last ReLU (LUCIR)."""
 
-    def __init__(self, inside: int, outside: int, stride: int, groups: int | None, relu: bool = True) -> None:
+    def __init__(self, n_in: int, n_out: int, stride: int, groups: int | None, relu: bool = True) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
-        self.norm1 = ContinualNorm2d(outside, groups)
-        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
-        self.norm2 = ContinualNorm2d(outside, groups)
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
+        self.norm1 = ContinualNorm2d(n_out, groups)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
+        self.norm2 = ContinualNorm2d(n_out, groups)
         self.relu = relu
         self.shortcut: nn.Conv2d | None = None
-        if inside != outside or stride != 1:
-            self.shortcut = nn.Conv2d(inside, outside, 1, stride, bias=False)
-            self.shortcut_norm = ContinualNorm2d(outside, groups)
+        if n_in != n_out or stride != 1:
+            self.shortcut = nn.Conv2d(n_in, n_out, 1, stride, bias=False)
+            self.shortcut_norm = ContinualNorm2d(n_out, groups)
 
     def forward(self, x: Tensor, taps: list[Tap] | None, moving: int | None) -> Tensor:
-        """[N, inside, H, W] to [N, outside, H/stride, W/stride]."""
+        """[N, n_in, H, W] to [N, n_out, H/stride, W/stride]."""
         h = F.relu(self.norm1(self.conv1(x), taps, moving))
         h = self.norm2(self.conv2(h), taps, moving)
         h = h + (x if self.shortcut is None else self.shortcut_norm(self.shortcut(x), taps, moving))
@@ -71,15 +70,15 @@ class ResidualNet(Backbone):
         self.stem = nn.Conv2d(in_channels, widths[0], 3, 2, 1, bias=False)
         self.stem_norm = ContinualNorm2d(widths[0], groups)
         self.blocks = nn.ModuleList()
-        inside = widths[0]
+        n_in = widths[0]
         for stage, width in enumerate(widths):
             for number in range(blocks):
                 is_last = stage == len(widths) - 1 and number == blocks - 1
                 relu = last_relu or not is_last
-                self.blocks.append(ResidualBlock(inside, width, stride if number == 0 else 1, groups, relu))
-                inside = width
+                self.blocks.append(ResidualBlock(n_in, width, stride if number == 0 else 1, groups, relu))
+                n_in = width
         self.pool = pool
-        self.n_features = inside * pool * pool
+        self.n_features = n_in * pool * pool
 
     def forward(self, x: Tensor, taps: list[Tap] | None = None, moving: int | None = None) -> Tensor:
         h = F.relu(self.stem_norm(self.stem(x), taps, moving))
@@ -91,8 +90,8 @@ class ResidualNet(Backbone):
 class TorchvisionResNet(Backbone):
     """A torchvision ResNet without its classifier, every BatchNorm2d replaced by ContinualNorm2d.
 
-    Learned scale, shift and running moments are taken over. Its modules are walked here rather than
-    called, because their own `forward` could not return what the norm layers saw.
+    Learned scale, shift and running moments are copied. The modules are called one by one here, because their own
+    `forward` cannot return the norm layers' inputs.
     """
 
     def __init__(self, net: "ResNet", groups: int | None) -> None:
@@ -131,17 +130,17 @@ class TorchvisionResNet(Backbone):
 
 
 def ccsi_small(
-    in_channels: int,
-    generator: torch.Generator,
-    norm: Norm = "cn",
-    groups: PositiveInt = 8,
-    last_relu: bool = True,
+    in_channels: int, generator: torch.Generator, norm: Norm = "cn", groups: PositiveInt = 8, last_relu: bool = True
 ) -> ResidualNet:
     """METHOD's network for 28/32 px: 16/32/64 channels, stride 1 after the stem, 2x2 pooling, 256-d.
 
     Args:
-        last_relu: False leaves out the last block's ReLU (LUCIR, section 4.1): features then point in all
-            directions, and cosines of different classes need not be positive.
+        in_channels: of the images.
+        generator: draws the random start.
+        norm: `cn` (Continual Normalization) or `batch` (BatchNorm).
+        groups: G of Continual Normalization; divides all widths.
+        last_relu: false leaves out the last block's ReLU (LUCIR, section 4.1): cosines of different classes can then be
+            negative.
     """
     net = ResidualNet(in_channels, [16, 32, 64], 1, 1, 2, last_relu, groups if norm == "cn" else None)
     initialise(net, generator)
@@ -149,15 +148,12 @@ def ccsi_small(
 
 
 def ccsi_large(
-    in_channels: int,
-    generator: torch.Generator,
-    norm: Norm = "cn",
-    groups: PositiveInt = 8,
-    last_relu: bool = False,
+    in_channels: int, generator: torch.Generator, norm: Norm = "cn", groups: PositiveInt = 8, last_relu: bool = False
 ) -> ResidualNet:
     """METHOD's network for 224 px: four stages of two blocks, 16/32/64/128, stride 2 each, 128-d.
 
-    `last_relu` as in `ccsi_small`.
+    Args:
+        in_channels, generator, norm, groups, last_relu: as in `ccsi_small`.
     """
     net = ResidualNet(in_channels, [16, 32, 64, 128], 2, 2, 1, last_relu, groups if norm == "cn" else None)
     initialise(net, generator)
@@ -176,8 +172,10 @@ def resnet(
     """A torchvision ResNet.
 
     Args:
+        in_channels, generator, norm, groups: as in `ccsi_small`.
+        arch: its name in torchvision.
         stem: `imagenet` (7x7, stride 2, max-pool) or `small` (3x3, stride 1, no pooling) for images up to 64 px.
-        weights: None, the path of a state_dict file (.pt, .pth), or a name of torchvision's weights enum such as
+        weights: null, the path of a state_dict file (.pt, .pth), or a name of torchvision's weights enum such as
             `IMAGENET1K_V1` (downloaded by torchvision to TORCH_HOME); not for a `small` stem's own convolution.
 
     Raises:
@@ -188,24 +186,7 @@ def resnet(
     net: ResNet = getattr(tv, arch)(weights=None)
     initialise(net, generator)
     if weights is not None:
-        try:
-            if Path(weights).suffix in (".pt", ".pth"):
-                state = torch.load(weights, map_location="cpu", weights_only=True)
-            else:
-                state = tv.get_model_weights(arch)[weights].get_state_dict(progress=False, check_hash=True)
-            own = net.state_dict()
-            taken = {key: value for key, value in state.items() if not key.startswith("fc.")}
-            absent = [key for key in own if key not in taken and not key.startswith("fc.") and "num_batches" not in key]
-            if absent or not taken.keys() <= own.keys():
-                other = min(absent) if absent else min(taken.keys() - own.keys())
-                raise ValueError(f"its names do not match: {other}")
-            net.load_state_dict(taken, strict=False)
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(
-                f"model.weights={weights}: cannot be used for {arch} ({reason}); expected a state_dict file "
-                f"ending in .pt or .pth, or one of {', '.join(w.name for w in tv.get_model_weights(arch))}."
-            ) from error
+        load_weights(net, arch, weights)
     if stem == "small":  # its first convolution is new, whatever the weights
         net.conv1 = nn.Conv2d(in_channels, 64, 3, 1, 1, bias=False)
         net.maxpool = nn.Identity()
@@ -216,6 +197,34 @@ def resnet(
         net.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
         initialise(net.conv1, generator)
     return TorchvisionResNet(net, groups if norm == "cn" else None)
+
+
+def load_weights(net: "ResNet", arch: str, weights: str) -> None:
+    """Load `weights` (see `resnet`) without those of the classifier.
+
+    Raises:
+        UserError: see `resnet`.
+    """
+    from torchvision import models as tv
+
+    try:
+        if Path(weights).suffix in (".pt", ".pth"):
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        else:
+            state = tv.get_model_weights(arch)[weights].get_state_dict(progress=False, check_hash=True)
+        own = net.state_dict()
+        taken = {key: value for key, value in state.items() if not key.startswith("fc.")}
+        absent = [key for key in own if key not in taken and not key.startswith("fc.") and "num_batches" not in key]
+        if absent or not taken.keys() <= own.keys():
+            other = min(absent) if absent else min(taken.keys() - own.keys())
+            raise ValueError(f"its names do not match: {other}")
+        net.load_state_dict(taken, strict=False)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"model.weights={weights}: cannot be used for {arch} ({reason}); expected a state_dict file "
+            f"ending in .pt or .pth, or one of {', '.join(w.name for w in tv.get_model_weights(arch))}."
+        ) from error
 
 
 def initialise(net: nn.Module, generator: torch.Generator) -> None:

@@ -12,11 +12,12 @@ from ccsi.models.norm import Tap
 class IncrementalNet(nn.Module):
     """z_c(x) = σ · cos(f(x), w_c), with prototypes w added task by task.
 
-    Old and new prototypes are two parameters, so that freezing the old ones is leaving them out of the
-    optimizer: neither momentum nor weight decay can move them.
+    Old and new prototypes are two parameters, so that old ones are frozen by leaving them out of the optimizer:
+    neither momentum nor weight decay changes them.
 
     Attributes:
-        workers: those who hold this net, each a copy.
+        process_group: the workers that hold a copy of this net.
+        old, new: prototypes [n, D] of earlier tasks and of the last one. scale: σ.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -29,7 +30,7 @@ class IncrementalNet(nn.Module):
 
     @property
     def n_classes(self) -> int:
-        """Classes the net can tell apart now."""
+        """Number of classes."""
         return len(self.old) + len(self.new)
 
     def features(self, x: Tensor, taps: list[Tap] | None = None, moving: int | None = None) -> Tensor:
@@ -40,8 +41,8 @@ class IncrementalNet(nn.Module):
     def features_apart(self, x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         """f of two batches, [N, C, H, W] and [M, C, H, W] to [N, D] and [M, D].
 
-        In training mode each is normalized by its own moments, and `other` moves no running ones. Workers take both
-        in one pass, so that they ask each other once; alone, one pass is not faster on a CPU.
+        In training mode each is normalized by its own moments, and `other` does not update the running ones. Several
+        workers use one pass, which halves their communication; for one worker it is not faster on a CPU.
         """
         if self.process_group.world_size == 1:
             return self.features(x), self.features(other, moving=0)
@@ -59,18 +60,18 @@ class IncrementalNet(nn.Module):
         return self.scale * self.cosines(self.features(x))
 
     def grow(self, prototypes: Tensor) -> None:
-        """The new prototypes become old ones; `prototypes` [n_new, D] are the new ones."""
+        """Append the new prototypes to the old ones, and take `prototypes` [n_new, D] as new."""
         self.resize(self.n_classes, len(prototypes), torch.cat([self.old, self.new, prototypes.to(self.old)]))
 
     def resize(self, n_old: int, n_new: int, prototypes: Tensor | None = None) -> None:
-        """Room for so many prototypes (before a state is loaded), filled with `prototypes` if given."""
+        """Allocate prototypes (before a state is loaded), filled with `prototypes` if given."""
         shape = (n_old + n_new, self.backbone.n_features)
         rows = torch.zeros(shape).to(self.old) if prototypes is None else prototypes.detach().clone()
         self.old, self.new = nn.Parameter(rows[:n_old].clone()), nn.Parameter(rows[n_old:].clone())
 
 
 def random_prototypes(n: int, dim: int, generator: torch.Generator) -> Tensor:
-    """[n, dim], uniform in ±1/sqrt(dim), as LUCIR starts."""
+    """[n, dim], uniform in ±1/sqrt(dim), as in LUCIR."""
     return (torch.rand(n, dim, generator=generator) * 2 - 1) / dim**0.5
 
 
@@ -78,7 +79,7 @@ def imprinted_prototypes(features: Tensor, labels: Tensor, classes: range, old: 
     """The mean of the normalized features of each class, rescaled to the mean norm of the old prototypes.
 
     Args:
-        features: [N, D]; labels: int64 [N]; classes: whose rows to make; old: [n_old, D], n_old >= 1.
+        features: [N, D]. labels: int64 [N]. classes: one row each. old: [n_old, D], n_old >= 1.
 
     Returns:
         [len(classes), D]. Source: Qi et al., CVPR 2018 (imprinting); METHOD section 3.

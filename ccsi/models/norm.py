@@ -13,10 +13,10 @@ from ccsi.errors import UserError
 
 @dataclass(frozen=True)
 class Tap:
-    """What one norm layer saw in a forward pass: all that the moment losses of synthesis need.
+    """The input of one norm layer in a forward pass, for the moment losses of synthesis.
 
     Attributes:
-        norm: the layer. input: what went in, [N, C, H, W].
+        norm: the layer. input: [N, C, H, W].
     """
 
     norm: "ContinualNorm2d"
@@ -26,10 +26,13 @@ class Tap:
 class ContinualNorm2d(nn.Module):
     """CN(a) = γ · BN(GN_G(a)) + β, GN without affine (METHOD section 2; CN paper, eq. 5).
 
-    Where workers share a batch, BN's moments are those of the whole batch.
+    If workers share a batch, BN's moments are those of the whole batch.
 
     Args:
-        channels: C. groups: G, or None for plain BatchNorm. momentum: of BN's running moments.
+        channels: C.
+        groups: G, or None for plain BatchNorm.
+        momentum: of BN's running moments.
+        eps: added to variances.
     """
 
     def __init__(self, channels: int, groups: int | None, momentum: float = 0.1, eps: float = 1e-5) -> None:
@@ -51,14 +54,14 @@ class ContinualNorm2d(nn.Module):
         """Normalize [N, C, H, W]; in eval mode by the running moments, in training mode by the batch's own.
 
         Args:
-            taps: collects what the layer saw.
-            moving: in training mode, how many of the images, from the first, are the batch whose moments the running
-                ones move towards; the others are a batch of their own, which moves nothing. None: all.
+            taps: receives the layer's input.
+            moving: in training mode, the first `moving` images are one batch, which updates the running moments, and
+                the others a second batch, which does not. None: all are the first.
         """
         if taps is not None:
             taps.append(Tap(self, a))
         if self.groups is not None and not self.training:
-            # BN is a fixed affine map now, and GN takes one: one pass over the map instead of two
+            # BN is a fixed affine map here, which GN can apply: one pass over the map instead of two
             weight = self.weight * torch.rsqrt(self.running_var + self.eps)
             return F.group_norm(a, self.groups, weight, self.bias - self.running_mean * weight, self.eps)
         h = a if self.groups is None else F.group_norm(a, self.groups, eps=self.eps)
@@ -72,7 +75,7 @@ class ContinualNorm2d(nn.Module):
         shared: Tensor
         shared, moments = _SharedBatchNorm.apply(h, self.weight, self.bias, self.eps, sizes, self.process_group)
         mean, var, n = moments[0]
-        with torch.no_grad():  # this worker may have none of the images that move them, while others have
+        with torch.no_grad():  # other workers may have images that update them
             share = (self.momentum * (n > 0)).to(self.running_mean)
             self.running_mean.lerp_(mean.to(self.running_mean), share)
             self.running_var.lerp_((var * n / (n - 1)).to(self.running_var), share)
@@ -86,8 +89,7 @@ class ContinualNorm2d(nn.Module):
 class _SharedBatchNorm(torch.autograd.Function):
     """Training-mode batch normalization over the images of all workers (torch's SyncBatchNorm is for GPUs only).
 
-    `h` may be several batches one behind the other, of so many images (`sizes`) on this worker: what is asked of the
-    others, they are asked for all at once.
+    `h` may be several batches of `sizes` images on this worker, one after the other, which share each communication.
     """
 
     @staticmethod
@@ -121,7 +123,7 @@ class _SharedBatchNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         h, weight, means, variances, n = ctx.saved_tensors
         parts = list(zip(h.split(ctx.sizes), grads[0].split(ctx.sizes), means, variances, strict=True))
-        # dγ and dβ, as if the moments were fixed, are also what the moments' own share of dh is made of
+        # dγ and dβ with fixed moments also give the moments' part of dh
         own = torch.zeros(len(parts), 2, len(weight), dtype=means.dtype, device=h.device)
         for (part, grad, mean, var), row in zip(parts, own, strict=True):
             if len(part):  # torch's own kernel divides by it

@@ -4,8 +4,11 @@ import os
 import tempfile
 from pathlib import Path
 
-# matplotlib keeps its font cache in the home folder unless told otherwise before its first import
-os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / f"ccsi-matplotlib-{os.getuid()}"))
+# matplotlib keeps its font cache in the home folder unless this is set before its first import; one a user, where the
+# temporary folder is shared (Windows has no getuid, and a temporary folder for each user)
+os.environ.setdefault(
+    "MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / f"ccsi-matplotlib-{getattr(os, 'getuid', str)()}")
+)
 
 from ccsi.report.run import draw_confusion, draw_impressions, draw_run
 from ccsi.report.sweep import draw_sweep

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ccsi.report.runs import Run, result_of
 from ccsi.report.style import COLOURS, LINES, MARKERS, curve, figure
-from ccsi.report.trials import Trial, result_of
 
 GREY = "#8c8c8c"
 
@@ -24,19 +24,19 @@ class Curve:
     after: np.ndarray[Any, Any]
 
 
-def curves(folder: Path, trials: Sequence[Trial], key: str) -> list[Curve]:
-    """Of each row of comparison.csv that is done, in its order, its setting's runs.
+def curves(folder: Path, runs: Sequence[Run], key: str) -> list[Curve]:
+    """For each row of comparison.csv that is done, in its order, the runs of its trial.
 
     Args:
-        trials: rows of trials.csv. key: what is compared.
+        runs: rows of runs.csv. key: what is compared.
     """
     path, found = folder / "comparison.csv", list[Curve]()
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["status"] == "done"]
     for row in rows:
-        runs = [trial for trial in trials if trial["phase"] == "2" and trial["setting"] == row["setting"]]
-        results = [result for run in runs if (result := result_of(folder, run)) is not None]
-        after = 100 * np.asarray([result["accuracy_after_task"] for result in results])
+        own = [run for run in runs if run["phase"] == "2" and run["trial"] == row["trial"]]
+        results = [result for run in own if (result := result_of(folder, run)) is not None]
+        after = 100 * np.asarray([result["test"]["accuracy_after_task"] for result in results])
         found.append(Curve(row[key], row["kind"], after))
     return found
 

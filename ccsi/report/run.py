@@ -1,6 +1,5 @@
 """Pictures of one run."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +9,7 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
 from ccsi.errors import UserError
+from ccsi.io.run_files import read_result
 from ccsi.report.style import COLOURS, INK, bare, figure, short, task_labels
 
 CELL = 0.44
@@ -33,23 +33,22 @@ def draw_run(folder: Path, result: Mapping[str, Any] | None = None, real_images:
     beside a PDF. On test where the run was evaluated on it, else on val; the pictures say which.
 
     Args:
-        folder: a run's folder. result: the contents of its result.json; None: read from there.
+        folder: a run's folder. result: the content of its result.json; None: read from there.
         real_images: some real images to show beside the impressions, where the user allows reading the data.
 
     Returns:
         The PNG files written.
 
     Raises:
-        UserError: the folder has no result.json.
+        UserError: the folder has no result.json, or a damaged one.
     """
     if result is None:
-        path = folder / "result.json"
-        if not path.is_file():
-            raise UserError(f"{folder} holds no result.json; expected the folder of a finished run.")
-        result = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(result, dict)
+        result = read_result(folder)
+    if result is None:
+        raise UserError(f"{folder} holds no result.json; expected the folder of a finished run.")
     names, sizes = result["dataset"]["class_names"], result["scenario"]["classes_per_task"]
-    split, figures = ("test", result) if result.get("accuracy_matrix") else ("val", result["val"])
+    split = "test" if result["test"]["accuracy_matrix"] else "val"
+    figures = result[split]
     plots = folder / "plots"
     written = [
         draw_accuracy_matrix(plots / "accuracy_matrix.png", figures["accuracy_matrix"], names, sizes, split),
@@ -170,9 +169,9 @@ def draw_confusion(path_out: Path, counts: ArrayLike, class_names: Sequence[str]
 
 def draw_accuracy_over_tasks(path_out: Path, result: Mapping[str, Any]) -> Path:
     """Accuracy over all classes seen (test, val) and on each task's classes, against the tasks learned."""
-    val = result.get("val") or {}
-    test_curve = result.get("accuracy_after_task")
-    split, matrix = ("test", result["accuracy_matrix"]) if test_curve else ("val", val["accuracy_matrix"])
+    val, test_curve = result["val"], result["test"]["accuracy_after_task"]
+    split = "test" if test_curve else "val"
+    matrix = result[split]["accuracy_matrix"]
     tasks = len(matrix)
     learned = np.arange(1, tasks + 1)
     with figure(path_out, 4.8, 2.9) as fig:
@@ -193,9 +192,8 @@ def draw_accuracy_over_tasks(path_out: Path, result: Mapping[str, Any]) -> Path:
                 marker="s",
                 label="all classes seen, test",
             )
-        if val.get("accuracy_after_task"):
-            curve = 100 * np.asarray(val["accuracy_after_task"])
-            ax.plot(learned, curve, color="black", linestyle=(0, (3, 2)), linewidth=1.2, label="all classes seen, val")
+        curve = 100 * np.asarray(val["accuracy_after_task"])
+        ax.plot(learned, curve, color="black", linestyle=(0, (3, 2)), linewidth=1.2, label="all classes seen, val")
         _task_axis(ax, tasks)
         ax.set_ylabel("accuracy (%)")
         handles, labels = ax.get_legend_handles_labels()

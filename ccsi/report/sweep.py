@@ -1,7 +1,6 @@
 """Pictures of a sweep."""
 
 import ast
-import csv
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -15,11 +14,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ccsi.errors import UserError
 from ccsi.report.comparison import curves as compared_curves
 from ccsi.report.comparison import draw_comparison
+from ccsi.report.runs import Run, read_runs, result_of
 from ccsi.report.style import COLOURS, INK, LINES, MARKERS, curve, figure, short
-from ccsi.report.trials import Trial, result_of
 
 LEGEND_WIDTH = 72
 GREEK = {
@@ -37,47 +35,40 @@ SYMBOLS = {**GREEK, "lr": "learning rate"}
 
 
 def draw_sweep(
-    folder: Path,
-    metric: str = "average_incremental_accuracy",
-    minimize: str | None = None,
-    compare: str | None = None,
+    folder: Path, metric: str = "average_incremental", minimize: str | None = None, compare: str | None = None
 ) -> list[Path]:
-    """Draw a sweep's pictures from its trials.csv and its runs' result.json into `<folder>/plots`.
+    """Draw a sweep's pictures from its runs.csv and its runs' result.json into `<folder>/plots`.
 
     swept_keys.png: the search metric on val over each swept key, phase 1.
-    front.png: with `minimize`, the metric against it, a point for each setting of phase 1, and the Pareto front.
-    top_settings.png: accuracy over tasks of phase 2's settings, mean and ± 1 standard deviation over seeds.
+    front.png: with `minimize`, the metric against it, a point for each trial of phase 1, and the Pareto front.
+    top_trials.png: accuracy over tasks of phase 2's trials, mean and ± 1 standard deviation over seeds.
     comparison.png, with `compare`, in their place: the same of each candidate of that swept key, a panel for each kind.
     Each beside a PDF; one for which there is nothing to draw is left out.
 
     Args:
         folder: the sweep's.
-        metric: what the sweep selects and ranks by, as result.json names it under `val`.
-        minimize: the column of trials.csv that is the sweep's second aim (`seconds`).
+        metric: the figure that the sweep selects and ranks by (see `ccsi.evaluation.metrics`), on val.
+        minimize: the column of runs.csv that is the sweep's second aim (`seconds`).
         compare: the swept key whose candidates are compared (`learner`), if any.
 
     Returns:
         The PNG files written.
 
     Raises:
-        UserError: the folder has no trials.csv.
+        UserError: the folder has no runs.csv.
     """
-    path = folder / "trials.csv"
-    if not path.is_file():
-        raise UserError(f"{folder} holds no trials.csv; expected the folder of a sweep.")
-    with path.open(newline="", encoding="utf-8") as file:
-        trials = list(csv.DictReader(file))
+    runs = read_runs(folder)
     written = []
-    phases = {trial.get("phase", "") for trial in trials}
-    searched = [t for t in trials if "1" not in phases or t.get("phase") == "1"]
+    phases = {run.get("phase", "") for run in runs}
+    searched = [run for run in runs if "1" not in phases or run.get("phase") == "1"]
     finished = complete(searched, metric)
-    reported = [t for t in trials if t.get("phase") == "2"]
+    reported = [run for run in runs if run.get("phase") == "2"]
     if compare is not None:
         found = compared_curves(folder, reported, compare)
         return [draw_comparison(folder / "plots" / "comparison.png", found)] if found else []
-    keys = [k for k in (trials[0] if trials else {}) if k.startswith("config/")]
-    keys = [k for k in keys if len({t[k] for t in finished}) > 1]
-    note = left_out([t for t in searched if t not in finished])
+    keys = [key for key in (runs[0] if runs else {}) if key.startswith("config/")]
+    keys = [key for key in keys if len({run[key] for run in finished}) > 1]
+    note = left_out([run for run in searched if run not in finished])
     if finished and keys:
         out = folder / "plots" / "swept_keys.png"
         _draw_swept_keys(out, finished, keys, metric, note)
@@ -86,72 +77,75 @@ def draw_sweep(
         written.append(_draw_front(folder / "plots" / "front.png", finished, metric, minimize, note))
     curves = reporting_curves(folder, reported, metric)
     if curves:
-        written.append(_draw_top_settings(folder / "plots" / "top_settings.png", curves))
+        written.append(_draw_top_trials(folder / "plots" / "top_trials.png", curves))
     return written
 
 
-def complete(trials: Sequence[Trial], metric: str) -> list[Trial]:
-    """The trials of the settings that are done on every seed: an incomplete group is never averaged."""
-
-    def done(trial: Trial) -> bool:
-        return trial.get("status", "done") == "done" and number(trial.get(f"val_{metric}")) is not None
-
-    lacking = {t["setting"] for t in trials if "setting" in t and not done(t)}
-    return [t for t in trials if done(t) and t.get("setting") not in lacking]
+def trial_of(run: Run) -> str:
+    """The trial that a run is one seed of."""
+    return run.get("trial", "")
 
 
-def left_out(trials: Sequence[Trial]) -> str:
-    """In words, how many settings are not shown because of these trials, and how they ended."""
-    reached: dict[str, int] = {}  # setting -> tasks done on all seeds, of the pruned ones
-    for t in trials:
-        reached[t.get("setting", "")] = reached.get(t.get("setting", ""), 0) + int(number(t.get("tasks_done")) or 0)
-    pruned = sorted(reached[s] for s in {t.get("setting", "") for t in trials if t.get("status") == "pruned"})
+def complete(runs: Sequence[Run], metric: str) -> list[Run]:
+    """The runs of the trials that are done on every seed: an incomplete group is never averaged."""
+
+    def done(run: Run) -> bool:
+        return run.get("status", "done") == "done" and number(run.get(f"val_{metric}")) is not None
+
+    lacking = {run["trial"] for run in runs if "trial" in run and not done(run)}
+    return [run for run in runs if done(run) and run.get("trial") not in lacking]
+
+
+def left_out(runs: Sequence[Run]) -> str:
+    """In words, how many trials are not shown because of these runs, and how they ended."""
+    reached: dict[str, int] = {}  # trial -> tasks done on all seeds
+    for run in runs:
+        reached[trial_of(run)] = reached.get(trial_of(run), 0) + int(number(run.get("tasks_done")) or 0)
+    pruned = sorted(reached[trial] for trial in {trial_of(run) for run in runs if run.get("status") == "pruned"})
     others = len(reached) - len(pruned)
     tasks = " to ".join(str(n) for n in sorted({*pruned[:1], *pruned[-1:]}))
     words = [f"{len(pruned)} pruned after {tasks} task{'s' * (pruned[-1] != 1)}"] if pruned else []
     words += [f"{others} not done on every seed"] if others else []
-    return f"; settings not shown: {', '.join(words)}" if words else ""
+    return f"; trials not shown: {', '.join(words)}" if words else ""
 
 
-def reporting_curves(folder: Path, trials: Sequence[Trial], metric: str) -> list[tuple[str, str, np.ndarray[Any, Any]]]:
-    """Per setting: its name, the split, and accuracy after each task in percent, [seeds, tasks]; best on val first.
+def reporting_curves(folder: Path, runs: Sequence[Run], metric: str) -> list[tuple[str, str, np.ndarray[Any, Any]]]:
+    """Per trial: its name, the split, and accuracy after each task in percent, [seeds, tasks]; best on val first.
 
-    A setting that lacks a seed another one has is left out: an incomplete group is never averaged.
+    A trial that lacks a seed another one has is left out: an incomplete group is never averaged.
     """
-    seeds = {t.get("seed", "") for t in trials}
-    by_setting = sorted(trials, key=lambda t: t.get("setting", ""))
-    groups = [list(group) for _, group in groupby(by_setting, key=lambda t: t.get("setting", ""))]
-    differing = [
-        key for key in (trials[0] if trials else {}) if key.startswith("config/") and len({t[key] for t in trials}) > 1
-    ]
+    seeds = {run.get("seed", "") for run in runs}
+    groups = [list(group) for _, group in groupby(sorted(runs, key=trial_of), key=trial_of)]
+    differing = [key for key in (runs[0] if runs else {}) if key.startswith("config/")]
+    differing = [key for key in differing if len({run[key] for run in runs}) > 1]
     curves: list[tuple[float, str, str, np.ndarray[Any, Any]]] = []
     for group in groups:
-        results = [result for t in group if (result := result_of(folder, t)) is not None]
-        if len(results) < len(group) or {t.get("seed", "") for t in group} != seeds:
+        results = [result for run in group if (result := result_of(folder, run)) is not None]
+        if len(results) < len(group) or {run.get("seed", "") for run in group} != seeds:
             continue
-        split = "test" if all(r.get("accuracy_after_task") for r in results) else "val"
-        rows = [(r if split == "test" else r["val"])["accuracy_after_task"] for r in results]
+        split = "test" if all(result["test"]["accuracy_after_task"] for result in results) else "val"
+        rows = [result[split]["accuracy_after_task"] for result in results]
         if len({len(row) for row in rows}) == 1:
             words = [f"{key_label(key, short_form=True)} = {rounded(group[0][key])}" for key in differing]
-            name = ", ".join(words) or f"setting {group[0].get('setting', '')}"
-            on_val = fmean(r["val"][metric] for r in results)
+            name = ", ".join(words) or f"trial {trial_of(group[0])}"
+            on_val = fmean(result["val"][metric] for result in results)
             curves.append((on_val, name, split, 100 * np.asarray(rows)))
     return [curve[1:] for curve in sorted(curves, key=lambda curve: -curve[0])]
 
 
-def _draw_swept_keys(path_out: Path, trials: Sequence[Trial], keys: Sequence[str], metric: str, note: str) -> None:
+def _draw_swept_keys(path_out: Path, runs: Sequence[Run], keys: Sequence[str], metric: str, note: str) -> None:
     columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
-    scores = np.array([100 * float(t[f"val_{metric}"]) for t in trials])
+    scores = np.array([100 * float(t[f"val_{metric}"]) for t in runs])
     with figure(path_out, max(2.4 * columns, 3.2) + 0.2, 2.1 * rows + 0.2) as fig:
         axes = fig.subplots(rows, columns, sharey=True, squeeze=False)
         for index, ax in enumerate(axes.flat):
             if index >= len(keys):
                 ax.set_axis_off()
                 continue
-            _draw_key(ax, [t[keys[index]] for t in trials], scores)
+            _draw_key(ax, [t[keys[index]] for t in runs], scores)
             ax.set_xlabel(key_label(keys[index]))
-        fig.suptitle(fill(f"search on val: {len(trials)} trials; bars are means{note}", 40 * columns), fontsize=8)
+        fig.suptitle(fill(f"search on val: {len(runs)} runs; bars are means{note}", 40 * columns), fontsize=8)
         fig.supylabel(f"{metric.replace('_', ' ')}, val (%)", fontsize=8)
 
 
@@ -162,7 +156,7 @@ def _draw_key(ax: Axes, texts: Sequence[str], scores: np.ndarray[Any, Any]) -> N
     kind = axis_kind(unique)
     place = {value: position for position, value in enumerate(unique)} if kind == "category" else None
     x = np.array([place[v] for v in values] if place is not None else values, dtype=float)
-    ax.scatter(x, scores, s=12, color=COLOURS[0], alpha=0.55, linewidths=0, label="trial")
+    ax.scatter(x, scores, s=12, color=COLOURS[0], alpha=0.55, linewidths=0)
     if len(unique) < len(values) and len(unique) <= 12:
         where = np.unique(x)
         means = [scores[x == position].mean() for position in where]
@@ -194,8 +188,8 @@ def axis_kind(unique: Sequence[Any]) -> str:
     return "category" if decades and len(unique) <= 12 else "linear"
 
 
-def _draw_front(path_out: Path, trials: Sequence[Trial], metric: str, minimize: str, note: str) -> Path:
-    groups = [list(group) for _, group in groupby(trials, key=lambda t: t.get("setting", ""))]
+def _draw_front(path_out: Path, runs: Sequence[Run], metric: str, minimize: str, note: str) -> Path:
+    groups = [list(group) for _, group in groupby(runs, key=trial_of)]
     points = [[fmean(float(t[key]) for t in group) for key in (minimize, f"val_{metric}")] for group in groups]
     x, y = np.array(points)[:, 0], 100 * np.array(points)[:, 1]
     front = [n for n in np.lexsort((-y, x)) if not any((x <= x[n]) & (y >= y[n]) & ((x < x[n]) | (y > y[n])))]
@@ -204,15 +198,15 @@ def _draw_front(path_out: Path, trials: Sequence[Trial], metric: str, minimize: 
         ax.scatter(x, y, s=14, color=COLOURS[0], alpha=0.55, linewidths=0)
         ax.step(x[front], y[front], where="post", color=COLOURS[1], marker="o", markersize=4, linewidth=1)
         for n in front:
-            ax.annotate(groups[n][0].get("setting", ""), (x[n], y[n]), (3, -8), textcoords="offset points", fontsize=7)
+            ax.annotate(trial_of(groups[n][0]), (x[n], y[n]), (3, -8), textcoords="offset points", fontsize=7)
         ax.set_xlabel(f"{minimize} of a run")
         ax.set_ylabel(f"{metric.replace('_', ' ')}, val (%)")
-        title = f"search on val: {len(groups)} settings, means over seeds; line: Pareto front{note}"
+        title = f"search on val: {len(groups)} trials, means over seeds; line: Pareto front{note}"
         ax.set_title(fill(title, LEGEND_WIDTH))
     return path_out
 
 
-def _draw_top_settings(path_out: Path, curves: Sequence[tuple[str, str, np.ndarray[Any, Any]]]) -> Path:
+def _draw_top_trials(path_out: Path, curves: Sequence[tuple[str, str, np.ndarray[Any, Any]]]) -> Path:
     shown = curves[: len(COLOURS)]
     tasks = max(rows.shape[1] for _, _, rows in shown)
     lines_of_legend = 1 + sum(1 + (len(name) + 14) // LEGEND_WIDTH for name, _, _ in shown)

@@ -1,4 +1,4 @@
-"""Images of old classes without keeping any: class impressions by inversion, and generators trained on a frozen net."""
+"""Images of old classes made from a frozen net: class impressions by inversion, and trained generators."""
 
 from ccsi.synthesis.generation import Generation, Generator
 from ccsi.synthesis.inversion import Synthesis

@@ -1,4 +1,4 @@
-"""A generator of old classes' images, trained on nothing but the frozen net that knows them (ABD, ICCV 2021)."""
+"""A generator of old classes' images, trained on the frozen net alone (ABD, Smith et al., ICCV 2021)."""
 
 import math
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ class Generator(nn.Module):
         return images[..., : self.shape[1], : self.shape[2]]
 
     def sample(self, n: int, draws: torch.Generator, part: slice = slice(None)) -> Tensor:
-        """`n` images, of which only those in `part` are made: [len(part), C, S, S]."""
+        """The images `part` of a batch of `n`: [len(part), C, S, S]."""
         z = torch.randn(n, self.latent, generator=draws)[part]
         images: Tensor = self(z.to(self.linear.weight))
         return images
@@ -56,19 +56,24 @@ class Generator(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """How a generator is trained (ABD, section 4.1). Defaults: R-DFCIL's released settings for CIFAR-100 (ABD's
-    are the same but for twice the steps).
+    """How a generator of old classes' images is trained (ABD, section 4.1).
 
-    Each task trains a new generator (the released code trains the last one on), images come from a sigmoid, as pixels
-    here are in [0, 1], and are blurred by 3x3 pixels (5x5 there); its norms add 1e-5 to a variance (0.8 there).
+    Defaults are R-DFCIL's released settings for CIFAR-100 (ABD's differ in twice the steps). Unlike the released code,
+    each task trains a new generator, images come from a sigmoid because pixels are in [0, 1], the blur is over 3x3
+    pixels (5x5 there), and norms add 1e-5 to a variance (0.8 there).
 
     Args:
-        steps: of Adam. batch_size, lr: of it. latent, width: of the generator.
-        w_content: cross-entropy of the logits with their own largest's class, at a `temperature` (1,000 there, where
-            logits are not cosines).
-        w_balance: negative entropy of the batch's mean softmax, over log n: all classes equally often.
-        w_moments: divergence of the batch's moments from BatchNorm's running ones, mean over layers.
-        w_smooth: mean squared distance from the blurred image.
+        steps: Adam steps.
+        batch_size: images of a step.
+        lr: Adam's learning rate.
+        latent: dimension of the noise.
+        width: channels of the generator.
+        w_content: weight of the cross-entropy of the logits with the class of their maximum.
+        temperature: of that cross-entropy; 1,000 in the released code, whose logits are not cosines.
+        w_balance: weight of the negative entropy of the batch's mean softmax, divided by log n: makes all classes
+            equally frequent.
+        w_moments: weight of the divergence of the batch's moments from BatchNorm's running ones, mean over layers.
+        w_smooth: weight of the mean squared distance from the blurred image.
     """
 
     steps: PositiveInt = 5000
@@ -105,17 +110,17 @@ class Generation:
             }
 
         for step in range(first, self.steps):
-            parts = self.objective(net, generator.sample(self.batch_size, draws))
-            grads = torch.autograd.grad(torch.stack(list(parts.values())).sum(), weights)
+            terms = self.objective(net, generator.sample(self.batch_size, draws))
+            grads = torch.autograd.grad(torch.stack(list(terms.values())).sum(), weights)
             optimizer.step(grads, self.lr)
             if (step + 1) % LOG_EVERY == 0 or step + 1 == self.steps:
-                stage.log(step + 1, self.steps, {f"loss_{name}": value.item() for name, value in parts.items()})
+                stage.log(step + 1, self.steps, {f"loss_{name}": value.item() for name, value in terms.items()})
             stage.maybe_checkpoint(lambda step=step: state(step + 1))  # type: ignore[misc]
-        done: State = net.process_group.broadcast_object(generator.state_dict())  # each has trained its own
+        done: State = net.process_group.broadcast_object(generator.state_dict())  # each worker has trained one
         return done
 
     def fresh(self, net: IncrementalNet, shape: torch.Size, task: int, streams: Streams) -> Generator:
-        """A generator at its random start."""
+        """A generator at its random start, on the net's device."""
         channels, height, breadth = shape
         made = Generator(self.latent, self.width, (channels, height, breadth), streams.generator("generator", task))
         return made.to(net.scale.device, net.scale.dtype)
@@ -123,28 +128,28 @@ class Generation:
     def trained(
         self, state: Mapping[str, Tensor], net: IncrementalNet, shape: torch.Size, task: int, streams: Streams
     ) -> Generator:
-        """The generator that `run` gave the state of, frozen, in eval mode."""
+        """The generator whose state `run` returned, frozen and in eval mode."""
         generator = self.fresh(net, shape, task, streams)
         generator.load_state_dict(state)
         return generator.requires_grad_(False).eval()
 
     def objective(self, net: IncrementalNet, x: Tensor) -> dict[str, Tensor]:
-        """The weighted parts of the generator's loss on images [N, C, S, S]."""
+        """The weighted terms of the generator's loss on images [N, C, S, S]."""
         taps: list[Tap] | None = [] if self.w_moments else None
         logits = net.scale * net.cosines(net.features(x, taps))
         mean = logits.softmax(1).mean(0)
-        parts = {
+        terms = {
             "content": self.w_content * F.cross_entropy(logits / self.temperature, logits.argmax(1)),
             "balance": self.w_balance * (mean * mean.clamp(min=1e-12).log()).sum() / math.log(max(2, len(mean))),
             "smooth": self.w_smooth * (x - blurred(x)).square().mean(),
         }
         if taps:
-            parts["moments"] = self.w_moments * torch.stack([divergence(tap) for tap in taps]).mean()
-        return parts
+            terms["moments"] = self.w_moments * torch.stack([divergence(tap) for tap in taps]).mean()
+        return terms
 
 
 def divergence(tap: Tap) -> Tensor:
-    """`batch_norm_divergence` of what one norm layer saw."""
+    """`batch_norm_divergence` of one norm layer's input."""
     first, second = map_moments(tap.input)
     if tap.norm.groups is not None:
         first, second = normalized_moments(first, second, tap.norm.groups, tap.norm.eps)
@@ -155,7 +160,7 @@ def blurred(x: Tensor) -> Tensor:
     """A Gaussian blur of 3x3 pixels, σ = 1, edges mirrored: [N, C, H, W]."""
     line = torch.tensor([math.exp(-0.5), 1.0, math.exp(-0.5)]).to(x)
     kernel = (line[:, None] * line / line.sum() ** 2).expand(x.shape[1], 1, 3, 3)
-    for dim in (2, 3):  # by hand: torch's padding has no deterministic gradient on a GPU
+    for dim in (2, 3):  # torch's padding has no deterministic gradient on a GPU
         last = x.shape[dim] - 1
         x = torch.cat([x.narrow(dim, 1, 1), x, x.narrow(dim, last - 1, 1)], dim)
     return F.conv2d(x, kernel, groups=x.shape[1])

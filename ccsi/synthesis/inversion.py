@@ -25,6 +25,7 @@ from ccsi.models import IncrementalNet, Tap
 from ccsi.optim import Adam
 from ccsi.rng import Streams
 from ccsi.stage import LOG_EVERY, Stage, State
+from ccsi.synthesis.images import total_variation, transformed
 from ccsi.synthesis.moments import (
     ClassMemory,
     batch_norm_distance,
@@ -37,24 +38,33 @@ from ccsi.synthesis.moments import (
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesis:
-    """How class impressions are made (METHOD section 4; the release takes 5,000 iterations).
+    """How class impressions are optimised (METHOD section 4); either `per_class` or `batches` is set.
 
     Args:
-        iterations: Adam steps per image. lr, beta1, beta2: Adam's. warmup: steps of linear warm-up (at most
-            half of `iterations`), then cosine to 0.
-        per_class: impressions of each old class; or `batches`: so many groups of `group_size` in all, as in
-            the release (a number, or one a task from the second on). Exactly one of the two is set.
-        group_size: images whose batch statistics are matched together (B); with `per_class`, at most so many.
-        together: groups optimised as one tensor; `auto` takes one at a time on a CPU, where more only
-            leave the cache, and as many as 2,048 images on a GPU, but leaves no worker without a group. The
-            result does not depend on it.
+        iterations: Adam steps per image; 5,000 in the release.
+        lr: Adam's learning rate.
+        beta1: Adam's decay of the first moment.
+        beta2: Adam's decay of the second moment.
+        warmup: steps of linear warm-up, at most half of `iterations`, followed by cosine to 0.
+        per_class: impressions of each old class.
+        batches: groups of `group_size` in all, as in the release; one number, or one a task from the second on.
+        group_size: B, images whose batch statistics are matched together; with `per_class`, the most of them.
+        together: groups optimised as one tensor; `auto` takes one at a time on a CPU, where more would not fit the
+            cache, and up to 2,048 images on a GPU, but leaves no worker without a group. The result does not depend
+            on it.
         statistics: `group`, or `pooled`: all impressions of the task form one group (another method).
-        w_ce, w_f, w_tv, w_l2: weights of the four terms; 0 switches a term off.
+        w_ce: weight of the cross-entropy; like the next three one number, or one a task from the second on, and 0
+            switches the term off.
+        w_f: weight of the moment matching.
+        w_tv: weight of the total variation.
+        w_l2: weight of the images' norm.
         stem_weight: a_l of the first norm layer (1 for the others).
-        class_moments: weight of the class-adaptive part of R_l relative to its BN part; 0: off.
+        class_moments: weight of the class-adaptive part of R_l; 0: off.
         bn_moments: weight of the BN part of R_l.
         init: `mean` (class mean image + `noise` · N(0,1)) or `noise` (N(0,1), DeepInversion's).
-        jitter: random shift of at most so many pixels; flip: probability of a horizontal flip.
+        noise: standard deviation of the noise for `init=mean`.
+        jitter: largest random shift, in pixels.
+        flip: probability of a horizontal flip.
         precision: of the network's forward pass; images and their optimiser are always float32.
     """
 
@@ -89,7 +99,7 @@ class Synthesis:
             )
 
     def labels(self, n_old: int, task: int) -> Tensor:
-        """Labels of all impressions, one row a group: int64 [groups, B], classes in turn."""
+        """Labels of all impressions, one row a group: int64 [groups, B]; classes alternate."""
         if self.batches is not None:
             n, size = per_task(self.batches, task) * self.group_size, self.group_size
         else:
@@ -100,14 +110,14 @@ class Synthesis:
         return (torch.arange(groups * size) % n_old).view(groups, size)
 
     def learning_rate(self, step: int) -> float:
-        """Of 0-based `step`: linear warm-up, then cosine to 0."""
+        """Learning rate at 0-based `step`: linear warm-up, then cosine to 0."""
         warmup = min(self.warmup, self.iterations // 2)
         if step < warmup:
             return self.lr * (step + 1) / warmup
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (self.iterations - warmup)))
 
     def groups_together(self, groups: int, size: int, device: torch.device, workers: int = 1) -> int:
-        """How many of `groups` groups of `size` images are optimised as one tensor."""
+        """Number of groups of `size` images that are optimised as one tensor."""
         if self.together != "auto":
             return self.together
         return 1 if device.type == "cpu" else max(1, min(2048 // size, math.ceil(groups / workers)))
@@ -115,12 +125,12 @@ class Synthesis:
     def run(
         self, net: IncrementalNet, memory: ClassMemory, task: int, streams: Streams, stage: Stage
     ) -> dict[str, Tensor]:
-        """Impressions of all classes in `memory`, under `net`, which stays as it is.
+        """Impressions of all classes in `memory` under `net`, which is not changed.
 
-        The net's workers share the groups, and each ends with the images of all.
+        The net's workers share the groups, and each returns the images of all.
 
         Args:
-            task: 0-based number of the task they are for (chooses per-task values and random streams).
+            task: 0-based number of the task that replays them; chooses per-task values and random streams.
 
         Returns:
             `images` uint8 [n, C, S, S] and `labels` int64 [n], on the net's device.
@@ -129,12 +139,9 @@ class Synthesis:
         weights = {name: per_task(getattr(self, name), task) for name in ("w_ce", "w_f", "w_tv", "w_l2")}
         device, process_group = net.scale.device, net.process_group
         n_groups, size = labels.shape
-        chunks = list(
-            torch.arange(n_groups).split(self.groups_together(n_groups, size, device, process_group.world_size))
-        )
-        rounds = math.ceil(
-            len(chunks) / process_group.world_size
-        )  # in each, every worker makes the images of one chunk
+        together = self.groups_together(n_groups, size, device, process_group.world_size)
+        chunks = torch.arange(n_groups).split(together)
+        rounds = math.ceil(len(chunks) / process_group.world_size)  # in each, every worker makes one chunk
         saved: Mapping[str, Any] = stage.state or {"done": [], "chunks": None}
         done: list[Tensor] = [images.to(device) for images in saved["done"]]
         for number in range(len(done), rounds):
@@ -142,16 +149,15 @@ class Synthesis:
             def maybe_checkpoint(step: int, make: Callable[[], State], done: list[Tensor] = done) -> None:
                 if process_group.world_size == 1:
                     stage.maybe_checkpoint(lambda: {"done": done, "chunks": [make()]})
-                elif step % LOG_EVERY == 0 and process_group.broadcast_object(
-                    stage.due()
-                ):  # they keep step: each has as much to do
+                elif step % LOG_EVERY == 0 and process_group.broadcast_object(stage.due()):  # all are at the same step
                     stage.save({"done": done, "chunks": process_group.all_gather_object(on_cpu(make()))})
 
             def log(step: int, metrics: Mapping[str, float], number: int = number) -> None:
                 stage.log(number * self.iterations + step, rounds * self.iterations, metrics)
 
             mine = number * process_group.world_size + process_group.rank
-            groups = chunks[min(mine, len(chunks) - 1)]  # whoever has none left does the last once more, to keep step
+            # a worker without a chunk repeats the last one, to stay at the same step as the others
+            groups = chunks[min(mine, len(chunks) - 1)]
             draws = [self.draw(memory, labels[g], task, int(g), streams) for g in groups]
             state = saved["chunks"] and saved["chunks"][process_group.rank]
             images = self.invert(net, memory, labels[groups].to(device), draws, weights, state, maybe_checkpoint, log)
@@ -164,7 +170,7 @@ class Synthesis:
     def draw(
         self, memory: ClassMemory, labels: Tensor, task: int, group: int, streams: Streams
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """All random choices of one group: start [B, C, S, S], shifts int [steps, 2], flips bool [steps]."""
+        """The random choices of one group: start [B, C, S, S], shifts int [steps, 2], flips bool [steps]."""
         generator = streams.generator("synthesis", task, group)
         shape = (len(labels), *memory.means.shape[1:])
         noise = torch.randn(shape, generator=generator).to(memory.means)
@@ -186,15 +192,17 @@ class Synthesis:
         """Optimise G groups of B images together; each has its own statistics, jitter, flips and best state.
 
         Args:
-            labels: int64 [G, B]. draws: one of `draw` per group. saved: state to go on from. maybe_checkpoint, log:
-                called with the number of steps done.
+            labels: int64 [G, B].
+            draws: the result of `draw` for each group.
+            saved: state to resume from.
+            maybe_checkpoint, log: called with the number of steps done.
 
         Returns:
             float [G, B, C, S, S] in [0, 1]: each group's state of lowest loss.
         """
         net.eval()
-        wanted = [p for p in net.parameters() if p.requires_grad]
-        for p in wanted:
+        trainable = [p for p in net.parameters() if p.requires_grad]
+        for p in trainable:
             p.requires_grad_(False)
         x = torch.stack([start for start, _, _ in draws])
         x.requires_grad_(True)
@@ -206,9 +214,14 @@ class Synthesis:
             x.data.copy_(saved["x"])
             best, lowest, first = saved["best"].to(x), saved["lowest"].to(x), saved["step"]
             optimizer.load_state_dict(saved["optimizer"])
+
+        def state() -> State:
+            position = {"best": best, "lowest": lowest, "step": step + 1}
+            return {"x": x.detach(), "optimizer": optimizer.state_dict()} | position
+
         for step in range(first, self.iterations):
-            parts = self.objective(net, memory, view(x, shifts[step], flips[step]), labels, weights)
-            losses = torch.stack(list(parts.values())).sum(0)  # [G]
+            terms = self.objective(net, memory, transformed(x, shifts[step], flips[step]), labels, weights)
+            losses = torch.stack(list(terms.values())).sum(0)  # [G]
             (grad,) = torch.autograd.grad(losses.sum(), x)
             with torch.no_grad():
                 better = losses < lowest
@@ -217,20 +230,11 @@ class Synthesis:
                 optimizer.step([grad], self.learning_rate(step))
                 x.clamp_(0, 1)
             if (step + 1) % LOG_EVERY == 0 or step + 1 == self.iterations:
-                log(step + 1, {f"loss_{name}": value.mean().item() for name, value in parts.items()})
-            maybe_checkpoint(
-                step + 1,
-                lambda step=step, best=best, lowest=lowest: {  # type: ignore[misc]  # lambda with bound defaults
-                    "x": x.detach(),
-                    "best": best,
-                    "lowest": lowest,
-                    "step": step + 1,
-                    "optimizer": optimizer.state_dict(),
-                },
-            )
-        for p in wanted:
+                log(step + 1, {f"loss_{name}": value.mean().item() for name, value in terms.items()})
+            maybe_checkpoint(step + 1, state)
+        for p in trainable:
             p.requires_grad_(True)
-        return best.clamp_(0, 1)  # the start itself may lie outside
+        return best.clamp_(0, 1)  # the start may lie outside
 
     def objective(
         self, net: IncrementalNet, memory: ClassMemory, x: Tensor, labels: Tensor, weights: Mapping[str, float]
@@ -239,21 +243,21 @@ class Synthesis:
         n_groups, size = labels.shape
         flat, y = x.flatten(0, 1), labels.flatten()
         moments = weights["w_f"] > 0 and (self.bn_moments > 0 or self.class_moments > 0)
-        parts: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
         if weights["w_ce"] > 0 or moments:
             taps: list[Tap] | None = [] if moments else None
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
                 features = net.features(flat, taps)
             if weights["w_ce"] > 0:
                 z = net.scale * net.cosines(features)
-                parts["ce"] = weights["w_ce"] * F.cross_entropy(z, y, reduction="none").view(n_groups, size).mean(1)
+                terms["ce"] = weights["w_ce"] * F.cross_entropy(z, y, reduction="none").view(n_groups, size).mean(1)
             if taps is not None:
-                parts["moments"] = weights["w_f"] * self.moment_terms(taps, memory, y, n_groups)
+                terms["moments"] = weights["w_f"] * self.moment_terms(taps, memory, y, n_groups)
         if weights["w_tv"] > 0:
-            parts["tv"] = weights["w_tv"] * total_variation(x)
+            terms["tv"] = weights["w_tv"] * total_variation(x)
         if weights["w_l2"] > 0:
-            parts["l2"] = weights["w_l2"] * torch.linalg.vector_norm(x.flatten(2), dim=2).mean(1)
-        return parts or {"none": x.flatten(1).sum(1) * 0}
+            terms["l2"] = weights["w_l2"] * torch.linalg.vector_norm(x.flatten(2), dim=2).mean(1)
+        return terms or {"none": x.flatten(1).sum(1) * 0}
 
     def moment_terms(self, taps: list[Tap], memory: ClassMemory, y: Tensor, n_groups: int) -> Tensor:
         """Σ_l a_l·R_l, [G]."""
@@ -266,45 +270,21 @@ class Synthesis:
             if norm.groups is not None and memory.group_means:
                 if self.class_moments > 0:
                     of_class = memory.group_means[layer][y], memory.group_vars[layer][y]
-                    far = class_moment_distance(*group_moments(first, second, norm.groups), *of_class)
-                    total = total + weight * self.class_moments * far.view(n_groups, -1).mean(1)
+                    distance = class_moment_distance(*group_moments(first, second, norm.groups), *of_class)
+                    total = total + weight * self.class_moments * distance.view(n_groups, -1).mean(1)
                 layer += 1
             if self.bn_moments > 0:
                 if norm.groups is not None:
                     first, second = normalized_moments(first, second, norm.groups, norm.eps)
-                far = batch_norm_distance(norm, first, second, n_groups)
-                total = total + weight * self.bn_moments * far
+                distance = batch_norm_distance(norm, first, second, n_groups)
+                total = total + weight * self.bn_moments * distance
         return total
 
 
-def view(x: Tensor, shifts: list[list[int]], flips: list[bool]) -> Tensor:
-    """x̃: each group of [G, B, C, S, S] shifted (pixels that leave come in at the other side) and flipped."""
-    seen = []
-    for group, (dy, dx), flip in zip(x, shifts, flips, strict=True):
-        moved = group.roll((dy, dx), (-2, -1)) if dy or dx else group
-        seen.append(moved.flip(-1) if flip else moved)
-    return torch.stack(seen)
-
-
 def on_cpu(value: Any) -> Any:
-    """A state whose tensors another machine can read: it may lack the card they are on."""
+    """A state with its tensors on the CPU, which a machine without this device can read."""
     if isinstance(value, Tensor):
         return value.cpu()
     if isinstance(value, Mapping):
         return {key: on_cpu(one) for key, one in value.items()}
     return [on_cpu(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def total_variation(x: Tensor) -> Tensor:
-    """Sum of the Frobenius norms of the four difference images of each group: [G, B, C, H, W] to [G].
-
-    Horizontal, vertical and both diagonal neighbours, over the whole group (DeepInversion's TV-l2).
-    """
-    differences = (
-        x[..., :, 1:] - x[..., :, :-1],
-        x[..., 1:, :] - x[..., :-1, :],
-        x[..., 1:, 1:] - x[..., :-1, :-1],
-        x[..., 1:, :-1] - x[..., :-1, 1:],
-    )
-    norms = [torch.linalg.vector_norm(d.flatten(1), dim=1) for d in differences]
-    return torch.stack(norms).sum(0)

@@ -1,4 +1,4 @@
-"""What is remembered of a class's real images, and how far a batch is from it (METHOD section 4)."""
+"""The moments that are kept of each class's real images, and a batch's distances from them (METHOD section 4)."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from ccsi.models import ContinualNorm2d, IncrementalNet, Tap
 
 @dataclass
 class ClassMemory:
-    """Aggregates of real images, per class seen so far; nothing of a single image is kept.
+    """Aggregates of real images for each class seen so distance; no single image is kept.
 
     Attributes:
         means: mean image of each class, float [n, C, S, S] in [0, 1].
@@ -25,7 +25,7 @@ class ClassMemory:
     group_vars: list[Tensor] = field(default_factory=list)
 
     def n_bytes(self) -> dict[str, int]:
-        """Size of what is kept: `class means` and `normalization moments`, in bytes."""
+        """Bytes of `class means` and of `normalization moments`."""
         moments = sum(t.numel() * t.element_size() for t in (*self.group_means, *self.group_vars))
         return {"class means": self.means.numel() * self.means.element_size(), "normalization moments": moments}
 
@@ -36,7 +36,7 @@ class ClassMemory:
         )
 
     def extended(self, other: "ClassMemory") -> "ClassMemory":
-        """This and `other`'s classes behind them."""
+        """The classes of this memory followed by those of `other`."""
         if not len(self.means):
             return other
 
@@ -51,7 +51,7 @@ class ClassMemory:
 
 
 class _Moments(torch.autograd.Function):
-    """First and second moment of each map; written out because its backward is then one pass, not three."""
+    """First and second moment of each map, with a backward in one pass; autograd's takes three."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,8 +68,8 @@ class _Moments(torch.autograd.Function):
 def map_moments(a: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and mean square of each map of [N, C, H, W] over its pixels, each [N, C].
 
-    Group and batch statistics of a layer's input, and of its GN output, all follow from these two: the maps
-    themselves are read once.
+    Group and batch statistics of a layer's input, and of its GN output, follow from these two, so that the maps are
+    read once.
     """
     first, second = _Moments.apply(a)
     return first, second
@@ -94,10 +94,10 @@ def normalized_moments(first: Tensor, second: Tensor, groups: int, eps: float) -
 def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: int = 256) -> ClassMemory:
     """The memory of `classes`, from one eval-mode pass over their images right after they were learned.
 
-    The net's workers share each class's images, and each ends with the memory of all.
+    The net's workers share each class's images, and each returns the memory of all.
 
     Args:
-        data: images uint8 [N, C, S, S] and labels. classes: whose rows to make, in order.
+        data: images uint8 [N, C, S, S] and labels. classes: the classes in order, one row each.
     """
     was_training = net.training
     net.eval()
@@ -128,19 +128,19 @@ def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: in
 
 
 def batch_norm_distance(norm: ContinualNorm2d, first: Tensor, second: Tensor, n_groups: int) -> Tensor:
-    """‖μ − mean‖₂ + ‖σ² − var‖₂ over channels, against BN's running moments, per synthesis group.
+    """‖μ − mean‖₂ + ‖σ² − var‖₂ over channels, against BN's running moments, for each synthesis group.
 
     Args:
         first, second: `map_moments` of the input of the layer's BN part (the GN output under CN), [N, C]; the
-            batch is `n_groups` synthesis groups one behind the other; μ and σ² are a group's own.
+            batch is a sequence of `n_groups` synthesis groups, and μ and σ² are those of a group.
 
     Returns:
         [n_groups]. Source: DeepInversion, eq. 4 (norms not squared).
     """
     mean = first.unflatten(0, (n_groups, -1)).mean(1)
     var = (second.unflatten(0, (n_groups, -1)).mean(1) - mean.square()).clamp(min=0)
-    far: Tensor = torch.linalg.vector_norm(mean - norm.running_mean, dim=1)
-    return far + torch.linalg.vector_norm(var - norm.running_var, dim=1)
+    distance: Tensor = torch.linalg.vector_norm(mean - norm.running_mean, dim=1)
+    return distance + torch.linalg.vector_norm(var - norm.running_var, dim=1)
 
 
 def batch_norm_divergence(norm: ContinualNorm2d, first: Tensor, second: Tensor) -> Tensor:
@@ -151,15 +151,15 @@ def batch_norm_divergence(norm: ContinualNorm2d, first: Tensor, second: Tensor) 
     mean = first.mean(0)
     var = (second.mean(0) - mean.square()).clamp(min=norm.eps)
     ratio = (norm.running_var + norm.eps) / var
-    far: Tensor = ratio - ratio.log() - 1 + (norm.running_mean - mean).square() / var
-    return far.mean() / 2
+    distance: Tensor = ratio - ratio.log() - 1 + (norm.running_mean - mean).square() / var
+    return distance.mean() / 2
 
 
 def class_moment_distance(mean: Tensor, var: Tensor, mean_of_class: Tensor, var_of_class: Tensor) -> Tensor:
-    """‖GN group means − m_y‖₂ + ‖GN group variances − v_y‖₂ per image. All [N, G], result [N].
+    """‖GN group means − m_y‖₂ + ‖GN group variances − v_y‖₂ for each image. All [N, G], result [N].
 
-    Source: CCSI, class-adaptive moments (METHOD section 4), `mean_of_class` and `var_of_class` being those of each
-    image's class.
+    `mean_of_class` and `var_of_class` are those of each image's class. Source: CCSI, class-adaptive moments (METHOD
+    section 4).
     """
-    far: Tensor = torch.linalg.vector_norm(mean - mean_of_class, dim=1)
-    return far + torch.linalg.vector_norm(var - var_of_class, dim=1)
+    distance: Tensor = torch.linalg.vector_norm(mean - mean_of_class, dim=1)
+    return distance + torch.linalg.vector_norm(var - var_of_class, dim=1)

@@ -1,6 +1,7 @@
 """Progress in the terminal, and the figures at the end."""
 
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,22 @@ from ccsi.tracking.events import Progress, RunStart, TaskEnd
 SECONDS_BETWEEN_LINES = 10.0
 MIN_WIDTH = 110
 """Of tables that do not go to a terminal: a log has no width of its own."""
+BAR_WIDTH, LABEL_WIDTH = 10, 20
+FIGURES = {
+    "macro": "final accuracy, mean over tasks",
+    "micro": "final accuracy over all images (ACC)",
+    "average_incremental": "mean over tasks of micro",
+    "forgetting": "best earlier minus final accuracy",
+    "backward_transfer": "final minus first accuracy",
+    "auc": "MedMNIST's AUC",
+}
+"""Figures in the final table, and what they are (see `ccsi.evaluation.metrics`)."""
 
 
 class Console:
     """Shows a run: on a terminal one live line a phase, elsewhere a plain line now and then; tables at the end.
 
-    Progress goes to stderr, the final tables to stdout.
+    Progress goes to stderr, the final tables to stdout. On a terminal no line of progress is longer than it is wide.
 
     Args:
         quiet: print nothing at all.
@@ -34,26 +45,27 @@ class Console:
         self._bar: Bar | None = None
         self._bar_task: TaskID | None = None
         self._err = Terminal(stderr=True)
-        self._phase: tuple[int, str] | None = None
+        self._last: Progress | None = None
         self._phase_began = self._last_line = 0.0
         self._first_step = 0
 
     def start(self, run: RunStart) -> None:
-        """Say what runs where."""
+        """Print what runs where."""
         self._run = run
         if self.quiet:
             return
         self._err = Terminal(stderr=True)
         tasks, classes = len(run.tasks), sum(map(len, run.tasks))
-        verb = "goes on" if run.resumed_at else "starts"
-        self._say(f"{run.name} {verb}: {classes} classes in {tasks} tasks, folder {run.folder}")
+        line = f"{run.name} {'resumes' if run.resumed_at else 'starts'}: {classes} classes in {tasks} tasks"
+        for part in self._fitting(f"{line}, folder {run.folder}", f"{line}\nfolder {run.folder}").splitlines():
+            self._print(part)
         if self._err.is_terminal:
             self._bar = Bar(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
+                BarColumn(bar_width=BAR_WIDTH),
                 MofNCompleteColumn(),
                 TextColumn("[dim]{task.fields[left]}"),
-                TextColumn("{task.fields[metrics]}"),  # last, for it is the one a narrow terminal cuts
+                TextColumn("{task.fields[metrics]}", markup=False),
                 console=self._err,
             )
             self._bar.start()
@@ -63,32 +75,32 @@ class Console:
         if self.quiet or self._run is None:
             return
         now = time.monotonic()
-        if self._phase != (event.task, event.phase):
+        if self._last is None or (self._last.task, self._last.phase) != (event.task, event.phase):
             self._close_phase()
-            self._phase = event.task, event.phase
             self._phase_began, self._first_step, self._last_line = now, event.step, -SECONDS_BETWEEN_LINES
-        done = event.step - self._first_step  # since we watch: a resumed phase does not begin at step 1
+        self._last = event
+        done = event.step - self._first_step  # in this process: a resumed phase does not start at step 1
         left = (now - self._phase_began) / done * (event.steps - event.step) if done else None
         time_left = "" if left is None else f"{clock(left)} left"
-        title, metrics = f"task {event.task + 1}/{len(self._run.tasks)}  {event.phase:<9}", show_metrics(event.metrics)
+        title, steps = self._title(event), f"{event.step}/{event.steps}"
         if self._bar is not None:
             if self._bar_task is None:
                 self._bar_task = self._bar.add_task(title, total=event.steps, metrics="", left="")
-            self._bar.update(self._bar_task, total=event.steps, completed=event.step, metrics=metrics, left=time_left)
+            taken = len(title) + BAR_WIDTH + 2 * len(str(event.steps)) + 1 + len(time_left) + 5  # 5: between columns
+            shown = show_metrics(event.metrics, self._err.width - taken)
+            self._bar.update(self._bar_task, total=event.steps, completed=event.step, metrics=shown, left=time_left)
         elif now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            self._say("  ".join(filter(None, (title, f"{event.step}/{event.steps}", metrics, time_left))))
+            self._print("  ".join(filter(None, (title, steps, show_metrics(event.metrics), time_left))))
 
     def task_end(self, event: TaskEnd) -> None:
         """One line with the task's figures."""
         if self.quiet:
             return
         self._close_phase()
-        shown = ("val_micro", "val_macro", "test_micro", "test_macro")
-        figures = [f"{k.replace('_', ' ')} {percent(event.figures[k])} %" for k in shown if k in event.figures]
         seconds = event.figures.get("seconds")
-        after = [] if seconds is None else [f"after {clock(seconds)}"]
-        self._say(f"task {event.task + 1}/{event.tasks} done: " + ", ".join(figures + after))
+        after = "" if seconds is None else f" after {clock(seconds)}"
+        self._print(f"task {event.task + 1}/{event.tasks} done{after}: {accuracies(event.figures)}")
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
         """The final tables on stdout; nothing for a run that was stopped."""
@@ -100,63 +112,51 @@ class Console:
             show_result(result, self._run.folder if self._run else None)
         self._run = None
 
+    def _title(self, event: Progress) -> str:
+        return f"task {event.task + 1}/{len(self._run.tasks) if self._run else 0}  {event.phase:<9}"
+
     def _close_phase(self) -> None:
         """Turn the live line into a permanent one, so that never more than one line is redrawn."""
-        if self._bar is not None and self._bar_task is not None:
-            task = next(task for task in self._bar.tasks if task.id == self._bar_task)
-            seconds = clock(time.monotonic() - self._phase_began)
-            done = f"{task.completed:.0f}/{task.total:.0f}"
+        if self._bar is not None and self._bar_task is not None and self._last is not None:
+            line = f"{self._title(self._last)}  {self._last.step}/{self._last.steps}"
+            took = f"in {clock(time.monotonic() - self._phase_began)}"
             self._bar.remove_task(self._bar_task)
-            self._say(f"{task.description}  {done}  {task.fields['metrics']}  in {seconds}")
-        self._bar_task = self._phase = None
+            metrics = show_metrics(self._last.metrics, self._err.width - len(line) - len(took) - 4)
+            self._print("  ".join(filter(None, (line, metrics, took))))
+        self._bar_task = self._last = None
 
-    def _say(self, line: str) -> None:
+    def _fitting(self, line: str, shorter: str) -> str:
+        return shorter if self._err.is_terminal and len(line) > self._err.width else line
+
+    def _print(self, line: str) -> None:
         # rich would wrap to 80 columns in a log file and read [brackets] in a path as markup
         terminal = self._bar.console if self._bar is not None else self._err
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_result(result: Mapping[str, Any], folder: Path | None, file: Any = None) -> None:
-    """Print a finished run's figures (the contents of result.json) as tables, in percent, on stdout or `file`."""
+    """Print a finished run's figures (the content of result.json) as tables, in percent, on stdout or `file`."""
     out = Terminal(file=file or sys.stdout)
     if not out.is_terminal:
         out.width = max(out.width, MIN_WIDTH)
-    val: Mapping[str, Any] = result.get("val") or {}
-    split, figures = ("test", result) if result.get("accuracy_matrix") else ("val", val)
     dataset = result["dataset"]
     out.print()
-    out.print(
-        f"{result['name']}: {result['learner']} on {dataset['name']}, seed {result['seed']}", style="bold", markup=False
-    )
+    title = f"{result['name']}: {result['learner']} on {dataset['name']}, seed {result['seed']}"
+    out.print(title, style="bold", markup=False)
 
-    matrix = Table(title=f"accuracy matrix, {split} (%)", title_justify="left", box=box.SIMPLE_HEAD)
-    matrix.add_column("after task", justify="right")
-    for heading in task_names(dataset["class_names"], result["scenario"]["classes_per_task"]):
-        matrix.add_column(heading, justify="right", overflow="fold")
-    matrix.add_column("all, micro", justify="right", style="bold")
-    for number, (row, micro) in enumerate(
-        zip(figures["accuracy_matrix"], figures["accuracy_after_task"], strict=True), start=1
-    ):
-        empty = [""] * (len(figures["accuracy_matrix"]) - len(row))
-        matrix.add_row(str(number), *map(percent, row), *empty, percent(micro))
-    out.print(matrix)
+    split, figures = split_to_show(result)
+    names = task_names(dataset["class_names"], result["scenario"]["classes_per_task"])
+    for table in accuracy_matrix(figures, f"accuracy matrix, {split} (%)", names, out):
+        out.print(table)
 
-    names = {
-        "final_accuracy_macro": "final accuracy, macro over tasks",
-        "final_accuracy_micro": "final accuracy, micro over images",
-        "average_incremental_accuracy": "average incremental accuracy",
-        "forgetting": "forgetting",
-        "backward_transfer": "backward transfer",
-        "auc": "AUC (MedMNIST's)",
-        "acc": "ACC (MedMNIST's)",
-    }
     table = Table(title="figures (%)", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("")
-    table.add_column("val", justify="right")
-    table.add_column("test", justify="right", style="bold")
-    for key, name in names.items():
-        if val.get(key) is not None or result.get(key) is not None:
-            table.add_row(name, percent(val.get(key)), percent(result.get(key)))
+    table.add_column("", no_wrap=True)
+    table.add_column("val", justify="right", no_wrap=True)
+    table.add_column("test", justify="right", no_wrap=True, style="bold")
+    table.add_column("", style="dim")
+    for key, meaning in FIGURES.items():
+        if any(result[part].get(key) is not None for part in ("val", "test")):
+            table.add_row(key, percent(result["val"].get(key)), percent(result["test"].get(key)), meaning)
     out.print(table)
 
     kept = [f"{item['count']} {item['kind']} {size(item['bytes'])}" for item in result["stored"]]
@@ -165,11 +165,50 @@ def show_result(result: Mapping[str, Any], folder: Path | None, file: Any = None
         "permissions": ", ".join(result["permissions"]) or "none",
         "protocol": result["protocol"],
         "time": ", ".join(f"{phase} {clock(seconds)}" for phase, seconds in result["seconds"].items()),
-        "folder": str(folder) if folder else "",
     }
     for word, text in lines.items():
-        if text:
-            out.print(f"{word:<20}{text}", markup=False, highlight=False, soft_wrap=True)
+        wrapped = textwrap.fill(text, out.width - LABEL_WIDTH).replace("\n", "\n" + " " * LABEL_WIDTH)
+        out.print(f"{word:<{LABEL_WIDTH}}{wrapped}", markup=False, highlight=False, soft_wrap=True)
+    if folder is not None:  # in one line, however long, to be copied
+        out.print(f"{'folder':<{LABEL_WIDTH}}{folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def split_to_show(result: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """`test` and its figures where the run was evaluated on it, else `val` and its figures."""
+    split = "test" if result["test"]["accuracy_matrix"] else "val"
+    return split, result[split]
+
+
+def accuracy_matrix(figures: Mapping[str, Any], title: str, names: Sequence[str], out: Terminal) -> list[Table]:
+    """The matrix as one table with class names as heads; where `out` is too narrow, with numbers, or as several."""
+    matrix = figures["accuracy_matrix"]
+
+    def table(first: int, end: int, heads: Sequence[str]) -> Table:
+        made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        made.add_column("after task", justify="right", no_wrap=True)
+        for head in heads[first:end]:
+            made.add_column(head, justify="right", min_width=head_width(head))
+        if first == 0:
+            made.add_column("all, micro", justify="right", no_wrap=True, style="bold")
+        for number, (row, micro) in enumerate(zip(matrix, figures["accuracy_after_task"], strict=True), start=1):
+            if number > first:
+                cells = [percent(value) for value in row[first:end]] + [""] * (end - max(first, len(row)))
+                made.add_row(str(number), *cells, *([percent(micro)] if first == 0 else []))
+        return made
+
+    def fits(heads: Sequence[str]) -> bool:  # a column has two spaces and a divider
+        return 1 + sum(head_width(head) + 3 for head in ("after-task", *heads, "all,-micro")) <= out.width
+
+    tasks, numbers = len(matrix), [str(number + 1) for number in range(len(matrix))]
+    if fits(names):
+        return [table(0, tasks, names)]
+    most = next((n for n in range(tasks, 1, -1) if fits(numbers[:n])), 1)
+    return [table(first, min(first + most, tasks), numbers) for first in range(0, tasks, most)]
+
+
+def head_width(head: str) -> int:
+    """Characters that a column of percentages needs whose head is broken between words only."""
+    return max(map(len, ["100.0", *head.split()]))
 
 
 def task_names(class_names: Sequence[str], classes_per_task: Sequence[int], most: int = 4) -> list[str]:
@@ -182,18 +221,40 @@ def task_names(class_names: Sequence[str], classes_per_task: Sequence[int], most
     return names
 
 
-def show_metrics(metrics: Mapping[str, float]) -> str:
-    """Metrics in a line: `loss 1.23 (ce 0.9, distillation 0.33)  val 81.2 %  lr 0.05`."""
+def accuracies(figures: Mapping[str, float]) -> str:
+    """The accuracies of `TaskEnd.figures` in at most 50 characters: `micro/macro val 92.0/91.8 %, test 91.3/91.1 %`."""
+    names = [name for name in ("micro", "macro") if f"val_{name}" in figures or f"test_{name}" in figures]
+    parts = [
+        f"{split} " + "/".join(percent(figures.get(f"{split}_{name}")) for name in names) + " %"
+        for split in ("val", "test")
+        if any(f"{split}_{name}" in figures for name in names)
+    ]
+    return f"{'/'.join(names)} {', '.join(parts)}"
+
+
+def show_metrics(metrics: Mapping[str, float], room: int | None = None) -> str:
+    """Metrics in a line: `loss 1.23 (ce 0.9, distillation 0.33)  val 81.2 %  lr 0.05`.
+
+    Args:
+        room: the most characters; the loss's parts are left out first, then the last metrics. None: no limit.
+    """
     parts = ", ".join(f"{key.removeprefix('loss_')} {v:.3g}" for key, v in metrics.items() if key.startswith("loss_"))
-    words = [f"loss {metrics['loss']:.3g}" if "loss" in metrics else "", f"({parts})" if parts else ""]
-    line = " ".join(filter(None, words))
+    loss = [f"loss {metrics['loss']:.3g}"] if "loss" in metrics else []
     rest = []
     for key, value in metrics.items():
         if key.endswith("accuracy"):
             rest.append(f"{key.removesuffix('_accuracy')} {percent(value)} %")
         elif key != "loss" and not key.startswith("loss_"):
             rest.append(f"{key} {value:.3g}")
-    return "  ".join(filter(None, (line, *rest)))
+    line = "  ".join([" ".join([*loss, *([f"({parts})"] if parts else [])]), *rest]).strip()
+    short = [*loss, *rest]
+    while room is not None and len(line) > room:
+        line = "  ".join(short)
+        if short:
+            short.pop()
+        else:
+            break
+    return line
 
 
 def percent(fraction: float | None) -> str:
@@ -209,7 +270,7 @@ def clock(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes as one would say them: 2048 is `2.0 kB` (1 kB = 1,000 bytes)."""
+    """Bytes with a unit: 2048 is `2.0 kB` (1 kB = 1,000 bytes)."""
     value, unit = float(count), "B"
     for larger in ("kB", "MB", "GB"):
         if value < 1000:

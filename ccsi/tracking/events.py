@@ -1,4 +1,4 @@
-"""What a run tells its trackers."""
+"""What a run reports to its trackers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class RunStart:
-    """A run begins or goes on.
+    """A run starts or resumes.
 
     Attributes:
         name: short and readable, e.g. `pbcblood-ccsi-s0`.
@@ -47,8 +47,8 @@ class TaskEnd:
 
     Attributes:
         task: 0-based, of `tasks`.
-        figures: `val_micro`, `val_macro`, `val_average_incremental` and, when test is evaluated, the same with
-            `test_`; fractions in [0, 1]. `seconds` spent so far.
+        figures: `val_<name>` of each of `ccsi.evaluation.metrics.SCALARS`, the same with `test_` when test is
+            evaluated (fractions in [0, 1]; `auc` is NaN while there is one class), and `seconds` spent so far.
         confusion: split → counts [n_seen][n_seen], rows are true classes.
         impressions: `impressions/task<k>.npz` in the run's folder (`images` uint8 [N, C, S, S], `labels` int64
             [N]), if this task used any.
@@ -64,16 +64,26 @@ class TaskEnd:
 
 
 class Tracker(Protocol):
-    """Something that shows or stores what happens. All methods are called from the run's own thread."""
+    """Something that shows or stores what happens. All methods are called from the run's own thread.
+
+    A subclass overrides what it needs: what it leaves out does nothing.
+    """
+
+    def __init__(self) -> None:
+        return
 
     def start(self, run: RunStart) -> None:
         """Before the first step; raises UserError if it cannot work (no key, no network)."""
+        return
 
     def progress(self, event: Progress) -> None:
         """At a logging point."""
+        return
 
     def task_end(self, event: TaskEnd) -> None:
         """After a task."""
+        return
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
-        """At the end, with the contents of result.json; None when the run was stopped or failed."""
+        """At the end, with the content of result.json; None when the run was stopped or failed."""
+        return

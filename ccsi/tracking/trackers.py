@@ -2,30 +2,35 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
-from ccsi.tracking.console import Console
 from ccsi.tracking.events import Progress, RunStart, TaskEnd, Tracker
 from ccsi.tracking.files import Files
-from ccsi.tracking.weights_and_biases import WeightsAndBiases
 
 
-@dataclass
 class Trackers:
-    """Passes every event on to the console, to W&B and, always, to `files` (which a run cannot do without).
+    """Passes every event on to each tracker, and always to `files`, which a run cannot do without.
 
-    `watch` is one more, set by who drives the run.
+    A tracker of your own is a class (see `Tracker`) and a file that names it, `tracking/mine.yaml`:
+
+        defaults: [default, _self_]
+        mine:
+          _target_: my_module.MyTracker
+
+    Args:
+        trackers: by name; the names are the keys under `tracking`.
+
+    Attributes:
+        watch: one more, set by the function that drives the run.
     """
 
-    console: Console = field(default_factory=Console)
-    wandb: WeightsAndBiases = field(default_factory=WeightsAndBiases)
-    files: Files = field(default_factory=Files, init=False)
-    watch: Tracker | None = field(default=None, init=False)
+    def __init__(self, **trackers: Tracker) -> None:
+        self.named, self.files = trackers, Files()
+        self.watch: Tracker | None = None
 
     @property
     def _all(self) -> tuple[Tracker, ...]:
-        return self.files, self.wandb, self.console, *([self.watch] if self.watch else [])
+        return self.files, *self.named.values(), *([self.watch] if self.watch else [])
 
     def start(self, run: RunStart) -> None:
         """Before the first step.
@@ -56,9 +61,8 @@ class Trackers:
                 stack.callback(tracker.finish, result)
 
 
-@dataclass
 class NullTrackers(Trackers):
-    """Tells nobody: for all workers of a run but the one that leads."""
+    """Drops every event: for the workers of a run that are not the main one."""
 
     @property
     def _all(self) -> tuple[Tracker, ...]:

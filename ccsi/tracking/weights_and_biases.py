@@ -1,4 +1,4 @@
-"""Weights & Biases, told only what is about the experiment: no key, account, machine or code.
+"""Weights & Biases receives only what is about the experiment: no key, account, machine or code.
 
 The module is not called wandb.py because it would then import itself. The package is imported only when
 it is used: it is an extra, and costs a second.
@@ -72,7 +72,7 @@ class WeightsAndBiases:
             )
 
     def start(self, run: RunStart) -> None:
-        """Begin the W&B run, or go on with it (online), under an id kept in the run's folder.
+        """Start the W&B run, or resume it (online), under an id kept in the run's folder.
 
         Raises:
             UserError: W&B refuses the key or cannot be reached.
@@ -223,10 +223,13 @@ def portable(value: Any) -> Any:
 
 
 def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of result.json and the accuracy matrices; those on val are named `val/<name>`."""
-    val = {f"val/{key}": value for key, value in (result.get("val") or {}).items()}
-    seconds = {f"seconds/{key}": value for key, value in (result.get("seconds") or {}).items()}
-    flat = {**result, **val, **seconds}
-    matrices = ("accuracy_matrix", "val/accuracy_matrix")
+    """The numbers of result.json and the accuracy matrices, flat: those of a split are named `<split>_<name>`."""
+    flat = {key: value for key, value in result.items() if not isinstance(value, Mapping)}
+    for prefix, part in (("test_", "test"), ("val_", "val"), ("seconds/", "seconds")):
+        flat |= {f"{prefix}{key}": value for key, value in result.get(part, {}).items()}
     stored = {"stored_bytes": sum(item["bytes"] for item in result.get("stored") or [])}
-    return {k: v for k, v in flat.items() if isinstance(v, int | float | bool) or (k in matrices and v)} | stored
+    return {
+        key: value
+        for key, value in flat.items()
+        if isinstance(value, int | float) or (key.endswith("accuracy_matrix") and value)
+    } | stored

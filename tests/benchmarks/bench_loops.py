@@ -22,10 +22,10 @@ from ccsi.learners import CCSI, IdC
 from ccsi.learners.ccsi import Update
 from ccsi.losses import class_centroids, distillation, intra_domain_conservative, margin, moving_centroids
 from ccsi.models import IncrementalNet, ccsi_small, random_prototypes
-from ccsi.rng import Streams
+from ccsi.rng import Streams, TaskStreams
 from ccsi.stage import Stage
 from ccsi.synthesis import Synthesis, remember
-from ccsi.synthesis.inversion import total_variation
+from ccsi.synthesis.images import total_variation
 from ccsi.synthesis.moments import (
     batch_norm_distance,
     class_moment_distance,
@@ -33,7 +33,7 @@ from ccsi.synthesis.moments import (
     map_moments,
     normalized_moments,
 )
-from ccsi.training import Training
+from ccsi.training import Training, TrainingData
 
 Timed = Callable[[], None]
 
@@ -69,7 +69,8 @@ def training_loops(device: torch.device, steps: int) -> tuple[Timed, Timed]:
     def ours() -> None:
         net.load_state_dict(start.state_dict())
         objective = Update(learner, task, teacher, 2)
-        training.fit(net, real, val, objective, 1, Streams(0), Stage(), synthetic, 0.5, False)
+        data, streams = TrainingData(real, val, synthetic, 0.5), TaskStreams(Streams(0), 1)
+        training.fit(net, data, objective, streams, Stage(), train_old_prototypes=False)
 
     bare_net = copy.deepcopy(start)
     x_all = torch.cat([real.images, synthetic.images]).float() / 255

@@ -18,10 +18,10 @@ from ccsi.data import Labelled, Task
 from ccsi.learners import CCSI, IdC
 from ccsi.learners.ccsi import Update
 from ccsi.models import IncrementalNet, random_prototypes, resnet
-from ccsi.rng import Streams
+from ccsi.rng import Streams, TaskStreams
 from ccsi.stage import Stage
 from ccsi.synthesis import Synthesis
-from ccsi.training import Training
+from ccsi.training import Training, TrainingData
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from joined import Joined
@@ -51,7 +51,8 @@ def train(steps: int) -> tuple[float, float]:
     objective = Update(learner, task, teacher, 2)
     net.process_group.all_gather_object(None)  # they start together
     began = time.perf_counter()
-    training.fit(net, real, val, objective, 1, Streams(0), Stage(), old, 0.5, False)
+    data, streams = TrainingData(real, val, old, 0.5), TaskStreams(Streams(0), 1)
+    training.fit(net, data, objective, streams, Stage(), train_old_prototypes=False)
     return time.perf_counter() - began, sum(p.detach().double().abs().sum().item() for p in net.parameters())
 
 

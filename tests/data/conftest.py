@@ -1,6 +1,7 @@
 """A loopback HTTP server, a data folder of the test's own, and an account that may not write everywhere."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -8,17 +9,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
-settings.register_profile("unhurried", deadline=None)  # the machine may be shared: slow is no failure
-settings.load_profile("unhurried")
+from ccsi.data import download
 
 
 class FileServer(ThreadingHTTPServer):
     """Serves `files` by path.
 
     `requests` lists the paths asked for. Only the first `held_after` bytes of a file are sent before `release`
-    is set; of a file in `cut` only that many bytes, although its full length is announced.
+    is set; of a file in `cut` only that many bytes, although its full length is announced, for the first `cuts`
+    requests.
     """
 
     daemon_threads = True
@@ -27,6 +27,7 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.cut: dict[str, int] = {}
+        self.cuts = sys.maxsize
         self.requests: list[str] = []
         self.held_after: int | None = None
         self.release = threading.Event()
@@ -48,7 +49,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        body = body[: self.server.cut.get(path)]
+        if len(self.server.requests) <= self.server.cuts:
+            body = body[: self.server.cut.get(path)]
         first = len(body) if self.server.held_after is None else self.server.held_after
         try:
             self.wfile.write(body[:first])
@@ -65,7 +67,6 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr("urllib.request._opener", None)  # it remembers the proxies of its first use
     server = FileServer()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -84,13 +85,18 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed download is tried again at once."""
+    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
+
+
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every connection is refused at once: all go to a proxy that is not there (port 9, "discard")."""
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setattr("urllib.request._opener", None)
 
 
 @pytest.fixture

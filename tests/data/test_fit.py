@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
@@ -33,7 +33,6 @@ def test_pad(images: npt.NDArray[np.uint8], extra: int) -> None:
         fit_images(images, max(height, width) - 1, "pad", None, "own")
 
 
-@settings(max_examples=50)
 @given(images=grey | rgb, size=st.integers(1, 20))
 def test_resize(images: npt.NDArray[np.uint8], size: int) -> None:
     fitted = fit_images(images, size, "resize", None, "own").permute(0, 2, 3, 1).numpy().astype(int)

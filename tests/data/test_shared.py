@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -175,6 +176,22 @@ def test_a_folder_that_cannot_be_written(
     with pytest.raises(UserError, match=r"share_data=.* cannot be used \(.*\); make room, or choose another folder\."):
         (tmp_path / "file").touch()
         opened(SOURCE, tmp_path / "file")
+
+
+def test_a_complete_folder_is_only_read(unprivileged: Callable[[], AbstractContextManager[None]]) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other accounts
+        folder, expected = Path(name), SOURCE.load()
+        task = take(opened(SOURCE, folder).train, [3, 1], 0, CPU)
+        assert not list(folder.rglob(".lock"))
+        folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+        for one in folders:
+            one.chmod(0o555)
+        with unprivileged():
+            data = opened(SOURCE, folder)
+            assert same(data, expected)
+            assert torch.equal(take(data.train, [3, 1], 0, CPU).images, task.images)
+        for one in folders:
+            one.chmod(0o755)
 
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

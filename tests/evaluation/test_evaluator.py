@@ -66,7 +66,7 @@ def test_what_a_learner_keeps_of_the_images_is_wiped(split):
     assert torch.equal(split.images, before)
 
 
-def test_going_on_from_a_saved_state(split):
+def test_continuing_from_a_saved_state(split):
     whole, learner = Evaluator(split, PLAN, torch.device("cpu")), ByBrightness()
     whole(learner)
     rest = Evaluator(split, PLAN, torch.device("cpu"))
@@ -96,7 +96,7 @@ def test_auc_ranks_by_probabilities_that_are_0_or_1_as_floats():
     torch.testing.assert_close(log_odds(scores / 300), (scores / 300).softmax(1).logit())
 
 
-def test_a_learner_that_diverged_is_told_so(split):
+def test_a_learner_that_diverged_is_reported(split):
     class Diverged(ByBrightness):
         name = "lwf"
 

@@ -92,14 +92,16 @@ def test_figures_of_a_run_by_hand():
     got = metrics.figures(CONFUSIONS, [2, 1], [0.9, 0.8])
     assert got["accuracy_matrix"] == [[17 / 20], [11 / 20, 18 / 20]]
     assert got["accuracy_after_task"] == [17 / 20, 29 / 40]
-    assert got["final_accuracy_micro"] == got["acc"] == 29 / 40
-    assert got["final_accuracy_macro"] == pytest.approx((11 / 20 + 18 / 20) / 2)
-    assert got["average_incremental_accuracy"] == pytest.approx((17 / 20 + 29 / 40) / 2)
+    assert got["micro"] == 29 / 40
+    assert got["macro"] == pytest.approx((11 / 20 + 18 / 20) / 2)
+    assert got["average_incremental"] == pytest.approx((17 / 20 + 29 / 40) / 2)
     assert got["forgetting"] == pytest.approx(6 / 20) and got["backward_transfer"] == pytest.approx(-6 / 20)
     assert got["forgetting_nonnegative"] == pytest.approx(6 / 20)
     assert got["auc"] == 0.8 and got["auc_after_task"] == [0.9, 0.8] and got["confusion"] == CONFUSIONS
     assert json.loads(json.dumps(got)) == got
     assert set(metrics.EMPTY) == set(got) and set(metrics.EMPTY.values()) == {None}
+    assert list(metrics.SCALARS) == [name for name, value in got.items() if isinstance(value, float)]
+    assert list(metrics.SCALARS) == [name for name, value in got.items() if isinstance(value, float)]
 
 
 @settings(deadline=None)

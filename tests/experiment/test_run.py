@@ -14,9 +14,9 @@ from tiny_run import TINY, run_tiny
 
 import ccsi.config
 from ccsi.errors import UserError
+from ccsi.evaluation.metrics import SCALARS
 from ccsi.experiment.checkpoint import Checkpoints, sha256_of
-from ccsi.experiment.folder import flat
-from ccsi.experiment.run import finite
+from ccsi.experiment.record import finite
 from ccsi.tracking.files import Files
 
 
@@ -147,7 +147,7 @@ def test_a_list_of_equal_values_is_that_value(halves: dict[str, Any], tmp_path: 
 def test_a_value_a_task(key: str, halves: dict[str, Any], tmp_path: Path) -> None:
     settings = {name: "0.5" for name in PER_TASK} | {key: "[0.5,0.25]"}
     other = run_tiny(tmp_path / "run", *(f"learner.{name}={value}" for name, value in settings.items()))
-    assert other["confusion"][:2] == halves["confusion"][:2]  # the first entry is for the second task
+    assert other["test"]["confusion"][:2] == halves["test"]["confusion"][:2]  # the first entry is for the second task
     assert other["impressions_sha256"][0] == halves["impressions_sha256"][0]
     assert other["weights_sha256"] != halves["weights_sha256"]
     assert (other["impressions_sha256"][1] != halves["impressions_sha256"][1]) == key.startswith("synthesis.")
@@ -187,7 +187,7 @@ def test_without_test_the_weights_are_the_same(plain: Plain, tmp_path: Path) -> 
     figures = run_tiny(tmp_path / "run", "evaluate_test=false")
     assert figures["weights_sha256"] == plain[1]["weights_sha256"]
     assert figures["val"] == plain[1]["val"]
-    assert all(figures[key] is None for key in figures["val"])
+    assert figures["test"] == dict.fromkeys(figures["val"])
     assert not any(key.startswith("test") for line in lines_of(tmp_path / "run") for key in line)
 
 
@@ -195,7 +195,6 @@ def test_what_the_folder_holds(plain: Plain) -> None:
     folder, figures = plain
     held = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert held == {
-        ".lock",
         "config.yaml",
         "metrics.jsonl",
         "checkpoint.pt",
@@ -219,12 +218,16 @@ def test_what_the_folder_holds(plain: Plain) -> None:
     assert figures["scenario"] == {"class_order": list(range(10)), "classes_per_task": [4, 3, 3]}
     assert figures["dataset"]["train"] == 100
     assert figures["threads"] == 1
-    assert [len(row) for row in figures["accuracy_matrix"]] == [1, 2, 3]
+    assert [len(row) for row in figures["test"]["accuracy_matrix"]] == [1, 2, 3]
     assert {"synthesis", "training", "evaluation", "total"} == set(figures["seconds"])
     assert set(figures["peak_memory_bytes"]) == {"synthesis", "training", "evaluation"}
     ends = [line for line in lines_of(folder) if line["phase"] == "task_end"]
     assert [line["task"] for line in ends] == [1, 2, 3]
-    assert [line["test_micro"] for line in ends] == figures["accuracy_after_task"]
+    assert [line["test_micro"] for line in ends] == figures["test"]["accuracy_after_task"]
+    for split in ("val", "test"):
+        assert {name: ends[-1][f"{split}_{name}"] for name in SCALARS} == {
+            name: figures[split][name] for name in SCALARS
+        }
 
 
 def test_class_order_says_which_class_comes_when(tmp_path: Path) -> None:
@@ -240,12 +243,12 @@ def test_a_task_of_one_class_has_no_auc(tmp_path: Path) -> None:
 
     figures = run_tiny(tmp_path / "run", "scenario.classes_per_task=[1,9]")
     written = json.loads((tmp_path / "run" / "result.json").read_text(), parse_constant=refuse)
-    assert written == figures and written["auc_after_task"][0] is None
+    assert written == figures and written["test"]["auc_after_task"][0] is None
 
 
 def test_one_task_alone(tmp_path: Path) -> None:
     figures = run_tiny(tmp_path / "run", "scenario.classes_per_task=10", "learner.idc.rho=[]")
-    assert figures["forgetting"] == 0 and figures["impressions_sha256"] == []
+    assert figures["test"]["forgetting"] == 0 and figures["impressions_sha256"] == []
 
 
 def test_threads_are_as_configured(tmp_path: Path) -> None:
@@ -259,7 +262,7 @@ def test_threads_are_as_configured(tmp_path: Path) -> None:
         torch.set_num_threads(before)
 
 
-def test_a_disk_that_fills_up_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Files, record: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -294,9 +297,8 @@ def test_shared_data_change_nothing_but_where_they_lie(override: str, tmp_path: 
             assert pictures[0] == pictures[1]
 
 
-def test_finite_and_flat() -> None:
+def test_finite() -> None:
     assert finite({"a": [1.0, math.nan, {"b": math.inf}], "c": "nan"}) == {"a": [1.0, None, {"b": None}], "c": "nan"}
-    assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -1,5 +1,6 @@
 """Six easy classes in three tasks of 8 x 8 pixels, and learners small enough to run in a second."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -8,9 +9,9 @@ from every import EVERY
 
 from ccsi.data import Labelled
 from ccsi.data.scenario import make_tasks
-from ccsi.learners import IdC
-from ccsi.learners.base import GenerationLearner, InversionLearner, ReplayLearner
-from ccsi.learners.parts.exemplars import ExemplarBudget
+from ccsi.learners import ExemplarBudget, IdC, NetLearner
+from ccsi.learners.generative import GenerationLearner, InversionLearner
+from ccsi.learners.replay import ReplayLearner
 from ccsi.models.backbones import ResidualNet, initialise
 from ccsi.rng import Streams
 from ccsi.stage import Stages
@@ -86,14 +87,24 @@ def make():
     return make
 
 
+TRAINED: dict[str, NetLearner] = {}
+"""Learners after some tasks, trained once a session."""
+
+
 @pytest.fixture
 def learned(make, tasks):
-    """A function that makes a learner and lets it learn so many tasks."""
+    """A function that makes a learner and lets it learn so many tasks: a copy, unless it is asked for `fresh`."""
 
-    def learned(n_tasks: int, kind: str = "ccsi", **options):
-        learner = make(kind, **options)
-        for task in tasks(everything=kind == "joint")[:n_tasks]:
+    def learned(n_tasks: int, kind: str = "ccsi", fresh: bool = False, **options):
+        key = f"{kind} {n_tasks} {sorted(options.items())}"
+        if not fresh and key in TRAINED:
+            return copy.deepcopy(TRAINED[key])
+        shorter = n_tasks and not fresh
+        learner = learned(n_tasks - 1, kind, **options) if shorter else make(kind, **options)
+        for task in tasks(everything=kind == "joint")[n_tasks - 1 if shorter else 0 : n_tasks]:
             learner.learn(task, Stages())
+        if not fresh:
+            TRAINED[key] = copy.deepcopy(learner)
         return learner
 
     return learned

@@ -1,11 +1,5 @@
-"""Every learner."""
+"""Every learner by its name."""
 
-from ccsi import learners
-from ccsi.learners import NetLearner
+from ccsi.learners import all_learners
 
-EVERY = {
-    kind.default_name: kind
-    for kind in map(vars(learners).get, learners.__all__)
-    if isinstance(kind, type) and issubclass(kind, NetLearner) and kind is not NetLearner
-}
-"""The learners by their names."""
+EVERY = all_learners()

@@ -14,8 +14,9 @@ from ccsi.data import Labelled, Task
 from ccsi.errors import UserError
 from ccsi.learners.ewc import fisher_diagonal
 from ccsi.learners.parts.exemplars import ExemplarBudget
+from ccsi.learners.parts.heads import joined_head, separate_heads
 from ccsi.learners.parts.importance import quadratic
-from ccsi.learners.r_dfcil import angles_apart
+from ccsi.learners.r_dfcil import angle_differences
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
 
@@ -164,7 +165,7 @@ def test_synaptic_importance_is_of_the_cross_entropy_alone(learned, tasks, monke
     def weights(net):
         return [net.scale, net.old, net.new, *net.backbone.parameters()]
 
-    def watched(self, net, real, val, objective, *rest):
+    def watched(self, net, data, objective, *rest):
         class Watch:
             def __call__(self, net, images, labels):
                 parts = objective(net, images, labels)
@@ -179,7 +180,7 @@ def test_synaptic_importance_is_of_the_cross_entropy_alone(learned, tasks, monke
             def load_state_dict(self, state):
                 objective.load_state_dict(state)
 
-        return fit(self, net, real, val, Watch(), *rest)
+        return fit(self, net, data, Watch(), *rest)
 
     monkeypatch.setattr(Training, "fit", watched)
     learner.learn(task, Stages())
@@ -289,9 +290,9 @@ def test_fetril_moves_the_nearest_new_class_to_where_an_old_one_was(learned, tas
     from ccsi.learners import fetril
 
     given = []
-    separated = fetril.separated
-    monkeypatch.setattr(fetril, "separated", lambda x, y, c: given.append((x, y)) or separated(x, y, c))
-    learner = learned(2, "fetril")
+    linear_svm = fetril.linear_svm
+    monkeypatch.setattr(fetril, "linear_svm", lambda x, y, c: given.append((x, y)) or linear_svm(x, y, c))
+    learner = learned(2, "fetril", fresh=True)
     task = tasks()[1]
     new = learner.features(task.train.images).numpy()
     y, old = task.train.labels.numpy(), learner.means[:2].numpy()
@@ -332,16 +333,16 @@ def test_er_that_keeps_everything_learns_from_the_images_joint_training_does(lea
     seen = {}
     fit = Training.fit
 
-    def watched(self, net, real, val, objective, task, streams, stage, synthetic=None, ratio=None, *rest):
-        parts = [real] if synthetic is None else [real, synthetic]
+    def watched(self, net, data, *rest):
+        parts = [data.train] if data.replay is None else [data.train, data.replay]
         rows = [(int(y), x.numpy().tobytes()) for part in parts for x, y in zip(part.images, part.labels, strict=True)]
         seen.setdefault(kind, []).append(sorted(rows))
-        assert ratio is None
-        return fit(self, net, real, val, objective, task, streams, stage, synthetic, ratio, *rest)
+        assert data.replay_ratio is None
+        return fit(self, net, data, *rest)
 
     monkeypatch.setattr(Training, "fit", watched)
     for kind in ("er", "joint"):
-        learned(3, kind, **({"budget": ExemplarBudget(per_class=1000)} if kind == "er" else {}))
+        learned(3, kind, fresh=True, **({"budget": ExemplarBudget(per_class=1000)} if kind == "er" else {}))
     assert seen["er"] == seen["joint"]
 
 
@@ -379,7 +380,7 @@ def test_bics_correction_is_the_best_pair_on_a_grid(make):
 def test_bic_holds_out_as_many_of_each_class_and_trains_on_none_of_them(learned, tasks):
     learner = learned(1, "bic", budget=ExemplarBudget(per_class=10), held_out=0.2)
     task = tasks()[1]
-    train, replay, held = learner.parted(task)
+    train, replay, held = learner.split(task)
     assert held.labels.bincount().tolist() == [2] * 5
     assert replay.labels.bincount().tolist() == [8, 8]
     assert len(train) + 6 == len(task.train)
@@ -405,7 +406,7 @@ def test_bic_corrects_each_tasks_logits_with_its_own_numbers(learned):
 def test_bic_is_corrected_on_what_it_held_out(learned, tasks):
     learner = learned(1, "bic", budget=ExemplarBudget(per_class=10), held_out=0.5)
     task = tasks()[1]
-    _, _, held = learner.parted(task)
+    _, _, held = learner.split(task)
     learner.learn(task, Stages())
     assert learner.correction[0].tolist() == [1, 0] != learner.correction[1].tolist()
 
@@ -432,7 +433,7 @@ def test_bic_corrects_nothing_where_a_class_has_a_single_image(learned, tasks):
     learner = learned(1, "bic", budget=ExemplarBudget(per_class=10))
     keep = torch.cat([torch.arange(1), (learner.kept_labels == 1).nonzero()[:, 0]])
     learner.kept_images, learner.kept_labels = learner.kept_images[keep], learner.kept_labels[keep]
-    _, replay, held = learner.parted(tasks()[1])
+    _, replay, held = learner.split(tasks()[1])
     assert not len(held) and len(replay) == len(keep)
     learner.learn(tasks()[1], Stages())
     assert learner.correction.tolist() == [[1, 0], [1, 0]]
@@ -444,7 +445,7 @@ def test_a_diverged_backbone_is_told_before_anything_is_computed_from_it(make, t
         learner.learn(tasks()[0], Stages())
 
 
-# ---- dreams ----
+# ---- generated images ----
 
 
 @pytest.mark.parametrize("norm", ["batch", "cn"])
@@ -479,7 +480,7 @@ def test_relational_distillation_by_a_loop_over_triples():
         x, y = f[j] - f[i], f[k] - f[i]
         return 0.0 if j == i or k == i else float(F.cosine_similarity(x, y, dim=0))
 
-    for i, value in enumerate(angles_apart(a, b).tolist()):
+    for i, value in enumerate(angle_differences(a, b).tolist()):
         loop = [abs(cosine(a, i, j, k) - cosine(b, i, j, k)) for j in range(4) for k in range(4)]
         assert value == pytest.approx(np.mean(loop), rel=1e-9)
 
@@ -517,11 +518,12 @@ def first_batch(make, learned, tasks, monkeypatch):
         learner, before = learned(1, kind, **options), learned(1, kind, **options).net.requires_grad_(False).eval()
         kept = {}
 
-        def fit(self, net, real, val, objective, task, streams, stage, *rest):
+        def fit(self, net, data, objective, *rest):
             if not kept:
                 net.train()
-                images = torch.cat([real.images[:6], *(part.images[:4] for part in rest[:1] if part is not None)])
-                labels = torch.cat([real.labels[:6], *(part.labels[:4] for part in rest[:1] if part is not None)])
+                parts = [(data.train, 6)] if data.replay is None else [(data.train, 6), (data.replay, 4)]
+                images = torch.cat([part.images[:n] for part, n in parts])
+                labels = torch.cat([part.labels[:n] for part, n in parts])
                 kept.update(images=images / 255, labels=labels)
                 kept["parts"] = objective(net, kept["images"], labels)
                 kept["features"] = net.features(kept["images"], moving=0)
@@ -545,9 +547,8 @@ def test_old_outputs_are_distilled_each_head_by_itself_or_all_as_one(first_batch
     torch.testing.assert_close(batch["parts"]["ce"], F.cross_entropy(z[:, first:], batch["labels"] - first))
     torch.testing.assert_close(batch["parts"]["distillation"], 3 * losses.knowledge_distillation(z[:, :2], old, 2.5))
     learner.heads = [range(2), range(2, 5)]  # at its third task
-    assert learner.old_heads() == [range(2), range(2, 5)] and learner.all_as_one() == [range(5)]
-    learner.heads = [range(4), range(4, 5)]
-    assert learner.old_heads() == [range(5)]
+    assert separate_heads(learner.heads) == [range(2), range(2, 5)] and joined_head(learner.heads) == [range(5)]
+    assert separate_heads([range(4), range(4, 5)]) == [range(5)]
 
 
 def test_lwf_at_its_third_task_sums_over_heads(learned, tasks, monkeypatch):
@@ -593,7 +594,7 @@ def test_lucirs_parts_are_ccsis_on_the_same_images(first_batch, learned, tasks):
 def test_abds_parts(first_batch, tasks):
     learner, before, batch = first_batch("abd", distillation=0.3, fine_tuning=0.5)
     net, parts = learner.net.train(), batch["parts"]
-    generated, pseudo_labels = learner.dreams(tasks()[1], before, Stages())(6)
+    generated, pseudo_labels = learner.train_generator(tasks()[1], before, Stages())(6)
     assert torch.equal(pseudo_labels, before(generated).argmax(1)) and generated.min() >= 0 and generated.max() <= 1
     both = torch.cat([batch["images"], generated])
     f, old = net.features(both, moving=0), before.features(both)
@@ -611,7 +612,7 @@ def test_abds_parts(first_batch, tasks):
 def test_r_dfcils_parts(first_batch, tasks):
     learner, before, batch = first_batch("r_dfcil", w_ce=0.5, w_hard=0.2, w_relation=0.3)
     net, parts = learner.net.train(), batch["parts"]
-    generated, _ = learner.dreams(tasks()[1], before, Stages())(6)
+    generated, _ = learner.train_generator(tasks()[1], before, Stages())(6)
     f = net.features(torch.cat([batch["images"], generated]), moving=0)
     z = net.scale * net.cosines(f)
     alpha, beta = np.log2(3 / 2 + 1), np.sqrt(2 / 3)
@@ -620,7 +621,7 @@ def test_r_dfcils_parts(first_batch, tasks):
     hard = (z[6:, :2] - before(generated)).abs().mean()
     torch.testing.assert_close(parts["hard"], 0.2 * alpha * beta * hard)
     now, then = (m(x) for m, x in zip(net.relation, (f[:6], before.features(batch["images"])), strict=True))
-    torch.testing.assert_close(parts["relation"], 0.3 * alpha * beta * angles_apart(now, then).mean())
+    torch.testing.assert_close(parts["relation"], 0.3 * alpha * beta * angle_differences(now, then).mean())
 
 
 def test_bics_parts(first_batch):
@@ -710,11 +711,11 @@ def fits(learned, tasks, monkeypatch):
 
         learner, seen, fit = learned(1, kind, **options), [], Training.fit
 
-        def watched(self, net, real, val, *rest):
+        def watched(self, net, data, *rest):
             before = {name: value.clone() for name, value in net.state_dict().items()}
-            done = fit(self, net, real, val, *rest)
+            done = fit(self, net, data, *rest)
             moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
-            seen.append((self, real, moved))
+            seen.append((self, data.train, moved))
             return done
 
         with monkeypatch.context() as patch:
@@ -772,11 +773,11 @@ def test_fetril_judges_as_the_support_vector_machine_does(learned, tasks, monkey
     from ccsi.learners import fetril
 
     given = []
-    separated = fetril.separated
-    monkeypatch.setattr(fetril, "separated", lambda x, y, c: given.append((x, y)) or separated(x, y, c))
+    linear_svm = fetril.linear_svm
+    monkeypatch.setattr(fetril, "linear_svm", lambda x, y, c: given.append((x, y)) or linear_svm(x, y, c))
     for n in (1, 2):  # of two classes, and of five
         given.clear()
-        learner = learned(n, "fetril")
+        learner = learned(n, "fetril", fresh=True)
         svm = LinearSVC(C=1.0, dual=False).fit(given[-1][0].double().numpy(), given[-1][1].numpy())
         features = learner.features(tasks()[0].val.images)
         expected = svm.decision_function(F.normalize(features).double().numpy())

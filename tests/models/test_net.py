@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ccsi.models import IncrementalNet, ccsi_small, imprinted_prototypes, random_prototypes
@@ -64,7 +64,6 @@ def test_a_saved_net_is_read_after_resize():
     assert torch.equal(net.eval()(x), other.eval()(x))
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 10**6))
 def test_imprinting(n_old, n_new, per_class, seed):
     g = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finished import CONFUSION, NAMES, make_run
+from finished import CONFUSION, NAMES, figures, make_run
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -110,9 +110,9 @@ def test_many_tasks_and_classes(tmp_path: Path, drawn: dict[str, Figure]) -> Non
     names = [f"a class with quite a long name {i}" for i in range(tasks * per_task)]
     matrix = [[0.5] * (i + 1) for i in range(tasks)]
     confusion = [np.eye((i + 1) * per_task, dtype=int).tolist() for i in range(tasks)]
-    figures: dict[str, Any] = {"accuracy_matrix": matrix, "confusion": confusion, "accuracy_after_task": [0.5] * tasks}
+    same: dict[str, Any] = {"accuracy_matrix": matrix, "confusion": confusion, "accuracy_after_task": [0.5] * tasks}
     changes: dict[str, Any] = {"dataset": {"class_names": names}, "scenario": {"classes_per_task": [per_task] * tasks}}
-    folder = make_run(tmp_path / "run", impressions=False, **changes, **figures, val=figures)
+    folder = make_run(tmp_path / "run", impressions=False, **changes, test=same, val=same)
     draw_run(folder)
     assert len(texts(drawn["accuracy_matrix.png"])) == tasks * (tasks + 1) // 2
     for path in (folder / "plots").glob("*.png"):
@@ -121,7 +121,7 @@ def test_many_tasks_and_classes(tmp_path: Path, drawn: dict[str, Figure]) -> Non
 
 
 def test_a_class_without_test_images_leaves_its_row_empty(tmp_path: Path, drawn: dict[str, Figure]) -> None:
-    folder = make_run(tmp_path / "run", confusion=[[[0, 0], [1, 3]]], impressions=False)
+    folder = make_run(tmp_path / "run", test=figures("test") | {"confusion": [[[0, 0], [1, 3]]]}, impressions=False)
     draw_run(folder)
     assert texts(drawn["confusion.png"]) == ["25", "75"]
 
@@ -130,6 +130,9 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no result\.json; expected the folder of a finished run"):
         draw_run(tmp_path)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(UserError, match=r"result\.json is damaged"):
+        draw_run(tmp_path)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,4 +1,4 @@
-"""A sweep's pictures, from trials.csv and the runs' result.json."""
+"""A sweep's pictures, from runs.csv and the runs' result.json."""
 
 import csv
 import math
@@ -18,37 +18,37 @@ from ccsi.report import draw_sweep
 from ccsi.report.sweep import axis_kind, key_label, number
 
 KEYS = ["config/learner.lambda_distillation", "config/training.lr", "config/learner.synthesis.init"]
-SETTINGS: dict[str, list[Any]] = {"a": [5.0, 0.1, "mean"], "b": [0.0, 0.001, "noise"], "c": [5.0, 0.01, "noise"]}
+TRIALS: dict[str, list[Any]] = {"a": [5.0, 0.1, "mean"], "b": [0.0, 0.001, "noise"], "c": [5.0, 0.01, "noise"]}
 BROKEN: dict[str, list[Any]] = {"p": [7.0, 0.02, "mean"], "f": [8.0, 0.03, "mean"]}
 LEVEL = {"a": 0.6, "b": 0.5, "c": 0.3}
 
 
-def searched(setting: str, seed: int, score: float | str, tasks_done: int = 2, status: str = "done") -> dict[str, Any]:
-    row = {"phase": 1, "setting": setting, "seed": seed, "status": status, "tasks_done": tasks_done}
-    values = dict(zip(KEYS, (SETTINGS | BROKEN)[setting], strict=True))
-    scores = {"val_average_incremental_accuracy": score, "val_final_accuracy_macro": score and 1 - float(score)}
+def searched(trial: str, seed: int, score: float | str, tasks_done: int = 2, status: str = "done") -> dict[str, Any]:
+    row = {"phase": 1, "trial": trial, "seed": seed, "status": status, "tasks_done": tasks_done}
+    values = dict(zip(KEYS, (TRIALS | BROKEN)[trial], strict=True))
+    scores = {"val_average_incremental": score, "val_macro": score and 1 - float(score)}
     return {**row, **scores, "run_dir": "", **values}
 
 
-def reported(folder: Path, setting: str, seed: int, write: bool = True, absolute: bool = False) -> dict[str, Any]:
-    """A phase 2 trial whose test accuracy after each task is level + seed / 100."""
-    run_dir = f"runs/p2-{setting}-{seed}"
+def reported(folder: Path, trial: str, seed: int, write: bool = True, absolute: bool = False) -> dict[str, Any]:
+    """A phase 2 run whose test accuracy after each task is level + seed / 100."""
+    run_dir = f"runs/p2-{trial}-{seed}"
     if write:
-        level = LEVEL[setting]
+        level = LEVEL[trial]
         curve = [level + 0.3 + seed / 100, level + seed / 100]
         val = {
             **figures("val"),
-            "average_incremental_accuracy": 1 - level,
-            "final_accuracy_macro": level,
+            "average_incremental": 1 - level,
+            "macro": level,
         }  # val ranks the other way round than test
-        make_run(folder / run_dir, impressions=False, accuracy_after_task=curve, val=val)
-    row = searched(setting, seed, 0.5)
+        make_run(folder / run_dir, impressions=False, test=figures("test") | {"accuracy_after_task": curve}, val=val)
+    row = searched(trial, seed, 0.5)
     return {**row, "phase": 2, "run_dir": str(folder / run_dir) if absolute else run_dir}
 
 
-def write_trials(folder: Path, rows: list[dict[str, Any]], drop: tuple[str, ...] = ()) -> None:
+def write_runs(folder: Path, rows: list[dict[str, Any]], drop: tuple[str, ...] = ()) -> None:
     folder.mkdir(exist_ok=True)
-    with (folder / "trials.csv").open("w", newline="") as file:
+    with (folder / "runs.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, [key for key in rows[0] if key not in drop], extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
@@ -57,17 +57,17 @@ def write_trials(folder: Path, rows: list[dict[str, Any]], drop: tuple[str, ...]
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     folder = tmp_path / "sweep"
-    rows = [searched(s, seed, LEVEL[s] + seed / 100) for s in SETTINGS for seed in (0, 2)]
-    # one seed of each is done, and no reason to show it beside settings that are done on both
+    rows = [searched(s, seed, LEVEL[s] + seed / 100) for s in TRIALS for seed in (0, 2)]
+    # one seed of each is done, and no reason to show it beside trials that are done on both
     rows += [searched("p", 0, 0.9), searched("p", 2, 0.99, tasks_done=1, status="pruned")]
     rows += [searched("f", 0, 0.9), searched("f", 2, "", 0, "failed")]
-    rows += [reported(folder, s, seed, absolute=s == "b") for s in SETTINGS for seed in (5, 6, 7)]
-    write_trials(folder, rows)
+    rows += [reported(folder, s, seed, absolute=s == "b") for s in TRIALS for seed in (5, 6, 7)]
+    write_runs(folder, rows)
     return folder
 
 
 def test_scores_over_each_swept_key(sweep: Path, drawn: dict[str, Figure]) -> None:
-    assert [path.name for path in draw_sweep(sweep)] == ["swept_keys.png", "top_settings.png"]
+    assert [path.name for path in draw_sweep(sweep)] == ["swept_keys.png", "top_trials.png"]
     fig = drawn["swept_keys.png"]
     weights, rate, init = fig.axes
     assert [ax.get_xlabel() for ax in fig.axes] == [
@@ -80,19 +80,19 @@ def test_scores_over_each_swept_key(sweep: Path, drawn: dict[str, Figure]) -> No
     assert [label.get_text() for label in init.get_xticklabels()] == ["mean", "noise"]
 
     points = np.asarray(rate.collections[0].get_offsets())
-    expected = {(SETTINGS[s][1], round(100 * LEVEL[s] + seed, 6)) for s in SETTINGS for seed in (0, 2)}
+    expected = {(TRIALS[s][1], round(100 * LEVEL[s] + seed, 6)) for s in TRIALS for seed in (0, 2)}
     assert {(float(x), round(float(y), 6)) for x, y in points} == expected  # no seed of p and f
     caption = " ".join(fig.get_suptitle().split())
-    assert "6 trials" in caption
-    assert "settings not shown: 1 pruned after 3 tasks, 1 not done on every seed" in caption  # 2 + 1 tasks
-    assert fig.get_supylabel() == "average incremental accuracy, val (%)"
+    assert "6 runs" in caption
+    assert "trials not shown: 1 pruned after 3 tasks, 1 not done on every seed" in caption  # 2 + 1 tasks
+    assert fig.get_supylabel() == "average incremental, val (%)"
     means = dict(np.asarray(init.lines[0].get_xydata()).tolist())
     assert means == pytest.approx({0: 61, 1: 41})  # mean: a; noise: b and c
 
 
-def test_curves_of_the_reported_settings(sweep: Path, drawn: dict[str, Figure]) -> None:
+def test_curves_of_the_reported_trials(sweep: Path, drawn: dict[str, Figure]) -> None:
     draw_sweep(sweep)
-    fig = drawn["top_settings.png"]
+    fig = drawn["top_trials.png"]
     ax = fig.axes[0]
     finals = [float(np.asarray(line.get_ydata())[-1]) for line in ax.lines]
     assert finals == pytest.approx([36, 56, 66])  # best on val first: c, b, a
@@ -106,19 +106,19 @@ def test_curves_of_the_reported_settings(sweep: Path, drawn: dict[str, Figure]) 
 
 
 def test_the_sweeps_own_metric_is_drawn_and_ranks(sweep: Path, drawn: dict[str, Figure]) -> None:
-    draw_sweep(sweep, "final_accuracy_macro")
+    draw_sweep(sweep, "macro")
     heights = np.asarray(drawn["swept_keys.png"].axes[0].collections[0].get_offsets())[:, 1]
-    assert sorted(heights) == pytest.approx(sorted(100 - 100 * LEVEL[s] - seed for s in SETTINGS for seed in (0, 2)))
-    assert drawn["swept_keys.png"].get_supylabel() == "final accuracy macro, val (%)"
-    lines = drawn["top_settings.png"].axes[0].lines
+    assert sorted(heights) == pytest.approx(sorted(100 - 100 * LEVEL[s] - seed for s in TRIALS for seed in (0, 2)))
+    assert drawn["swept_keys.png"].get_supylabel() == "macro, val (%)"
+    lines = drawn["top_trials.png"].axes[0].lines
     assert [float(np.asarray(line.get_ydata())[-1]) for line in lines] == pytest.approx([66, 56, 36])  # a, b, c
 
 
 def test_the_pareto_front_of_two_aims(sweep: Path, drawn: dict[str, Figure]) -> None:
-    with (sweep / "trials.csv").open() as file:
+    with (sweep / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
     seconds = {"a": 9.0, "b": 4.0, "c": 5.0}  # c is slower than b and worse
-    write_trials(sweep, [row | {"seconds": seconds.get(row["setting"], 1.0) + int(row["seed"])} for row in rows])
+    write_runs(sweep, [row | {"seconds": seconds.get(row["trial"], 1.0) + int(row["seed"])} for row in rows])
     assert "front.png" in [path.name for path in draw_sweep(sweep, minimize="seconds")]
     ax = drawn["front.png"].axes[0]
     points = np.asarray(ax.collections[0].get_offsets()).tolist()
@@ -130,38 +130,38 @@ def test_the_pareto_front_of_two_aims(sweep: Path, drawn: dict[str, Figure]) -> 
     assert ax.get_xlabel() == "seconds of a run"
 
 
-def test_a_setting_that_lacks_a_seed_is_not_averaged(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+def test_a_trial_that_lacks_a_seed_is_not_averaged(tmp_path: Path, drawn: dict[str, Figure]) -> None:
     rows = [reported(tmp_path, "a", seed) for seed in (5, 6)]
     rows += [reported(tmp_path, "b", 5), reported(tmp_path, "b", 6, write=False)]  # failed: no result.json
     rows += [reported(tmp_path, "c", 5)]  # never started
-    write_trials(tmp_path, rows)
+    write_runs(tmp_path, rows)
     draw_sweep(tmp_path)
-    assert len(drawn["top_settings.png"].axes[0].lines) == 1
+    assert len(drawn["top_trials.png"].axes[0].lines) == 1
 
 
 def test_a_sweep_that_was_moved_still_finds_its_runs(sweep: Path) -> None:
     moved = sweep.rename(sweep.with_name("elsewhere"))
-    assert (moved / "plots" / "top_settings.png") in draw_sweep(moved)
+    assert (moved / "plots" / "top_trials.png") in draw_sweep(moved)
 
 
-@pytest.mark.parametrize("drop", [("phase", "run_dir"), ("tasks_done", "seed", "setting", "status"), tuple(KEYS)])
+@pytest.mark.parametrize("drop", [("phase", "run_dir"), ("tasks_done", "seed", "trial", "status"), tuple(KEYS)])
 def test_missing_columns_cost_a_picture_at_most(tmp_path: Path, drop: tuple[str, ...]) -> None:
-    rows = [searched(s, seed, LEVEL[s]) for s in SETTINGS for seed in (0, 1)]
-    write_trials(tmp_path, rows, drop)
+    rows = [searched(s, seed, LEVEL[s]) for s in TRIALS for seed in (0, 1)]
+    write_runs(tmp_path, rows, drop)
     expected = [] if drop == tuple(KEYS) else ["swept_keys.png"]
     assert [path.name for path in draw_sweep(tmp_path)] == expected
 
 
 @pytest.mark.parametrize("score", ["", "nan"])
 def test_a_sweep_where_all_failed_has_no_pictures(tmp_path: Path, score: str) -> None:
-    write_trials(tmp_path, [searched("a", 0, score, 0, "failed"), searched("b", 0, score, 0, "failed")])
+    write_runs(tmp_path, [searched("a", 0, score, 0, "failed"), searched("b", 0, score, 0, "failed")])
     assert draw_sweep(tmp_path) == []
-    (tmp_path / "trials.csv").write_text("phase,trial\n")
+    (tmp_path / "runs.csv").write_text("phase,run\n")
     assert draw_sweep(tmp_path) == []
 
 
 def test_a_folder_that_is_no_sweep(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no trials\.csv; expected the folder of a sweep"):
+    with pytest.raises(UserError, match=r"holds no runs\.csv; expected the folder of a sweep"):
         draw_sweep(tmp_path)
 
 

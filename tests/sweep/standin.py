@@ -64,15 +64,11 @@ def run(
             watch.task_end(end)
         if on_task_end is not None:
             on_task_end(end)
-    figures: dict[str, Any] = {
-        "average_incremental_accuracy": value,
-        "final_accuracy_macro": value,
-        "final_accuracy_micro": value,
-    }
+    figures: dict[str, Any] = dict.fromkeys(("macro", "micro", "average_incremental"), value)
     figures |= {"forgetting": 0.0, "accuracy_after_task": [value] * tasks, "accuracy_matrix": [[value]] * tasks}
     test = {name: figure if rest["evaluate_test"] else None for name, figure in figures.items()}
-    result = {"schema": 1, "scenario": {"classes_per_task": [1] * tasks}, "protocol": "stand-in", "seed": seed}
-    result |= test | {"val": figures, "weights_sha256": history[-1], "seconds": {"total": wait * tasks}}
+    result = {"schema": 2, "scenario": {"classes_per_task": [1] * tasks}, "protocol": "stand-in", "seed": seed}
+    result |= {"test": test, "val": figures, "weights_sha256": history[-1], "seconds": {"total": wait * tasks}}
     part = folder / "part"
     part.write_text(json.dumps(result))
     part.replace(folder / "result.json")

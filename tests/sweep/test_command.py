@@ -12,14 +12,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from commands import sweep as main
+from driver import finish
 from rich.console import Console
 
 import ccsi.config
 from ccsi.errors import UserError
-from ccsi.sweep.book import Book, reason
-from ccsi.sweep.definition import compose, placed
-from ccsi.sweep.main import main, rehearse
-from ccsi.sweep.tables.leaderboard import leaderboard, write_leaderboard, write_trials
+from ccsi.sweep import selection
+from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.driver import validate, write_tables
+from ccsi.sweep.events import JobId
+from ccsi.sweep.execution.failures import reason
+from ccsi.sweep.progress import ProgressPrinter
+from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.runs import finished_runs
+from ccsi.sweep.tables.leaderboard import leaderboard, write_leaderboard
+from ccsi.sweep.tables.rows import collect, run_rows, write_rows
 
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
 SPACE = "sweep.space={quality: {grid: [0.3, 0.6, 0.9, 0.1]}}"
@@ -52,8 +60,8 @@ def test_debug_runs_one_trial_here_without_ray(tmp_path: Path, capsys: pytest.Ca
     assert main([*STANDIN, "sweep.debug=true", f"sweep.dir={tmp_path / 's'}", "sweep.search=grid", SPACE]) == 0
     assert "ray" not in set(sys.modules) - before
     result = json.loads((tmp_path / "s/runs/p1-c00-s100/result.json").read_text())
-    assert result["val"]["average_incremental_accuracy"] == pytest.approx(0.4)
-    assert result["final_accuracy_macro"] is None  # phase 1 has no test
+    assert result["val"]["average_incremental"] == pytest.approx(0.4)
+    assert result["test"]["macro"] is None  # phase 1 has no test
     assert (tmp_path / "s/runs/p1-c00-s100/starts.txt").read_text().startswith(str(os.getpid()))
 
 
@@ -72,7 +80,7 @@ def test_the_runs_of_a_sweep_share_their_data_until_it_ends(tmp_path: Path, monk
         assert shared.parent == tmp_path
         raise UserError("so much for that")
 
-    monkeypatch.setattr("ccsi.sweep.main.execute", look)
+    monkeypatch.setattr("ccsi.sweep.driver.execute", look)
     digits = ["dataset.size=8", "sweep.debug=true", "sweep.space={}"]
     assert main([*digits, "sweep.dir=."]) == 2
     assert len(seen[0]) == 1 and not (tmp_path / ".data").exists()
@@ -84,7 +92,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert main(arguments) == 2
     said = capsys.readouterr().err.strip()
     assert said.count("\n") == 0
-    assert said.startswith("sweep: ")
+    assert said.startswith("ccsi: ")
     return said
 
 
@@ -120,7 +128,7 @@ def test_a_sweep_goes_on_where_it_was_typed_or_not_at_all(
     monkeypatch.chdir(tmp_path / "here")
     definition = placed(compose([*STANDIN, "sweep.space={}"]), tmp_path / "s")
     monkeypatch.chdir(tmp_path)
-    rehearse(definition)
+    validate(definition)
     assert Path.cwd() == tmp_path / "here"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").rmdir()
@@ -146,7 +154,7 @@ def test_bad_input_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_an_address_nobody_answers_fails_soon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ray")
     said = refused(["ray.address=127.0.0.1:9", "sweep.dir=s"], capsys)
-    assert "ray.address=127.0.0.1:9: nobody answers" in said
+    assert "ray.address=127.0.0.1:9: no answer" in said
     assert not (tmp_path / "s").exists()
 
 
@@ -175,11 +183,11 @@ def test_a_sweep_in_use_is_not_entered(tmp_path: Path, capsys: pytest.CaptureFix
         assert "in use" in refused([f"resume={tmp_path / 's'}"], capsys)
 
 
-# A book filled by hand: what the tables say must follow from the folders alone.
+# A sweep filled by hand: what the tables say must follow from its files alone.
 
 
-def filled(folder: Path, **more: Any) -> Book:
-    """Four settings on two tuning seeds; c01 pruned, c03 failed; phase 2 of c02 and c00 on two seeds."""
+def filled(folder: Path, **more: Any) -> SweepRecorder:
+    """Four trials on two tuning seeds; c01 pruned, c03 failed; phase 2 of c02 and c00 on two seeds."""
     overrides = [*STANDIN, SPACE, "sweep.search=grid", "sweep.seeds.tuning=[10,11]", "sweep.seeds.reporting=[0,1]"]
     definition = placed(compose([*overrides, "sweep.top_k=2"]), folder)
     (folder / "runs").mkdir(parents=True)
@@ -189,57 +197,57 @@ def filled(folder: Path, **more: Any) -> Book:
         ("p2-c02-s1", 0.7, 0.9),
     ]:  # fmt: skip
         if run not in more.get("without", ()):
-            finish(folder / "runs" / run, val, test)
+            finish(folder / "runs" / run, val, test=test)
     journal = [{"trial": "p1-c01", "report": {"run": "p1-c01-s11", "task": 1, "tasks_done": 3, "value": 0.9}}]
     journal += [{"trial": "p1-c01", "end": "pruned", "error": ""}]
     (folder / "journal.jsonl").write_text("".join(json.dumps(e) + "\n" for e in journal) + '{"trial": "p1-c0')
-    book = Book(definition, Console(quiet=True))
-    book.broke("p1-c03", "Traceback (most recent call last):\n  File …\nValueError: boom\n")
-    return book
-
-
-def finish(folder: Path, val: float, test: float | None) -> None:
-    names = ("average_incremental_accuracy", "final_accuracy_macro", "final_accuracy_micro", "forgetting")
-    result: dict[str, Any] = {name: test for name in names} | {"val": dict.fromkeys(names, val)}
-    result |= {"scenario": {"classes_per_task": [2, 2]}, "seconds": {"total": 1.5}, "protocol": "data-free"}
-    folder.mkdir()
-    (folder / "result.json").write_text(json.dumps(result))
+    recorder = SweepRecorder(definition)
+    assert recorder.journal.n_skipped == 1
+    recorder.start(finished_runs(definition))
+    text = "Traceback (most recent call last):\n  File …\nValueError: boom\n"
+    recorder.end_job(JobId(1, 3), reason(text), text)
+    return recorder
 
 
 def test_only_complete_groups_are_picked_and_the_best_on_val_is_best(tmp_path: Path) -> None:
-    book = filled(tmp_path / "s")
-    assert [book.group(1, n) for n in range(4)] == ["done", "pruned", "done", "failed"]
-    assert book.best() == [2, 0]  # c01's one seed had 0.99
-    assert book.score(1, 0) == pytest.approx(0.4)
-    rows = leaderboard(book)
-    assert [(row["rank"], row["setting"], row["n"]) for row in rows] == [
-        (1, "c00", 2),
-        (2, "c02", 2),
-    ]  # on val, not test
-    assert rows[0]["val_average_incremental_accuracy_mean"] == pytest.approx(0.85)
-    assert rows[0]["test_final_accuracy_macro_mean"] == pytest.approx(0.2)
-    assert rows[0]["test_final_accuracy_macro_std"] == pytest.approx(np.std([0.1, 0.3], ddof=1))
+    recorder = filled(tmp_path / "s")
+    state = recorder.state
+    assert [state.trial_status(1, n) for n in range(4)] == ["done", "pruned", "done", "failed"]
+    assert selection.best_trials(state) == [2, 0]  # c01's one seed had 0.99
+    assert state.score(1, 0) == pytest.approx(0.4)
+    rows = leaderboard(collect(recorder))
+    ranks = [(row["rank"], row["trial"], row["n"]) for row in rows]
+    assert ranks == [(1, "c00", 2), (2, "c02", 2)]  # on val, not test
+    assert rows[0]["val_average_incremental_mean"] == pytest.approx(0.85)
+    assert rows[0]["test_macro_mean"] == pytest.approx(0.2)
+    assert rows[0]["test_macro_std"] == pytest.approx(np.std([0.1, 0.3], ddof=1))
 
 
 def test_the_files_hold_every_run_and_read_back(tmp_path: Path) -> None:
-    book = filled(tmp_path / "s")
-    write_trials(book)
-    write_leaderboard(book, Console(quiet=True))
-    table, same = pd.read_csv(tmp_path / "s/trials.csv"), pd.read_parquet(tmp_path / "s/trials.parquet")
+    sweep = collect(filled(tmp_path / "s"))
+    write_rows(sweep)
+    write_leaderboard(sweep, Console(quiet=True))
+    table, same = pd.read_csv(tmp_path / "s/runs.csv"), pd.read_parquet(tmp_path / "s/runs.parquet")
     assert len(table) == 4 * 2 + 2 * 2
-    assert list(table["trial"]) == list(same["trial"])
-    by_name = table.set_index("trial")
+    assert list(table["run"]) == list(same["run"])
+    by_name = table.set_index("run")
     assert by_name.loc["p1-c01-s11", "status"] == "pruned"
     assert by_name.loc["p1-c01-s11", "tasks_done"] == 1
     assert by_name.loc["p1-c03-s10", "error"] == "ValueError: boom"
     assert by_name.loc["p1-c00-s10", "config/quality"] == 0.3
-    assert by_name.loc["p2-c02-s1", "test_final_accuracy_macro"] == 0.9
-    assert np.isnan(by_name.loc["p1-c00-s10", "test_final_accuracy_macro"])
+    assert by_name.loc["p2-c02-s1", "test_macro"] == 0.9
+    assert np.isnan(by_name.loc["p1-c00-s10", "test_macro"])
     assert by_name.loc["p2-c02-s1", "protocol"] == "data-free"
+    trials = pd.read_csv(tmp_path / "s/trials.csv").set_index("trial")
+    assert list(trials["status"]) == ["done", "pruned", "done", "failed"]
+    assert list(trials["finalist"]) == [True, False, True, False]
+    assert trials.loc["c00", "score"] == pytest.approx(0.4)
+    assert trials.loc["c02", "phase_2_score"] == pytest.approx(0.6)
+    assert trials.loc["c01", "pruned"] == "after task 1 of seed 11" and trials.loc["c03", "error"] == "ValueError: boom"
     assert list(pd.read_csv(tmp_path / "s/leaderboard.csv")["protocol"]) == ["data-free"] * 2
-    assert "| 1 | c00 | data-free | 0.3 | 2 |" in (tmp_path / "s/leaderboard.md").read_text()
     text = (tmp_path / "s/leaderboard.md").read_text()
-    assert "Phase 1: 4 settings" in text
+    assert "| 1 | c00 | data-free | 0.3 | 2 |" in text
+    assert "Phase 1: 4 trials" in text
     assert "1 pruned (1 after task 1 of seed 11); 1 failed" in text
     assert "20.0 ± 14.1 [10.0, 30.0]" in text
     best = yaml.safe_load((tmp_path / "s/best.yaml").read_text())
@@ -249,39 +257,36 @@ def test_the_files_hold_every_run_and_read_back(tmp_path: Path) -> None:
 
 
 def test_an_incomplete_group_is_named_and_not_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    book = filled(tmp_path / "s", without=["p2-c00-s1"])
-    rows = leaderboard(book)
-    assert [(row["rank"], row["setting"], row["status"]) for row in rows] == [
-        (1, "c02", "done"),
-        (None, "c00", "incomplete"),
-    ]
+    recorder = filled(tmp_path / "s", without=["p2-c00-s1"])
+    rows = leaderboard(collect(recorder))
+    ranks = [(row["rank"], row["trial"], row["status"]) for row in rows]
+    assert ranks == [(1, "c02", "done"), (None, "c00", "incomplete")]
     assert not any(key.endswith("_mean") for key in rows[1])
-    from ccsi.sweep.main import tables
-
-    assert tables(book, Console(quiet=True)) == 1
+    assert write_tables(recorder, Console(quiet=True)) == 1
     assert "c00 lack reporting seeds" in capsys.readouterr().err
     assert "1 of 2, incomplete" in (tmp_path / "s/leaderboard.md").read_text()
 
 
 def test_a_failed_trial_is_tried_again_by_a_resumed_sweep_and_a_pruned_one_is_not(tmp_path: Path) -> None:
-    filled(tmp_path / "s")
-    seeds = ["sweep.seeds.tuning=[10,11]", "sweep.seeds.reporting=[0,1]"]
-    again = Book(placed(compose([*STANDIN, SPACE, "sweep.search=grid", *seeds]), tmp_path / "s"), Console())
-    assert [again.group(1, n) for n in range(4)] == ["done", "pruned", "done", "incomplete"]
-    assert not again.searched()
-    assert "p1-c01" in {trial for trial, _ in again.rule.noted}  # others are still held against it
-    second = [row["trial"] for row in again.rows() if row["phase"] == 2]  # what is finished stays in the table
-    assert second == ["p2-c02-s0", "p2-c02-s1", "p2-c00-s0", "p2-c00-s1"]  # c02 is among the best whatever c03 does
+    again = SweepRecorder(filled(tmp_path / "s").definition)
+    assert again.state.trial_status(1, 3) == "failed"
+    again.start(finished_runs(again.definition))
+    assert [again.state.trial_status(1, n) for n in range(4)] == ["done", "pruned", "done", "incomplete"]
+    assert not selection.is_search_finished(again.state)
+    assert not again.state.pruner.observe(JobId(1, 1), 3, 0.9)  # others are still compared with it
+    second = [row["run"] for row in run_rows(collect(again)) if row["phase"] == 2]  # finished ones stay in the table
+    assert second == ["p2-c02-s0", "p2-c02-s1", "p2-c00-s0", "p2-c00-s1"]  # c02 is a finalist whatever c03 does
 
 
 def test_that_the_first_trial_runs_is_told_at_once_and_the_rest_every_ten_seconds(tmp_path: Path) -> None:
     console = Console(record=True, width=120, file=io.StringIO())
-    definition = compose([*STANDIN, SPACE, "sweep.search=grid"])
-    book = Book(placed(definition, tmp_path), console)
-    book.begin("phase 1", "p1", 4)
-    for trial in ("p1-c00", "p1-c01"):
-        book.started(trial)
-        book.tick()
+    recorder = SweepRecorder(placed(compose([*STANDIN, SPACE, "sweep.search=grid"]), tmp_path))
+    progress = ProgressPrinter(recorder, console)
+    progress.start_phase(1, 4)
+    for trial in (0, 1):
+        recorder.running.add(JobId(1, trial))
+        progress.job_started()
+        progress.tick()
     lines = console.export_text().splitlines()
     assert [line.split("  ")[-1] for line in lines] == ["0 of 4 done, 0 running", "0 of 4 done, 1 running"]
 

@@ -6,8 +6,8 @@ import pytest
 
 import ccsi.config
 from ccsi.errors import UserError
-from ccsi.sweep.definition import compose, define, placed, read, resumed
-from ccsi.sweep.space import parse
+from ccsi.sweep.compose import compose, define, placed, read, resumed
+from ccsi.sweep.search_space import parse
 
 
 def space(text: str) -> str:
@@ -20,7 +20,7 @@ def each(candidates: str, *beside: str) -> str:
 
 def test_the_shipped_sweep_is_valid_and_its_runs_are() -> None:
     definition = compose([])
-    settings = definition.listed()
+    settings = definition.listed_configs()
     assert len(settings) >= 6
     assert len(definition.sweep.seeds.reporting) >= 3
     for phase in (1, 2):
@@ -127,7 +127,7 @@ def test_a_comparison_is_on_an_equal_budget(override: str, said: str) -> None:
 def test_each_candidate_is_swept_in_its_own_space_and_what_all_have() -> None:
     own = "{ccsi: {learner.w_idc: {choice: [0.0, 1.0]}}, finetune: null}"
     definition = compose([each(own, "training.lr: {choice: [0.1, 0.2]}"), "sweep.num_samples=9", "sweep.top_k=1"])
-    listed = definition.listed()
+    listed = definition.listed_configs()
     wanted = [{"learner": "ccsi", "training.lr": lr, "learner.w_idc": w} for lr in (0.1, 0.2) for w in (0.0, 1.0)]
     wanted += [{"learner": "finetune", "training.lr": lr} for lr in (0.1, 0.2)]
     assert sorted(map(str, map(sorted, map(dict.items, listed)))) == sorted(
@@ -157,12 +157,12 @@ def test_an_experiment_may_say_what_a_sweep_of_it_is(experiment: str) -> None:
 def test_every_learner_has_the_same_number_of_tries() -> None:
     definition = compose(["experiment=rivals/digits"])
     learners = ccsi.config.choices("learner")
-    assert Counter(values["learner"] for values in definition.listed()) == dict.fromkeys(learners, 6)
+    assert Counter(values["learner"] for values in definition.listed_configs()) == dict.fromkeys(learners, 6)
     quick = ["experiment=rivals/pbcblood_quick", "dataset.path=somewhere"]
     tree = ccsi.config.load(quick, name="sweep")
     changes = {"sweep": tree["sweep"], "resources": tree["resources"], "ray": tree["ray"]}
     untuned = define(changes, {key: dict(base) for key, base in definition.bases.items()}, quick, check=False)
-    assert untuned.listed() == [{"learner": learner} for learner in untuned.space[0].values]
+    assert untuned.listed_configs() == [{"learner": learner} for learner in untuned.space[0].values]
 
 
 @pytest.mark.parametrize("experiment", RIVALS)
@@ -185,12 +185,12 @@ def test_an_entry_of_the_space_can_be_typed() -> None:
     )
     assert [d.key for d in definition.space][-1] == "training.lr" and len(definition.space) == 4
     rivals = ["experiment=rivals/digits", "sweep.space.learner={each: {icarl: null, ccsi: null}}"]
-    assert [values["learner"] for values in compose(rivals).listed()] == ["icarl", "ccsi"]
+    assert [values["learner"] for values in compose(rivals).listed_configs()] == ["icarl", "ccsi"]
     fewer = [
         "~sweep.space.learner.each.ccsi",
         "sweep.space.learner.each.lwf={learner.temperature: {choice: [1.0, 2.0]}}",
     ]
-    listed = compose([*rivals, *fewer]).listed()
+    listed = compose([*rivals, *fewer]).listed_configs()
     assert sorted((values["learner"], values.get("learner.temperature")) for values in listed) == [
         ("icarl", None), ("lwf", 1.0), ("lwf", 2.0)
     ]  # fmt: skip
@@ -209,7 +209,7 @@ def test_a_config_group_is_swept_with_all_it_brings() -> None:
     definition = compose(
         [space("learner: {grid: [ccsi, ci, finetune]}, training.epochs: {grid: [1, 2]}"), "sweep.search=grid"]
     )
-    settings = definition.listed()
+    settings = definition.listed_configs()
     assert len(settings) == 6
     for values in settings:
         config = definition.config(values)
@@ -220,7 +220,7 @@ def test_a_config_group_is_swept_with_all_it_brings() -> None:
 def test_a_swept_learner_keeps_what_its_experiment_makes_of_it() -> None:
     experiment = "experiment=quick/digits"
     definition = compose([experiment, space("learner: {grid: [ccsi, joint]}")])
-    for values in definition.listed():
+    for values in definition.listed_configs():
         alone = ccsi.config.load([experiment, f"learner={values['learner']}"])
         assert definition.config(values) == alone
 
@@ -245,7 +245,7 @@ def test_what_is_kept_is_read_back_the_same(tmp_path: Path) -> None:
     definition = kept(tmp_path, typed)
     again = read(tmp_path)
     assert again == definition
-    assert again.listed() == definition.listed()
+    assert again.listed_configs() == definition.listed_configs()
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from driver import execute_phase
 from launcher import Sweep, until
 from nodes import Nodes
-from rich.console import Console
 
-from ccsi.sweep.book import Book
-from ccsi.sweep.definition import compose, placed
-from ccsi.sweep.tables.leaderboard import write_trials
-from ccsi.sweep.trial import execute
+from ccsi.sweep import selection
+from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.tables.rows import collect, write_rows
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -29,18 +29,16 @@ def outcome(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """The trials, without what tells where and how long; and what each run learned."""
     results = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("runs/*/result.json")}
     learned = {run: result["weights_sha256"] for run, result in results.items()}
-    return pd.read_csv(folder / "trials.csv").drop(columns=["seconds", "run_dir"]), learned
+    return pd.read_csv(folder / "runs.csv").drop(columns=["seconds", "run_dir"]), learned
 
 
 def quiet(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """What the sweep must come to: the same trials one after another in this process."""
     (folder / "runs").mkdir(parents=True)
-    book = Book(placed(compose([*TWELVE, "wait=0.0"]), folder), Console(quiet=True))
-    for phase, settings in ((1, range(8)), (2, None)):
-        for setting in book.best() if settings is None else settings:
-            for seed, run in book.runs(phase, setting):
-                execute(book.config(phase, setting, seed, run), lambda event: None)
-    write_trials(book)
+    recorder = SweepRecorder(placed(compose([*TWELVE, "wait=0.0"]), folder))
+    execute_phase(recorder, 1, range(8))
+    execute_phase(recorder, 2, selection.best_trials(recorder.state))
+    write_rows(collect(recorder))
     return outcome(folder)
 
 
@@ -69,7 +67,7 @@ def test_a_killed_node_and_then_a_killed_cluster_change_nothing(start: Callable[
         sweep.wait()
     finally:
         nodes.stop()
-    assert not (folder / "trials.csv").exists()
+    assert not (folder / "runs.csv").exists()
     nodes = Nodes(tmp_path)
     try:
         again = start(f"resume={folder}", f"ray.address={nodes.address}")

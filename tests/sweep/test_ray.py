@@ -11,15 +11,19 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
+from driver import execute_phase
 from launcher import Sweep, until
 from nodes import Nodes
 from rich.console import Console
 
 import ccsi.config
-from ccsi.sweep.book import Book
-from ccsi.sweep.definition import compose, placed
+from ccsi.sweep import selection
+from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.execution.context import execute
+from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.tables.comparison import write_comparison
-from ccsi.sweep.trial import execute
+from ccsi.sweep.tables.rows import collect
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -38,7 +42,10 @@ Start = Callable[..., Sweep]
 def sums(folder: Path) -> dict[str, tuple[str, Any, Any]]:
     """Of every finished run of a sweep: the weights' SHA-256, the accuracy matrices."""
     results = {path.parent.name: json.loads(path.read_text()) for path in (folder / "runs").glob("*/result.json")}
-    return {run: (r["weights_sha256"], r["accuracy_matrix"], r["val"]["accuracy_matrix"]) for run, r in results.items()}
+    return {
+        run: (r["weights_sha256"], r["test"]["accuracy_matrix"], r["val"]["accuracy_matrix"])
+        for run, r in results.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +53,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the digits sweep must come to: the same runs one after another in this process, as `python -m ccsi` does."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "runs").mkdir()
-    book = Book(placed(compose(DIGITS), folder), Console(quiet=True))
-    for setting in (1, 2):
-        for seed, run in book.runs(1, setting):
-            execute(book.config(1, setting, seed, run), lambda event: None)
-    book = Book(book.definition, Console(quiet=True))  # the journal knows nothing of it: the runs' folders are enough
-    for setting in book.best():
-        for seed, run in book.runs(2, setting):
-            execute(book.config(2, setting, seed, run), lambda event: None)
-    book = Book(book.definition, Console(quiet=True))
-    write_comparison(book, Console(quiet=True))
+    recorder = SweepRecorder(placed(compose(DIGITS), folder))
+    execute_phase(recorder, 1, (1, 2))
+    execute_phase(recorder, 2, selection.best_trials(recorder.state))
+    (folder / "journal.jsonl").unlink()  # the runs' folders are enough
+    again = SweepRecorder(recorder.definition)
+    again.start(finished_runs(again.definition))
+    write_comparison(collect(again), Console(quiet=True))
     return sums(folder) | {"table": table(folder)}
 
 
@@ -91,10 +95,10 @@ def test_a_killed_driver_and_killed_workers_change_nothing(
     assert sums(folder) | {"table": table(folder)} == undisturbed
     assert len(undisturbed) == 2 + 3 * 2 + 1 and set(undisturbed["table"]) == {"icarl", "ccsi", "acil"}
     assert {path: path.stat().st_mtime_ns for path in done} == done  # what was finished was not run again
-    assert set(pd.read_csv(folder / "trials.csv")["status"]) == {"done"}
+    assert set(pd.read_csv(folder / "runs.csv")["status"]) == {"done"}
     assert {path.name for path in sweep.home.iterdir()} <= {"mpl"}
     left = {"best", "journal.jsonl", "leaderboard.csv", "leaderboard.md", "plots", "runs", "sweep.yaml"}
-    left |= {"comparison.csv", "comparison.md", "comparison.tex", "trials.csv", "trials.parquet"}
+    left |= {"comparison.csv", "comparison.md", "comparison.tex", "trials.csv", "runs.csv", "runs.parquet"}
     assert {path.name for path in folder.iterdir()} == left
     assert (folder / "plots/comparison.png").stat().st_size > 10_000
     best = ccsi.config.from_arguments([str(folder / "best/ccsi.yaml")]) | {"run_dir": str(tmp_path / "again")}
@@ -110,16 +114,16 @@ def test_asha_prunes_whole_settings_which_optuna_suggested(start: Start, tmp_pat
         f"sweep.dir={tmp_path / 's'}",
     )  # fmt: skip
     assert sweep.wait() == 0, sweep.said
-    table = pd.read_csv(tmp_path / "s/trials.csv")
+    table = pd.read_csv(tmp_path / "s/runs.csv")
     first = table[table["phase"] == 1]
-    statuses = first.groupby("setting")["status"].agg(lambda s: "pruned" if "pruned" in set(s) else s.iloc[0])
+    statuses = first.groupby("trial")["status"].agg(lambda s: "pruned" if "pruned" in set(s) else s.iloc[0])
     assert len(statuses) == 8
     assert set(statuses) == {"done", "pruned"}
-    pruned = first[first["setting"].isin(statuses[statuses == "pruned"].index)]
-    assert (pruned.groupby("setting")["tasks_done"].sum() < 8).all()
+    pruned = first[first["trial"].isin(statuses[statuses == "pruned"].index)]
+    assert (pruned.groupby("trial")["tasks_done"].sum() < 8).all()
     second = table[table["phase"] == 2]
     assert set(second["status"]) == {"done"}
-    assert all(statuses[setting] == "done" for setting in second["setting"])
+    assert all(statuses[trial] == "done" for trial in second["trial"])
 
 
 def test_a_straggler_nobody_needs_is_not_waited_for(start: Start, tmp_path: Path) -> None:
@@ -129,9 +133,9 @@ def test_a_straggler_nobody_needs_is_not_waited_for(start: Start, tmp_path: Path
     )  # fmt: skip
     assert sweep.wait() == 0, sweep.said  # it hangs for 1,000 s
     assert sweep.gone()
-    table = pd.read_csv(tmp_path / "s/trials.csv").set_index("trial")
+    table = pd.read_csv(tmp_path / "s/runs.csv").set_index("run")
     assert list(table["status"]) == ["done", "pruned", "done"]
-    sentence = "as it could no longer reach the best 1 after task 2 of seed 100"
+    sentence = "because it could no longer reach the best 1 after task 2 of seed 100"
     assert table.loc["p1-c01-s100", "pruned"] == sentence
     assert sentence in " ".join(sweep.said.split())
 
@@ -172,7 +176,7 @@ def test_ray_keeps_to_this_machine_and_ctrl_c_stops_it_cleanly_and_says_how_to_g
     assert sweep.wait() == 130, sweep.said
     assert f"resume={folder}" in sweep.said.replace("\n", "")
     assert "Traceback" not in sweep.said
-    assert set(pd.read_csv(folder / "trials.csv")["status"]) == {"done", "incomplete"}
+    assert set(pd.read_csv(folder / "runs.csv")["status"]) == {"done", "incomplete"}
     assert sweep.gone()
     assert not sweep.listening()
 
@@ -196,7 +200,7 @@ def test_on_a_running_cluster_failures_are_told_and_others_go_on(start: Start, t
         assert cluster.process.poll() is None
     finally:
         cluster.stop()
-    table = pd.read_csv(tmp_path / "s/trials.csv").set_index("trial")
+    table = pd.read_csv(tmp_path / "s/runs.csv").set_index("run")
     assert list(table["status"]) == ["done", "done", "failed", "failed", "done", "done"]
     assert table.loc["p1-c02-s100", "error"] == "ValueError: boom"
     assert table.loc["p1-c03-s100", "error"] == "quality is not to my liking."

@@ -7,19 +7,23 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import status as main
 from rich.console import Console
 
-from ccsi.sweep import book as book_module
-from ccsi.sweep.book import Book
-from ccsi.sweep.definition import Definition, compose, placed, read
-from ccsi.sweep.main import locked
-from ccsi.sweep.status import driven, look, main, show, time_left
+from ccsi.sweep import progress
+from ccsi.sweep.compose import compose, placed, read
+from ccsi.sweep.definition import Definition
+from ccsi.sweep.events import JobId, RunId, TaskReported
+from ccsi.sweep.folder import lock_sweep
+from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.status import print_status, read_status, time_left
 
 ROOT = Path(__file__).resolve().parents[2]
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
@@ -45,8 +49,15 @@ def report(run: str, task: int, tasks_done: int, value: float) -> dict[str, Any]
 
 def finish(folder: Path, seconds: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    val = dict.fromkeys(["average_incremental_accuracy", "final_accuracy_macro"], 0.5)
-    result = {"scenario": {"classes_per_task": [2, 2]}, "seconds": {"total": seconds}, "val": val, "protocol": "x"}
+    val = dict.fromkeys(["average_incremental", "macro"], 0.5)
+    result = {
+        "schema": 2,
+        "test": val,
+        "scenario": {"classes_per_task": [2, 2]},
+        "seconds": {"total": seconds},
+        "val": val,
+        "protocol": "x",
+    }
     (folder / "result.json").write_text(json.dumps(result))
 
 
@@ -110,6 +121,7 @@ def test_a_running_sweep(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     # a run takes 100 s; one at a time: half of c03-s10, c03-s11, and six of phase 2
     assert lines[3] == "about 12:30 left"
     assert cells(said, "p1-c03-s10") == ["p1-c03-s10", "2", "synthesis", "50/400", "1:05", "ago"]
+    assert lines[-1] == "journal.jsonl: 5 damaged lines skipped"
     board = [line.split() for line in lines if line.split()[0] == "1"]
     assert board == [
         ["1", "c03", "running", "0/2", "1", "0.900", "40"],
@@ -124,8 +136,8 @@ def test_one_whose_driver_is_gone(folder: Path, capsys: pytest.CaptureFixture[st
             (folder / ".lock").touch()
         assert main([str(folder)]) == 0
         said = capsys.readouterr().out
-        assert "no driver: go on with resume=" in said
-        assert "2 done, 1 broken off" in said
+        assert "no driver: resume it with resume=" in said
+        assert "2 done, 1 interrupted" in said
         assert "left" not in said
 
 
@@ -139,7 +151,7 @@ def test_phase_2_and_the_end(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert main([str(folder)]) == 0
     said = capsys.readouterr().out
     assert ": phase 2, " in said
-    assert "phase 2  runs: 0 done, 1 broken off, 5 to do" in said
+    assert "phase 2  runs: 0 done, 1 interrupted, 5 to do" in said
     assert cells(said, "2") == ["2", "c00", "running", "0/3", "1", "0.600", "0"]
     for setting in (0, 3):
         for seed in range(3):
@@ -162,8 +174,8 @@ def test_what_is_half_written_counts_as_not_there(folder: Path) -> None:
     for text in ("", '{"val', "[]", "{}", '{"val": {}, "seconds": {"total": 1.0}, "scenario": {}}'):
         (folder / "runs/p1-c00-s10/result.json").write_text(text)
         file = io.StringIO()
-        show(look(folder), Console(file=file, width=120))
-        assert "phase 1  runs: 1 done, 2 broken off" in file.getvalue()
+        print_status(read_status(folder), Console(file=file, width=120))
+        assert "phase 1  runs: 1 done, 2 interrupted" in file.getvalue()
 
 
 def test_a_fresh_sweep_has_nothing_to_show_yet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,7 +187,7 @@ def test_a_fresh_sweep_has_nothing_to_show_yet(folder: Path, capsys: pytest.Capt
     (folder / "runs").rmdir()
     assert main([str(folder)]) == 0
     assert "phase 1  runs: 0 done, 8 to do" in capsys.readouterr().out
-    assert time_left(look(folder)) is None
+    assert time_left(read_status(folder)) is None
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], [], ["a", "b"], ["--wacth"], ["."], ["damaged"], ["x" * 300]])
@@ -184,33 +196,26 @@ def test_bad_input_is_a_sentence(arguments: list[str], tmp_path: Path, capsys: p
     (tmp_path / "damaged/sweep.yaml").write_text("sweep: [1, 2")
     assert main(arguments) == 2
     said = capsys.readouterr().err
-    assert said.startswith("status: ")
+    assert said.startswith("ccsi: ")
     assert said.count("\n") == 1
 
 
 def test_asking_for_the_lock_neither_keeps_a_driver_out_nor_lets_one_in(folder: Path) -> None:
-    assert not driven(folder)
-    with locked(folder):
-        assert driven(folder)
-        assert driven(folder)
-    assert not driven(folder)
+    assert not read_status(folder).has_driver
+    with lock_sweep(folder):
+        assert read_status(folder).has_driver
+        assert read_status(folder).has_driver
+    assert not read_status(folder).has_driver
     (folder / ".lock").touch()
     with (folder / ".lock").open() as probe:  # a driver that starts while we ask
-        fcntl.flock(probe, fcntl.LOCK_SH)
-        ask = f"from pathlib import Path; from ccsi.sweep.main import locked\nwith locked(Path({str(folder)!r})): pass"
-        driver = subprocess.Popen([sys.executable, "-X", "importtime", "-c", ask], stderr=subprocess.PIPE, text=True)
-        assert driver.stderr is not None
-        for line in driver.stderr:
-            if line.rstrip().endswith("ccsi.sweep.main"):  # it is about to ask
-                break
-        time.sleep(0.1)
-        fcntl.flock(probe, fcntl.LOCK_UN)
-        driver.communicate()
-    assert driver.returncode == 0
+        fcntl.flock(probe, fcntl.LOCK_EX)
+        threading.Timer(0.2, lambda: fcntl.flock(probe, fcntl.LOCK_UN)).start()
+        with lock_sweep(folder):
+            assert read_status(folder).has_driver
 
 
 def test_neither_torch_nor_ray_is_imported(folder: Path) -> None:
-    code = f"import sys; from ccsi.sweep.status import main; code = main([{str(folder)!r}])\n"
+    code = f"import sys; from ccsi.cli import main; code = main(['status', {str(folder)!r}])\n"
     code += "assert not {'torch', 'ray', 'pandas', 'matplotlib'} & set(sys.modules); sys.exit(code)"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
     script = [sys.executable, str(ROOT / "tune/status.py"), str(folder)]
@@ -223,35 +228,36 @@ def test_the_driver_prints_the_best_settings_every_thirty_seconds_if_there_is_ne
     class Clock:
         now = 100.0
 
-    monkeypatch.setattr(book_module.time, "monotonic", lambda: Clock.now)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: Clock.now)
     (folder / "journal.jsonl").unlink()
     file = io.StringIO()
-    book = Book(read(folder), Console(file=file, width=120))
-    book.begin("phase 1", "p1", 4)
+    recorder = SweepRecorder(read(folder))
+    printer = progress.ProgressPrinter(recorder, Console(file=file, width=120))
+    printer.start_phase(1, 4)
 
     def tables() -> int:
         return file.getvalue().count("val_average_incremental")
 
-    book.started("p1-c03")
+    recorder.running.add(JobId(1, 3))
     Clock.now += 31
-    book.tick()
-    assert tables() == 0  # nothing told yet
-    book.reported("p1-c03", report("p1-c03-s10", 1, 1, 0.9)["report"])
+    printer.tick()
+    assert tables() == 0  # nothing reported yet
+    recorder.report(TaskReported(RunId(1, 3, 10), 1, 1, 0.9))
     Clock.now += 29
-    book.tick()
+    printer.tick()
     assert tables() == 0
     Clock.now += 1
-    book.tick()
+    printer.tick()
     assert tables() == 1
     assert cells(file.getvalue(), "1") == ["1", "c03", "running", "0/2", "1", "0.900", "40"]
     assert "\x1b" not in file.getvalue()
     Clock.now += 31
-    book.tick()
+    printer.tick()
     assert tables() == 1  # no news
     for n in range(3):
-        book.reported(f"p1-c{n:02d}", report(f"p1-c{n:02d}-s10", 1, 1, n / 10)["report"])
+        recorder.report(TaskReported(RunId(1, n, 10), 1, 1, n / 10))
     Clock.now += 31
-    book.tick()
+    printer.tick()
     assert tables() == 2
     rows = [line.split()[1] for line in file.getvalue().splitlines() if line.split()[0] == "1"]
     assert rows == ["c03", "c03", "c02", "c01", "c00"]

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 pytest.importorskip("ray")
+from commands import train as main
 from launcher import Sweep, until
 from ray.exceptions import RayError
 from ray.train import TrainingFailedError
@@ -14,9 +15,11 @@ from tiny_run import TINY, run_tiny
 
 import ccsi.config
 from ccsi.errors import UserError
-from ccsi.sweep import share
-from ccsi.sweep.train import main, sole_driver
-from ccsi.sweep.trial import Place
+from ccsi.sweep.execution import data_parallel
+from ccsi.sweep.execution.context import TrialContext
+from ccsi.sweep.execution.failures import GivenUpError
+from ccsi.sweep.recorder import SweepInterruptedError
+from ccsi.sweep.train import sole_driver
 
 MORE = [*TINY, "training.batch_size=5", "checkpoint_every=0.3", "training.augment.shift=1"]
 
@@ -44,7 +47,7 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, pair) -> None:
         for process in train.family():
             process.kill()
     result = json.loads((folder / "result.json").read_text())
-    for key in ("weights_sha256", "impressions_sha256", "accuracy_matrix", "confusion"):
+    for key in ("weights_sha256", "impressions_sha256", "test", "val"):
         assert result[key] == whole[key]
     assert "task 3 done" in train.said and "accuracy matrix, test" in train.said
     noise = [line for line in train.said.splitlines() if "ray" in line.lower() and "Starting Ray" not in line]
@@ -66,13 +69,13 @@ def test_each_trial_of_a_sweep_may_have_several_workers(tmp_path: Path, pair, st
     sweep = start(*MORE, *space, "sweep.seeds.reporting=[0]", "resources.workers=2", f"sweep.dir={folder}")
     assert sweep.wait() == 0, sweep.said
     assert sweep.gone()
-    table = pd.read_csv(folder / "trials.csv")
+    table = pd.read_csv(folder / "runs.csv")
     assert list(table["status"]) == ["done", "done"]
-    run = table["trial"].iloc[1]
+    run = table["run"].iloc[1]
     result = json.loads((folder / "runs" / run / "result.json").read_text())
     alone = json.loads(pair(the_best, str(folder / "best.yaml"), str(tmp_path / "again"))[0])
     assert (result["workers"], alone["workers"]) == (2, 2)
-    assert (result["weights_sha256"], result["confusion"]) == (alone["weights_sha256"], alone["confusion"])
+    assert (result["weights_sha256"], result["test"]) == (alone["weights_sha256"], alone["test"])
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,7 @@ def test_each_trial_of_a_sweep_may_have_several_workers(tmp_path: Path, pair, st
 def test_bad_input_is_one_sentence(arguments: list[str], message: str, capsys, tmp_path: Path) -> None:
     assert main([*TINY, f"run_dir={tmp_path / 'run'}", *arguments]) == 2
     said = capsys.readouterr().err
-    assert said.count("train: ") == 1 and message in said and "Traceback" not in said
+    assert said.count("ccsi: ") == 1 and message in said and "Traceback" not in said
     assert not (tmp_path / "run").exists()
 
 
@@ -110,14 +113,19 @@ def test_a_file_with_a_runs_configuration_is_taken_too(tmp_path: Path, monkeypat
 
     (tmp_path / "best.yaml").write_text(to_yaml(load([*TINY, "training.batch_size=7", "workers=2"])))
     asked = []
-    monkeypatch.setattr(train, "run_shared", lambda *given: asked.append(given) or "said so")
+
+    def run_shared(*given: object) -> None:
+        asked.append(given)
+        raise SweepInterruptedError("said so")
+
+    monkeypatch.setattr(train, "run_shared", run_shared)
     arguments = [str(tmp_path / "best.yaml"), "workers=3", "resources.cpu=2", "max_failures=1", "seed=5"]
     assert main([*arguments, f"run_dir={tmp_path / 'run'}"]) == 1
-    config, place, _ = asked[0]
+    config, context, _ = asked[0]
     assert (config["workers"], config["threads"], config["seed"], config["training"]["batch_size"]) == (3, 2, 5, 7)
-    assert (place.workers, place.cpu, place.max_failures) == (3, 2.0, 1)
+    assert (context.workers, context.cpu, context.max_failures) == (3, 2.0, 1)
     assert "resources" not in config
-    assert "broke off: said so" in capsys.readouterr().err
+    assert "interrupted: said so" in capsys.readouterr().err
     assert main([str(tmp_path / "none.yaml")]) == 2
 
 
@@ -131,13 +139,15 @@ def test_a_second_driver_of_a_run_is_refused(tmp_path: Path, capsys) -> None:
 
 
 def test_workers_that_die_are_started_again_as_long_as_they_get_further(tmp_path: Path, monkeypatch) -> None:
-    config, place = {"run_dir": str(tmp_path / "run")}, Place(2, 1.0, 0.0, 2, {}, str(tmp_path))
+    config, context = {"run_dir": str(tmp_path / "run")}, TrialContext(2, 1.0, 0.0, 2, {}, str(tmp_path))
     (tmp_path / "run").mkdir()
     ends: list[Exception | None] = []
-    monkeypatch.setattr(share, "share", lambda *given: raised(ends.pop(0), tmp_path / "run/checkpoint.pt"))
+    monkeypatch.setattr(
+        data_parallel, "run_workers", lambda *given: raised(ends.pop(0), tmp_path / "run/checkpoint.pt")
+    )
     ends += [TrainingFailedError("died")] * 3
-    with pytest.raises(TrainingFailedError, match="died"):
-        share.persist(config, place)
+    with pytest.raises(GivenUpError, match="died"):
+        data_parallel.run_workers_with_retries(config, context)
     assert ends == []
     ends += [
         TrainingFailedError("died"),
@@ -146,14 +156,14 @@ def test_workers_that_die_are_started_again_as_long_as_they_get_further(tmp_path
         TrainingFailedError("died"),
         None,
     ]
-    share.persist(config, place)
+    data_parallel.run_workers_with_retries(config, context)
     assert ends == []
     ends += [UserError("not to my liking")]
     with pytest.raises(UserError):
-        share.persist(config, place)
+        data_parallel.run_workers_with_retries(config, context)
     ends += [OSError("no room")]
     with pytest.raises(OSError, match="no room"):  # not for another try
-        share.persist(config, place)
+        data_parallel.run_workers_with_retries(config, context)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

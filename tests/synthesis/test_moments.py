@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ccsi.models import ContinualNorm2d, Tap
@@ -18,7 +18,6 @@ from ccsi.synthesis.moments import (
 cases = given(
     st.sampled_from([1, 2, 4, 8]), st.integers(1, 4), st.integers(1, 5), st.integers(0, 10**6), st.floats(0.5, 5)
 )
-quick = settings(deadline=None, max_examples=40)
 
 
 def maps(n: int, side: int, seed: int, spread: float = 1.0) -> torch.Tensor:
@@ -26,7 +25,6 @@ def maps(n: int, side: int, seed: int, spread: float = 1.0) -> torch.Tensor:
     return torch.randn(n, 8, side, side, dtype=torch.float64, generator=g) * spread + spread
 
 
-@quick
 @cases
 def test_map_and_group_moments(groups, n, side, seed, spread):
     a = maps(n, side, seed, spread)
@@ -40,7 +38,6 @@ def test_map_and_group_moments(groups, n, side, seed, spread):
             assert var[i, number].item() == pytest.approx(part.var(unbiased=False).item(), abs=1e-12)
 
 
-@quick
 @cases
 def test_normalized_moments_are_those_of_torchs_group_norm(groups, n, side, seed, spread):
     a = maps(n, side, seed, spread)
@@ -50,7 +47,6 @@ def test_normalized_moments_are_those_of_torchs_group_norm(groups, n, side, seed
     torch.testing.assert_close(second, h.square().mean((2, 3)), atol=1e-9, rtol=1e-9)
 
 
-@quick
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 10**6))
 def test_batch_norm_distance_is_each_groups_own(n_groups, size, seed):
     a = maps(n_groups * size, 3, seed)

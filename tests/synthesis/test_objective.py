@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from ccsi.models import ContinualNorm2d
 from ccsi.synthesis import Synthesis
-from ccsi.synthesis.inversion import total_variation, view
+from ccsi.synthesis.images import total_variation, transformed
 
 WEIGHTS = {"w_ce": 0.7, "w_f": 0.3, "w_tv": 0.05, "w_l2": 0.2}
 
@@ -34,18 +34,16 @@ def variation(images: torch.Tensor) -> float:
     return total
 
 
-@settings(deadline=None, max_examples=20)
 @given(st.integers(1, 3), st.integers(1, 2), st.integers(2, 5), st.integers(2, 5), st.integers(0, 1000))
 def test_total_variation(groups, size, height, width, seed):
     x = rand(groups, size, 2, height, width, seed=seed)
     assert total_variation(x).tolist() == pytest.approx([variation(group) for group in x])
 
 
-@settings(deadline=None, max_examples=20)
 @given(st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2), st.booleans()), min_size=1, max_size=4))
 def test_view_shifts_round_the_edge_and_then_flips(moves):
     x = rand(len(moves), 2, 1, 5, 5)
-    seen = view(x, [[dy, dx] for dy, dx, _ in moves], [flip for *_, flip in moves])
+    seen = transformed(x, [[dy, dx] for dy, dx, _ in moves], [flip for *_, flip in moves])
     for group, (dy, dx, flip) in enumerate(moves):
         for row in range(5):
             for column in range(5):

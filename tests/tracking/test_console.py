@@ -1,5 +1,6 @@
 """What a person sees: on a terminal, in a log file, and at the end."""
 
+import functools
 import io
 import os
 import pty
@@ -11,23 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished import result
+import rich.console
+from finished import figures, result
 
 from ccsi.tracking import Console, Progress, RunStart, TaskEnd
 from ccsi.tracking.console import clock, show_metrics, show_result, size
 
 DEMO = """
-import time
+import sys, time
 from pathlib import Path
 from ccsi.tracking import Console, Progress, RunStart, TaskEnd
+tasks = int(sys.argv[1])
+metrics = {"loss": 0.5, "loss_ce": 0.25, "val_accuracy": 0.625}
+if tasks == 10:
+    metrics |= {f"loss_{name}": 0.125 for name in ("distillation", "margin", "idc")} | {"lr": 0.0123456, "entropy": 0.1}
 console = Console()
-console.start(RunStart("demo", Path("/tmp/a [b]"), {}, (("cat", "dog"), ("fox", "yak"))))
-for task in range(2):
+console.start(RunStart("demo", Path("/tmp/a [b]" * tasks), {}, (("cat", "dog"),) * tasks))
+for task in (0, tasks - 1):
     for phase in ("synthesis", "training"):
-        for step in (1, 99, 100):
-            console.progress(Progress(task, phase, step, 100, {"loss": 0.5, "loss_ce": 0.25, "val_accuracy": 0.625}))
+        for step in (1, 9999, 10000):
+            console.progress(Progress(task, phase, step, 10000, metrics))
             time.sleep(0.11)  # the live line is redrawn ten times a second
-    console.task_end(TaskEnd(task, 2, {"val_micro": 0.5, "val_macro": 0.25, "seconds": 65}, {}))
+    accuracies = {f"{split}_{name}": 1.0 for split in ("val", "test") for name in ("micro", "macro")}
+    console.task_end(TaskEnd(task, tasks, accuracies | {"seconds": 3725}, {}))
 console.finish(None)
 """
 
@@ -57,14 +64,16 @@ def test_in_a_log_at_most_one_line_in_ten_seconds_of_a_phase(
     assert len(lines) == 1 + 6 + 1 + 1
     assert lines[2] == "task 1/2  training   11/120  loss 2  1:49 left"  # 10 steps in 10 s, 109 to go
     assert lines[-2].startswith("task 2/2  synthesis")
-    assert lines[-1] == "task 2/2 done: val micro 50.0 %, test micro 25.0 %, after 1:05"
+    assert lines[-1] == "task 2/2 done after 1:05: micro val 50.0 %, test 25.0 %"
     assert "\x1b" not in err
 
 
-def test_on_a_terminal_one_line_a_phase_is_left_behind(tmp_path: Path) -> None:
+def on_a_terminal(tasks: int, columns: int) -> str:
+    """What the demo shows, without control sequences."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    with subprocess.Popen([sys.executable, "-c", DEMO], stderr=theirs, stdout=theirs, env=environment) as process:
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns)}
+    command = [sys.executable, "-c", DEMO, str(tasks)]
+    with subprocess.Popen(command, stderr=theirs, stdout=theirs, env=environment) as process:
         os.close(theirs)
         shown = b""
         while True:
@@ -77,13 +86,62 @@ def test_on_a_terminal_one_line_a_phase_is_left_behind(tmp_path: Path) -> None:
             shown += chunk
         os.close(ours)
     assert process.returncode == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+
+
+def test_on_a_terminal_one_line_a_phase_is_left_behind() -> None:
+    text = on_a_terminal(2, 120)
     assert "demo starts: 4 classes in 2 tasks, folder /tmp/a [b]" in text
     for task in ("1/2", "2/2"):
         for phase in ("synthesis", "training "):
-            line = f"task {task}  {phase}  100/100  loss 0.5 (ce 0.25)  val 62.5 %  in 0:00"
+            line = f"task {task}  {phase}  10000/10000  loss 0.5 (ce 0.25)  val 62.5 %  in 0:00"
             assert text.count(line) == 1
     assert "0:00 left" in text
+
+
+def test_no_line_is_longer_than_a_terminal_of_80_columns() -> None:
+    lines = re.split(r"[\r\n]+", on_a_terminal(10, 80))
+    assert lines[0] == "demo starts: 20 classes in 10 tasks"
+    assert lines[1] == "folder " + "/tmp/a [b]" * 10  # to be copied
+    assert max(map(len, lines[2:])) <= 80
+    live = [line for line in lines if "left" in line]
+    assert live and all("loss 0.5" in line and line.rstrip()[-1] in "%5" for line in live), live  # cut between words
+    assert "task 10/10  synthesis  10000/10000  loss 0.5  val 62.5 %  lr 0.0123  in 0:00" in lines
+    assert "task 10/10 done after 1:02:05: micro/macro val 100.0/100.0 %, test 100.0/100.0 %" in lines
+
+
+@pytest.mark.parametrize(("tasks", "per_task"), [(2, 2), (4, 4), (5, 3), (10, 10), (20, 5)])
+def test_no_head_of_a_table_is_cut_at_80_columns(
+    tasks: int, per_task: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"erythroblast {number}" for number in range(tasks * per_task)]
+    matrix = [[1.0] * (row + 1) for row in range(tasks)]
+    split = figures("test") | {"accuracy_matrix": matrix, "accuracy_after_task": [0.5] * tasks}
+    changes: dict[str, Any] = {"dataset": {"name": "x", "class_names": names}, "test": split, "val": split}
+    narrow = functools.partial(rich.console.Console, width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr("ccsi.tracking.console.Terminal", narrow)
+    show_result(result(scenario={"classes_per_task": [per_task] * tasks}, **changes), None)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
+    words = " ".join(lines).split()
+    assert {"val", "test", "average_incremental", "micro"} <= {*words}
+    heads = [line.split()[2:] for line in lines if line.strip().startswith("after task")]
+    if tasks < 4:
+        assert "erythroblast" in words
+    else:
+        shown = [word for head in heads for word in head if word not in ("all,", "micro")]
+        assert shown == [str(number + 1) for number in range(tasks)]
+    assert words.count("100.0") == tasks * (tasks + 1) // 2
+
+
+def test_metrics_that_do_not_fit_are_left_out_from_the_end() -> None:
+    metrics = {"loss": 1.5, "loss_ce": 0.5, "val_accuracy": 0.5, "lr": 0.1}
+    whole = "loss 1.5 (ce 0.5)  val 50.0 %  lr 0.1"
+    for room in range(-2, len(whole) + 2):
+        assert len(show_metrics(metrics, room)) <= max(room, 0)
+    assert show_metrics(metrics, len(whole)) == whole
+    assert show_metrics(metrics, len(whole) - 1) == "loss 1.5  val 50.0 %  lr 0.1"
+    assert show_metrics(metrics, 20) == "loss 1.5  val 50.0 %"
 
 
 def test_quiet_prints_nothing(run: RunStart, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,10 +169,10 @@ def test_the_final_tables_go_to_stdout_with_val_beside_test(run: RunStart, capsy
     assert "accuracy matrix, test (%)" in out
     assert cells(out, "1 ") == ["1", "90.0", "91.0"]
     assert cells(out, "2 ") == ["2", "25.0", "75.0", "51.0"]
-    assert cells(out, "final accuracy, macro") == ["final accuracy, macro over tasks", "50.0", "50.0"]
-    assert cells(out, "final accuracy, micro") == ["final accuracy, micro over images", "51.0", "51.0"]
-    assert cells(out, "forgetting") == ["forgetting", "45.0", "65.0"]
-    assert cells(out, "AUC")[1:] == ["87.5", "87.5"]
+    assert cells(out, "macro") == ["macro", "50.0", "50.0", "final accuracy, mean over tasks"]
+    assert cells(out, "micro") == ["micro", "51.0", "51.0", "final accuracy over all images (ACC)"]
+    assert cells(out, "forgetting")[:3] == ["forgetting", "45.0", "65.0"]
+    assert cells(out, "auc")[1:3] == ["87.5", "87.5"]
     for words in ("basophil", "platelet", "8 class means 75.3 kB, 8 moments 9.2 kB", "permissions         none"):
         assert words in out
     assert "synthesis 1:01, training 1:40, total 1:02:05" in out
@@ -126,7 +184,7 @@ def test_without_test_figures_the_tables_say_val() -> None:
     show_result(result(evaluate_test=False), Path("x"), file)
     assert "accuracy matrix, val (%)" in file.getvalue()
     assert cells(file.getvalue(), "2 ") == ["2", "35.0", "65.0", "51.0"]
-    assert cells(file.getvalue(), "forgetting") == ["forgetting", "45.0", "-"]
+    assert cells(file.getvalue(), "forgetting")[:3] == ["forgetting", "45.0", "-"]
 
 
 def test_many_classes_a_task_are_counted() -> None:

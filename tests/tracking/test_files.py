@@ -1,4 +1,4 @@
-"""metrics.jsonl: what is written comes back, and a resumed run goes on at the checkpoint's line."""
+"""metrics.jsonl: what is written comes back, and a resumed run continues at the checkpoint's line."""
 
 import dataclasses
 import json
@@ -68,7 +68,7 @@ def test_a_resumed_run_ends_with_the_file_of_one_never_interrupted(run: RunStart
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"task": 1}\n{"task": 1}\n', b"{}\n{}\n{}"])
-def test_fewer_lines_than_the_checkpoint_counted_is_told_and_nothing_is_touched(
+def test_fewer_lines_than_the_checkpoint_counted_is_an_error_and_nothing_is_touched(
     run: RunStart, content: bytes | None
 ) -> None:
     path = run.folder / "metrics.jsonl"

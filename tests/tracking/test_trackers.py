@@ -1,6 +1,5 @@
 """All trackers as one, and their settings."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from omegaconf import OmegaConf
 
 import ccsi.config
 from ccsi.errors import UserError
-from ccsi.tracking import Console, Progress, RunStart, TaskEnd, Trackers, WeightsAndBiases
+from ccsi.tracking import Console, Progress, RunStart, TaskEnd, Tracker, Trackers, WeightsAndBiases
 
 DEFAULT = Path(__file__).parents[2] / "configs" / "tracking" / "default.yaml"
 
@@ -69,6 +68,22 @@ def test_files_are_closed_even_if_the_console_fails(run: RunStart) -> None:
         trackers.files.progress(Progress(0, "training", 1, 1, {}))
 
 
+def test_a_tracker_overrides_what_it_needs(run: RunStart) -> None:
+    class Ends(Tracker):
+        seen = 0
+
+        def task_end(self, event: TaskEnd) -> None:
+            self.seen += 1
+
+    ends = Ends()
+    trackers = Trackers(ends=ends)
+    trackers.start(run)
+    trackers.progress(Progress(0, "training", 1, 1, {}))
+    trackers.task_end(TaskEnd(0, 1, {}, {}))
+    trackers.finish(None)
+    assert ends.seen == 1
+
+
 def settings(**changes: Any) -> dict[str, Any]:
     tree = OmegaConf.load(DEFAULT)
     for key, value in changes.items():
@@ -87,10 +102,10 @@ def made(config: dict[str, Any]) -> Trackers:
 
 def test_the_shipped_settings_make_trackers_with_wandb_off() -> None:
     trackers = made(settings())
-    assert trackers.wandb.mode == "disabled"
-    assert not trackers.console.quiet
-    defaults = {field.name: field.default for field in dataclasses.fields(Trackers) if field.init}
-    assert set(settings()) == {"_target_", *defaults}
+    assert list(trackers.named) == ["wandb", "console"]
+    wandb, console = trackers.named.values()
+    assert isinstance(wandb, WeightsAndBiases) and wandb.mode == "disabled"
+    assert isinstance(console, Console) and not console.quiet
 
 
 @pytest.mark.parametrize(
@@ -100,15 +115,24 @@ def test_the_shipped_settings_make_trackers_with_wandb_off() -> None:
         ({"console__quiet": "yes"}, "console.quiet=yes: expected true or false"),
         ({"wandb__grop": "x"}, "wandb.grop is not a setting; did you mean wandb.group?"),
         ({"wandb__project": None}, "wandb.project=null: expected text"),
+        ({"mine": 3}, "mine: expected a group of settings with a _target_"),
+        (
+            {"mine": {"_target_": "nothing.Here"}},
+            "mine._target_=nothing.Here: expected the full name of a callable",
+        ),
+        (
+            {"mine": {"_target_": "ccsi.tracking.Console", "quit": True}},
+            "mine.quit is not a setting; did you mean mine",
+        ),
     ],
 )
-def test_a_wrong_setting_is_told_with_its_key(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as told:
+def test_a_wrong_setting_is_named_with_its_key(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
         ccsi.config.check(settings(**change))
-    assert message in str(told.value)
+    assert message in str(caught.value)
 
 
 def test_settings_reach_wandb() -> None:
     trackers = made(settings(wandb__group="sweep 7"))
-    assert isinstance(trackers.wandb, WeightsAndBiases)
-    assert trackers.wandb.group == "sweep 7"
+    wandb = trackers.named["wandb"]
+    assert isinstance(wandb, WeightsAndBiases) and wandb.group == "sweep 7"

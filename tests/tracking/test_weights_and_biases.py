@@ -1,4 +1,4 @@
-"""W&B: an offline run can be read by W&B's own reader and tells nothing about machine or account."""
+"""W&B: an offline run can be read by W&B's own reader and says nothing about machine or account."""
 
 import json
 import os
@@ -97,9 +97,9 @@ def test_wandbs_reader_finds_config_metrics_images_and_summary(offline: tuple[Pa
         assert (files / task[f"{name}.path"]).read_bytes().startswith(b"\x89PNG")
 
     summary = records(folder, "--summary")["summary"]
-    assert summary["final_accuracy_macro"] == 0.5
-    assert summary["accuracy_matrix"] == [[0.9], [0.25, 0.75]]
-    assert summary["val/forgetting"] == pytest.approx(0.45)
+    assert summary["test_macro"] == 0.5
+    assert summary["test_accuracy_matrix"] == [[0.9], [0.25, 0.75]]
+    assert summary["val_forgetting"] == pytest.approx(0.45)
     assert summary["stored_bytes"] == 84480
     assert lines[-1]["exit"].get("exit_code", 0) == 0
 
@@ -135,7 +135,7 @@ def test_online_without_a_key_fails_at_once_and_says_what_to_do(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_refused_key_is_told_in_one_sentence(run: RunStart, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_key_is_one_sentence(run: RunStart, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     for name in WITHOUT_KEY:
         monkeypatch.delenv(name, raising=False)
@@ -143,10 +143,10 @@ def test_a_refused_key_is_told_in_one_sentence(run: RunStart, monkeypatch: pytes
     monkeypatch.setenv("HOME", str(run.folder))
     environment = dict(os.environ)
     tracker = WeightsAndBiases(mode="online")
-    with pytest.raises(UserError, match=r"tracking\.wandb\.mode=online: W&B did not start") as told:
+    with pytest.raises(UserError, match=r"tracking\.wandb\.mode=online: W&B did not start") as caught:
         tracker.start(run)
-    assert "\n" not in str(told.value)
-    assert "tooshort" not in str(told.value)
+    assert "\n" not in str(caught.value)
+    assert "tooshort" not in str(caught.value)
     assert dict(os.environ) == environment
 
 
@@ -187,5 +187,5 @@ def test_the_home_folder_is_not_spelt_out(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_summary_of_a_run_without_test_figures_has_no_nulls() -> None:
-    summary = summary_of({"final_accuracy_macro": None, "accuracy_matrix": None, "val": {"auc": 0.5}, "stored": []})
-    assert summary == {"val/auc": 0.5, "stored_bytes": 0}
+    summary = summary_of({"test": {"macro": None, "accuracy_matrix": None}, "val": {"auc": 0.5}, "stored": []})
+    assert summary == {"val_auc": 0.5, "stored_bytes": 0}

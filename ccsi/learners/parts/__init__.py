@@ -1,1 +1,1 @@
-"""What several learners are built from: exemplars, prototypes, importance of weights."""
+"""Parts that several learners share: exemplars, prototypes, importance of weights, heads."""

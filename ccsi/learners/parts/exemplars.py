@@ -1,4 +1,4 @@
-"""Real images that a method stored_buffers: how many, and which."""
+"""Real images that a method keeps: how many, and which."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,13 +14,13 @@ from ccsi.rng import Streams
 
 @dataclass(frozen=True, kw_only=True)
 class ExemplarBudget:
-    """How many images are kept.
+    """Number and choice of the real images that are kept; either `per_class` or `total` is set.
 
     Args:
-        per_class: of each class. total: of all classes together, shared equally, so that old classes give up images
-            when new ones come. One of the two.
+        per_class: images of each class.
+        total: images of all classes together, shared equally, so that old classes lose images when new ones come.
         ratio: share of an epoch's draws that are exemplars; null: each image once an epoch, new or kept.
-        selection: `herding` (those whose mean feature is nearest to the class's, best first) or `random`.
+        selection: `herding` (their mean feature is nearest to the class's, best first) or `random`.
     """
 
     per_class: PositiveInt | None = None
@@ -37,11 +37,11 @@ class ExemplarBudget:
             )
 
     def quota(self, n_classes: int) -> int:
-        """Images for each of so many classes; 0 if a total does not suffice for one each."""
+        """Images for each of `n_classes`; 0 if `total` is less than one each."""
         return self.per_class if self.per_class is not None else (self.total or 0) // n_classes
 
     def ranked(self, features: Tensor, count: int, streams: Streams, label: int) -> Tensor:
-        """Which of a class's images to keep, best first: int64 [min(count, N)], from their features [N, D]."""
+        """Positions of a class's images to keep, best first: int64 [min(count, N)], from their features [N, D]."""
         count = min(count, len(features))
         if self.selection == "herding":
             return herding(features, count)
@@ -50,7 +50,7 @@ class ExemplarBudget:
 
 
 def herding(features: Tensor, count: int) -> Tensor:
-    """The images whose mean normalized feature, with those before it, is nearest to the class's: int64 [count].
+    """Positions of images, chosen so that their mean normalized feature stays nearest to the class's: int64 [count].
 
     Args:
         features: [N, D], N >= count.
@@ -62,8 +62,8 @@ def herding(features: Tensor, count: int) -> Tensor:
     free = torch.ones(len(unit), dtype=torch.bool, device=unit.device)
     chosen = []
     for k in range(1, count + 1):
-        far = torch.linalg.vector_norm(mean - (total + unit) / k, dim=1).masked_fill(~free, torch.inf)
-        best = far.argmin()
+        distance = torch.linalg.vector_norm(mean - (total + unit) / k, dim=1).masked_fill(~free, torch.inf)
+        best = distance.argmin()
         free[best] = False
         total = total + unit[best]
         chosen.append(best)

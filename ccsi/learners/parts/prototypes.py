@@ -1,4 +1,4 @@
-"""What features say of classes: means, covariances, distances."""
+"""Statistics of features by class: means, covariances, distances."""
 
 import torch
 from torch import Tensor

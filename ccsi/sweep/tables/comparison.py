@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -13,103 +13,125 @@ from rich.table import Table
 from ccsi.config import flat, shown
 from ccsi.evaluation import metrics
 from ccsi.io.atomic import write_atomically
-from ccsi.sweep.book import Book
-from ccsi.sweep.tables.leaderboard import markdown
-from ccsi.sweep.tables.statistics import against, summary
-from ccsi.sweep.trial import LIVE
+from ccsi.sweep import selection
+from ccsi.sweep.events import JobId, Status, trial_name
+from ccsi.sweep.runs import Result
+from ccsi.sweep.state import SweepState
+from ccsi.sweep.tables import rows as tables
+from ccsi.sweep.tables.leaderboard import PARTS, markdown
+from ccsi.sweep.tables.rows import SweepResults
+from ccsi.sweep.tables.statistics import compare_with_best, summary
 from ccsi.tracking.console import size
 
-FIGURES = {
-    "final_accuracy_macro": "macro",
-    "final_accuracy_micro": "micro",
-    "average_incremental_accuracy": "avg. incremental",
-    "forgetting": "forgetting",
-    "auc": "AUC",
-}
+HEADINGS = tables.HEADINGS | {"auc": "AUC"}
 """Figures of the table, as result.json names them -> as a heading."""
-ALSO = ("forgetting_nonnegative", "backward_transfer", "acc")
+ALSO = ("forgetting_nonnegative", "backward_transfer")
 """Figures that only comparison.csv has."""
 REFERENCES = {"best": "vs. best", "best_data_free": "vs. best data-free"}
+Row = dict[str, Any]
 
 
-def comparison(book: Book) -> list[dict[str, Any]]:
+def comparison(sweep: SweepResults) -> list[Row]:
     """One row for each candidate, by kind and then by the mean val metric over the reporting seeds, best first.
 
     `status` is `done` if all its seeds are; only then it has figures: those of test (`…_mean|std|low|high`),
     `forward_transfer_mean` (where joint training is a candidate, the reference), `val_score`, `seconds` of a run,
-    `peak_memory_bytes`, `exemplars` and `stored_bytes` at the end (the largest of its runs). `tried`: how many settings
-    completed phase 1, `config/…` the chosen one. `best_difference` and `best_p` compare its test metric with the best
-    candidate's that has no permissions, `best_data_free_…` among the data-free with their best (see `against`).
+    `peak_memory_bytes`, `exemplars` and `stored_bytes` at the end (the largest of its runs). `tried`: how many trials
+    completed phase 1, `config/…` the chosen one's. `best_difference` and `best_p` compare its test metric with the
+    best candidate's that has no permissions, `best_data_free_…` among the data-free with their best.
     """
-    key, metric = book.definition.compared, LIVE[book.definition.sweep.metric]
-    assert key is not None
-    best, rows = set(book.best()), list[dict[str, Any]]()
-    found = dict[str, list[Mapping[str, Any]]]()
-    for lot in book.lots:
-        setting = next((n for n in lot if n in best), None)
-        name = str(book.settings[lot[0]][key])
-        row: dict[str, Any] = {key: name, "kind": "", "status": "failed", "n": 0}
-        row["tried"] = sum(n not in book.given and book.group(1, n) == "done" for n in lot)
-        row["failed"] = sum(book.group(1, n) == "failed" for n in lot if n not in book.given)
-        ends = [book.ends.get(book.trial(1, n, 0), ("", "")) for n in lot]
-        row["error"] = next((error for status, error in ends if status == "failed"), "")
+    state, key = sweep.state, str(sweep.definition.compared)
+    best, rows, found = set(selection.best_trials(state)), list[Row](), dict[str, list[Result]]()
+    for arm in state.arms:
+        trial = next((n for n in arm if n in best), None)
+        row = _arm_row(state, key, arm)
         rows.append(row)
-        if setting is None:
+        if trial is None:
             continue
-        results = [result for _, run in book.runs(2, setting) if (result := book.result(run)) is not None]
-        row |= {"setting": f"c{setting:02d}", "status": book.group(2, setting), "n": len(results)}
-        row |= {f"config/{k}": value for k, value in book.settings[setting].items() if k != key}
-        if row["status"] != "done":
-            trials = [book.trial(2, setting, seed) for seed, _ in book.runs(2, setting)]
-            row["error"] = next((end[1] for trial in trials if (end := book.ends.get(trial))), "")
-            continue
-        found[name] = list(results)
-        row |= {k: results[0][k] for k in ("kind", "protocol", "data_free")}
-        row["permissions"] = ", ".join(results[0]["permissions"])
-        for figure in (*FIGURES, *ALSO):
-            s = summary([float(result[figure]) for result in results])
-            row |= {f"{figure}_{part}": getattr(s, part) for part in ("mean", "std", "low", "high")}
-        row["val_score"] = book.score(2, setting)
-        row["seconds"] = summary(book.seconds(2, setting), resamples=1).mean
-        row["peak_memory_bytes"] = max(max(result["peak_memory_bytes"].values()) for result in results)
-        kept = [[item for item in result["stored"] if item["kind"] == "exemplars"] for result in results]
-        row["exemplars"] = max(sum(item["count"] for item in items) for items in kept)
-        row["stored_bytes"] = max(sum(item["bytes"] for item in result["stored"]) for result in results)
-    done = [row for row in rows if row["status"] == "done"]
-    at_once = next((found[row[key]] for row in done if row["permissions"] == "all_tasks"), None)
-    for row in done if at_once and key == "learner" else []:
-        reference = [[line[-1] for line in result["accuracy_matrix"]] for result in at_once or []]
-        matrices = [result["accuracy_matrix"] for result in found[row[key]]]
-        row["forward_transfer_mean"] = fmean(map(metrics.forward_transfer, matrices, reference))
-    scores = {name: [float(result[metric]) for result in results] for name, results in found.items()}
-    for reference_name, rivals in (
-        ("best", [row for row in done if not row["permissions"]]),
-        ("best_data_free", [row for row in done if row["data_free"]]),
-    ):
-        first = max(rivals, key=lambda row: row["val_score"], default={key: ""})[key]
-        p = against({row[key]: scores[row[key]] for row in rivals}, first) if first else {}
-        for row in rivals:
-            row[f"{reference_name}_difference"] = fmean(scores[row[key]]) - fmean(scores[first])
-            row[f"{reference_name}_p"] = p.get(row[key])
-            row[f"is_{reference_name}"] = row[key] == first
+        results = sweep.of_trial(2, trial)
+        row |= {"trial": trial_name(trial), "status": str(state.trial_status(2, trial)), "n": len(results)}
+        row |= {f"config/{k}": value for k, value in state.configs[trial].items() if k != key}
+        if row["status"] == Status.DONE:
+            found[row[key]] = results
+            row |= _figures(state, trial, results)
+        else:
+            ends = [state.ends[job] for job in state.jobs(2, trial) if job in state.ends]
+            row["error"] = next((end.reason for end in ends), "")
+    done = [row for row in rows if row["status"] == Status.DONE]
+    if key == "learner":
+        _add_forward_transfer(done, found)
+    metric = sweep.definition.sweep.metric.removeprefix("val_")
+    _add_references(done, key, {name: [float(r["test"][metric]) for r in results] for name, results in found.items()})
     kinds = list(dict.fromkeys(row["kind"] for row in done))
     return sorted(rows, key=lambda row: (kinds.index(row["kind"]) if row in done else 99, -row.get("val_score", 0.0)))
 
 
-def notes(book: Book, rows: list[dict[str, Any]]) -> list[str]:
+def _arm_row(state: SweepState, key: str, arm: Sequence[int]) -> Row:
+    """How phase 1 of a candidate went."""
+    statuses = [state.trial_status(1, n) for n in arm if n not in state.untuned]
+    ends = [state.ends[job] for n in arm if (job := JobId(1, n)) in state.ends]
+    row: Row = {key: str(state.configs[arm[0]][key]), "kind": "", "status": "failed", "n": 0}
+    row |= {"tried": statuses.count(Status.DONE), "failed": statuses.count(Status.FAILED)}
+    return row | {"error": next((end.reason for end in ends if end.status is Status.FAILED), "")}
+
+
+def _figures(state: SweepState, trial: int, results: Sequence[Result]) -> Row:
+    """The figures of a candidate whose runs are all finished."""
+    row: Row = {k: results[0][k] for k in ("kind", "protocol", "data_free")}
+    row["permissions"] = ", ".join(results[0]["permissions"])
+    for figure in (*HEADINGS, *ALSO):
+        s = summary([float(result["test"][figure]) for result in results])
+        row |= {f"{figure}_{part}": getattr(s, part) for part in PARTS}
+    row["val_score"] = state.score(2, trial)
+    row["seconds"] = summary(state.seconds(2, trial), resamples=1).mean
+    row["peak_memory_bytes"] = max(max(result["peak_memory_bytes"].values()) for result in results)
+    kept = [[item for item in result["stored"] if item["kind"] == "exemplars"] for result in results]
+    row["exemplars"] = max(sum(item["count"] for item in items) for items in kept)
+    row["stored_bytes"] = max(sum(item["bytes"] for item in result["stored"]) for result in results)
+    return row
+
+
+def _add_forward_transfer(done: Sequence[Row], found: Mapping[str, Sequence[Result]]) -> None:
+    """Against joint training, if it is a candidate."""
+    joint = next((found[row["learner"]] for row in done if row["permissions"] == "all_tasks"), None)
+    if joint is None:
+        return
+    reference = [[line[-1] for line in result["test"]["accuracy_matrix"]] for result in joint]
+    for row in done:
+        matrices = [result["test"]["accuracy_matrix"] for result in found[row["learner"]]]
+        row["forward_transfer_mean"] = fmean(map(metrics.forward_transfer, matrices, reference))
+
+
+def _add_references(done: Sequence[Row], key: str, scores: Mapping[str, Sequence[float]]) -> None:
+    """How far each candidate is from the best one on val, and from the best data-free one."""
+    for name, candidates in (
+        ("best", [row for row in done if not row["permissions"]]),
+        ("best_data_free", [row for row in done if row["data_free"]]),
+    ):
+        if not candidates:
+            continue
+        first = max(candidates, key=lambda row: row["val_score"])[key]
+        p = compare_with_best({row[key]: scores[row[key]] for row in candidates}, first)
+        for row in candidates:
+            row[f"{name}_difference"] = fmean(scores[row[key]]) - fmean(scores[first])
+            row[f"{name}_p"] = p.get(row[key])
+            row[f"is_{name}"] = row[key] == first
+
+
+def notes(state: SweepState, rows: Sequence[Row]) -> list[str]:
     """Where the table's figures come from and what they mean, a sentence each."""
-    sweep, key = book.definition.sweep, str(book.definition.compared)
-    most, n = max(len(lot) for lot in book.lots), len(sweep.seeds.reporting)
-    said = []
+    sweep, key = state.definition.sweep, str(state.definition.compared)
+    most, n = max(map(len, state.arms)), len(sweep.seeds.reporting)
+    said = list[str]()
     if most > 1:
         said.append(
-            f"Tuning: at most {most} settings of each {key} on seeds {sweep.seeds.tuning}, the best by mean "
+            f"Tuning: at most {most} trials of each {key} on seeds {sweep.seeds.tuning}, the best by mean "
             f"{sweep.metric} of val; test not read."
         )
-    elif all(len(values) == 1 for values in book.settings):
+    elif all(len(values) == 1 for values in state.configs):
         said.append(f"No tuning: each {key} as its configuration is.")
     else:
-        said.append(f"No tuning: one setting of each {key}, drawn at random.")
+        said.append(f"No tuning: one config of each {key}, drawn at random.")
     spread = {1: "", 2: " [the two seeds]"}.get(n, " [95 % bootstrap interval of the mean, narrow for few seeds]")
     said.append(
         f"Figures are of test, in %, after the last task: mean over the reporting seeds {sweep.seeds.reporting}{spread}"
@@ -120,26 +142,32 @@ def notes(book: Book, rows: list[dict[str, Any]]) -> list[str]:
         if n < 3
         else "p of a paired t-test over the seeds, false discovery rate controlled (Benjamini and Yekutieli 2001)"
     )
+    metric = sweep.metric.removeprefix("val_").replace("_", " ")
     said.append(
-        f"vs. best: difference of test {LIVE[sweep.metric].replace('_', ' ')}, in points, from the best on val of "
+        f"vs. best: difference of test {metric}, in points, from the best on val of "
         f"those without permissions; data-free: among the data-free; {test}."
     )
-    if others := other_models(book):
+    if others := other_models(state):
         said.append(f"Another network than the rest: {others}.")
+    return said + _failures(rows, key, n)
+
+
+def _failures(rows: Sequence[Row], key: str, n_seeds: int) -> list[str]:
+    said = list[str]()
     for row in rows:
-        if row["status"] == "done" and row["failed"]:
+        if row["status"] == Status.DONE and row["failed"]:
             of = row["failed"] + row["tried"]
-            said.append(f"{row[key]}: {row['failed']} of {of} settings failed: {row['error'].rstrip('.')}.")
-        if row["status"] != "done":
+            said.append(f"{row[key]}: {row['failed']} of {of} trials failed: {row['error'].rstrip('.')}.")
+        if row["status"] != Status.DONE:
             why = f": {row['error'].rstrip('.')}" if row.get("error") else ""
-            said.append(f"{row[key]}: {row['status']}, {row['n']} of {n} seeds{why}.")
+            said.append(f"{row[key]}: {row['status']}, {row['n']} of {n_seeds} seeds{why}.")
     return said
 
 
-def other_models(book: Book) -> str:
+def other_models(state: SweepState) -> str:
     """The candidates whose network differs from most others', and how."""
-    key = str(book.definition.compared)
-    models = {str(values[key]): flat(book.definition.config(values)["model"]) for values in book.settings}
+    key = str(state.definition.compared)
+    models = {str(values[key]): flat(state.definition.config(values)["model"]) for values in state.configs}
     usual = dict(Counter(item for model in models.values() for item in map(repr, model.items())))
     return "; ".join(
         f"{name} ("
@@ -150,14 +178,14 @@ def other_models(book: Book) -> str:
     )
 
 
-def cells(row: dict[str, Any], key: str) -> dict[str, str]:
+def cells(row: Row, key: str) -> dict[str, str]:
     """A row of `comparison` as text by heading."""
     found = {key: row[key], "kind": row["kind"]}
-    if row["status"] != "done":
+    if row["status"] != Status.DONE:
         return found | {"kept": row["status"]}
     kept = row["permissions"].replace("_", " ") or (f"{row['exemplars']} images" if row["exemplars"] else "0")
     found |= {"kept": kept, "bytes kept": size(row["stored_bytes"]) if row["stored_bytes"] else "0"}
-    for figure, head in FIGURES.items():
+    for figure, head in HEADINGS.items():
         mean, low, high = (100 * row[f"{figure}_{part}"] for part in ("mean", "low", "high"))
         found[head] = f"{mean:.1f}" + (f" [{low:.1f}, {high:.1f}]" if math.isfinite(low) else "")
     found |= {"seconds": f"{row['seconds']:.0f}", "peak memory": size(row["peak_memory_bytes"])}
@@ -171,40 +199,43 @@ def cells(row: dict[str, Any], key: str) -> dict[str, str]:
     return found
 
 
-def write_comparison(book: Book, console: Console) -> list[str]:
-    """comparison.csv, .md and .tex; and the table in the terminal. Returns the candidates that have no figures."""
-    rows, folder, key = comparison(book), book.definition.folder, str(book.definition.compared)
+def write_comparison(sweep: SweepResults, console: Console) -> list[str]:
+    """Write comparison.csv, .md and .tex, and print the table; returns the candidates that have no figures."""
+    rows, folder, key = comparison(sweep), sweep.definition.folder, str(sweep.definition.compared)
     write_atomically(folder / "comparison.csv", pd.DataFrame(rows).to_csv(index=False).encode())
     lines = [cells(row, key) for row in rows]
     heads = list(dict.fromkeys(head for line in sorted(lines, key=len, reverse=True) for head in line))
     table = pd.DataFrame(lines, columns=heads).fillna("")
-    said = notes(book, rows)
-    text = [
-        f"# {book.definition.name}",
-        "",
-        *markdown(heads, table.values.tolist()),
-        "",
-        *(f"- {note}" for note in said),
-        "",
-    ]
-    chosen = []
+    said = notes(sweep.state, rows)
+    text = [f"# {sweep.definition.name}", "", *markdown(heads, table.values.tolist()), ""]
+    text += [*(f"- {note}" for note in said), ""]
+    chosen = list[str]()
     for row in rows:
         values = [f"{k.removeprefix('config/')}={shown(v)}" for k, v in row.items() if k.startswith("config/")]
         if values:
-            of = f"{row.get('setting', '-')}, {row.get('protocol', '-')}; {row['tried']} tried"
+            of = f"{row.get('trial', '-')}, {row.get('protocol', '-')}; {row['tried']} tried"
             chosen.append(f"- {row[key]} ({of}): {', '.join(values)}")
-    text += ["Settings:", "", *chosen, ""] if chosen else []
+    text += ["Configs:", "", *chosen, ""] if chosen else []
     write_atomically(folder / "comparison.md", "\n".join(text).encode())
     tex = table.to_latex(index=False, escape=True, column_format="lll" + "r" * (len(heads) - 3))
     write_atomically(folder / "comparison.tex", "\n".join([*(f"% {note}" for note in said), tex]).encode())
-    terminal = Table(title=f"{book.definition.name}: {len(book.definition.sweep.seeds.reporting)} reporting seeds")
-    inner = [head for head in heads if head not in ("kind", "micro", "peak memory", "bytes kept")]
-    for head in inner:
-        terminal.add_column(head.replace(" ", "\n"), justify="left" if head in (key, "kept") else "right")
-    for line, after in zip(lines, [*lines[1:], None], strict=True):
-        values = [line.get(head, "").replace(" [", "\n[").replace(", p", "\np").replace("[", "\\[") for head in inner]
-        terminal.add_row(*values, end_section=after is not None and after["kind"] != line["kind"])
-    console.print(terminal)
+    _print(sweep, lines, heads, console)
     for note in said:
         console.print(note, highlight=False, markup=False)
-    return [row[key] for row in rows if row["status"] != "done"]
+    return [row[key] for row in rows if row["status"] != Status.DONE]
+
+
+def _print(sweep: SweepResults, lines: Sequence[Mapping[str, str]], heads: Sequence[str], console: Console) -> None:
+    key, n = str(sweep.definition.compared), len(sweep.definition.sweep.seeds.reporting)
+    left_out = {"kind", "micro", "peak memory", "bytes kept"}
+    if console.width < 100:
+        left_out |= {"avg. incremental", "forgetting", "AUC"}
+    shown_heads = [head for head in heads if head not in left_out]
+    table = Table(title=f"{sweep.definition.name}: {n} reporting seeds")
+    for head in shown_heads:
+        table.add_column(head.replace(" ", "\n"), justify="left" if head in (key, "kept") else "right")
+    for line, after in zip(lines, [*lines[1:], None], strict=True):
+        values = [line.get(one, "").replace(" [", "\n[").replace(", p", "\np") for one in shown_heads]
+        end = after is not None and after["kind"] != line["kind"]
+        table.add_row(*(value.replace("[", "\\[") for value in values), end_section=end)
+    console.print(table)

@@ -1,6 +1,5 @@
-"""What a sweep leaves behind: the trials table, the leaderboard, and the best setting's configuration."""
+"""The leaderboard of a sweep, and the best trial's configuration."""
 
-import io
 import json
 import math
 from collections import Counter
@@ -12,110 +11,94 @@ from rich.table import Table
 
 import ccsi.config
 from ccsi.io.atomic import write_atomically
-from ccsi.sweep.book import Book
-from ccsi.sweep.definition import SCHEDULERS
-from ccsi.sweep.tables.statistics import Summary, fronts, summary
-from ccsi.sweep.trial import LIVE
+from ccsi.sweep import selection
+from ccsi.sweep.definition import Definition
+from ccsi.sweep.events import Status, Values, trial_name
+from ccsi.sweep.pruners import SCHEDULER_NAMES
+from ccsi.sweep.ranking import pareto_fronts
+from ccsi.sweep.state import SweepState
+from ccsi.sweep.tables.rows import FIGURES, HEADINGS, SweepResults
+from ccsi.sweep.tables.statistics import Summary, summary
 
-FIGURES = {
-    "final_accuracy_macro": "macro",
-    "final_accuracy_micro": "micro",
-    "average_incremental_accuracy": "avg. incremental",
-    "forgetting": "forgetting",
-}
-"""Figures of the leaderboard, as result.json names them -> as a heading."""
+PARTS = ("mean", "std", "low", "high")
 
 
-def write_trials(book: Book) -> pd.DataFrame:
-    """trials.csv and trials.parquet: one row per run of both phases."""
-    table = pd.DataFrame(book.rows())
-    for name in table.columns:
-        if name.startswith("config/"):  # lists and mixed kinds as text: a Parquet column has one type
-            values = [value for value in table[name] if not (isinstance(value, float) and math.isnan(value))]
-            if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-                there = table[name].notna()  # a key that only some settings have
-                texts = [value if isinstance(value, str) else json.dumps(value) for value in table[name]]
-                table[name] = [text if known else None for text, known in zip(texts, there, strict=True)]
-        elif name.startswith(("val_", "test_")) or name == "seconds":
-            table[name] = table[name].astype("float64")
-    folder = book.definition.folder
-    write_atomically(folder / "trials.csv", table.to_csv(index=False).encode())
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    write_atomically(folder / "trials.parquet", buffer.getvalue())
-    return table
+def leaderboard(sweep: SweepResults) -> list[dict[str, Any]]:
+    """The trials of phase 2, best first: by their mean val metric over the reporting seeds, never by test.
 
-
-def leaderboard(book: Book) -> list[dict[str, Any]]:
-    """The settings of phase 2, best first: by their mean val metric over the reporting seeds, never by test.
-
-    Each has `rank` (None while its seeds are not complete: nothing is averaged then), `setting`, `status`,
+    Each has `rank` (None while its seeds are not complete: nothing is averaged then), `trial`, `status`,
     `n` of `seeds` runs, `config/…`, and for complete ones `<split>_<figure>_mean|std|low|high`, `seconds_mean|std` of
     a run and, with `sweep.minimize`, `front`: whether no other row beats its val metric and seconds both.
     """
-    if not book.searched():
+    state = sweep.state
+    if not selection.is_search_finished(state):
         return []
-    rows = []
-    for setting in book.best():
-        runs = book.runs(2, setting)
-        results = [result for _, run in runs if (result := book.result(run)) is not None]
-        status = book.group(2, setting)
-        protocols = sorted({str(result["protocol"]) for result in results})
-        row: dict[str, Any] = {"rank": None, "setting": f"c{setting:02d}", "status": status}
-        row["protocol"] = ", ".join(protocols) or None
-        row |= {"n": len(results), "seeds": len(runs)}
-        row |= {f"config/{key}": value for key, value in book.settings[setting].items()}
-        row["phase_1_score"] = book.score(1, setting)
-        if status == "done":
-            for split, figures in (("test", results), ("val", [r["val"] for r in results])):
-                for name in FIGURES:
-                    values = [float(one[name]) for one in figures if one.get(name) is not None]
-                    if len(values) == len(runs):
-                        s = summary(values)
-                        row |= {f"{split}_{name}_{part}": getattr(s, part) for part in ("mean", "std", "low", "high")}
-            s = summary(book.seconds(2, setting), resamples=1)
-            row |= {"seconds_mean": s.mean, "seconds_std": s.std}
-        rows.append(row)
-    key = f"val_{LIVE[book.definition.sweep.metric]}_mean"
-    if book.definition.sweep.minimize:
-        done = [row for row in rows if row["status"] == "done"]
-        numbers = fronts([row[key] for row in done], [row["seconds_mean"] for row in done])
+    rows = [_row(sweep, trial) for trial in selection.best_trials(state)]
+    key = f"{state.definition.sweep.metric}_mean"
+    if state.definition.sweep.minimize:
+        done = [row for row in rows if row["status"] == Status.DONE]
+        numbers = pareto_fronts([row[key] for row in done], [row["seconds_mean"] for row in done])
         for row, front in zip(done, numbers, strict=True):
             row["front"] = front == 0
-    rows.sort(key=lambda row: (row["status"] != "done", -row.get(key, 0.0), row["setting"]))
+    rows.sort(key=lambda row: (row["status"] != Status.DONE, -row.get(key, 0.0), row["trial"]))
     for number, row in enumerate(rows, 1):
-        row["rank"] = number if row["status"] == "done" else None
+        row["rank"] = number if row["status"] == Status.DONE else None
     return rows
 
 
-def protocol(book: Book) -> str:
-    """Where the leaderboard's numbers come from, in words."""
-    sweep, known = book.definition.sweep, book.known()
-    statuses = Counter(book.group(1, n) for n in known)
-    limit = book.exhausted() if len(known) < book.planned_settings() else ""
-    notes = [f"{sweep.search} search" + (f", {SCHEDULERS[sweep.scheduler]}" if sweep.scheduler != "none" else "")]
-    notes += [f"ended by {limit}"] if limit else []
-    if book.earlier["folders"]:
-        tried, told = len(book.first()), f", {len(book.earlier['tried'])} scores told to Optuna"
-        where = ", ".join(book.earlier["folders"])
-        notes.append(f"warm start from {where}: {tried} tried first{told if sweep.search == 'optuna' else ''}")
-    if statuses["pruned"]:
-        ends = Counter(book.pruned(n) for n in known if book.group(1, n) == "pruned").most_common()
-        notes.append(f"{statuses['pruned']} pruned ({', '.join(f'{count} {end}' for end, count in ends)})")
-    notes += [f"{statuses[status]} {status}" for status in ("failed", "incomplete") if statuses[status]]
+def _row(sweep: SweepResults, trial: int) -> dict[str, Any]:
+    state, results = sweep.state, sweep.of_trial(2, trial)
+    n_seeds, status = len(state.runs(2, trial)), state.trial_status(2, trial)
+    row: dict[str, Any] = {"rank": None, "trial": trial_name(trial), "status": str(status)}
+    row["protocol"] = ", ".join(sorted({str(result["protocol"]) for result in results})) or None
+    row |= {"n": len(results), "seeds": n_seeds}
+    row |= {f"config/{key}": value for key, value in state.configs[trial].items()}
+    row["phase_1_score"] = state.score(1, trial)
+    if status is not Status.DONE:
+        return row
+    for split in ("test", "val"):
+        for name in FIGURES:
+            values = [float(one[split][name]) for one in results if one[split].get(name) is not None]
+            if len(values) == n_seeds:
+                s = summary(values)
+                row |= {f"{split}_{name}_{part}": getattr(s, part) for part in PARTS}
+    s = summary(state.seconds(2, trial), resamples=1)
+    return row | {"seconds_mean": s.mean, "seconds_std": s.std}
+
+
+def describe_protocol(state: SweepState) -> str:
+    """Where the leaderboard's numbers come from."""
+    sweep, known = state.definition.sweep, selection.known_trials(state)
+    if state.definition.compared is not None and not known:
+        return f"No phase 1: nothing to choose from. {_describe_phase_2(state)}"
+    limit = state.exhausted_by() if len(known) < state.n_planned else None
     how = f"by mean {sweep.metric}"
     if sweep.minimize:
         how = f"from the Pareto fronts of mean {sweep.metric} (best first) and mean {sweep.minimize} of a run"
-    if book.definition.compared is not None and not known:
-        return f"No phase 1: nothing to choose from. {_phase_2(book)}"
     return (
-        f"Phase 1: {len(known)}{f' of {book.planned_settings()}' if limit else ''} settings ({'; '.join(notes)}) on "
-        f"tuning seeds {sweep.seeds.tuning}, chosen {how}; test not read. {_phase_2(book)}"
+        f"Phase 1: {len(known)}{f' of {state.n_planned}' if limit else ''} trials ({'; '.join(_notes(state, limit))}) "
+        f"on tuning seeds {sweep.seeds.tuning}, chosen {how}; test not read. {_describe_phase_2(state)}"
     )
 
 
-def _phase_2(book: Book) -> str:
-    sweep, key, n = book.definition.sweep, book.definition.compared, len(book.best())
+def _notes(state: SweepState, limit: str | None) -> list[str]:
+    sweep, known = state.definition.sweep, selection.known_trials(state)
+    statuses = Counter(state.trial_status(1, n) for n in known)
+    scheduler = SCHEDULER_NAMES[sweep.scheduler]
+    notes = [f"{sweep.search} search" + (f", {scheduler}" if scheduler else "")]
+    notes += [f"ended by {limit}"] if limit else []
+    if state.warm_start.folders:
+        tried, scores = len(state.warm_configs()), f", {len(state.warm_start.trials)} scores passed to Optuna"
+        where = ", ".join(state.warm_start.folders)
+        notes.append(f"warm start from {where}: {tried} tried first{scores if sweep.search == 'optuna' else ''}")
+    if statuses[Status.PRUNED]:
+        ends = Counter(end for n in known if (end := selection.pruned_by(state, n)) is not None).most_common()
+        notes.append(f"{statuses[Status.PRUNED]} pruned ({', '.join(f'{count} {end}' for end, count in ends)})")
+    return notes + [f"{statuses[one]} {one}" for one in (Status.FAILED, Status.INCOMPLETE) if statuses[one]]
+
+
+def _describe_phase_2(state: SweepState) -> str:
+    sweep, key, n = state.definition.sweep, state.definition.compared, len(selection.best_trials(state))
     which = f"the best {n}" if key is None else f"the best {sweep.top_k} of each {key}, {n} in all,"
     return (
         f"Phase 2: {which} on fresh reporting seeds {sweep.seeds.reporting}, "
@@ -125,56 +108,62 @@ def _phase_2(book: Book) -> str:
     )
 
 
-def write_leaderboard(book: Book, console: Console) -> None:
-    """leaderboard.csv, leaderboard.md, best.yaml; and the leaderboard in the terminal.
+def write_leaderboard(sweep: SweepResults, console: Console) -> None:
+    """Write leaderboard.csv, leaderboard.md and best.yaml, and print the leaderboard.
 
-    Where candidates are compared, best/<candidate>.yaml of each; what the terminal shows is `write_comparison`'s.
+    Where candidates are compared, best/<candidate>.yaml of each; the terminal shows `write_comparison`'s table.
     """
-    rows, folder = leaderboard(book), book.definition.folder
+    rows, folder, definition = leaderboard(sweep), sweep.definition.folder, sweep.definition
     flat = [{k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()} for row in rows]
     write_atomically(folder / "leaderboard.csv", pd.DataFrame(flat).to_csv(index=False).encode())
-    keys = list(dict.fromkeys(key for row in rows for key in book.settings[int(row["setting"][1:])]))
-    heads = ["rank", "setting", "protocol", *keys, "n"] + [
-        f"{split} {name}" for name in FIGURES.values() for split in ("test", "val")
-    ]
-    aims = ["seconds"] if book.definition.sweep.minimize else []
-    heads += aims
+    keys = list(dict.fromkeys(key for row in rows for key in sweep.state.configs[int(row["trial"][1:])]))
+    aims = ["seconds"] if definition.sweep.minimize else []
+    figures = [f"{split} {HEADINGS[name]}" for name in FIGURES for split in ("test", "val")]
+    heads = ["rank", "trial", "protocol", *keys, "n", *figures, *aims]
     lines = [[cell.replace("\n", " ") for cell in _cells(row, keys, aims)] for row in rows]
-    text = [f"# {book.definition.name}", "", protocol(book), "", *markdown(heads, lines)]
-    pruned = [f"- c{n:02d}: pruned {end}" for n in book.known() if (end := book.pruned(n))]
+    text = [f"# {definition.name}", "", describe_protocol(sweep.state), "", *markdown(heads, lines)]
+    known = selection.known_trials(sweep.state)
+    pruned = [f"- {trial_name(n)}: pruned {end}" for n in known if (end := selection.pruned_by(sweep.state, n))]
     text += ["", *pruned] if pruned else []
-    compared, done = book.definition.compared, [row for row in rows if row["status"] == "done"]
-    if compared is not None:
-        text += [
-            "",
-            f"`best/` has the configuration of each {compared}'s first row: `python -m ccsi best/NAME.yaml`.",
-            "",
-        ]
-        (folder / "best").mkdir(exist_ok=True)
-        for row in reversed(done):  # the first comes last, and stays
-            name = folder / "best" / f"{row[f'config/{compared}'].replace('/', '-')}.yaml"
-            write_atomically(name, best_yaml(book, int(row["setting"][1:])).encode())
-    else:
-        text += ["", "`best.yaml` is the first row's configuration: `python -m ccsi best.yaml`.", ""]
-        for row in done[:1]:
-            write_atomically(folder / "best.yaml", best_yaml(book, int(row["setting"][1:])).encode())
+    text += ["", _write_best(sweep.state, rows), ""]
     write_atomically(folder / "leaderboard.md", "\n".join(text).encode())
-    if compared is not None:
-        return
-    table = Table(
-        title=f"{book.definition.name}: phase 2, {len(book.definition.sweep.seeds.reporting)} reporting seeds"
-    )
-    below = {*keys, "protocol", "val forgetting"}
-    kept = [n for n, head in enumerate(heads) if head not in below and "micro" not in head]
+    if definition.compared is None:
+        _print(sweep.state, rows, heads, lines, keys, console)
+
+
+def _write_best(state: SweepState, rows: list[dict[str, Any]]) -> str:
+    """Write best.yaml, or best/<candidate>.yaml; returns a sentence about it."""
+    definition, folder = state.definition, state.definition.folder
+    done = [row for row in rows if row["status"] == Status.DONE]
+    if definition.compared is None:
+        for row in done[:1]:
+            write_atomically(folder / "best.yaml", best_yaml(state, int(row["trial"][1:])).encode())
+        return "`best.yaml` is the first row's configuration: `ccsi run best.yaml`."
+    (folder / "best").mkdir(exist_ok=True)
+    for row in reversed(done):  # the first comes last, and stays
+        name = folder / "best" / f"{row[f'config/{definition.compared}'].replace('/', '-')}.yaml"
+        write_atomically(name, best_yaml(state, int(row["trial"][1:])).encode())
+    return f"`best/` has the configuration of each {definition.compared}'s first row: `ccsi run best/NAME.yaml`."
+
+
+def _print(
+    state: SweepState, rows: list[dict[str, Any]], heads: list[str], lines: list[list[str]], keys: list[str],
+    console: Console,
+) -> None:  # fmt: skip
+    sweep = state.definition.sweep
+    table = Table(title=f"{state.definition.name}: phase 2, {len(sweep.seeds.reporting)} reporting seeds")
+    narrow = console.width < 100
+    left_out = {*keys, "protocol", "val forgetting"} | ({"val macro", "val avg. incremental"} if narrow else set())
+    kept = [n for n, head in enumerate(heads) if head not in left_out and "micro" not in head]
     for n in kept:
-        table.add_column(heads[n].replace(" ", "\n", 1))
+        table.add_column(heads[n].replace(" ", "\n"))
     for line in lines:
         table.add_row(*(line[n].replace(" [", "\n[").replace(" (", "\n(").replace("[", "\\[") for n in kept))
     console.print(table)
     for row in rows:
         values = " ".join(f"{key}={_short(row[f'config/{key}'])}" for key in keys if f"config/{key}" in row)
-        console.print(f"{row['setting']}: {values} ({row['protocol']})", highlight=False, markup=False)
-    console.print(protocol(book), highlight=False, markup=False)
+        console.print(f"{row['trial']}: {values} ({row['protocol']})", highlight=False, markup=False)
+    console.print(describe_protocol(state), highlight=False, markup=False)
 
 
 def markdown(heads: list[str], lines: list[list[str]]) -> list[str]:
@@ -183,11 +172,19 @@ def markdown(heads: list[str], lines: list[list[str]]) -> list[str]:
     return [next(body), "|" + "---|" * len(heads), *body]
 
 
-def best_yaml(book: Book, setting: int) -> str:
-    """A setting's whole configuration, as `python -m ccsi <file>` takes it: first reporting seed, test evaluated."""
-    definition, values = book.definition, book.settings[setting]
+def best_yaml(state: SweepState, trial: int) -> str:
+    """A trial's whole configuration, as `ccsi run <file>` takes it: first reporting seed, test evaluated."""
+    definition = state.definition
+    config = reporting_config(definition, state.configs[trial])
+    command = "ccsi run" if definition.resources.workers == 1 else "ccsi train"
+    head = f"# The best trial ({trial_name(trial)}) of {definition.name}, on val: {command} <this file>\n"
+    return head + ccsi.config.to_yaml(config)
+
+
+def reporting_config(definition: Definition, values: Values) -> ccsi.config.Config:
+    """The configuration of a trial's first reporting run, outside the sweep."""
     config = definition.config(values)
-    config |= {
+    return config | {
         "device": definition.device(config),
         "seed": definition.sweep.seeds.reporting[0],
         "threads": definition.threads(values),
@@ -195,41 +192,26 @@ def best_yaml(book: Book, setting: int) -> str:
         "run_dir": None,
         "evaluate_test": True,
     }
-    how = "python -m ccsi" if definition.resources.workers == 1 else "python tune/train.py"
-    head = f"# The best setting (c{setting:02d}) of {definition.name}, on val: {how} <this file>\n"
-    return head + ccsi.config.to_yaml(config)
 
 
 def _cells(row: dict[str, Any], keys: list[str], aims: list[str]) -> list[str]:
-    settings = [row["protocol"] or "-", *(_short(row.get(f"config/{key}", "")) for key in keys)]
-    if row["status"] != "done":
+    configs = [row["protocol"] or "-", *(_short(row.get(f"config/{key}", "")) for key in keys)]
+    if row["status"] != Status.DONE:
         state = f"{row['n']} of {row['seeds']}, {row['status']}"
-        return ["-", row["setting"], *settings, state, *["-"] * (2 * len(FIGURES) + len(aims))]
+        return ["-", row["trial"], *configs, state, *["-"] * (2 * len(FIGURES) + len(aims))]
     figures = [_figure(row, f"{split}_{name}") for name in FIGURES for split in ("test", "val")]
     if aims:
         spread = "" if math.isnan(row["seconds_std"]) else f" ± {row['seconds_std']:.1f}"
         figures.append(f"{row['seconds_mean']:.1f}{spread}{' (front)' if row['front'] else ''}")
-    return [str(row["rank"]), row["setting"], *settings, str(row["n"]), *figures]
+    return [str(row["rank"]), row["trial"], *configs, str(row["n"]), *figures]
 
 
 def _figure(row: dict[str, Any], name: str) -> str:
     if f"{name}_mean" not in row:
         return "-"
-    s = Summary(row["n"], *(100 * row[f"{name}_{part}"] for part in ("mean", "std", "low", "high")))
+    s = Summary(row["n"], *(100 * row[f"{name}_{part}"] for part in PARTS))
     return f"{s.mean:.1f}" if s.n == 1 else f"{s.mean:.1f} ± {s.std:.1f} [{s.low:.1f}, {s.high:.1f}]"
 
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else ccsi.config.shown(value)
-
-
-def pictures(book: Book) -> str:
-    """Draw the sweep's plots; returns what went wrong, if anything: a picture must not cost a sweep its tables."""
-    try:
-        from ccsi.report.sweep import draw_sweep
-
-        sweep = book.definition.sweep
-        draw_sweep(book.definition.folder, LIVE[sweep.metric], sweep.minimize, book.definition.compared)
-    except Exception as error:
-        return f"plots were not drawn ({type(error).__name__}: {error})"
-    return ""

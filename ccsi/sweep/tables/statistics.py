@@ -1,7 +1,6 @@
-"""What a table says about a group of seeds (how many, mean, standard deviation, interval); Pareto fronts."""
+"""Figures of a group of seeds: how many, mean, standard deviation, interval; and their comparison."""
 
 import math
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,13 +43,13 @@ def summary(values: Sequence[float], resamples: int = 10_000, seed: int = 0) -> 
     return Summary(data.size, mean, float(data.std(ddof=1)), float(low), float(high))
 
 
-def against(groups: Mapping[str, Sequence[float]], best: str) -> dict[str, float]:
-    """Whether each group's mean differs from the best one's: a p value for each other group; none under three seeds.
+def compare_with_best(groups: Mapping[str, Sequence[float]], best: str) -> dict[str, float]:
+    """A p value for each group, that its mean equals the best one's; none under three seeds.
 
     A paired two-sided t-test over the seeds (each group has one value for each, in the same order), with the false
     discovery rate controlled under any dependence, as all are compared with the same one (Benjamini and Yekutieli
     2001). 1 for groups that are equal on every seed; none for those that differ by the same on every seed (few test
-    images): differences without spread say nothing of their error.
+    images): differences without spread have no error estimate.
     """
     from scipy.stats import false_discovery_control, ttest_rel  # half a second
 
@@ -60,22 +59,3 @@ def against(groups: Mapping[str, Sequence[float]], best: str) -> dict[str, float
         return {}
     p = [float(ttest_rel(groups[name], groups[best]).pvalue) if apart[name].any() else 1.0 for name in names]
     return dict(zip(names, map(float, false_discovery_control(p, method="by")), strict=True))
-
-
-def fronts(scores: Sequence[float], seconds: Sequence[float]) -> list[int]:
-    """Of each point the number of its Pareto front, 0 for those no other beats in one and equals in the other.
-
-    Larger scores and fewer seconds are better; front n is what no other beats once fronts 0 to n - 1 are taken
-    away (non-dominated sorting; in two dimensions O(n log n), as only the fewest seconds of each front matter).
-    """
-    numbers, fewest = [0] * len(scores), list[float]()
-    last: tuple[tuple[float, float], int] | None = None
-    for n in sorted(range(len(scores)), key=lambda n: (-scores[n], seconds[n])):
-        point = (scores[n], seconds[n])
-        if last is not None and last[0] == point:
-            numbers[n] = last[1]  # equals do not beat each other
-            continue
-        numbers[n] = bisect_right(fewest, seconds[n])
-        fewest[numbers[n] : numbers[n] + 1] = [seconds[n]]
-        last = (point, numbers[n])
-    return numbers

@@ -12,12 +12,17 @@ from rich.console import Console
 from scipy import stats
 
 from ccsi.report.comparison import curves
-from ccsi.sweep.book import Book
-from ccsi.sweep.definition import compose, placed
-from ccsi.sweep.main import tables
-from ccsi.sweep.status import counts
+from ccsi.sweep import selection
+from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.definition import Definition
+from ccsi.sweep.driver import draw_plots, write_tables
+from ccsi.sweep.events import JobId
+from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.runs import finished_runs
+from ccsi.sweep.status import SweepStatus, count_runs, open_runs
 from ccsi.sweep.tables.comparison import cells, comparison, notes, write_comparison
-from ccsi.sweep.tables.leaderboard import pictures, write_leaderboard, write_trials
+from ccsi.sweep.tables.leaderboard import write_leaderboard
+from ccsi.sweep.tables.rows import collect, write_rows
 
 SPACE = "{ewc: null, joint: null, ccsi: {learner.w_idc: {choice: [0.0, 1.0]}}, icarl: null, lwf: null, ci: null}"
 SETTINGS = ["ewc", "joint", "ccsi", "ccsi", "icarl", "lwf", "ci"]
@@ -31,12 +36,13 @@ TEST = {
 def finish(folder: Path, name: str, val: float, test: float | None) -> None:
     """Write a finished run of two tasks whose final accuracies are `test`."""
     matrix = None if test is None else [[0.9 if name == "joint" else 0.95], [test, test]]
-    names = ("average_incremental_accuracy", "final_accuracy_macro", "final_accuracy_micro", "auc", "acc")
+    names = ("average_incremental", "macro", "micro", "auc")
     figures = dict.fromkeys(names, test) | {"accuracy_matrix": matrix}
     figures |= {"forgetting": 0.25, "forgetting_nonnegative": 0.3, "backward_transfer": -0.2}
     kept = [{"kind": "exemplars", "count": 40, "bytes": 31360}] if name == "icarl" else []
-    result = figures | {
-        "accuracy_after_task": None if test is None else [0.9, test],
+    result = {
+        "schema": 2,
+        "test": figures | {"accuracy_after_task": None if test is None else [0.9, test]},
         "val": dict.fromkeys(names, val) | {"forgetting": 0.0},
         "learner": name,
         "kind": {"joint": "bound", "icarl": "exemplars", "ccsi": "inversion", "ci": "inversion"}.get(
@@ -54,11 +60,11 @@ def finish(folder: Path, name: str, val: float, test: float | None) -> None:
     (folder / "result.json").write_text(json.dumps(result))
 
 
-def made(folder: Path, *more: str, lacking: tuple[tuple[int, int], ...] = ((0, 1),)) -> Book:
+def made(folder: Path, *more: str, lacking: tuple[tuple[int, int], ...] = ((0, 1),)) -> SweepRecorder:
     """CCSI's settings are c02 and c03, c03 the better; ewc lacks a seed."""
     space = f"sweep.space={{learner: {{each: {SPACE}}}}}"
     definition = compose([space, "sweep.seeds.reporting=[0,1,2]", "sweep.top_k=1", "sweep.metric=val_macro", *more])
-    weights = [values.get("learner.w_idc") for values in definition.listed()]
+    weights = [values.get("learner.w_idc") for values in definition.listed_configs()]
     assert sorted(weights[2:4]) == [0.0, 1.0]
     for n in (2, 3):
         finish(folder / f"runs/p1-c0{n}-s100", "ccsi", VAL[n], None)
@@ -66,25 +72,31 @@ def made(folder: Path, *more: str, lacking: tuple[tuple[int, int], ...] = ((0, 1
         for seed in definition.sweep.seeds.reporting:
             if (n, seed) not in lacking:
                 finish(folder / f"runs/p2-c0{n}-s{seed}", SETTINGS[n], VAL[n], TEST[SETTINGS[n]][seed])
-    return Book(placed(definition, folder), Console(quiet=True))
+    return started(placed(definition, folder))
+
+
+def started(definition: Definition) -> SweepRecorder:
+    recorder = SweepRecorder(definition)
+    recorder.start(finished_runs(definition))
+    return recorder
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Book:
+def recorder(tmp_path: Path) -> SweepRecorder:
     return made(tmp_path / "s")
 
 
-def test_one_row_each_by_kind_and_val(book: Book) -> None:
-    rows = {row["learner"]: row for row in comparison(book)}
+def test_one_row_each_by_kind_and_val(recorder: SweepRecorder) -> None:
+    rows = {row["learner"]: row for row in comparison(collect(recorder))}
     assert list(rows) == ["joint", "ccsi", "ci", "icarl", "lwf", "ewc"]  # who has no figures comes last
-    assert [row["setting"] for row in rows.values()] == ["c01", "c03", "c06", "c04", "c05", "c00"]
+    assert [row["trial"] for row in rows.values()] == ["c01", "c03", "c06", "c04", "c05", "c00"]
     assert [row["status"] for row in rows.values()] == ["done"] * 5 + ["incomplete"]
     assert [row["tried"] for row in rows.values()] == [0, 2, 0, 0, 0, 0]
     assert not any(row["failed"] for row in rows.values())
     ccsi = rows["ccsi"]
-    assert ccsi["config/learner.w_idc"] == book.settings[3]["learner.w_idc"]
-    assert ccsi["final_accuracy_macro_mean"] == pytest.approx(0.73)
-    assert ccsi["final_accuracy_macro_std"] == pytest.approx(statistics.stdev(TEST["ccsi"]))
+    assert ccsi["config/learner.w_idc"] == recorder.state.configs[3]["learner.w_idc"]
+    assert ccsi["macro_mean"] == pytest.approx(0.73)
+    assert ccsi["macro_std"] == pytest.approx(statistics.stdev(TEST["ccsi"]))
     assert (ccsi["backward_transfer_mean"], ccsi["forgetting_nonnegative_mean"]) == (
         pytest.approx(-0.2),
         pytest.approx(0.3),
@@ -93,11 +105,11 @@ def test_one_row_each_by_kind_and_val(book: Book) -> None:
     assert (ccsi["seconds"], ccsi["peak_memory_bytes"], ccsi["n"]) == (20.0, 2 * 10**9, 3)
     assert ccsi["forward_transfer_mean"] == pytest.approx(statistics.fmean([0.75 - 0.98, 0.7 - 0.96, 0.74 - 0.97]))
     assert rows["joint"]["forward_transfer_mean"] == 0
-    assert "final_accuracy_macro_mean" not in rows["ewc"] and rows["ewc"]["n"] == 2
+    assert "macro_mean" not in rows["ewc"] and rows["ewc"]["n"] == 2
 
 
-def test_the_best_is_the_best_on_val_of_those_it_is_compared_with(book: Book) -> None:
-    rows = {row["learner"]: row for row in comparison(book)}
+def test_the_best_is_the_best_on_val_of_those_it_is_compared_with(recorder: SweepRecorder) -> None:
+    rows = {row["learner"]: row for row in comparison(collect(recorder))}
 
     def p(names: list[str], best: str) -> list[float]:
         raw = [stats.ttest_rel(TEST[name], TEST[best]).pvalue for name in names]
@@ -115,29 +127,29 @@ def test_the_best_is_the_best_on_val_of_those_it_is_compared_with(book: Book) ->
     assert cells(rows["lwf"], "learner")["vs. best"].startswith("-50.7, p 0.0")
 
 
-def test_files_and_picture(book: Book) -> None:
-    write_trials(book)
-    write_leaderboard(book, Console(quiet=True))
-    assert write_comparison(book, Console(quiet=True)) == ["ewc"]
-    folder = book.definition.folder
+def test_files_and_picture(recorder: SweepRecorder) -> None:
+    write_rows(collect(recorder))
+    write_leaderboard(collect(recorder), Console(quiet=True))
+    assert write_comparison(collect(recorder), Console(quiet=True)) == ["ewc"]
+    folder = recorder.definition.folder
     table = pd.read_csv(folder / "comparison.csv", index_col="learner")
-    assert table.loc["icarl", "final_accuracy_macro_mean"] == pytest.approx(2.47 / 3)
+    assert table.loc["icarl", "macro_mean"] == pytest.approx(2.47 / 3)
     text = (folder / "comparison.md").read_text()
     assert "| icarl | exemplars | 40 images | 32.0 kB | 82.3 [80.0, 85.0] |" in text
     assert "| joint | bound | all tasks |" in text and "| ewc |  | incomplete |" in text
-    assert "Tuning: at most 2 settings of each learner on seeds [100]" in text
+    assert "Tuning: at most 2 trials of each learner on seeds [100]" in text
     assert "ewc: incomplete, 2 of 3 seeds" in text and "p of a paired t-test" in text
     assert "Another network than the rest: ci (model.norm=batch)." in text
-    assert f"- ccsi (c03, …; 2 tried): learner.w_idc={book.settings[3]['learner.w_idc']}" in text
+    assert f"- ccsi (c03, …; 2 tried): learner.w_idc={recorder.state.configs[3]['learner.w_idc']}" in text
     tex = (folder / "comparison.tex").read_text()
     assert tex.startswith("% Tuning") and "82.3 [80.0, 85.0]" in tex and tex.count("\\\\") == 7
     assert {path.stem for path in (folder / "best").iterdir()} == {"joint", "ccsi", "icarl", "lwf", "ci"}
-    assert pictures(book) == ""
+    draw_plots(recorder.definition)
     assert {path.name for path in (folder / "plots").iterdir()} == {"comparison.png", "comparison.pdf"}
     found = {curve.name: curve for curve in curves(folder, read_trials(folder), "learner")}
     assert list(found) == ["joint", "ccsi", "ci", "icarl", "lwf"]
     assert found["ccsi"].after.tolist() == [[90.0, 75.0], [90.0, 70.0], [90.0, 74.0]]
-    trials = pd.read_csv(folder / "trials.csv").set_index("trial")
+    trials = pd.read_csv(folder / "runs.csv").set_index("run")
     assert pd.notna(trials.loc["p2-c03-s0", "config/learner.w_idc"]) and pd.isna(
         trials.loc["p2-c04-s0", "config/learner.w_idc"]
     )
@@ -145,50 +157,52 @@ def test_files_and_picture(book: Book) -> None:
 
 
 def read_trials(folder: Path) -> list[dict[str, str]]:
-    with (folder / "trials.csv").open(newline="") as file:
+    with (folder / "runs.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def test_a_candidate_whose_settings_all_failed_is_told_and_costs_no_other_its_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    book = made(tmp_path / "s", lacking=())
+    recorder = made(tmp_path / "s", lacking=())
     for n in (2, 3):
-        shutil.rmtree(book.folder(f"p1-c0{n}-s100"))
-    book = Book(book.definition, Console(quiet=True))
+        shutil.rmtree(recorder.definition.folder / "runs" / f"p1-c0{n}-s100")
+    recorder = started(recorder.definition)
     for n in (2, 3):
-        book.broke(f"p1-c0{n}", "ValueError: boom\n")
-    assert book.complete() and book.places() == 5 and counts(book, 2)["to do"] == 0
-    assert tables(book, Console(quiet=True)) == 1
+        recorder.end_job(JobId(1, n), "ValueError: boom")
+    assert selection.is_complete(recorder.state) and selection.n_finalists(recorder.state) == 5
+    status = SweepStatus(recorder.state, False, open_runs(recorder.state), 0)
+    assert count_runs(status, 2)["to do"] == 0
+    assert write_tables(recorder, Console(quiet=True)) == 1
     assert "ccsi lack reporting seeds" in capsys.readouterr().err
-    text = (book.definition.folder / "comparison.md").read_text()
+    text = (recorder.definition.folder / "comparison.md").read_text()
     assert "ccsi: failed, 0 of 3 seeds: ValueError: boom." in text and "| lwf |" in text
 
 
 def test_a_setting_that_failed_is_told_where_another_of_its_candidate_is_reported(tmp_path: Path) -> None:
-    book = made(tmp_path / "s", lacking=())
-    shutil.rmtree(book.folder("p1-c02-s100"))
-    book = Book(book.definition, Console(quiet=True))
-    book.broke("p1-c02", "ValueError: boom.\n")
-    write_comparison(book, Console(quiet=True))
-    text = (book.definition.folder / "comparison.md").read_text()
-    assert "- ccsi: 1 of 2 settings failed: ValueError: boom.\n" in text and "| ccsi | inversion |" in text
+    recorder = made(tmp_path / "s", lacking=())
+    shutil.rmtree(recorder.definition.folder / "runs" / "p1-c02-s100")
+    recorder = started(recorder.definition)
+    recorder.end_job(JobId(1, 2), "ValueError: boom.")
+    write_comparison(collect(recorder), Console(quiet=True))
+    text = (recorder.definition.folder / "comparison.md").read_text()
+    assert "- ccsi: 1 of 2 trials failed: ValueError: boom.\n" in text and "| ccsi | inversion |" in text
 
 
 @pytest.mark.parametrize("lacking", [(3, 5, 6, 0), (0, 3, 4, 5, 6)])
 def test_without_anybody_to_be_compared_with_there_is_a_table_all_the_same(
     tmp_path: Path, lacking: tuple[int, ...]
 ) -> None:
-    book = made(tmp_path / "s", lacking=tuple((n, seed) for n in lacking for seed in range(3)))
-    rows = [row for row in comparison(book) if row["status"] == "done"]
+    recorder = made(tmp_path / "s", lacking=tuple((n, seed) for n in lacking for seed in range(3)))
+    rows = [row for row in comparison(collect(recorder)) if row["status"] == "done"]
     assert [cells(row, "learner")["macro"][:4] for row in rows] == ["97.0", "82.3"][: len(rows)]
-    write_comparison(book, Console(quiet=True))
+    write_comparison(collect(recorder), Console(quiet=True))
 
 
 def test_few_seeds_have_no_test(tmp_path: Path) -> None:
     two = made(tmp_path / "two", "sweep.seeds.reporting=[0,1]", lacking=())
-    row = next(row for row in comparison(two) if row["learner"] == "ccsi")
+    row = next(row for row in comparison(collect(two)) if row["learner"] == "ccsi")
     assert cells(row, "learner")["vs. best"] == "-8.5" and cells(row, "learner")["macro"] == "72.5 [70.0, 75.0]"
-    assert "no test of significance for fewer than three seeds" in " ".join(notes(two, [row]))
+    assert "no test of significance for fewer than three seeds" in " ".join(notes(two.state, [row]))
     one = made(tmp_path / "one", "sweep.seeds.reporting=[0]", lacking=())
-    assert {row["learner"]: cells(row, "learner")["macro"] for row in comparison(one)}["joint"] == "98.0"
+    assert {row["learner"]: cells(row, "learner")["macro"] for row in comparison(collect(one))}["joint"] == "98.0"

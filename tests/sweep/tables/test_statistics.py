@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ccsi.sweep.tables.statistics import against, fronts, summary
+from ccsi.sweep.tables.statistics import compare_with_best, summary
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=10))
@@ -46,26 +46,9 @@ def test_one_value_has_no_spread_and_none_is_refused() -> None:
             summary(bad)
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=12))
-def test_fronts_are_what_is_left_unbeaten_when_the_fronts_before_are_taken_away(points: list[tuple[int, int]]) -> None:
-    expected, left, front = [0] * len(points), set(range(len(points))), 0
-    while left:
-        unbeaten = {
-            n
-            for n in left
-            if not any(
-                points[m][0] >= points[n][0] and points[m][1] <= points[n][1] and points[m] != points[n] for m in left
-            )
-        }
-        for n in unbeaten:
-            expected[n] = front
-        left, front = left - unbeaten, front + 1
-    assert fronts([score for score, _ in points], [seconds for _, seconds in points]) == expected
-
-
-def test_against_the_best_by_hand() -> None:
+def test_compare_with_best_the_best_by_hand() -> None:
     groups = {"best": [0.9, 0.8, 0.7], "near": [0.8, 0.8, 0.7], "far": [0.5, 0.3, 0.3], "equal": [0.9, 0.8, 0.7]}
-    found = against(groups, "best")
+    found = compare_with_best(groups, "best")
     raw = []
     for name in ("near", "far", "equal"):
         apart = [a - b for a, b in zip(groups[name], groups["best"], strict=True)]
@@ -85,6 +68,6 @@ def test_against_the_best_by_hand() -> None:
 
 
 def test_two_seeds_say_nothing_and_a_constant_difference_of_three_everything() -> None:
-    assert against({"a": [0.25, 0.5], "b": [0.5, 0.75]}, "b") == {}
-    assert against({"a": [0.25, 0.5, 0.25], "b": [0.5, 0.75, 0.5]}, "b") == {}  # without spread
-    assert against({"b": [0.5, 0.75, 0.5]}, "b") == {}
+    assert compare_with_best({"a": [0.25, 0.5], "b": [0.5, 0.75]}, "b") == {}
+    assert compare_with_best({"a": [0.25, 0.5, 0.25], "b": [0.5, 0.75, 0.5]}, "b") == {}  # without spread
+    assert compare_with_best({"b": [0.5, 0.75, 0.5]}, "b") == {}

@@ -1,0 +1,196 @@
+"""The tree under `configs/`, composed with what was typed. The only module that knows Hydra."""
+
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ccsi.config.tree import Config, apply, current_targets, unknown_key
+from ccsi.config.validation import check
+from ccsi.errors import UserError
+
+ADDED: list[Path] = []
+"""Folders of the user's, searched after `config_dir`; as `sys.path`, they belong to the process."""
+
+
+def config_dir() -> Path:
+    """The folder of the config tree: `configs/` of the checkout, or its copy in an installed package."""
+    checkout = Path(__file__).resolve().parents[2]
+    is_checkout = (checkout / "pyproject.toml").is_file() and (checkout / "configs" / "config.yaml").is_file()
+    return checkout / "configs" if is_checkout else Path(str(files("ccsi.configs")))
+
+
+def add_config_dir(path: Path) -> None:
+    """Extend the config groups by the files in `path`: `tracking/mine.yaml`, `learner/mine.yaml`, `experiment/…`.
+
+    What they name as `_target_` is imported from there too: the folder is appended to `sys.path`, after the installed
+    packages.
+
+    Raises:
+        UserError: `path` is no folder, or holds an option that configs/ has already.
+    """
+    folder = path.expanduser().resolve()
+    if not folder.is_dir():
+        raise UserError(f"--config-dir={path} is not a folder; expected one with files such as learner/mine.yaml.")
+    for file in sorted(folder.glob("*/**/*.yaml")):
+        if (config_dir() / file.relative_to(folder)).exists():
+            raise UserError(f"{file}: configs/ has a file of this name already; expected another name.")
+    if folder not in ADDED:
+        ADDED.append(folder)
+        sys.path.append(str(folder))
+
+
+def is_group(key: str) -> bool:
+    """Whether a key is chosen as a whole from the files of a folder: `dataset`, `learner`, …"""
+    return (config_dir() / key).is_dir()
+
+
+def choices(group: str) -> list[str]:
+    """What a group can be set to; a file called `common` is only a part of its neighbours."""
+    found = [
+        path.relative_to(folder / group).with_suffix("")
+        for folder in (config_dir(), *ADDED)
+        for path in (folder / group).rglob("*.yaml")
+    ]
+    return sorted(str(option) for option in found if option.name != "common")
+
+
+def load(overrides: Sequence[str], name: str = "config") -> Config:
+    """Compose `configs/<name>.yaml` with `overrides` (Hydra's syntax) into a plain, resolved dict.
+
+    Raises:
+        UserError: an unknown key or group, or an override that cannot be parsed.
+    """
+    for override in parse(overrides):
+        if name != "sweep" and override.key_or_group.partition(".")[0] == "sweep":
+            raise UserError(f"{override.input_line}: expected no setting of sweeps; they are for python tune/sweep.py.")
+        value: Any = override.value()
+        is_choice = all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
+        if is_group(override.key_or_group) and not override.is_delete() and not is_choice:
+            raise UserError(f"{override.input_line}: expected one of {override.key_or_group}'s choices; see --help.")
+    quoted = ["'file://{}'".format(str(folder).replace("\\", "\\\\").replace("'", "\\'")) for folder in ADDED]
+    search = [f"hydra.searchpath=[{','.join(quoted)}]"] if quoted else []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base=None):
+        try:
+            cfg = compose(name, overrides=[*overrides, *search], return_hydra_config=True)
+            chosen = cfg.hydra.runtime.choices
+            OmegaConf.set_struct(cfg, False)
+            del cfg["hydra"]
+            if "name" in cfg and cfg.name is None:
+                cfg.name = f"{chosen.dataset}-{chosen.learner}"
+            if name != "sweep":  # what an experiment says of sweeps
+                cfg.pop("sweep", None)
+            plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(explain(error, overrides, name)) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Overrides in Hydra's syntax, one value each.
+
+    Raises:
+        UserError: one that cannot be read, or has several values.
+    """
+    read = []
+    for text in overrides:
+        try:
+            read.append(OverridesParser.create().parse_override(text))
+        except (HydraException, OmegaConfBaseException) as error:
+            several = "," in text.partition("=")[2]
+            raise UserError(
+                f"{text} cannot be read; expected key=value, with "
+                + ("[…] around a list." if several else "quotes around unusual signs: key='\"a value\"'.")
+            ) from error
+    for text, override in zip(overrides, read, strict=True):
+        if override.is_sweep_override():
+            raise UserError(f"{text} has several values; expected one (a list is [1,2]; sweeps have sweep.space).")
+    return read
+
+
+def build(config: Config) -> Any:
+    """Check `config` and make the objects: for a run's config, `ccsi.experiment.run` ready to be called.
+
+    Raises:
+        UserError: see `check`.
+    """
+    check(config)
+    try:
+        made = instantiate(config, _convert_="all")
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise UserError(str(cause)) from error
+        raise
+    # a run writes down the configuration it was made from
+    return partial(made, config=config) if "config" in inspect.signature(made).parameters else made
+
+
+def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
+    """Hydra's complaint as one sentence with the full key."""
+    first = str(error).strip().splitlines()[0]
+    if first.startswith("Error merging override "):
+        return f"{first.removeprefix('Error merging override ')} cannot take the place of what was set before."
+    if found := re.search(r"Could not override '([^']+)'", first):
+        key = found[1].partition("@")[0]
+        if is_group(key):
+            return f"{key} cannot be chosen here; expected one of the groups {', '.join(groups(name))}."
+        # groups decide what keys there are
+        return unknown_key(key, load([o for o in overrides if is_group(o.split("=")[0].lstrip("~"))], name))
+    for override in overrides:
+        group, _, choice = override.lstrip("+").partition("=")
+        if f"Could not find '{group}/{choice}'" in first:
+            return f"{override} names no file in configs/{group}; expected one of {', '.join(choices(group))}."
+    return first
+
+
+def from_arguments(arguments: Sequence[str], name: str = "config") -> Config:
+    """The configuration a command line asks for: overrides, or a complete .yaml file first and changes to it.
+
+    Raises:
+        UserError: see `load`; also a file that cannot be read, or changes to it that are not key=value.
+    """
+    files_given = [a for a in arguments if "=" not in a and a.endswith((".yaml", ".yml"))]
+    if not files_given:
+        return load(arguments, name)
+    changes = [a for a in arguments if a not in files_given]
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(files_given[0]), resolve=True)
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{files_given[0]}: cannot be read as a configuration ({type(error).__name__}).") from error
+    if len(files_given) > 1 or not isinstance(tree, dict) or "_target_" not in tree:
+        raise UserError(
+            f"{files_given[-1]}: expected one file with a run's complete configuration, as --show prints it."
+        )
+    config = current_targets({str(key): value for key, value in tree.items()})
+    return apply(config, {o.key_or_group: o.value() for o in parse(changes)})
+
+
+def groups(name: str = "config") -> list[str]:
+    """What can be chosen as group=name on the command line of `configs/<name>.yaml`."""
+    entries = yaml.safe_load((config_dir() / f"{name}.yaml").read_text())["defaults"]
+    found = {key for entry in entries if isinstance(entry, dict) for key in entry if is_group(key)}
+    return sorted(found.union(*(groups(entry) for entry in entries if isinstance(entry, str) and entry != "_self_")))
+
+
+def groups_help(name: str = "config") -> str:
+    """The config groups of `configs/<name>.yaml` and their choices, a line each."""
+    return "\n".join(f"  {group:11} {', '.join(choices(group))}" for group in groups(name))

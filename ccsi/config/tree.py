@@ -1,0 +1,81 @@
+"""A configuration as a plain nested dict: its dotted keys, changes to it, its text, targets of earlier versions."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ccsi.errors import UserError
+
+Config = dict[str, Any]
+
+RENAMED = {"ccsi.exemplars.Budget": "ccsi.learners.ExemplarBudget"}
+"""`_target_`s that files of earlier versions hold, and what each is called now."""
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every dotted key that holds a value, with the value."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        inner = isinstance(value, Mapping) and value
+        leaves |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return leaves
+
+
+def inner_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every dotted key that holds other keys."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield f"{prefix}{key}"
+            yield from inner_keys(value, f"{prefix}{key}.")
+
+
+def apply(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy of `config` with dotted keys set; every key must exist already.
+
+    Raises:
+        UserError: a key that `config` does not have.
+    """
+    tree = OmegaConf.create(config)
+    known = {*flat(config), *inner_keys(config)}
+    for key, value in changes.items():
+        if key not in known:
+            raise UserError(unknown_key(key, config))
+        OmegaConf.update(tree, key, value, merge=False)
+    plain = OmegaConf.to_container(tree)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def to_yaml(config: Mapping[str, Any]) -> str:
+    """The text of a file that `ccsi.config.from_arguments` reads."""
+    return OmegaConf.to_yaml(OmegaConf.create(dict(config)))
+
+
+def unknown_key(key: str, known: Mapping[str, Any]) -> str:
+    """The message for a key that `known` lacks, with the nearest one that it has."""
+    all_keys = [one for one in (*flat(known), *inner_keys(known)) if not one.startswith("sweep.space.")]
+    if key in all_keys:  # the key exists, so the mistake is in the value typed for it
+        inside = [one.removeprefix(f"{key}.") for one in all_keys if one.startswith(f"{key}.") and "._" not in one]
+        return f"{key} has nothing of the name typed inside it; expected some of {', '.join(inside)}."
+    near = difflib.get_close_matches(key, all_keys, n=1, cutoff=0.5)
+    return f"{key} is not a setting; " + (f"did you mean {near[0]}?" if near else "see --help for the settings.")
+
+
+def current_targets(config: Mapping[str, Any]) -> Config:
+    """A copy in which `_target_`s of earlier versions have their present names; for configurations read from a file."""
+    return _with_targets(config, RENAMED)
+
+
+def original_targets(config: Mapping[str, Any]) -> Config:
+    """A copy in which `_target_`s have the names of the first version: what a hash of a configuration is made from."""
+    return _with_targets(config, {new: old for old, new in RENAMED.items()})
+
+
+def _with_targets(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        copy = {key: _with_targets(item, names) for key, item in value.items()}
+        target = copy.get("_target_")
+        return copy | {"_target_": names.get(target, target)} if isinstance(target, str) else copy
+    return [_with_targets(item, names) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,53 @@
+"""The images that a stage of training draws from, and the order of an epoch's draws."""
+
+import torch
+from torch import Tensor
+
+from ccsi.data.dataset import Labelled
+
+
+class Pool:
+    """A task's training images, followed by those that are replayed."""
+
+    def __init__(self, train: Labelled, replay: Labelled | None) -> None:
+        parts = [train] if replay is None else [train, replay]
+        self.labels = torch.cat([part.labels for part in parts])
+        self.images = [part.images for part in parts]
+        if (
+            len(parts) > 1 and self.labels.device.type != "cpu"
+        ):  # separate parts would make each batch wait for the device
+            self.images = [torch.cat(self.images)]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels at the positions `chosen`, int64 [n]."""
+        if len(self.images) == 1:
+            return self.images[0][chosen], self.labels[chosen]
+        images = self.images[0].new_empty((len(chosen), *self.images[0].shape[1:]))
+        start = 0
+        for part in self.images:  # separate on a CPU: other processes may share the memory of the real ones
+            here = (chosen >= start) & (chosen < start + len(part))
+            images[here] = part[chosen[here] - start]
+            start += len(part)
+        return images, self.labels[chosen]
+
+
+def draws_per_epoch(n: int, n_train: int, ratio: float | None) -> int:
+    """Images of an epoch: all `n`, or N_new / (1 − ratio) draws (METHOD section 5)."""
+    return n if ratio is None or n == n_train else round(n_train / (1 - ratio))
+
+
+def epoch_order(n: int, n_train: int, ratio: float | None, generator: torch.Generator) -> Tensor:
+    """Indices of one epoch, int64: a permutation of all n, or draws with replacement.
+
+    Of the draws, exactly the share `ratio` falls on the replayed images, [n_train, n).
+    """
+    if ratio is None or n == n_train:
+        return torch.randperm(n, generator=generator)
+    draws = draws_per_epoch(n, n_train, ratio)
+    n_replay = round(ratio * draws)
+    new = torch.randint(0, n_train, (draws - n_replay,), generator=generator)
+    replay = torch.randint(n_train, n, (n_replay,), generator=generator)
+    return torch.cat([new, replay])[torch.randperm(draws, generator=generator)]

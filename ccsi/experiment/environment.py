@@ -1,0 +1,100 @@
+"""The machine a run computes on: its device, memory and threads, and the commit of the code."""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from ccsi.errors import UserError
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def set_up_torch(device: DeviceName, threads: int) -> torch.device:
+    """Set what holds for the whole process, so that a run computes the same bits each time; returns its device.
+
+    Raises:
+        UserError: see `torch_device`.
+    """
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)  # NumPy's and scikit-learn's, whatever the environment said when they were imported
+    where = torch_device(device)
+    if where.type == "cuda":
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        torch.backends.cudnn.allow_tf32 = False  # float32 shall be float32; bfloat16 is a setting
+    return where
+
+
+def torch_device(wanted: DeviceName) -> torch.device:
+    """The device of this name. `auto` is a CUDA GPU if there is one, else the CPU; `mps` is taken only by its name.
+
+    Raises:
+        UserError: `cuda` or `mps` where there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: this machine has no CUDA GPU that torch can use; expected device=cpu or auto.")
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device=mps: this machine has no Apple GPU that torch can use; expected device=cpu or auto.")
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def hardware(device: torch.device) -> str:
+    """What result.json names as the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{'Apple GPU' if device.type == 'mps' else 'CPU'}, {os.cpu_count()} cores, {platform.machine()}"
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start measuring `peak_memory` anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):  # Linux; elsewhere the peak is the process's since its start
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes since `reset_peak_memory`: of allocations on a CUDA GPU, else of the process's resident set.
+
+    0 where the system does not say (Windows).
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    with suppress(OSError):
+        if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(found[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def commit() -> str | None:
+    """The checkout's commit, with `+` if files differ from it; None outside a checkout."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():  # installed: a repository further up would be of something else
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

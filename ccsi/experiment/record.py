@@ -1,0 +1,90 @@
+"""What result.json says of a run (see docs: a run's folder). `ccsi.io.run_files.read_result` reads it back."""
+
+import dataclasses
+import math
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from ccsi.distributed import ProcessGroup
+from ccsi.evaluation import metrics
+from ccsi.experiment.checkpoint import sha256_of
+from ccsi.experiment.environment import hardware
+from ccsi.experiment.setup import Setup
+from ccsi.experiment.tasks import Evaluators, RunSession
+from ccsi.io.run_files import SCHEMA, read_result
+from ccsi.learners import Learner
+
+__all__ = ["PROTOCOLS", "finite", "read_result", "result_of"]
+
+PROTOCOLS = {
+    "all_tasks": "joint training on the images of all tasks (upper bound)",
+    "unlabeled_pool": "transductive: uses unlabelled val images of all classes seen",
+    "test_images": "leaks unlabelled test images into training (only to measure the leak)",
+}
+"""What a permission means for the figures it was used for."""
+
+
+def result_of(setup: Setup, evaluators: Evaluators, session: RunSession, name: str, seed: int) -> dict[str, Any]:
+    """The content of a finished run's result.json.
+
+    `val` and `test` hold the same figures (see `ccsi.evaluation.metrics.figures`); null if a split was not evaluated.
+    """
+    data, order = setup.data, setup.order
+    figures = {split: evaluator.figures() for split, evaluator in evaluators.items()}
+    result = {
+        "schema": SCHEMA,
+        "name": f"{name}-s{seed}",
+        "dataset": {
+            "name": data.name,
+            "checksum": data.checksum,
+            "class_names": [data.class_names[c] for c in order],
+            "train": len(data.train),
+            "val": len(data.val),
+            "test": len(data.test),
+        },
+        "scenario": {"class_order": order, "classes_per_task": [len(classes) for classes in setup.plan]},
+        "seed": seed,
+        **about(setup.learner),
+        "test": figures.get("test", metrics.EMPTY),
+        "val": figures["val"],
+        **session.record,
+        "seconds": session.seconds | {"total": session.total()},
+        "peak_memory_bytes": session.peak_bytes,
+        "threads": torch.get_num_threads(),
+        "workers": ProcessGroup.current().world_size,
+        "device": hardware(session.device),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in ("torch", "torchvision", "numpy")},
+        "commit": session.commit,
+    }
+    written: dict[str, Any] = finite(result)
+    return written
+
+
+def about(learner: Learner) -> dict[str, Any]:
+    """What the learner was allowed and what it kept, its weights' SHA-256 and how many there are."""
+    stored, weights = learner.stored(), dict(learner.weights())
+    exemplars = any(item.kind == "exemplars" for item in stored)
+    protocol = "; ".join(PROTOCOLS[p] for p in learner.permissions) or ("exemplar replay" if exemplars else "data-free")
+    return {
+        "learner": learner.name,
+        "kind": learner.kind,
+        "data_free": not learner.permissions and not exemplars,
+        "permissions": list(learner.permissions),
+        "protocol": protocol,
+        "stored": [dataclasses.asdict(item) for item in stored],
+        "weights_sha256": sha256_of(weights),
+        "parameters": sum(value.numel() for key, value in weights.items() if "running_" not in key),
+    }
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for every number that JSON has no word for (the AUC of a single class)."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

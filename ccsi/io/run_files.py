@@ -1,0 +1,64 @@
+"""Files of a run's folder as others read them, without importing torch: result.json, and which checkpoint there is."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ccsi.errors import UserError
+
+RESULT, CHECKPOINT = "result.json", "checkpoint.pt"
+SCHEMA = 2
+"""Of result.json. 1 held the figures on test at the top level, and some of them under other names."""
+RENAMED = {
+    "final_accuracy_macro": "macro",
+    "final_accuracy_micro": "micro",
+    "average_incremental_accuracy": "average_incremental",
+}
+"""Figures of schema 1 that have another name since."""
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The content of a finished run's result.json, in the present schema; None if the run is not finished.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / RESULT
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(result, dict):
+            raise ValueError("no object")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): remove the folder to run it again.") from error
+    return upgraded(result) if result.get("schema") == 1 else result
+
+
+def upgraded(result: dict[str, Any]) -> dict[str, Any]:
+    """A result of schema 1 in the present one."""
+    val = result["val"]
+    rest = {key: value for key, value in result.items() if key not in val}
+    splits = {
+        split: {RENAMED.get(key, key): figures.get(key) for key in val if key != "acc"}  # acc was micro
+        for split, figures in (("test", result), ("val", val))
+    }
+    return {**rest, "schema": SCHEMA, **splits}
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """A short text that is the same for copies of a checkpoint file, and another for every other state.
+
+    Reads the file's ends only, where its digest is (see `ccsi.experiment.checkpoint`).
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+    """
+    with checkpoint.open("rb") as file:
+        ends = file.read(128)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 128))
+        ends += file.read()
+    return f"{size}-{hashlib.sha256(ends).hexdigest()[:32]}"

@@ -1,0 +1,99 @@
+"""The bases of learners that make images of old classes: by inversion of the net, or by a generator."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ccsi.data import Labelled, Task
+from ccsi.learners.base import NetLearner
+from ccsi.models import IncrementalNet
+from ccsi.stage import Stages
+from ccsi.synthesis import ClassMemory, Generation, Generator, Synthesis
+
+
+@dataclass(kw_only=True, eq=False)
+class InversionLearner(NetLearner):
+    """A learner that replays images of old classes, optimised under its own net.
+
+    Args:
+        synthesis: how the images are optimised.
+
+    Attributes:
+        impressions: those made for the last task; None for the first.
+    """
+
+    kind: ClassVar = "inversion"
+
+    synthesis: Synthesis
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.impressions: Labelled | None = None
+
+    def synthesize(self, task: Task, teacher: IncrementalNet, memory: ClassMemory, stages: Stages) -> None:
+        """Run the stage `synthesis`: make `impressions` of the teacher's classes, if it has any."""
+        self.impressions = None
+        if teacher.n_classes:
+            made = stages.run(
+                "synthesis", lambda stage: self.synthesis.run(teacher, memory, task.index, self.streams, stage)
+            )
+            self.impressions = Labelled(made["images"].to(self.device), made["labels"].to(self.device))
+
+
+@dataclass(kw_only=True, eq=False)
+class GenerationLearner(NetLearner):
+    """A learner that replays images of old classes from a generator, trained on its own net before each task.
+
+    Args:
+        generation: how the generator is trained.
+    """
+
+    kind: ClassVar = "inversion"
+
+    generation: Generation
+
+    def learn(self, task: Task, stages: Stages) -> None:
+        teacher = self.frozen_net()
+        sampler = self.train_generator(task, teacher, stages)
+        self.grow(task)
+        if sampler is None:
+            self.fit(task, self.classify(), stages)
+        else:
+            self.replay(task, teacher, sampler, stages)
+
+    @abstractmethod
+    def replay(self, task: Task, teacher: IncrementalNet, sampler: "ReplaySampler", stages: Stages) -> None:
+        """Learn a task after the first; the net has its classes already."""
+
+    def train_generator(self, task: Task, teacher: IncrementalNet, stages: Stages) -> "ReplaySampler | None":
+        """Run the stage `generation`; a sampler of its images, or None if the teacher has no classes."""
+        if not teacher.n_classes:
+            return None
+        generation, shape = self.generation, task.train.images.shape[1:]
+        state = stages.run("generation", lambda stage: generation.run(teacher, shape, task.index, self.streams, stage))
+        generator = generation.trained(state, teacher, shape, task.index, self.streams)
+        return ReplaySampler(generator, teacher, self.streams.generator("dreams", task.index))
+
+
+@dataclass
+class ReplaySampler:
+    """New images from a generator at each call, labelled by a teacher.
+
+    Attributes:
+        draws: the generator of their noise, part of the state of an objective that samples.
+    """
+
+    generator: Generator
+    teacher: IncrementalNet
+    draws: torch.Generator
+
+    @torch.no_grad()
+    def __call__(self, n: int) -> tuple[Tensor, Tensor]:
+        """n images for this worker, [n, C, S, S] in [0, 1], and the teacher's pseudo-labels, int64 [n]."""
+        process_group = self.teacher.process_group
+        whole = process_group.count(n)
+        images = self.generator.sample(whole, self.draws, process_group.shard(whole))
+        return images, self.teacher(images).argmax(1)

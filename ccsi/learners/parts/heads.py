@@ -1,0 +1,23 @@
+"""Which classes share a softmax: `heads` are the class ranges of the tasks so far."""
+
+from collections.abc import Sequence
+
+from ccsi.data import Task
+
+
+def local_start(task: Task) -> int:
+    """The first class of a task's own ("local") cross-entropy, which is over [start, n_classes).
+
+    It is the task's first class, or 0 if the task has one class only: a softmax over one class has no gradient.
+    """
+    return task.classes.start if len(task.classes) > 1 else 0
+
+
+def separate_heads(heads: Sequence[range]) -> list[range]:
+    """The heads that are distilled separately: one a task, or one of all classes if a task has one class only."""
+    return joined_head(heads) if any(len(head) == 1 for head in heads) else list(heads)
+
+
+def joined_head(heads: Sequence[range]) -> list[range]:
+    """One head of all classes so far; none before the first task."""
+    return [range(heads[-1].stop)] if heads else []

@@ -1,0 +1,59 @@
+"""The base of learners that keep real images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ccsi.data import Labelled, Task
+from ccsi.errors import UserError
+from ccsi.learners.base import NetLearner
+from ccsi.learners.parts.exemplars import ExemplarBudget
+
+
+@dataclass(kw_only=True, eq=False)
+class ReplayLearner(NetLearner):
+    """A learner that keeps some real images of each class.
+
+    Args:
+        budget: number and choice of the images.
+
+    Attributes:
+        kept_images: uint8 [M, C, S, S], class by class, the best of each first. kept_labels: int64 [M].
+    """
+
+    kind: ClassVar = "exemplars"
+    stored_buffers: ClassVar = {"kept_images": "exemplars", "kept_labels": "exemplar labels"}
+
+    budget: ExemplarBudget
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.kept_images = torch.empty(0, dtype=torch.uint8, device=self.device)
+        self.kept_labels = torch.empty(0, dtype=torch.int64, device=self.device)
+
+    def check(self, sizes: Sequence[int]) -> None:
+        if not self.budget.quota(sum(sizes)):
+            raise UserError(
+                f"learner.budget.total={self.budget.total} is less than one image for each of {sum(sizes)} classes; "
+                "expected at least so many."
+            )
+
+    def exemplars(self) -> Labelled | None:
+        """The kept images, or None if there are none."""
+        return Labelled(self.kept_images, self.kept_labels) if len(self.kept_labels) else None
+
+    def remember(self, task: Task) -> None:
+        """Keep images of the task's classes, ranked by the net's features, and drop old ones over the budget."""
+        quota = self.budget.quota(task.classes.stop)
+        features, labels = self.features(task.train.images), task.train.labels
+        parts = [((self.kept_labels == c).nonzero()[:quota, 0], c) for c in range(task.classes.start)]
+        images = [self.kept_images[chosen] for chosen, _ in parts]
+        for c in task.classes:
+            members = (labels == c).nonzero()[:, 0]
+            best = self.budget.ranked(features[members], quota, self.streams, c)
+            parts.append((members[best], c))
+            images.append(task.train.images[members[best]])
+        self.kept_images = torch.cat([part for part in images if len(part)] or [self.kept_images[:0]])
+        self.kept_labels = torch.cat([torch.full_like(chosen, c) for chosen, c in parts])

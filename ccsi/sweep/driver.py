@@ -1,0 +1,178 @@
+"""The driver of a sweep: both phases (METHOD section 8), then the tables.
+
+Phase 1: one job is one *trial*, which runs its tuning seeds in turn. So a config is suggested, pruned, scored and
+counted as a whole, schedulers compare trials at the same seed and task, and no mean is ever taken over the seeds that
+happened to survive. Phase 2: one job is one run, (trial, reporting seed), and no job is pruned.
+"""
+
+import contextlib
+import os
+import shutil
+import sys
+
+from rich.console import Console
+
+from ccsi.config import build, shown
+from ccsi.errors import UserError
+from ccsi.sweep import selection
+from ccsi.sweep.definition import Definition
+from ccsi.sweep.execution.context import execute
+from ccsi.sweep.folder import open_remote
+from ccsi.sweep.progress import ProgressPrinter
+from ccsi.sweep.recorder import SweepInterruptedError, SweepRecorder
+from ccsi.sweep.runs import finished_runs, run_folder
+from ccsi.sweep.trial_generator import generate_jobs, start_trial
+from ccsi.sweep.warm_start import warm_start
+
+
+def debug(definition: Definition, console: Console) -> int:
+    """Run the first trial's first seed in this process: breakpoints work, exceptions come through."""
+    validate(definition)
+    definition.runs.mkdir(parents=True, exist_ok=True)
+    recorder = SweepRecorder(definition)
+    warm_start(recorder)
+    trial = 0 if recorder.state.configs else start_trial(recorder)
+    assert trial is not None
+    phase = 2 if trial in recorder.state.untuned else 1
+    run = recorder.state.runs(phase, trial)[0]
+    config = definition.run_config(recorder.state.configs[trial], phase, run.seed, definition.runs / str(run))
+    result = execute(config, on_task_end=lambda event: None)
+    metric = definition.sweep.metric
+    value = result["val"][metric.removeprefix("val_")]
+    console.print(f"{run}: {metric} {value:.3f}  ({run_folder(definition, run)})", highlight=False)
+    return 0
+
+
+def run_sweep(definition: Definition, console: Console) -> int:
+    """Run both phases and write the tables; returns the exit code.
+
+    0: done. 1: interrupted by an error, no figures, or a reported trial lacks seeds. 130: interrupted by Ctrl-C.
+    """
+    recorder = SweepRecorder(definition)
+    if recorder.journal.n_skipped:
+        lines = f"{recorder.journal.n_skipped} damaged line{'s' * (recorder.journal.n_skipped > 1)}"
+        console.print(f"journal.jsonl: {lines} skipped (a kill or a full disk cuts the last one).", highlight=False)
+    warm_start(recorder)
+    console.print(f"Sweep {definition.name} in {definition.folder}", highlight=False, soft_wrap=True)
+    if definition.sweep.storage is not None:
+        recorder.remote = open_remote(definition, definition.sweep.storage)
+        recorder.sync()
+    try:
+        return _run_to_end(recorder, console)
+    finally:
+        recorder.sync()
+        if recorder.remote is not None:
+            recorder.remote.release()
+
+
+def _run_to_end(recorder: SweepRecorder, console: Console) -> int:
+    folder = recorder.definition.folder
+    try:
+        recorder.start(finished_runs(recorder.definition))
+        try:
+            if not selection.is_complete(recorder.state):
+                run_phases(recorder, console)
+        finally:
+            with contextlib.suppress(OSError):  # a full disk
+                recorder.stop()
+    except KeyboardInterrupt:
+        from ccsi.sweep.tables.rows import collect, write_rows
+
+        write_rows(collect(recorder))
+        done = len(recorder.state.results)
+        console.print(f"Interrupted: {done} runs are done (runs.csv). Resume with:", highlight=False)
+        console.print(f"  ccsi sweep resume={folder}", highlight=False, soft_wrap=True)
+        return 130
+    except SweepInterruptedError as error:
+        print(f"sweep: interrupted: {error}; fix it, and resume with resume={folder}.", file=sys.stderr)
+        return 1
+    return write_tables(recorder, console)
+
+
+def validate(definition: Definition) -> None:
+    """Check that data, scenario, model and learner fit together, from where the command was typed at first.
+
+    Raises:
+        UserError: they do not; or that place is gone.
+    """
+    try:
+        os.chdir(definition.cwd)
+    except OSError as error:
+        raise UserError(
+            f"{definition.cwd}, where this sweep was started and its relative paths begin, cannot be entered "
+            f"({error.strerror}): put it back, or start a new sweep."
+        ) from error
+    for base in definition.bases.values():
+        if base["_target_"] == "ccsi.experiment.run":
+            shared = base.get("share_data") or str(definition.shared_data)
+            as_in_phase_1 = {"evaluate_test": False, "share_data": shared}
+            build(base | {"_target_": "ccsi.experiment.validate"} | as_in_phase_1)()
+
+
+def run_phases(recorder: SweepRecorder, console: Console) -> None:
+    """Start Ray and run what is left of the two phases."""
+    definition = recorder.definition
+    if definition.ray.address is None:
+        validate(definition)  # a cluster's nodes may have data that this machine lacks
+    console.print(f"Starting Ray ({shown(definition.ray.address or 'local')}) …", highlight=False)
+    try:
+        from ccsi.sweep.execution import cluster, metrics, tuner  # seconds to import
+    except ModuleNotFoundError as error:
+        raise UserError(f"a sweep needs the package {error.name}: pip install 'ccsi[sweep]'.") from error
+
+    if definition.ray.address is None:
+        cluster.keep_ray_private()
+    progress = ProgressPrinter(recorder, console)
+    try:
+        with cluster.start_ray(definition.ray, dashboard=definition.resources.workers > 1) as dashboard:
+            if dashboard is not None:
+                metrics.print_addresses(console, dashboard)
+            tuner.run_jobs(recorder, progress, generate_jobs(recorder, progress.start_phase))
+    finally:  # no worker writes there any more
+        shutil.rmtree(definition.folder / tuner.TUNE_FOLDER, ignore_errors=True)
+        if recorder.remote is not None:
+            shutil.rmtree(definition.runs, ignore_errors=True)
+
+
+def write_tables(recorder: SweepRecorder, console: Console) -> int:
+    """Write and print the results; returns the exit code."""
+    from ccsi.sweep.tables.comparison import write_comparison
+    from ccsi.sweep.tables.leaderboard import leaderboard, write_leaderboard
+    from ccsi.sweep.tables.rows import collect, write_rows
+
+    definition, sweep = recorder.definition, collect(recorder)
+    rows = write_rows(sweep)
+    failed = rows[rows["status"] == "failed"]
+    for _, row in failed.iterrows():
+        console.print(f"failed: {row['run']}: {row['error']}", highlight=False, markup=False)
+    board = leaderboard(sweep)
+    if not any(row["status"] == "done" for row in board):
+        phase = 2 if board else 1
+        why = f"; the first error: {failed.iloc[0]['error']}" if len(failed) else ""
+        print(f"sweep: nothing to report: no trial completed phase {phase}{why} (see runs.csv)", file=sys.stderr)
+        return 1
+    write_leaderboard(sweep, console)
+    compared = [] if definition.compared is None else write_comparison(sweep, console)
+    try:  # an error in a picture must not cost a sweep its tables
+        draw_plots(definition)
+    except Exception as error:
+        print(f"sweep: plots were not drawn ({type(error).__name__}: {error})", file=sys.stderr)
+    best = "best.yaml" if definition.compared is None else "best/"
+    console.print(f"Tables, {best} and plots: {definition.folder}", highlight=False, soft_wrap=True)
+    incomplete = compared or [row["trial"] for row in board if row["status"] != "done"]
+    if incomplete:
+        print(
+            f"sweep: {', '.join(incomplete)} lack reporting seeds and are not averaged; "
+            f"retry them with resume={definition.folder}",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def draw_plots(definition: Definition) -> None:
+    """Draw the sweep's pictures from its tables."""
+    from ccsi.report.sweep import draw_sweep
+
+    sweep = definition.sweep
+    draw_sweep(definition.folder, sweep.metric.removeprefix("val_"), sweep.minimize, definition.compared)

@@ -1,0 +1,224 @@
+"""What happens in a sweep: ids and typed events. An event is one line of journal.jsonl.
+
+An event says all that the driver needs: the end of a run carries its val figures and seconds, so that no decision
+waits for a file to become visible.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+Values = dict[str, Any]
+"""A trial's config: each swept key with its value."""
+
+
+class Status(StrEnum):
+    """How a run or a trial stands."""
+
+    DONE = "done"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    INCOMPLETE = "incomplete"
+    """Not started, running, or interrupted."""
+    WAITING = "waiting"
+    """Stopped by successive halving, and may still be promoted; in tables only."""
+    RUNNING = "running"
+    """In tables only."""
+
+
+class JobId(NamedTuple):
+    """What Ray Tune runs as one of its trials: in phase 1 a trial with all its seeds, in phase 2 a single run."""
+
+    phase: int
+    trial: int
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        return f"p{self.phase}-c{self.trial:02d}" + ("" if self.seed is None else f"-s{self.seed}")
+
+    @classmethod
+    def parse(cls, name: str) -> "JobId":
+        """`p1-c05` or `p2-c05-s1`. Raises ValueError for any other text."""
+        found = re.fullmatch(r"p([12])-c(\d+)(?:-s(\d+))?", name)
+        if found is None or (found[1] == "1") != (found[3] is None):
+            raise ValueError(f"{name} is not a job's name")
+        return cls(int(found[1]), int(found[2]), None if found[3] is None else int(found[3]))
+
+
+class RunId(NamedTuple):
+    """One seed of a trial in one phase; its text is the name of its folder."""
+
+    phase: int
+    trial: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"p{self.phase}-c{self.trial:02d}-s{self.seed}"
+
+    @classmethod
+    def parse(cls, name: str) -> "RunId":
+        """`p1-c05-s100`. Raises ValueError for any other text."""
+        found = re.fullmatch(r"p([12])-c(\d+)-s(\d+)", name)
+        if found is None:
+            raise ValueError(f"{name} is not a run's name")
+        return cls(int(found[1]), int(found[2]), int(found[3]))
+
+    @property
+    def job(self) -> JobId:
+        """The job it belongs to."""
+        return JobId(self.phase, self.trial, None if self.phase == 1 else self.seed)
+
+
+def trial_name(trial: int) -> str:
+    """`c05`: how tables name a trial."""
+    return f"c{trial:02d}"
+
+
+@dataclass(frozen=True)
+class DriverStarted:
+    """A driver starts, or resumes the sweep: failed jobs get a new chance, as the disk may have been full."""
+
+
+@dataclass(frozen=True)
+class DriverStopped:
+    """A driver stops; its event's clock is the time the sweep has been at work."""
+
+
+@dataclass(frozen=True)
+class ConfigSuggested:
+    """The search suggests the config of a new trial."""
+
+    config: Values
+
+
+@dataclass(frozen=True)
+class SearchEnded:
+    """The search suggests no further config."""
+
+
+@dataclass(frozen=True)
+class WarmStarted:
+    """Earlier sweeps were read once. trials: `values`, `score` and `seconds` of each trial they completed."""
+
+    folders: list[str]
+    trials: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class GpuShareMeasured:
+    """The fraction of a GPU that a trial gets."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """A trial of phase 1 is handed to Tune for the first time."""
+
+    trial: int
+
+
+@dataclass(frozen=True)
+class TrialPromoted:
+    """A stopped trial resumes. anyway: its value is not among the best quarter, and it is not stopped again."""
+
+    trial: int
+    anyway: bool
+
+
+@dataclass(frozen=True)
+class TaskReported:
+    """A run has learned a task.
+
+    Attributes:
+        task: 1-based, of `tasks`. score: the run's metric on val so far. seconds: of the run so far.
+        tasks_done: counted over the seeds of the job. value: mean metric over its seeds so far.
+    """
+
+    run: RunId
+    task: int
+    tasks_done: int
+    value: float
+    tasks: int | None = None
+    score: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class RunFinished:
+    """A run has written its result.json. val: its figures there that are single numbers. seconds: total."""
+
+    run: RunId
+    tasks: int
+    val: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunLost:
+    """The result.json of a finished run is gone: the run is done again."""
+
+    run: RunId
+
+
+@dataclass(frozen=True)
+class JobEnded:
+    """A job ended. status: done, pruned or failed. reason: who pruned it, or the error."""
+
+    job: JobId
+    status: Status
+    reason: str = ""
+
+
+Event = (
+    DriverStarted | DriverStopped | ConfigSuggested | SearchEnded | WarmStarted | GpuShareMeasured | TrialStarted
+    | TrialPromoted | TaskReported | RunFinished | RunLost | JobEnded
+)  # fmt: skip
+KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__args__}
+PARSERS: dict[str, Callable[[str], Any]] = {"run": RunId.parse, "job": JobId.parse, "status": Status}
+
+
+def to_record(event: Event) -> dict[str, Any]:
+    """The event as plain JSON types, with its kind under `event`."""
+    fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+    texts = {name: str(value) if name in PARSERS else value for name, value in fields.items()}
+    return {"event": type(event).__name__, **texts}
+
+
+def from_record(record: Mapping[str, Any]) -> Event:
+    """The event of a line of journal.jsonl; also of one written before events had a kind.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    if "event" not in record:
+        return from_record(_upgraded(record))
+    kind = KINDS[record["event"]]
+    fields = {name: record[name] for name in (field.name for field in dataclasses.fields(kind)) if name in record}
+    return kind(**{name: PARSERS[name](value) if name in PARSERS else value for name, value in fields.items()})
+
+
+def _upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of the first journals (until November 2026) as one of today's."""
+    if "setting" in record:
+        return {"event": "ConfigSuggested", "config": record["setting"]}
+    if "searched" in record:
+        return {"event": "SearchEnded"}
+    if "gpu" in record:
+        return {"event": "GpuShareMeasured", "share": float(record["gpu"])}
+    if "earlier" in record:
+        return {"event": "WarmStarted", "folders": record["earlier"]["folders"], "trials": record["earlier"]["tried"]}
+    if "begun" in record:
+        return {"event": "TrialStarted", "trial": record["begun"]}
+    if "recalled" in record:
+        return {"event": "TrialPromoted", "trial": record["recalled"], "anyway": record["spared"]}
+    if "report" in record:
+        return {"event": "TaskReported", **record["report"]}
+    if "end" in record:
+        return {"event": "JobEnded", "job": record["trial"], "status": record["end"], "reason": record["error"]}
+    if set(record) == {"clock"}:
+        return {"event": "DriverStopped"}
+    raise KeyError("event")

@@ -1,0 +1,143 @@
+"""One run shared by several workers of Ray Train: for `ccsi train`, and for a sweep's trial with several workers.
+
+Each worker calls the same `ccsi.experiment.run`, which shares gradients, moments and figures (`ccsi.distributed`). A
+worker that crashes ends the others too, and all start again from the run's newest checkpoint.
+"""
+
+import json
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import train
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.backend import BackendConfig
+from ray.train.torch import TorchConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer without its process group
+
+from ccsi.config import Config, build
+from ccsi.distributed import AgreedError, ProcessGroup
+from ccsi.errors import UserError
+from ccsi.sweep.execution.context import TrialContext, reset_process, sole_user
+from ccsi.sweep.execution.failures import RetryCounter, memory_advice
+from ccsi.sweep.execution.metrics import RayMetrics
+from ccsi.sweep.results import read_result
+from ccsi.tracking.events import TaskEnd
+
+TaskReport = Callable[[TaskEnd], dict[str, Any] | None]
+WORKER_CRASHED = (TrainingFailedError, RayError)
+"""A worker crashed; Ray Train's own actor did, because its node is gone."""
+ERROR = "error.txt"
+"""In Ray Train's folder: an error that a retry would not change."""
+
+
+def run_workers(
+    config: Config, context: TrialContext, task_report: TaskReport | None = None, callbacks: Sequence[Any] = ()
+) -> None:
+    """Run `config` in several workers once: until it is finished, or one of them crashes.
+
+    Args:
+        config: of the run; its `run_dir` is on a disk that all machines share.
+        task_report: what the workers report after each task, if any. callbacks: Ray Train's.
+
+    Raises:
+        UserError: what the workers found wrong. One of `WORKER_CRASHED`.
+    """
+    folder = Path(config["run_dir"])
+    room = folder.with_name(f".{folder.name}.train")  # Ray Train wants one; a run keeps its own record
+    one = {"CPU": context.cpu} | ({"GPU": context.gpu} if context.gpu > 0 else {})
+    given = {"config": json.dumps(config), "context": context, "task_report": task_report, "room": str(room)}
+    backend: BackendConfig = BackendConfig()  # none: see `meets_by_file`
+    if not meets_by_file(context):
+        backend = TorchConfig(backend="cpu:gloo,cuda:nccl" if context.gpu > 0 else "gloo")
+    trainer = DataParallelTrainer(
+        work,
+        train_loop_config=given,
+        backend_config=backend,
+        scaling_config=ScalingConfig(num_workers=context.workers, use_gpu=context.gpu > 0, resources_per_worker=one),
+        run_config=RunConfig(
+            name=folder.name,
+            storage_path=str(room),
+            failure_config=FailureConfig(max_failures=0),  # see `RetryCounter`
+            callbacks=list(callbacks),
+        ),
+    )
+    shutil.rmtree(room, ignore_errors=True)  # of a driver that was killed
+    room.mkdir(parents=True)
+    try:
+        try:
+            trainer.fit()
+        except WORKER_CRASHED:  # Ray names only where; our workers write into the file what a retry would not change
+            if not (room / ERROR).exists():
+                raise
+        if (room / ERROR).exists():
+            raise UserError((room / ERROR).read_text())
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def run_workers_with_retries(config: Config, context: TrialContext) -> None:
+    """`run_workers`, repeated as long as it gets further: see `RetryCounter`.
+
+    Raises:
+        UserError: what the workers found wrong. GivenUpError: they crashed too often at one checkpoint.
+    """
+    retries = RetryCounter(Path(config["run_dir"]), str(os.getpid()))
+    try:
+        while True:
+            retries.begin(context.max_failures)
+            try:
+                return run_workers(config, context)
+            except WORKER_CRASHED:  # a retry changes no other error
+                retries.crashed(context.max_failures, traceback.format_exc())
+    finally:
+        retries.clear()
+
+
+def meets_by_file(context: TrialContext) -> bool:
+    """Whether the workers find each other by a file, on the loopback device, rather than by a port open to all."""
+    return context.local and context.gpu == 0
+
+
+def work(given: Mapping[str, Any]) -> None:
+    """One worker's part of a run; Ray Train calls it in each."""
+    config, context, task_report = json.loads(given["config"]), given["context"], given["task_report"]
+    context.enter()
+    folder, error_file = Path(config["run_dir"]), Path(given["room"], ERROR)
+    if meets_by_file(context):
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
+        me = train.get_context()
+        torch.distributed.init_process_group(
+            "gloo", f"file://{given['room']}/meet", rank=me.get_world_rank(), world_size=me.get_world_size()
+        )
+    group = ProcessGroup.current()
+
+    def on_task_end(event: TaskEnd) -> None:
+        report = task_report and task_report(event)
+        if report:
+            train.report(report)
+
+    try:
+        with sole_user(folder) if group.is_main else nullcontext():
+            if group.broadcast_object(read_result(folder) is not None):  # one crashed after the last line was written
+                return
+            reset_process(int(config["seed"]), context.gpu)
+            build(config)(on_task_end=on_task_end, watch=RayMetrics(context.sweep))
+    except AgreedError as error:
+        if group.is_main:
+            error_file.write_text(str(error))
+    except UserError as error:  # this worker's own: the others wait for it until Ray ends them
+        error_file.write_text(str(error))
+        raise
+    except Exception as error:
+        advice = memory_advice(error, context.gpu)
+        if advice is not None:
+            error_file.write_text(advice)
+        raise

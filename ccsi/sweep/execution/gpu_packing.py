@@ -1,0 +1,125 @@
+"""`resources.gpu=auto`: how many trials share a GPU, from what one of them takes while it warms up."""
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import ray
+from rich.console import Console
+
+import ccsi.config
+from ccsi.config import Config
+from ccsi.errors import UserError
+from ccsi.sweep.events import GpuShareMeasured
+from ccsi.sweep.execution.context import TrialContext, reset_process
+from ccsi.sweep.execution.failures import reason
+from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.state import SweepState
+from ccsi.tracking.events import TaskEnd
+
+MARGIN = 0.2
+"""How much more than the warm-up a trial may take later: later tasks have more classes to remember."""
+WARM_UP_WITHIN = 1800.0
+"""Seconds the warm-up has, waiting for a free GPU included."""
+WARM_UP_TASKS = 2
+"""The second is the first with impressions and a teacher."""
+HURRIED = {"training.epochs": 1, "training.first_epochs": 1, "learner.synthesis.iterations": 2}
+"""Repetition takes no further memory."""
+QUIET = {"report": False, "checkpoint_every": 1e9, "tracking.console.quiet": True, "tracking.wandb.mode": "disabled"}
+
+
+def measure_gpu_share(
+    recorder: SweepRecorder, context: TrialContext, nodes: Sequence[Mapping[str, float]], console: Console
+) -> float:
+    """The fraction of a GPU a trial gets, measured once with the first config on an otherwise empty GPU.
+
+    Args:
+        nodes: the resources of each.
+
+    Raises:
+        UserError: no machine has a GPU with the CPUs of a trial, or the warm-up crashed.
+    """
+    if recorder.state.gpu_share is not None:  # the same as when the sweep began
+        return recorder.state.gpu_share
+    per_gpu = [node.get("CPU", 0) / context.cpu / node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
+    if not per_gpu or max(per_gpu) < 1:
+        has = "none has a GPU" if not per_gpu else f"none with a GPU has the {context.cpu:g} CPUs of a trial for each"
+        raise UserError(f"resources.gpu=auto: expected a machine with a GPU, but of the {len(nodes)} there {has}.")
+    console.print("Measuring how much of a GPU a trial takes …", highlight=False)
+    used, total = run_warm_up(warm_up_config(recorder.state), context)
+    fits = min(packing(used, total), math.floor(min(one for one in per_gpu if one >= 1) + 1e-6))
+    console.print(
+        f"resources.gpu=auto: a trial took {used / 2**30:.1f} of {total / 2**30:.1f} GiB, so {fits} share a GPU.",
+        highlight=False,
+    )
+    share = math.floor(1e4 / fits) / 1e4  # Ray counts in ten-thousandths and rounds: 6 times 0.1667 were more than one
+    recorder.record(GpuShareMeasured(share))
+    return share
+
+
+def packing(used: int, total: int, margin: float = MARGIN) -> int:
+    """How many trials that take `used` bytes, and a margin, fit into `total`; at least one."""
+    return max(1, math.floor(total / (used * (1 + margin))))
+
+
+def warm_up_config(state: SweepState) -> Config:
+    """The configuration of the first trial's first run, as far as memory is concerned, in a folder of its own."""
+    definition = state.definition
+    values = state.configs[0] if state.configs else {d.key: d.values[0] for d in definition.space}
+    folder = definition.runs / ".warm-up"
+    config = definition.run_config(values, 1, definition.sweep.seeds.tuning[0], folder)
+    known = set(ccsi.config.flat(config))
+    return ccsi.config.apply(config, {key: value for key, value in (HURRIED | QUIET).items() if key in known})
+
+
+def run_warm_up(config: Config, context: TrialContext) -> tuple[int, int]:
+    """`warm_up`, on a whole GPU of the cluster.
+
+    Raises:
+        UserError: it crashed.
+    """
+    try:
+        asked = ray.remote(num_cpus=context.cpu, num_gpus=1)(warm_up).remote(config, context)
+        used, total = ray.get(asked, timeout=WARM_UP_WITHIN)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(asked, force=True)
+        free = ray.available_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+        raise UserError(
+            f"resources.gpu=auto: the warm-up did not end within {WARM_UP_WITHIN / 60:.0f} minutes ({free:g} GPUs are "
+            "free); wait for a free GPU, or set resources.gpu=X."
+        ) from None
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, UserError):
+            raise UserError(str(cause)) from error
+        raise UserError(
+            f"resources.gpu=auto: the warm-up crashed ({reason(str(error))}); fix it, or set resources.gpu=X."
+        ) from error
+    return int(used), int(total)
+
+
+def warm_up(config: Config, context: TrialContext) -> tuple[int, int]:
+    """Bytes of a GPU that a run holds after its first tasks, with all that CUDA takes for itself; and all there are."""
+    import torch
+
+    class EnoughError(Exception):
+        pass
+
+    def task_end(event: TaskEnd) -> None:
+        if event.task + 1 == WARM_UP_TASKS:
+            raise EnoughError
+
+    context.enter()
+    folder = Path(config["run_dir"])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    reset_process(int(config["seed"]), 1.0)
+    try:
+        ccsi.config.build(config)(on_task_end=task_end)
+    except EnoughError:
+        pass
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    free, total = torch.cuda.mem_get_info()  # the allocator gives nothing back: what it holds is the most it held
+    return total - free, total

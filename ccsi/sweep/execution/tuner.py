@@ -1,0 +1,313 @@
+"""Ray Tune runs one job after another; each of its events becomes one of the sweep's.
+
+Tune decides where and when a job runs and restarts it when it crashes. The state of the sweep is never asked of Tune,
+and every start uses a fresh Tuner: that makes resuming after kill -9 exact (Tune's own restore lags behind and may
+lose trials without a message).
+"""
+
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.trainable.function_trainable import wrap_function
+
+from ccsi.sweep import selection
+from ccsi.sweep.events import JobId, RunFinished, TaskReported, from_record
+from ccsi.sweep.execution.cluster import (
+    PASSED_ON,
+    check_nodes,
+    clean_nodes,
+    count_slots,
+    count_trials,
+    format_nodes,
+    live_nodes,
+    watch_head,
+)
+from ccsi.sweep.execution.context import TrialContext
+from ccsi.sweep.execution.failures import WORKER_DIED, reason
+from ccsi.sweep.execution.gpu_packing import measure_gpu_share
+from ccsi.sweep.execution.trainable import run_trial
+from ccsi.sweep.progress import ProgressPrinter
+from ccsi.sweep.recorder import SweepInterruptedError, SweepRecorder
+from ccsi.sweep.trial_generator import dominated_reason
+
+TUNE_FOLDER = "ray"
+"""Tune's own files, in the sweep's folder while it runs."""
+COUNT_SECONDS = 10.0
+"""Seconds between two counts of how many trials fit the nodes there are."""
+Job = dict[str, Any]
+
+
+class TrialSearcher(Searcher):
+    """Tune's search algorithm, which takes the next job from a generator.
+
+    Args:
+        max_live: how many jobs may live at once. count: asked for `max_live` again now and then, because nodes come
+            and go.
+    """
+
+    def __init__(self, jobs: Iterator[Job | None], max_live: int, count: Callable[[], int] | None = None) -> None:
+        super().__init__()
+        self.jobs, self.max_live, self.live = jobs, max_live, set[str]()
+        self.again: list[Job] = []
+        self.count, self.counted = count, time.monotonic()
+
+    def suggest(self, trial_id: str) -> Any:
+        if self.count is not None and time.monotonic() - self.counted > COUNT_SECONDS:
+            self.max_live, self.counted = self.count(), time.monotonic()
+        if len(self.live) >= self.max_live:
+            return None
+        try:
+            job = self.again.pop(0) if self.again else next(self.jobs)
+        except StopIteration:
+            return None if self.live else Searcher.FINISHED  # one of those may have to be offered again
+        if job is not None:
+            self.live.add(trial_id)
+        return job
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        self.live.discard(trial_id)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune copies everything for a restore that is unused
+
+    def save(self, checkpoint_path: str) -> None:
+        """We resume from the journal; Tune's own restore is unused."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Unused."""
+
+
+class PruningScheduler(FIFOScheduler):
+    """Records each report, and stops trials of phase 1 that are pruned or dominated.
+
+    Tune asks the scheduler first, so the report is recorded here. A dominated trial (see `selection.dominated`) is
+    stopped at its next report, where its worker is free at once; or now, if all other work is done.
+    """
+
+    def __init__(self, recorder: SweepRecorder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.recorder = recorder
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if "report" not in result:
+            return TrialScheduler.CONTINUE
+        report = from_record(json.loads(result["report"]))
+        assert isinstance(report, TaskReported)
+        new = self.recorder.report(report)
+        if "end" in result:
+            end = from_record(json.loads(result["end"]))
+            assert isinstance(end, RunFinished)
+            self.recorder.finish_run(end)
+        job, state = report.run.job, self.recorder.state
+        if new and job in state.to_prune:
+            self.recorder.stopping[job] = state.pruned_by_scheduler
+            return TrialScheduler.STOP
+        if job.phase == 1 and job.trial in selection.dominated(state):
+            self.recorder.stopping[job] = dominated_reason(self.recorder)
+            return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        state = self.recorder.state
+        if selection.is_over(state):
+            needless = {str(JobId(1, trial)) for trial in selection.dominated(state)}
+            for trial in [t for t in tune_controller.get_live_trials() if t.config["name"] in needless]:
+                self.recorder.stopping[JobId.parse(trial.config["name"])] = dominated_reason(self.recorder)
+                tune_controller.stop_trial(trial)
+        return super().choose_trial_to_run(tune_controller)
+
+
+class JournalCallback(tune.Callback):
+    """Records how jobs end, and prints the progress."""
+
+    def __init__(self, recorder: SweepRecorder, searcher: TrialSearcher, progress: ProgressPrinter) -> None:
+        self.recorder, self.searcher, self.progress = recorder, searcher, progress
+        self.failed, self.offered = set[str](), Counter[str]()
+        self.reasons: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        self.recorder.running.add(JobId.parse(trial.config["name"]))
+        self.progress.job_started()
+
+    def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        if trial.error_file:
+            self.reasons[trial.trial_id] = reason(Path(trial.error_file).read_text())
+
+    def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        last = trial.last_result or {}
+        error = last.get("error")
+        if error == WORKER_DIED:  # all a trial can say of its own end; Ray may know more
+            error = self.reasons.get(trial.trial_id, error)
+        self.recorder.end_job(JobId.parse(trial.config["name"]), error, last.get("traceback", ""))
+        if hasattr(trial, "run_metadata"):  # Tune's statistics and the configurations are not read again
+            trial.run_metadata.metric_analysis.clear()
+            trial.run_metadata.metric_n_steps.clear()
+            trial.config["runs"] = ""
+
+    def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        self.failed.add(trial.trial_id)
+        text = Path(trial.error_file).read_text() if trial.error_file else "it crashed without a reason"
+        name = trial.config["name"]
+        if reason(text) == WORKER_DIED and self.offered[name] < self.recorder.definition.sweep.max_failures:
+            # Tune counts no failures when it hands a trial to an idle worker that has died: it drops the trial
+            self.offered[name] += 1
+            self.recorder.running.discard(JobId.parse(name))
+            self.searcher.again.append(trial.config)
+            return
+        self.recorder.end_job(JobId.parse(name), reason(text), text)
+
+    def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
+        for trial in trials:
+            if trial.status == "ERROR" and trial.trial_id not in self.failed:  # Tune drops some without a callback
+                self.on_trial_error(iteration, trials, trial)
+                self.searcher.on_trial_complete(trial.trial_id, error=True)
+        self.progress.tick()
+
+
+class SlotCounter:
+    """How many jobs Tune may have at a time, counted again as nodes come and go."""
+
+    def __init__(self, recorder: SweepRecorder, context: TrialContext, progress: ProgressPrinter) -> None:
+        self.recorder, self.context, self.progress = recorder, context, progress
+        definition = recorder.definition
+        # with ray.autoscale the nodes come when trials wait for them
+        self.fixed = definition.sweep.max_concurrent if definition.ray.autoscale else None
+        self.slots = self.fixed or count_trials(context.cpu, context.gpu, context.workers)
+
+    def max_live(self) -> int:
+        """As many jobs as fit; and one waiting, so that no worker idles."""
+        sweep = self.recorder.definition.sweep
+        at_most = sweep.max_concurrent or self.slots
+        # jobs of several workers ask for no resources that would hold one back
+        one_waits = sweep.search != "optuna" and 0 < self.slots <= at_most and self.context.workers == 1
+        return min(self.slots, at_most) + one_waits
+
+    def count(self) -> int:
+        """`max_live` with the nodes of now."""
+        self.recorder.sync()
+        before, nodes = self.slots, live_nodes()
+        self.slots = self.fixed or count_slots(nodes, self.context.cpu, self.context.gpu) // self.context.workers
+        if before and not self.slots:
+            said = f"No room for a trial is left (there is: {format_nodes(nodes)}): waiting."
+            self.progress.console.print(said, highlight=False)
+        return self.max_live()
+
+
+def run_jobs(recorder: SweepRecorder, progress: ProgressPrinter, jobs: Iterator[Job | None]) -> None:
+    """Run every job of `jobs` (see `trial_generator`) and record what happens.
+
+    Both phases go through one Tuner, so that phase 2 finds the warm workers of phase 1.
+
+    Raises:
+        UserError: no machine has what a trial wants, or the warm-up of resources.gpu=auto failed.
+        SweepInterruptedError: the disk is full, or Tune gave up; what is done is kept.
+    """
+    definition = recorder.definition
+    sweep = definition.sweep
+    context = make_context(recorder, progress)
+    counter = SlotCounter(recorder, context, progress)
+    if definition.ray.address is not None:
+        check_nodes(str(definition.runs), sweep.storage, context.cpu, context.gpu)
+    # Workers start side by side; by default one by one, each in danger: when a trial ends, Tune gives its worker to
+    # the next trial and drops the worker still starting for that one. (It does so still, if starts differ by more
+    # than a trial takes: no trial is lost then, only a slot idle.)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(counter.slots, sweep.max_concurrent or counter.slots))
+    searcher = TrialSearcher(jobs, counter.max_live(), counter.count)
+    tuner = make_tuner(recorder, context, searcher, JournalCallback(recorder, searcher, progress))
+    address = ray.get_runtime_context().gcs_address
+    try:
+        with watch_head(address, partial(leave_lost_cluster, recorder, address)):
+            tuner.fit()
+    except (OSError, tune.TuneError) as error:  # Tune wraps what our callbacks raise, but not our generator and disk
+        raise SweepInterruptedError(reason(str(error))) from error
+    if sweep.storage is not None:
+        clean_nodes(str(definition.runs))
+
+
+def make_context(recorder: SweepRecorder, progress: ProgressPrinter) -> TrialContext:
+    """Where and how the sweep's runs compute."""
+    definition = recorder.definition
+    context = TrialContext(
+        workers=definition.resources.workers,
+        cpu=definition.cpus(),
+        gpu=1.0,
+        max_failures=definition.sweep.max_failures,
+        environment={key: os.environ[key] for key in PASSED_ON if key in os.environ},
+        cwd=definition.cwd,
+        sweep=definition.name,
+        storage=definition.sweep.storage,
+        call=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+        local=definition.ray.address is None,
+    )
+    wanted = definition.resources.gpu
+    if wanted == "auto":
+        return replace(context, gpu=measure_gpu_share(recorder, context, live_nodes(), progress.console))
+    return replace(context, gpu=float(wanted))
+
+
+def make_tuner(
+    recorder: SweepRecorder, context: TrialContext, searcher: TrialSearcher, callback: JournalCallback
+) -> tune.Tuner:
+    """The Tuner, its own files in a folder that is emptied at each start."""
+    definition = recorder.definition
+    storage = definition.folder / TUNE_FOLDER
+    shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed
+    wants = {"cpu": context.cpu, "gpu": context.gpu} if context.gpu > 0 else {"cpu": context.cpu}
+    if context.workers > 1:  # the trial itself only waits for its workers, which Ray Train asks for
+        wants = {"memory": 1}
+    function = tune.with_parameters(run_trial, context=context, metric=definition.sweep.metric)
+    trainable = wrap_function(tune.with_resources(function, wants), name=definition.name)
+    trainable.__name__ = trainable.__qualname__ = "Trial"  # in the dashboard an actor is a Trial of this sweep
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=PruningScheduler(recorder),
+            num_samples=-1,
+            reuse_actors=context.workers == 1,
+            trial_name_creator=lambda trial: trial.config["name"],
+            trial_dirname_creator=lambda trial: trial.config["name"],
+        ),
+        run_config=tune.RunConfig(
+            name=context.call,
+            storage_path=str(storage),
+            failure_config=tune.FailureConfig(max_failures=1000),  # a trial counts its own: see `RetryCounter`
+            callbacks=[callback],
+            verbose=0,
+        ),
+    )
+
+
+def leave_lost_cluster(recorder: SweepRecorder, address: str) -> None:
+    """End this process because the cluster's head is lost: Tune hangs in a call that no exception reaches."""
+    print(
+        f"sweep: interrupted: the cluster's head at {address} no longer answers; start it again, and resume with "
+        f"resume={recorder.definition.folder}.",
+        file=sys.stderr,
+        flush=True,
+    )
+    last = [threading.Thread(target=one, daemon=True) for one in (recorder.stop, recorder.sync)]
+    for thread in last:  # a disk may be gone with the head
+        thread.start()
+        thread.join(10)
+    os._exit(1)

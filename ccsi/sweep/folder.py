@@ -1,0 +1,171 @@
+"""A sweep's folder: made or found, locked for one driver, and taken back if nothing ran in it."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ccsi.config import shown
+from ccsi.errors import UserError
+from ccsi.io.atomic import write_atomically
+from ccsi.io.locks import InUseError, locked
+from ccsi.sweep.compose import compose, placed, read, resumed
+from ccsi.sweep.definition import Definition
+from ccsi.sweep.remote import Remote
+
+ROOM = 8 * 2**20
+"""Bytes that must be free at the start: a full disk is better found now than at the first checkpoint."""
+LOCK_WITHIN = 1.0
+"""Seconds to wait for the lock: `ccsi status` holds it for an instant when it asks for it."""
+
+
+@contextlib.contextmanager
+def open_sweep(arguments: Sequence[str]) -> Iterator[Definition]:
+    """The sweep that was asked for, its folder made or found, and locked.
+
+    A new folder in which nothing ran is removed again when the user's input turns out to be wrong.
+
+    Raises:
+        UserError: anything wrong with the input; a folder that is taken, in use, or cannot be written.
+    """
+    resume = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
+    overrides = [argument for argument in arguments if not argument.startswith("resume=")]
+    fresh = not resume or resume[-1] == "null"
+    if fresh:
+        definition = compose(overrides)
+        unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        chosen = definition.sweep.dir or f"sweeps/{definition.sweep.name or unique}"
+        definition = placed(definition, Path(chosen).expanduser().absolute())
+    else:
+        where = fetch_sweep(resume[-1]) if "://" in resume[-1] else Path(resume[-1]).expanduser().absolute()
+        definition = resumed(where, overrides)
+    folder = definition.folder
+    with lock_sweep(folder) as made:
+        if fresh and visible(folder):
+            raise UserError(f"sweep.dir={folder} exists already; choose another, or resume it: resume={shown(chosen)}.")
+        try:
+            prepare_folder(definition)
+            yield definition
+        except UserError:
+            if fresh and not visible(folder / "runs"):
+                remove_prepared(folder, made)
+            raise
+        finally:
+            shutil.rmtree(definition.shared_data, ignore_errors=True)
+            remove_notes(folder)
+
+
+@contextlib.contextmanager
+def lock_sweep(folder: Path) -> Iterator[bool]:
+    """Make a folder, if need be, and hold its lock; yields whether it was made.
+
+    Raises:
+        UserError: another process holds it; the folder cannot be made or written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            made = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / ".lock", wait=LOCK_WITHIN))
+        except InUseError:
+            raise UserError(f"sweep.dir={folder} is in use: another sweep process works on it.") from None
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        yield made
+
+
+def prepare_folder(definition: Definition) -> None:
+    """Write what a sweep's folder holds before anything runs.
+
+    Raises:
+        UserError: there is no room.
+    """
+    folder = definition.folder
+    room = folder / ".room"
+    try:
+        room.write_bytes(bytes(ROOM))
+        room.unlink()
+        write_atomically(folder / "sweep.yaml", definition.dump().encode())  # resume= may have changed a free key
+        (folder / "runs").mkdir(exist_ok=True)
+        remove_notes(folder)  # of a driver that was killed; failed jobs get a new chance
+    except OSError as error:
+        room.unlink(missing_ok=True)
+        raise unwritable(folder, error) from error
+
+
+def remove_notes(folder: Path) -> None:
+    """Remove what trials note beside their runs: locks, and how often they crashed."""
+    for left in (folder / "runs").glob(".*"):
+        if left.suffix in (".lock", ".attempts"):
+            left.unlink(missing_ok=True)
+
+
+def unwritable(folder: Path, error: OSError) -> UserError:
+    """The error for a folder that cannot be written."""
+    return UserError(f"sweep.dir={folder} cannot be written ({error.strerror}); choose another folder.")
+
+
+def visible(folder: Path) -> list[Path]:
+    """The files of a folder, without hidden ones (locks)."""
+    return [path for path in folder.glob("*") if not path.name.startswith(".")]
+
+
+def remove_prepared(folder: Path, made: bool) -> None:
+    """Take back what `prepare_folder` wrote."""
+    if made:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    for name in ("sweep.yaml", "journal.jsonl"):
+        with contextlib.suppress(OSError):
+            (folder / name).unlink(missing_ok=True)
+
+
+def open_remote(definition: Definition, url: str) -> Remote:
+    """The storage of a sweep whose machines share no folder, claimed by this driver.
+
+    Results of finished runs are copied here.
+
+    Raises:
+        UserError: it cannot be written, is in use, or holds another sweep.
+    """
+    remote, mark = Remote(url), definition.folder / ".stored"
+    remote.check()
+    if not mark.exists() and remote.holds_a_sweep():
+        raise UserError(f"sweep.storage={url} holds another sweep; choose an empty place.")
+    remote.claim()
+    mark.touch()
+    for run in remote.results():
+        remote.fetch_result(run, definition.folder / "runs" / run)
+    return remote
+
+
+def fetch_sweep(url: str) -> Path:
+    """The folder of a sweep whose machine is gone, copied here from its storage.
+
+    Raises:
+        UserError: there is none; or it is here already.
+    """
+    remote = Remote(url)
+    folder = Path("sweeps", remote.root.rpartition("/")[2]).absolute()
+    if folder.exists():
+        raise UserError(f"resume={url}: {folder} exists already; resume it with resume={folder}, or move it away.")
+    remote.check()
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        remote.pull("sweep", part)
+        if not (part / "sweep.yaml").exists():
+            raise UserError(f"resume={url}: there is no sweep; expected the sweep.storage of an earlier sweep.")
+        (part / ".stored").touch()
+        definition = read(part)
+        if not Path(definition.cwd).is_dir():  # another machine: relative paths start here
+            (part / "sweep.yaml").write_text(replace(definition, cwd=os.getcwd()).dump())
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder

@@ -1,0 +1,150 @@
+"""Where a sweep stands while it runs: a line of counts, and the best trials so far."""
+
+import time
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from ccsi.sweep import selection
+from ccsi.sweep.events import JobId, RunId, Status, trial_name
+from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.runs import last_events, run_folder
+from ccsi.sweep.state import SweepState
+
+LINE_SECONDS = 10.0
+"""Seconds between two lines, if there is news; without news it is a minute."""
+BOARD_SECONDS = 30.0
+"""Seconds between two tables of the best trials."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A trial in one phase.
+
+    Attributes:
+        runs_done: of `runs`. tasks_done: over all its runs.
+        value: the sweep's metric as last reported, mean over its runs. seconds: spent so far, as far as reported.
+    """
+
+    phase: int
+    trial: str
+    status: Status
+    runs_done: int
+    runs: int
+    tasks_done: int
+    value: float
+    seconds: float
+
+
+def standings(state: SweepState, running: Collection[JobId], n_best: int = 5) -> list[Standing]:
+    """The best trials of phase 2, or of phase 1 before phase 2 has reported, by their last reports; best first.
+
+    Trials are compared at what each has done so far, so that a young one may still fall.
+    """
+    phase = 2 if any(job.phase == 2 for job in state.reports) else 1
+    values = {}
+    for trial in range(len(state.configs)):
+        reported = [report.value for job in state.jobs(phase, trial) if (report := state.last_report(job)) is not None]
+        if reported:
+            values[trial] = sum(reported) / len(reported)
+    best = sorted(values, key=lambda trial: -values[trial])[:n_best]  # only these are looked up on disk
+    return [_standing(state, running, phase, trial, values[trial]) for trial in best]
+
+
+def _standing(state: SweepState, running: Collection[JobId], phase: int, trial: int, value: float) -> Standing:
+    runs, status, jobs = state.runs(phase, trial), state.trial_status(phase, trial), state.jobs(phase, trial)
+    if status is Status.INCOMPLETE and any(job in running for job in jobs):
+        status = Status.RUNNING
+    if status is Status.PRUNED and trial in selection.waiting_trials(state):
+        status = Status.WAITING
+    tasks, seconds = 0, 0.0
+    for run in runs:
+        if run in state.results:
+            tasks += state.results[run].tasks
+            seconds += state.results[run].seconds
+            continue
+        tasks += tasks_reported(state, run)
+        written = last_events(run_folder(state.definition, run))
+        seconds += next((event["seconds"] for event in reversed(written) if "seconds" in event), 0.0)
+    name, key = trial_name(trial), state.definition.compared
+    if key is not None:
+        name += f" {state.configs[trial][key]}"
+    done = sum(run in state.results for run in runs)
+    return Standing(phase, name, status, done, len(runs), tasks, value, seconds)
+
+
+def tasks_reported(state: SweepState, run: RunId) -> int:
+    """How many tasks a run has reported."""
+    return max((report.task for report in state.reports.get(run.job, []) if report.run == run), default=0)
+
+
+def standings_table(rows: list[Standing], metric: str) -> Padding:
+    """A few plain lines, the same in a terminal and in a log file."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for head in ("phase", "trial", "status", "runs", "tasks", metric, "seconds"):
+        table.add_column(head, justify="left" if head in ("trial", "status") else "right")
+    for row in rows:
+        figures = (str(row.tasks_done), f"{row.value:.3f}", f"{row.seconds:.0f}")
+        table.add_row(str(row.phase), row.trial, str(row.status), f"{row.runs_done}/{row.runs}", *figures)
+    return Padding(table, (0, 0, 0, 4), expand=False)
+
+
+class ProgressPrinter:
+    """Prints where a sweep stands, as often as there is news."""
+
+    def __init__(self, recorder: SweepRecorder, console: Console) -> None:
+        self.recorder, self.console = recorder, console
+        self._phase = self._n_jobs = 0
+        self._phase_began = self._line_at = 0.0
+        self._line = ""
+        self._board_at, self._board = time.monotonic(), list[Standing]()
+
+    def start_phase(self, phase: int, n_jobs: int) -> None:
+        """A phase starts; some of its jobs may have ended before."""
+        self._phase, self._n_jobs = phase, n_jobs
+        self._phase_began, self._line_at = time.monotonic(), 0.0
+        self.tick()
+
+    def job_started(self) -> None:
+        """Print at once that a phase has really started."""
+        if self._line.endswith(" 0 running"):
+            self._line_at = 0.0
+
+    def tick(self) -> None:
+        """Print a line, and the best trials, if it is time for them."""
+        now, state = time.monotonic(), self.recorder.state
+        if now - self._board_at >= BOARD_SECONDS:
+            self._board_at, board = now, standings(state, self.recorder.running)
+            if board != self._board:
+                self.console.print(standings_table(board, self.recorder.definition.sweep.metric))
+                self._board = board
+        if not self._n_jobs or now - self._line_at < LINE_SECONDS:
+            return
+        line = progress_line(state, self.recorder.running, self._phase, self._n_jobs)
+        if line != self._line or now - self._line_at > 60:
+            seconds = int(now - self._phase_began)
+            clock = f"{seconds // 60:2d}:{seconds % 60:02d}"
+            self.console.print(f"phase {self._phase}  {clock}  {line}", highlight=False, soft_wrap=True)
+            self._line_at, self._line = now, line
+
+
+def progress_line(state: SweepState, running: Collection[JobId], phase: int, n_jobs: int) -> str:
+    """`3 of 6 done, 1 running, best 0.945 (p2-c05-s1)`; what pruned and failed is counted where there is any."""
+    ended = {job: end.status for job, end in state.ends.items() if job.phase == phase}
+    waiting = selection.waiting_trials(state) if phase == 1 else set[int]()
+    counts = Counter(
+        Status.WAITING if status is Status.PRUNED and job.trial in waiting else status
+        for job, status in ended.items()
+        if job not in running
+    )
+    parts = [f"{counts[Status.DONE]} of {n_jobs} done", f"{len(running)} running"]
+    parts += [f"{counts[one]} {one}" for one in (Status.WAITING, Status.PRUNED, Status.FAILED) if counts[one]]
+    values = {job: state.reports[job][-1].value for job in state.reports if ended.get(job) is Status.DONE}
+    if values:
+        best = max(values, key=lambda job: values[job])
+        parts.append(f"best {values[best]:.3f} ({best})")
+    return ", ".join(parts)

@@ -1,0 +1,151 @@
+"""The only writer of a sweep's journal: each event goes to the journal, then to the state, then to the remote copy."""
+
+import contextlib
+import time
+from collections.abc import Mapping
+
+from ccsi.sweep.definition import Definition
+from ccsi.sweep.events import (
+    ConfigSuggested,
+    DriverStarted,
+    DriverStopped,
+    Event,
+    JobEnded,
+    JobId,
+    RunFinished,
+    RunId,
+    RunLost,
+    Status,
+    TaskReported,
+)
+from ccsi.sweep.journal import Journal
+from ccsi.sweep.remote import Remote
+from ccsi.sweep.state import SweepState
+
+Results = Mapping[RunId, RunFinished]
+
+
+class SweepInterruptedError(Exception):
+    """A sweep stopped early, through no fault of its configuration; what is done is on disk."""
+
+
+class SweepRecorder:
+    """A sweep's state, which changes as events are recorded.
+
+    Attributes:
+        running: jobs that are at work now. stopping: jobs that are being stopped, with the reason.
+        remote: where the runs are kept, if not in this folder.
+    """
+
+    def __init__(self, definition: Definition, remote: Remote | None = None) -> None:
+        self.definition, self.remote = definition, remote
+        self.journal = Journal(definition.folder / "journal.jsonl")
+        self.running: set[JobId] = set()
+        self.stopping: dict[JobId, str] = {}
+        self._state = replay(definition, self.journal)
+        self._started: float | None = None
+        self._spent = self._state.clock
+
+    @property
+    def state(self) -> SweepState:
+        """The state as of now: its clock runs while a driver is at work."""
+        self._state.clock = self.clock()
+        return self._state
+
+    def clock(self) -> float:
+        """Seconds the sweep has been at work, over all starts."""
+        return self._spent + (0.0 if self._started is None else time.monotonic() - self._started)
+
+    def record(self, event: Event) -> None:
+        """Add an event. It is on disk before the state changes.
+
+        Raises:
+            OSError: the disk is full, or gone; the state is as before.
+        """
+        clock = self.clock()
+        self.journal.append(event, clock)
+        self._state.apply(event, clock)
+        if self.remote is not None and isinstance(event, ConfigSuggested):  # before any of its runs is there
+            self.remote.push(self.definition.folder, "sweep", leave=("runs", "ray"))
+
+    def start(self, results: Results) -> None:
+        """A driver starts: the clock runs, and the journal agrees with the run folders from here on.
+
+        Args:
+            results: of the finished runs in the run folders, which count: a run without result.json is done again.
+        """
+        self._started = time.monotonic()
+        self.record(DriverStarted())
+        for event in reconcile(self._state, results):
+            self.record(event)
+        for job in _finished_without_end(self._state):
+            self.record(JobEnded(job, Status.DONE))
+        for job in sorted(self._state.to_prune):  # the last driver died before it could stop them
+            self.record(JobEnded(job, Status.PRUNED, self._state.pruned_by_scheduler))
+
+    def stop(self) -> None:
+        """The driver stops; so does the clock."""
+        if self._started is not None:
+            self.record(DriverStopped())
+            self._spent, self._started = self.clock(), None
+
+    def report(self, event: TaskReported) -> bool:
+        """Record that a run has learned a task, and return whether this is new.
+
+        A resumed run reports its last task again, because the report may have been lost.
+        """
+        reported = [one.task for one in self._state.reports.get(event.run.job, []) if one.run == event.run]
+        if reported[-1:] == [event.task]:
+            return False
+        self.record(event)
+        return True
+
+    def finish_run(self, event: RunFinished) -> None:
+        """Record the end of a run, once."""
+        if self._state.results.get(event.run) != event:
+            self.record(event)
+
+    def end_job(self, job: JobId, error: str | None, traceback: str = "") -> None:
+        """Record that a job ended by itself, was stopped (see `stopping`), or failed with `error`."""
+        self.running.discard(job)
+        reason = self.stopping.pop(job, "")
+        if traceback:
+            (self.definition.folder / "runs" / f"{job}.error.txt").write_text(traceback)
+        if error:
+            self.record(JobEnded(job, Status.FAILED, error))
+        elif self._state.is_finished(job):
+            self.record(JobEnded(job, Status.DONE))
+        elif reason:
+            self.record(JobEnded(job, Status.PRUNED, reason))
+        else:
+            self.record(JobEnded(job, Status.FAILED, "the trial ended without a result"))
+
+    def sync(self) -> None:
+        """Copy the sweep's own files to the remote storage, from where another machine can resume (resume=URL)."""
+        if self.remote is not None:
+            self.remote.renew()
+            with contextlib.suppress(OSError):  # the next time, then
+                self.remote.push(self.definition.folder, "sweep", leave=("runs", "ray"))
+
+
+def replay(definition: Definition, journal: Journal) -> SweepState:
+    """The state that a journal describes."""
+    state = SweepState(definition)
+    for event, clock in journal.read():
+        state.apply(event, clock)
+    return state
+
+
+def reconcile(state: SweepState, results: Results) -> list[Event]:
+    """What the journal lacks of the run folders, and what it has too much: result.json decides.
+
+    A trial may have ended while no driver listened; an older journal has no ends of runs at all.
+    """
+    found: list[Event] = [event for run, event in results.items() if state.results.get(run) != event]
+    return found + [RunLost(run) for run in state.results if run not in results]
+
+
+def _finished_without_end(state: SweepState) -> list[JobId]:
+    jobs = sorted({run.job for run in state.results}, key=str)
+    ends = {job for job, end in state.ends.items() if end.status is Status.DONE}
+    return [job for job in jobs if job not in ends and state.is_finished(job)]

@@ -1,0 +1,201 @@
+"""Where runs are kept when machines share no folder: any address that Apache Arrow or fsspec can write to.
+
+A run then works in a folder of its machine. After each of its checkpoints what changed is copied to the storage, the
+checkpoint last, and wherever it starts again it begins with what is there.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ccsi.errors import UserError
+
+OBJECT_STORES = ("s3", "gcs", "abfs", "py::fsspec+s3", "py::fsspec+gcs", "py::fsspec+abfs")
+"""Arrow's names of systems in which a file is there as a whole or not at all."""
+ANSWER_WITHIN = 15.0
+"""Seconds a storage has to take a first file."""
+OWNER = "owner.json"
+"""Says who works on the sweep; beside its files, as it is not to come along with them."""
+CLAIM = 60.0
+"""Seconds for which a driver's claim to a sweep holds."""
+LAST = ("checkpoint.pt", "result.json")
+"""What makes the rest valid is copied behind it, in this order."""
+
+
+class Remote:
+    """A folder at `url` (s3://bucket/folder, gs://…, file:///…, or any scheme of an installed fsspec package).
+
+    Raises:
+        UserError: no installed package knows such an address.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        if "@" in url.partition("://")[2].partition("/")[0]:
+            raise UserError(
+                "sweep.storage: expected an address without name and password, which would be written to files; give "
+                "them in the environment (AWS_ACCESS_KEY_ID, …), or a role to the machines."
+            )
+        if "://" not in url or url.startswith("memory://"):
+            raise UserError(f"sweep.storage={url}: expected an address all machines can write to: s3://bucket/folder.")
+        from pyarrow import fs  # only sweeps with a storage need it
+
+        self.fs: Any = fs
+        self.system: Any
+        try:
+            self.system, root = fs.FileSystem.from_uri(url)
+        except (OSError, ValueError) as error:  # not Arrow's own
+            try:
+                import fsspec
+
+                other, root = fsspec.core.url_to_fs(url)
+            except (ImportError, OSError, ValueError):
+                raise UserError(f"sweep.storage={url} cannot be used ({first_line(error)}).") from error
+            self.system = fs.PyFileSystem(fs.FSSpecHandler(other))
+        self.root = root.rstrip("/")
+        self._copied: dict[Path, tuple[int, int]] = {}
+        self._claimed: float | None = None
+
+    def check(self) -> None:
+        """Write a file, read it and remove it.
+
+        Raises:
+            UserError: that failed, or took too long.
+        """
+        problem: list[str] = ["no answer"]
+
+        def touch() -> None:
+            path = f"{self.root}/.room-{uuid.uuid4().hex}"  # every node asks, at the same time
+            try:
+                self.system.create_dir(self.root, recursive=True)
+                self._put(path, b"room")
+                same = self._get(path) == b"room"
+                self.system.delete_file(path)
+                problem[0] = "" if same else "what was written did not come back"
+            except Exception as error:
+                problem[0] = first_line(error)
+
+        thread = threading.Thread(target=touch, daemon=True)
+        thread.start()
+        thread.join(ANSWER_WITHIN)
+        if problem[0]:
+            raise UserError(f"sweep.storage={self.url} cannot be written ({problem[0]}); choose another place.")
+
+    def claim(self) -> None:
+        """Become the one driver that works on the sweep kept here, until `release`; call `renew` now and then.
+
+        Raises:
+            UserError: another has claimed it within `CLAIM` seconds, and is not known to be gone.
+        """
+        try:
+            owner = json.loads(self._get(f"{self.root}/{OWNER}"))
+        except (FileNotFoundError, ValueError):
+            owner = {"time": 0.0}
+        age, here = time.time() - owner["time"], owner.get("host") == socket.gethostname()
+        if age < CLAIM and not (here and not is_alive(owner["process"])):
+            raise UserError(
+                f"sweep.storage={self.url} is in use: process {owner['process']} on {owner['host']} worked on it "
+                f"{max(0.0, age):.0f} s ago; if it is gone, try again in {CLAIM - age:.0f} s."
+            )
+        self._claimed = 0.0
+        self.renew()
+
+    def renew(self) -> None:
+        """Renew the claim, at most every ten seconds."""
+        if self._claimed is not None and time.time() - self._claimed >= 10:
+            self._claimed = time.time()
+            owner = {"process": os.getpid(), "host": socket.gethostname(), "time": self._claimed}
+            with contextlib.suppress(OSError):
+                self._put(f"{self.root}/{OWNER}", json.dumps(owner).encode())
+
+    def release(self) -> None:
+        """Give the claim back: another driver may start at once."""
+        if self._claimed is not None:
+            self._claimed = None
+            with contextlib.suppress(OSError):
+                self.system.delete_file(f"{self.root}/{OWNER}")
+
+    def holds_a_sweep(self) -> bool:
+        """Whether a sweep has been kept here."""
+        found = self.system.get_file_info(f"{self.root}/sweep/sweep.yaml")
+        return bool(found.type == self.fs.FileType.File) or bool(self.results())
+
+    def push(self, folder: Path, name: str, leave: Sequence[str] = ()) -> None:
+        """Copy what changed in `folder` since the last time to `name`, but for the inner folders to be left."""
+        files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+        files = [path for path in files if path.relative_to(folder).parts[0] not in leave]
+        order = {path: LAST.index(path.name) + 1 if path.name in LAST else 0 for path in files}
+        for path in sorted(files, key=lambda path: order[path]):
+            about = path.stat()
+            version = (about.st_mtime_ns, about.st_size)
+            if self._copied.get(path) != version:
+                self._put(f"{self.root}/{name}/{path.relative_to(folder)}", path.read_bytes())
+                self._copied[path] = version
+
+    def pull(self, name: str, folder: Path) -> None:
+        """Make `folder` what was pushed to `name`; if nothing was, it is left as it is."""
+        start = f"{self.root}/{name}"
+        found = self.system.get_file_info(self.fs.FileSelector(start, recursive=True, allow_not_found=True))
+        for info in found:
+            if info.type == self.fs.FileType.File:
+                path = folder / info.path.removeprefix(start).lstrip("/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self._get(info.path))
+                about = path.stat()
+                self._copied[path] = (about.st_mtime_ns, about.st_size)
+
+    def results(self) -> set[str]:
+        """The names of all finished runs."""
+        found = self.system.get_file_info(
+            self.fs.FileSelector(f"{self.root}/runs", recursive=True, allow_not_found=True)
+        )
+        return {Path(info.path).parent.name for info in found if info.base_name == "result.json"}
+
+    def fetch_result(self, run: str, folder: Path) -> None:
+        """Copy a run's result.json to `folder`, if there is one."""
+        try:
+            data = self._get(f"{self.root}/runs/{run}/result.json")
+        except FileNotFoundError:
+            return
+        json.loads(data)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").write_bytes(data)
+
+    def _put(self, path: str, data: bytes) -> None:
+        """Write a file so that a reader meets the old one or the new one: object stores do so by themselves."""
+        whole = self.system.type_name in OBJECT_STORES
+        target = path if whole else path + ".part"
+        if not whole:
+            self.system.create_dir(path.rpartition("/")[0], recursive=True)
+        with self.system.open_output_stream(target) as stream:
+            stream.write(data)
+        if not whole:
+            self.system.move(target, path)
+
+    def _get(self, path: str) -> bytes:
+        with self.system.open_input_stream(path) as stream:
+            data: Any = stream.read()
+        return bytes(data)
+
+
+def is_alive(process: int) -> bool:
+    """Whether this machine has such a process."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        pass
+    return True
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,145 @@
+"""The runs of a sweep as their folders show them: results, and how far an unfinished run is."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ccsi.errors import UserError
+from ccsi.sweep.definition import Definition
+from ccsi.sweep.events import RunFinished, RunId
+from ccsi.sweep.remote import Remote
+from ccsi.sweep.results import read_result
+from ccsi.tracking.files import NAME as METRICS
+
+VISIBLE_WITHIN = 90.0
+"""Seconds after which a machine sees what another has written; NFS caches for 30 to 60 s that a file is absent."""
+Result = Mapping[str, Any]
+
+
+def run_folder(definition: Definition, run: RunId) -> Path:
+    """A run's folder in the sweep's folder."""
+    return definition.folder / "runs" / str(run)
+
+
+def summary_of(run: RunId, result: Result) -> RunFinished:
+    """The end of a run, from the contents of its result.json.
+
+    Raises:
+        KeyError, TypeError, AttributeError: a part is missing.
+    """
+    val = {name: float(value) for name, value in result["val"].items() if isinstance(value, int | float)}
+    return RunFinished(run, n_tasks(result), val, float(result["seconds"]["total"]))
+
+
+def n_tasks(result: Result) -> int:
+    """The number of tasks of a finished run."""
+    return len(result["scenario"]["classes_per_task"])
+
+
+def run_folders(definition: Definition) -> Iterator[tuple[RunId, Path]]:
+    """The runs that have a folder."""
+    for path in sorted((definition.folder / "runs").glob("p[12]-c*-s*")):
+        with suppress(ValueError):
+            yield RunId.parse(path.name), path
+
+
+def finished_runs(definition: Definition, damaged_as_absent: bool = False) -> dict[RunId, RunFinished]:
+    """The ends of all finished runs.
+
+    Args:
+        damaged_as_absent: leave out a result.json that cannot be read: another process may be writing it.
+
+    Raises:
+        UserError: a result.json is damaged.
+    """
+    found = {}
+    for run, folder in run_folders(definition):
+        try:
+            result = read_result(folder)
+            if result is not None:
+                found[run] = summary_of(run, result)
+        except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
+            if damaged_as_absent:
+                continue
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{folder / 'result.json'} is damaged: remove the folder to run it again.") from error
+    return found
+
+
+def read_results(definition: Definition, runs: Iterable[RunId], remote: Remote | None = None) -> dict[RunId, Result]:
+    """The contents of result.json of these finished runs; waits at most `VISIBLE_WITHIN` for what NFS still hides.
+
+    Raises:
+        UserError: one is damaged, or does not appear.
+    """
+    wanted, found = list(runs), dict[RunId, Result]()
+    if remote is not None:
+        absent = [run for run in wanted if not (run_folder(definition, run) / "result.json").exists()]
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda run: remote.fetch_result(str(run), run_folder(definition, run)), absent))
+    deadline = time.monotonic() + VISIBLE_WITHIN
+    while True:
+        for run in wanted:
+            result = found.get(run) or read_result(run_folder(definition, run))
+            if result is not None:
+                found[run] = result
+        absent = [run for run in wanted if run not in found]
+        if not absent:
+            return found
+        if time.monotonic() >= deadline:
+            raise UserError(f"{run_folder(definition, absent[0]) / 'result.json'} is not there, though the run ended.")
+        time.sleep(1.0)
+
+
+def last_events(folder: Path, tail: int = 2**16) -> list[Mapping[str, Any]]:
+    """The last events in a run's metrics.jsonl, oldest first, without lines that are damaged or being written.
+
+    Args:
+        tail: bytes that are read.
+    """
+    try:
+        with (folder / METRICS).open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - tail))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    events = list[Mapping[str, Any]]()
+    for line in lines:
+        with suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict):
+                events.append(event)
+    return events
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that was started and has not ended.
+
+    Attributes:
+        task: 1-based; None before the first line of its metrics.jsonl. age: seconds since its newest file was written.
+    """
+
+    run: RunId
+    task: int | None
+    phase: str
+    step: str
+    age: float
+
+
+def read_open_run(run: RunId, folder: Path) -> OpenRun:
+    """How far a run is."""
+    newest = folder.stat().st_mtime
+    for file in folder.iterdir():
+        with suppress(OSError):  # a temporary file, renamed meanwhile
+            newest = max(newest, file.stat().st_mtime)
+    events = [event for event in last_events(folder) if isinstance(event.get("task"), int)]
+    last = events[-1] if events else {}
+    step = f"{last['step']}/{last['steps']}" if {"step", "steps"} <= last.keys() else ""
+    return OpenRun(run, last.get("task"), str(last.get("phase", "")), step, max(0.0, time.time() - newest))

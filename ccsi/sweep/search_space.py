@@ -1,0 +1,175 @@
+"""The search space as it is written in YAML, and the configs drawn from it.
+
+A space maps a config key to one of
+
+    {choice: [a, b, …]}        one of these, drawn at random
+    {grid: [a, b, …]}          each of these (crossed with the other grids)
+    {uniform: [low, high]}     a number, evenly
+    {loguniform: [low, high]}  a number, evenly in its logarithm; low > 0
+    {randint: [low, high]}     a whole number, both ends included
+    {each: {a: {…}, b: {…}}}   each of these, an arm of a comparison, with a space of its own and an equal budget
+
+or to null: it is not swept. A key names a value (`learner.w_idc`) or a config group (`learner`, whose values are names
+of its files; what `each` compares always are).
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ccsi.errors import UserError
+from ccsi.sweep.events import Values
+
+KINDS = ("choice", "grid", "uniform", "loguniform", "randint", "each")
+RESERVED = {
+    "seed": "sweep.seeds.tuning and sweep.seeds.reporting",
+    "threads": "resources.cpu",
+    "workers": "resources.workers",
+    "device": "resources.gpu",
+    "run_dir": "sweep.dir",
+    "evaluate_test": "the two phases",
+    "report": "the two phases",
+}
+WHOLE = ("sweep", "resources", "ray", "resume")
+"""Keys that are the same for every trial."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One key of the space.
+
+    Attributes:
+        values: the candidates, or the two ends of a range. spaces: of `each` candidate, its own.
+    """
+
+    key: str
+    kind: str
+    values: tuple[Any, ...]
+    spaces: Mapping[str, "list[Dimension]"] = field(default_factory=dict)
+
+    @property
+    def listed(self) -> bool:
+        """Whether `values` are the candidates themselves."""
+        return self.kind in ("choice", "grid", "each")
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """One candidate at random."""
+        if self.listed:
+            return self.values[int(rng.integers(len(self.values)))]
+        low, high = self.values
+        if self.kind == "randint":
+            return int(rng.integers(low, high, endpoint=True))
+        if self.kind == "loguniform":
+            return min(high, max(low, float(np.exp(rng.uniform(np.log(low), np.log(high))))))
+        return float(rng.uniform(low, high))
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is among the candidates."""
+        if self.listed:
+            return any(same(one, value) for one in self.values)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return (whole or (isinstance(value, float) and self.kind != "randint")) and bool(
+            self.values[0] <= value <= self.values[1]
+        )
+
+    def as_drawn(self, value: Any) -> Any:
+        """A value it holds, of the type `draw` gives."""
+        return value if self.listed or self.kind == "randint" else float(value)
+
+
+def parse(space: Mapping[str, Mapping[str, Any] | None], where: str = "sweep.space") -> list[Dimension]:
+    """Check the space's form (not yet whether its keys and values suit the configuration).
+
+    Raises:
+        UserError: an entry that is none of the kinds, an empty list, a range that is not one, a second `each`.
+    """
+    found = [_dimension(key, entry, f"{where}.{key}") for key, entry in space.items() if entry is not None]
+    several = [dimension.key for dimension in found if dimension.kind == "each"]
+    if len(several) > 1 or (several and where != "sweep.space"):
+        raise UserError(f"{where}.{several[-1]}.each: expected no other `each` around or beside it.")
+    return found
+
+
+def compared(space: Sequence[Dimension]) -> Dimension | None:
+    """The dimension whose candidates are compared, if any: `each`."""
+    return next((dimension for dimension in space if dimension.kind == "each"), None)
+
+
+def within(space: Sequence[Dimension], candidate: Any) -> list[Dimension]:
+    """The space of one candidate of `compared`: what all sweep, and its own."""
+    mine = compared(space)
+    assert mine is not None
+    return [*(dimension for dimension in space if dimension is not mine), *mine.spaces[candidate]]
+
+
+def _dimension(key: str, entry: Mapping[str, Any], where: str) -> Dimension:
+    if key in RESERVED:
+        raise UserError(f"{where}: {key} cannot be swept, the sweep sets it itself; see {RESERVED[key]}.")
+    if key.partition(".")[0] in WHOLE:
+        raise UserError(f"{where}: {key} cannot be swept, it is the same for the whole sweep; sweep what a run has.")
+    if not isinstance(entry, Mapping) or len(entry) != 1 or next(iter(entry)) not in KINDS:
+        raise UserError(f"{where}={entry}: expected exactly one of {', '.join(KINDS)}, e.g. {{choice: [0, 1]}}.")
+    kind, values = next(iter(entry.items()))
+    if kind == "each":
+        if (
+            not isinstance(values, Mapping)
+            or not values
+            or not all(isinstance(v, Mapping | None) for v in values.values())
+        ):
+            raise UserError(f"{where}.each={values}: expected candidates, each with its own space or null.")
+        spaces = {name: parse(own or {}, f"{where}.each.{name}") for name, own in values.items()}
+        return Dimension(key, kind, tuple(spaces), spaces)
+    if not isinstance(values, list) or not values:
+        raise UserError(f"{where}.{kind}={values}: expected a list of values.")
+    if kind in ("choice", "grid"):
+        unlike = [value for number, value in enumerate(values) if not any(same(value, v) for v in values[:number])]
+        return Dimension(key, kind, tuple(unlike))
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(values) != 2 or len(numbers) != 2 or not numbers[0] < numbers[1]:
+        raise UserError(f"{where}.{kind}={values}: expected two numbers [low, high] with low < high.")
+    if kind == "randint" and not all(isinstance(v, int) for v in numbers):
+        raise UserError(f"{where}.randint={values}: expected two whole numbers.")
+    if kind == "loguniform" and numbers[0] <= 0:
+        raise UserError(f"{where}.loguniform={values}: expected low > 0.")
+    return Dimension(key, kind, tuple(numbers if kind == "randint" else map(float, numbers)))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal as config values: 1 and 1.0 and true are three different values."""
+    return repr(a) == repr(b)
+
+
+def grid(space: Sequence[Dimension]) -> list[Values]:
+    """Every combination of a space of lists, the last key changing fastest.
+
+    Raises:
+        UserError: a range, which has no end of values.
+    """
+    for dimension in space:
+        if not dimension.listed:
+            raise UserError(
+                f"sweep.space.{dimension.key} is {dimension.kind}, but sweep.search=grid takes only grid or choice; "
+                "list the values, or use sweep.search=random."
+            )
+    product = itertools.product(*(dimension.values for dimension in space))
+    return [dict(zip([dimension.key for dimension in space], values, strict=True)) for values in product]
+
+
+def sample(space: Sequence[Dimension], number: int, seed: int) -> list[Values]:
+    """`number` different random draws, each crossed with every combination of the `grid` keys.
+
+    A small space may hold fewer: then all that turned up in a long run of draws are returned. Nothing is
+    returned twice, since a run repeated with the same seeds gives the same result.
+    """
+    rng = np.random.default_rng(seed)
+    grids = grid([dimension for dimension in space if dimension.kind == "grid"])
+    drawn: dict[str, Values] = {}
+    for _ in range(100 * number):
+        values = {dimension.key: dimension.draw(rng) for dimension in space if dimension.kind != "grid"}
+        drawn.setdefault(repr(values), values)
+        if len(drawn) == number:
+            break
+    return [{d.key: {**values, **point}[d.key] for d in space} for values in drawn.values() for point in grids]

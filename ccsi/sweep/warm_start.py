@@ -1,0 +1,80 @@
+"""Warm start: what earlier sweeps found, read once, at a sweep's first start."""
+
+from pathlib import Path
+from typing import Any
+
+from ccsi.config import flat, shown
+from ccsi.errors import UserError
+from ccsi.sweep import selection
+from ccsi.sweep.compose import read
+from ccsi.sweep.definition import Definition
+from ccsi.sweep.events import JobId, Status, WarmStarted
+from ccsi.sweep.journal import Journal
+from ccsi.sweep.recorder import SweepRecorder, replay
+from ccsi.sweep.runs import finished_runs
+from ccsi.sweep.search_space import same
+
+
+def warm_start(recorder: SweepRecorder) -> None:
+    """Record what the sweeps in `sweep.warm_start` found, so that later starts do not need their folders.
+
+    Trials that completed phase 1 there and lie in this sweep's space: the best `top_k` configs are tried first (again:
+    no score becomes part of this sweep's tables), and Optuna gets all their scores.
+
+    Raises:
+        UserError: a folder that is not a sweep's, has no such trial, or scored something else.
+    """
+    folders = recorder.definition.sweep.warm_start
+    if folders and not recorder.state.warm_start.folders:
+        trials = [one for folder in folders for one in completed_trials(folder, recorder.definition)]
+        recorder.record(WarmStarted(list(folders), trials))
+
+
+def completed_trials(folder: str, mine: Definition) -> list[dict[str, Any]]:
+    """`values`, `score` and `seconds` of the trials of an earlier sweep that completed phase 1 and lie in this space.
+
+    A score is read from the journal where the runs are gone (an old journal has no seconds).
+
+    Args:
+        folder: relative to where this sweep's command was typed.
+    """
+    where = f"sweep.warm_start={folder}"
+    theirs = read(Path(mine.cwd) / Path(folder).expanduser(), check=False, key="sweep.warm_start")
+    check_comparable(mine, theirs, where)
+    state = replay(theirs, Journal(theirs.folder / "journal.jsonl"))
+    for result in finished_runs(theirs).values():
+        state.apply(result)
+    space, completed = {dimension.key: dimension for dimension in mine.space}, list[dict[str, Any]]()
+    for trial, one in enumerate(selection.tried_configs(state)):
+        end = state.ends.get(JobId(1, trial))
+        done = one.state == "done" or (end is not None and end.status is Status.DONE)
+        if done and all(space[key].holds(value) for key, value in one.values.items()):
+            values = {key: space[key].as_drawn(one.values[key]) for key in space}
+            completed.append({"values": values, "score": one.score, "seconds": one.seconds})
+    if not completed:
+        raise UserError(f"{where}: none of its trials that completed phase 1 lies in this sweep's space.")
+    return completed
+
+
+def check_comparable(mine: Definition, theirs: Definition, where: str) -> None:
+    """Raise UserError, naming the difference, unless scores of both mean the same.
+
+    They must have the same metric, data, tasks, learner and swept keys.
+    """
+
+    def differs(key: str, there: object, here: object) -> UserError:
+        return UserError(f"{where}: {key} is {shown(there)} there and {shown(here)} here; expected the same.")
+
+    if theirs.compared is not None:
+        raise UserError(f"{where} compares several of {theirs.compared}; expected a sweep of one.")
+    if theirs.sweep.metric != mine.sweep.metric:
+        raise differs("sweep.metric", theirs.sweep.metric, mine.sweep.metric)
+    keys = [sorted(definition.sweep.space) for definition in (theirs, mine)]
+    if keys[0] != keys[1]:
+        raise differs("the list of keys in sweep.space", *keys)
+    for name in sorted(set(theirs.bases) & set(mine.bases)):
+        there, here = (flat(definition.bases[name]) for definition in (theirs, mine))
+        for key in [*there, *here]:
+            decides = key.startswith(("dataset.", "scenario.")) or key == "learner._target_"
+            if decides and key not in mine.sweep.space and not same(there.get(key), here.get(key)):
+                raise differs(key, there.get(key), here.get(key))

@@ -1,0 +1,201 @@
+"""A sweep's state survives kills and power cuts at any moment: resumed each time it comes to the same tables."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+from driver import drive, finish, finish_run
+
+from ccsi.sweep import selection
+from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.definition import Definition
+from ccsi.sweep.events import JobId, RunFinished, RunId, RunLost, Status, TaskReported
+from ccsi.sweep.recorder import SweepRecorder, reconcile, replay
+from ccsi.sweep.runs import finished_runs
+from ccsi.sweep.tables.rows import collect, run_rows
+
+STEP = 1 if os.environ.get("CCSI_TEST_SLOW") else 11
+"""Bytes between two cuts."""
+STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=1.0", "+tasks=2", "+fault=none"]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
+
+
+@cache
+def composed() -> Definition:
+    space = "sweep.space={quality: {grid: [0.9, 0.1, 0.5, 0.7, 0.3, 0.8, 0.2, 0.6]}}"
+    more = ["sweep.search=grid", "sweep.scheduler=asha", "sweep.top_k=2"]
+    return compose([*STANDIN, space, *more, "sweep.seeds.tuning=[10,11]", "sweep.seeds.reporting=[0,1]"])
+
+
+def opened(folder: Path) -> SweepRecorder:
+    """A sweep in `folder`. The runs' configurations hold what made-up trials need: whole ones take 12 ms each."""
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    definition = placed(composed(), folder)
+
+    def run_config(values: dict[str, Any], phase: int, seed: int, run_dir: Path) -> dict[str, Any]:
+        return values | {"seed": seed, "run_dir": str(run_dir)}
+
+    object.__setattr__(definition, "run_config", run_config)  # it is frozen
+    return SweepRecorder(definition)
+
+
+def learn(config: dict[str, Any], phase: int) -> Sequence[float]:
+    """Made-up accuracies, different for each seed."""
+    return [min(1.0, config["quality"] + config["seed"] / 1000 + task / 100) for task in range(3)]
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    """The rows of runs.csv, without folders and seconds."""
+    rows = run_rows(collect(opened(folder)))
+    return [{key: value for key, value in row.items() if key not in ("run_dir", "seconds")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        assert drive(opened(folder), learn, workers=1)
+    return folder
+
+
+def test_a_driver_killed_fifty_times_changes_nothing(tmp_path: Path, undisturbed: Path) -> None:
+    folder, rng, kills = tmp_path / "s", random.Random(0), 0
+
+    def slowly(config: dict[str, Any], phase: int) -> Sequence[float]:
+        time.sleep(0.002)
+        return learn(config, phase)
+
+    opened(folder)
+    while kills < 50:
+        pid = os.fork()
+        if pid == 0:  # the driver
+            drive(opened(folder), slowly, workers=1)
+            os._exit(0)
+        time.sleep(rng.uniform(0.0, 0.04))
+        os.kill(pid, signal.SIGKILL)
+        kills += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        if selection.is_complete(opened(folder).state):  # the next fifty start anew
+            assert table(folder) == table(undisturbed)
+            shutil.rmtree(folder)
+            opened(folder)
+    assert drive(opened(folder), learn, workers=1)
+    assert table(folder) == table(undisturbed)
+
+
+@pytest.mark.parametrize("events", [3, 9, 20, 10**9])
+def test_a_power_cut_at_any_byte_of_the_last_three_lines_is_resumed(
+    tmp_path: Path, undisturbed: Path, events: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ccsi.sweep.journal.os.fsync", lambda descriptor: None)
+    folder, expected = tmp_path / "s", table(undisturbed)
+    drive(opened(folder), learn, workers=1, events_left=events)
+    whole = (folder / "journal.jsonl").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for cut in range(len(whole) - sum(map(len, lines[-3:])), len(whole), STEP):
+        again = tmp_path / "again"
+        shutil.rmtree(again, ignore_errors=True)
+        shutil.copytree(folder, again)
+        (again / "journal.jsonl").write_bytes(whole[:cut])
+        assert drive(opened(again), learn, workers=1)
+        assert table(again) == expected
+
+
+def test_the_run_folders_have_the_last_word(tmp_path: Path) -> None:
+    recorder = opened(tmp_path)
+    finish_run(recorder, "p1-c00-s10", 0.5)
+    finish_run(recorder, "p1-c00-s11", 0.7)
+    recorder.end_job(JobId(1, 0), None)
+    shutil.rmtree(tmp_path / "runs/p1-c00-s10")
+    finish(tmp_path / "runs/p1-c01-s10", 0.9)
+    (tmp_path / "runs/p1-c00-s11/result.json").write_text(
+        (tmp_path / "runs/p1-c00-s11/result.json").read_text().replace("0.7", "0.6")
+    )
+    again = opened(tmp_path)
+    events = reconcile(again.state, finished_runs(again.definition))
+    kinds = {(type(event), str(event.run)) for event in events if isinstance(event, RunFinished | RunLost)}
+    assert kinds == {(RunFinished, "p1-c00-s11"), (RunFinished, "p1-c01-s10"), (RunLost, "p1-c00-s10")}
+    again.start(finished_runs(again.definition))
+    assert again.state.trial_status(1, 0) is Status.INCOMPLETE  # it is run again
+    assert again.state.scores(1, 0) == [0.6]
+    assert 0 in selection.unfinished(again.state)
+    assert reconcile(replay(again.definition, again.journal), finished_runs(again.definition)) == []
+
+
+def test_the_state_reads_no_file(tmp_path: Path) -> None:
+    recorder = opened(tmp_path / "s")
+    assert drive(recorder, learn, workers=2)
+    shutil.rmtree(tmp_path / "s/runs")
+    state = replay(recorder.definition, recorder.journal)
+    assert selection.is_complete(state)
+    assert selection.best_trials(state) == selection.best_trials(recorder.state)
+    assert state.scores(2, selection.best_trials(state)[0]) == recorder.state.scores(2, selection.best_trials(state)[0])
+
+
+def test_reports_are_recorded_once(tmp_path: Path) -> None:
+    recorder = opened(tmp_path)
+    report = TaskReported(RunId(1, 0, 10), 1, 1, 0.5, 2, 0.5, 1.0)
+    assert recorder.report(report) and not recorder.report(report)
+    assert len(recorder.journal.read()) == 1
+    end = RunFinished(RunId(1, 0, 10), 2, {"average_incremental": 0.5}, 1.0)
+    recorder.finish_run(end), recorder.finish_run(end)
+    assert len(recorder.journal.read()) == 2
+
+
+def test_a_full_disk_leaves_the_state_as_the_journal_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = opened(tmp_path)
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ccsi.sweep.journal.os.fsync", full)
+        with pytest.raises(OSError, match="no space"):
+            recorder.report(TaskReported(RunId(1, 0, 10), 1, 1, 0.5))
+    assert recorder.state.reports == {}
+
+
+def test_results_that_are_visible_late_hold_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two jobs a worker: the second is handed out at once, though the result of the first is not visible for 3 s."""
+    from ccsi.sweep import runs
+
+    read, visible_from = runs.read_result, dict[Path, float]()
+
+    def late(folder: Path) -> dict[str, Any] | None:
+        if (folder / "result.json").exists() and folder not in visible_from:
+            visible_from[folder] = time.monotonic() + 3.0
+        return read(folder) if time.monotonic() >= visible_from.get(folder, float("inf")) else None
+
+    monkeypatch.setattr(runs, "read_result", late)
+    recorder = opened(tmp_path)
+    began = time.monotonic()
+    assert drive(recorder, learn, workers=2)
+    assert time.monotonic() - began < 2.0
+    sweep = collect(recorder)  # the tables wait for them
+    assert time.monotonic() - began > 3.0
+    assert len(sweep.results) == len(recorder.state.results) > 5
+
+
+def test_a_trial_that_ended_while_no_driver_listened_is_noted(tmp_path: Path) -> None:
+    recorder = opened(tmp_path)
+    for seed in (10, 11):
+        finish(tmp_path / f"runs/p1-c00-s{seed}", 0.5)
+    recorder.start(finished_runs(recorder.definition))
+    assert recorder.state.ends[JobId(1, 0)].status is Status.DONE
+    events = [json.loads(line)["event"] for line in recorder.journal.path.read_text().splitlines()]
+    assert events == ["DriverStarted", "RunFinished", "RunFinished", "JobEnded"]
