@@ -5,7 +5,9 @@ object that its configuration names, so that it cannot drift from what is checke
 """
 
 import inspect
+import os
 import re
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
@@ -36,8 +38,16 @@ def main(arguments: Sequence[str]) -> int:
         code: int = cli.command(named[0]).main([*named[1:], "--help"])
         return code
     lines = [(name, (cli.command(name).__doc__ or "").partition("\n")[0]) for name in cli.commands()]
-    print(OVERVIEW.format(commands="\n".join(wrapped(f"{name:<8} {line}", 2, 11) for name, line in lines)))
+    show(OVERVIEW.format(commands="\n".join(wrapped(f"{name:<8} {line}", 2, 11) for name, line in lines)))
     return 0
+
+
+def show(text: str) -> None:
+    """Print text that may be long: a reader such as `head` may close the pipe."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its exit
 
 
 def page(text: str, name: str, options: Options) -> str:

@@ -168,7 +168,10 @@ def test_a_run_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.chdir(tmp_path)
     short = ", ".join(f'"{override}"' for override in [*SHORT, "training.first_epochs=1"])
     exec(code.replace('"run_dir=run"', f'"run_dir=run", {short}'), {})
-    assert capsys.readouterr().out.strip().endswith("finetune") and (tmp_path / "run/result.json").is_file()
+    assert capsys.readouterr().out.strip().endswith("finetune")
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    explained = set(re.findall(r"`(\w+)`", (DOCS / "run-folder.md").read_text()))
+    assert {*result, *result["test"], *result["val"]} - explained == set()
 
 
 @pytest.mark.slow
