@@ -133,11 +133,11 @@ SHORT = ["dataset.max_per_class=10", "training.epochs=1", "report=false"]
 def test_a_learner_is_one_file_and_one_config(tmp_path: Path, ccsi_process: Server) -> None:
     example = Example("add-a-learner.md", tmp_path, ccsi_process)
     code = example.files["my_learners/l2.py"]
-    assert len([line for line in code.splitlines() if line.strip()]) <= 38
+    assert len([line for line in code.splitlines() if line.strip()]) <= 40
     explain, run = [words for words in typed(example.text)]
     shown = example.run(explain)
     assert shown["rc"] == 0 and "learner.penalty=1.0  a number >= 0\n      weight of the squared" in shown["stdout"]
-    done = example.run(run, *SHORT, "training.first_epochs=1", f"run_dir={tmp_path / 'run'}")
+    done = example.run(run, *SHORT, "experiment=quick/digits", "training.first_epochs=1", f"run_dir={tmp_path / 'run'}")
     assert done["rc"] == 0, done["stderr"]
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert (result["learner"], result["kind"], result["data_free"]) == ("l2", "regularisation", True)
