@@ -1,32 +1,61 @@
-"""What README tells a reader to type works as it stands there."""
+"""README is short, its links lead somewhere, and each of its commands runs as it stands there."""
 
-import json
-import os
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+import numpy as np
+import pytest
+from PIL import Image
+from readme import COMMANDS, FEW_IMPRESSIONS, MAKE, ON_RAY, README, ROOT, RUNS, SHORT, SMALL_SWEEP
+
+from ccsi import cli
 
 
-def test_your_own_learner_is_one_file_that_runs(tmp_path: Path) -> None:
-    section = README.partition("## Add your own learner")[2].partition("\n## ")[0]
-    code, _, rest = section.partition("```python\n")[2].partition("```")
-    (tmp_path / "l2.py").write_text(code)
-    (command,) = [line.strip() for line in rest.splitlines() if line.startswith("    python -m ccsi")]
-    few = ["dataset.max_per_class=10", "training.epochs=1", "training.first_epochs=1", "report=false", "run_dir=run"]
-    done = subprocess.run(
-        [sys.executable, *shlex.split(command)[1:], *few],
-        cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "run/result.json").read_text())
-    assert (result["learner"], result["kind"], result["data_free"]) == ("l2", "regularisation", True)
-    assert '"loss_l2"' in (tmp_path / "run/metrics.jsonl").read_text()
-    assert len([line for line in code.splitlines() if line.strip()]) <= 35
-    refused = subprocess.run(
-        [sys.executable, *shlex.split(command.replace("penalty=0.1", "penalty=-1"))[1:], *few],
-        cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
-    assert refused.returncode == 2 and "learner.penalty=-1: expected a number >= 0" in refused.stderr
+def test_readme_is_short_and_its_links_lead_somewhere() -> None:
+    assert len(README.encode()) <= 8000
+    targets = re.findall(r"\]\(([^)]+)\)", README)
+    assert len(targets) > 10 and [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_no_command_is_left_out() -> None:
+    assert len(RUNS) + len(ON_RAY) + len(MAKE) == len(COMMANDS) and min(map(len, (RUNS, ON_RAY, MAKE))) >= 2
+
+
+@pytest.mark.parametrize("arguments", RUNS, ids=" ".join)
+def test_each_run_runs(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draws = np.random.default_rng(0)
+    for number in range(40):  # my_images
+        folder = tmp_path / "my_images" / f"class {number % 4}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draws.integers(0, 255, (16, 16), dtype=np.uint8)).save(folder / f"{number}.png")
+    shorter = ["scenario.classes_per_task=5"] if "experiment=quick/digits" in arguments else []
+    shorter += [*SHORT, *([] if any(a.startswith("learner=") for a in arguments) else FEW_IMPRESSIONS), "report=false"]
+    assert cli.main(["run", *arguments, *([] if "--help" in arguments else shorter)]) == 0
+    assert capsys.readouterr().out
+    if "--help" not in arguments:
+        assert len(list(tmp_path.glob("runs/*/result.json"))) == 1
+
+
+def make(*arguments: str) -> str:
+    """What `make` prints in this checkout, with the environment that runs the tests and without setting it up."""
+    environment = [f"VENV={sys.prefix}", f"--old-file={sys.prefix}/.ready"]
+    done = subprocess.run(["make", *environment, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("target", MAKE)
+def test_make_has_the_target(target: str) -> None:
+    assert ("pytest" if target == "test" else "sweep") in make("--dry-run", target)
+
+
+@pytest.mark.slow
+def test_make_sweep_runs(tmp_path: Path) -> None:
+    text = make("sweep", f"ARGS=sweep.dir={tmp_path / 'made'} {shlex.join(SMALL_SWEEP)}")
+    assert "rank" in text and (tmp_path / "made" / "leaderboard.md").is_file()

@@ -2,7 +2,7 @@
 
 import sys
 
-from ccsi.cli.status import main
+from ccsi.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["status", *sys.argv[1:]]))

@@ -1,48 +1,43 @@
-"""`ccsi status FOLDER`: where a sweep stands, from its files alone."""
+"""Where a sweep stands, from its files alone."""
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from ccsi.cli import _options
 from ccsi.errors import UserError
-from ccsi.sweep import selection
-from ccsi.sweep.status import print_status, read_status
 
-HELP = """\
-Where a sweep stands, running or not, on whatever machine; nothing is written or stopped.
-
-  ccsi status FOLDER            once
-  ccsi status FOLDER --watch    every 10 seconds, until the sweep is done or Ctrl-C"""
 WATCH_SECONDS = 10.0
 
+HELP = """\
+Where a sweep stands, running or not, on any machine that sees its folder.
+Nothing is written or stopped.
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code (0 shown, 2 bad input, 130 interrupted)."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if {"-h", "--help"} & set(arguments):
+  ccsi status FOLDER            once
+  ccsi status FOLDER --watch    every 10 seconds, until it is done or Ctrl-C"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Show the sweep of the folder in `arguments`; returns the exit code."""
+    given = _options.parse(arguments, flags=("--watch",), expected="the folder of a sweep")
+    if given.help:
         print(HELP)
         return 0
+    if len(given.overrides) != 1:
+        raise UserError("expected one folder, that of a sweep, and at most --watch beside it; see --help.")
+    from rich.console import Console
+
+    from ccsi.sweep import selection
+    from ccsi.sweep.status import print_status, read_status
+
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)
-    try:
-        folders = [argument for argument in arguments if argument != "--watch"]
-        if len(folders) != 1 or folders[0].startswith("-"):
-            raise UserError("expected one folder, that of a sweep, and at most --watch beside it; see --help.")
-        folder = Path(folders[0]).expanduser().absolute()
-        while True:
-            status = read_status(folder)
-            if "--watch" in arguments:
-                console.clear()
-            print_status(status, console)
-            if "--watch" not in arguments or selection.is_complete(status.state):
-                return 0
-            time.sleep(WATCH_SECONDS)
-    except UserError as error:
-        print(f"status: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        console = Console(width=120)  # a log file has room for a table
+    while True:
+        status = read_status(Path(given.overrides[0]).expanduser().absolute())
+        if "--watch" in given.flags:
+            console.clear()
+        print_status(status, console)
+        if "--watch" not in given.flags or selection.is_complete(status.state):
+            return 0
+        time.sleep(WATCH_SECONDS)

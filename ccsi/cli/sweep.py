@@ -1,61 +1,69 @@
-"""`ccsi sweep …`: many runs on Ray, in two phases, and their tables."""
+"""Many runs on Ray: a search on val, then the best on fresh seeds, then tables."""
 
-import sys
 from collections.abc import Sequence
 
-from rich.console import Console
+from ccsi.cli import _options
+from ccsi.cli.help import page
 
-from ccsi.config import groups_help
-from ccsi.errors import UserError
-from ccsi.sweep.driver import debug, run_sweep
-from ccsi.sweep.folder import open_sweep
+RESUME = "resume it with ccsi sweep resume=FOLDER"
 
 HELP = """\
-A sweep: settings are searched on tuning seeds by val accuracy, the best are run again on fresh seeds and reported.
+A sweep: a search on tuning seeds by val accuracy; the best configs run again on
+fresh seeds, and only these are reported.
 
-  ccsi sweep                             the default sweep on digits
-  ccsi sweep dataset=pbcblood dataset.path=FILE sweep.dir=FOLDER sweep.num_samples=20
-  ccsi sweep 'sweep.space={{learner.w_idc: {{choice: [0, 1]}}, training.lr: {{loguniform: [0.01, 0.2]}}}}'
-  ccsi sweep experiment=rivals/digits               every learner, tuned alike, in one table
-  ccsi sweep resume=FOLDER                          go on with an interrupted sweep (or its storage's URL)
+  ccsi sweep                          the default sweep, on digits
+  ccsi sweep dataset=folder dataset.path=my_images sweep.num_samples=20
+  ccsi sweep 'sweep.space={{learner.w_idc: {{choice: [0, 1]}}}}'
+  ccsi sweep experiment=rivals/digits every learner, tuned alike, in one table
+  ccsi sweep resume=FOLDER            resume an interrupted sweep (or a URL)
 
 The sweep (key=value):
-  sweep.space={{KEY: {{choice|grid: [a, b, …]}}, KEY: {{uniform|loguniform|randint: [low, high]}}}}
-                            any configuration key, or a group (learner: {{grid: [ccsi, finetune]}});
-                            {{each: {{ccsi: {{KEY: …}}, lwf: null}}}} compares them, each in its space (sweep=rivals)
-  sweep.search=random|grid|optuna  sweep.num_samples=N  sweep.seed=N  sweep.scheduler=none|asha|median
+  sweep.space={{KEY: {{choice: [a, b]}}, KEY: {{loguniform: [low, high]}}}}
+      KEY is any key of a run's configuration, or a group (learner). Also grid,
+      uniform, randint. {{each: {{ccsi: {{KEY: …}}, lwf: null}}}} for the key learner
+      gives each learner a space of its own (sweep=rivals)
+  sweep.search=random|grid|optuna  sweep.num_samples=N  sweep.seed=N
+  sweep.scheduler=none|asha|median
   sweep.seeds.tuning=[100,101]  sweep.seeds.reporting=[0,1,2]  sweep.top_k=2
-  sweep.metric=val_average_incremental|val_macro|val_micro  sweep.minimize=null|seconds (both aims: Pareto fronts)
-  sweep.budget.hours=H  sweep.budget.trials=N  sweep.patience=N  (where phase 1 ends early; phase 2 always runs)
-  sweep.warm_start=[FOLDER, …]  earlier sweeps over the same keys, whose best settings are tried first
-  sweep.dir=FOLDER (default sweeps/<name>)  sweep.name=NAME  sweep.max_concurrent=N  sweep.max_failures=N
-  sweep.storage=URL         where runs are kept if machines share no folder: s3://bucket/folder (default: sweep.dir)
-  sweep.debug=true          the first trial in this process, without Ray, for a debugger
-  resources.cpu=X (of a trial; default: its threads)  resources.gpu=X|auto (0.25: four trials share a card)
-  ray.address=null|auto|HOST:PORT  ray.autoscale=true|false  ray.dashboard=true|false  ray.num_cpus=N
+  sweep.metric=val_average_incremental|val_macro|val_micro
+  sweep.minimize=null|seconds         seconds: Pareto fronts of both aims
+  sweep.budget.hours=H  sweep.budget.trials=N  sweep.patience=N
+      where the search ends early; the reporting phase always runs
+  sweep.warm_start=[FOLDER, …]        earlier sweeps, whose best are tried first
+  sweep.dir=FOLDER  sweep.name=NAME   default: sweeps/<date-time>-<4 signs>
+  sweep.max_concurrent=N  sweep.max_failures=N
+  sweep.storage=URL                   s3://…, if the machines share no folder
+  sweep.debug=true                    the first trial in this process, no Ray
+  resources.cpu=X                     CPUs of a trial; default: its threads
+  resources.gpu=X|auto                0.25: four trials share a card
+  resources.workers=N                 data-parallel processes of a trial
+  ray.address=null|auto|HOST:PORT  ray.autoscale=true|false
+  ray.dashboard=true|false  ray.num_cpus=N
 
-Everything else is a setting of the runs, as for `python -m ccsi` (see its --help). Groups:
+Options:
+  --help            this text
+  --config-dir DIR  a folder of configs beside the package's own
+
+Everything else is a setting of the runs: see ccsi run --help. Groups:
 {groups}"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code.
+def main(arguments: Sequence[str]) -> int:
+    """Sweep with `arguments`; returns the exit code.
 
-    0: done. 1: interrupted by an error, no figures, or a reported trial lacks seeds. 2: bad input. 130: Ctrl-C.
+    0: done. 1: interrupted by an error, no figures, or a reported trial lacks seeds. 130: interrupted by Ctrl-C.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if {"-h", "--help"} & set(arguments):
-        print(HELP.format(groups=groups_help("sweep")))
+    given = _options.parse(arguments)
+    if given.help:
+        print(page(HELP, "sweep", given))
         return 0
+    from rich.console import Console
+
+    from ccsi.sweep.driver import debug, run_sweep
+    from ccsi.sweep.folder import open_sweep
+
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)  # a log file has room for a table
-    try:
-        with open_sweep(arguments) as definition:
-            return debug(definition, console) if definition.sweep.debug else run_sweep(definition, console)
-    except UserError as error:
-        print(f"sweep: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("sweep: interrupted.", file=sys.stderr)
-        return 130
+    with open_sweep(given.overrides) as definition:
+        return debug(definition, console) if definition.sweep.debug else run_sweep(definition, console)

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from commands import sweep as main
 from driver import finish
 from rich.console import Console
 
 import ccsi.config
-from ccsi.cli.sweep import main
 from ccsi.errors import UserError
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose, placed
@@ -92,7 +92,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert main(arguments) == 2
     said = capsys.readouterr().err.strip()
     assert said.count("\n") == 0
-    assert said.startswith("sweep: ")
+    assert said.startswith("ccsi: ")
     return said
 
 

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-
-from ccsi.cli.sweep import main
+from commands import sweep as main
 
 
 @pytest.mark.parametrize("debug", ["true", "false"])

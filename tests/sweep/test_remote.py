@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 pytest.importorskip("pyarrow")
+from commands import sweep as main
 from tiny_run import TINY, run_tiny
 
 import ccsi.config
-from ccsi.cli.sweep import main
 from ccsi.errors import UserError
 from ccsi.sweep import driver, remote
 from ccsi.sweep.events import ConfigSuggested

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import status as main
 from rich.console import Console
 
-from ccsi.cli.status import main
 from ccsi.sweep import progress
 from ccsi.sweep.compose import compose, placed, read
 from ccsi.sweep.definition import Definition
@@ -196,7 +196,7 @@ def test_bad_input_is_a_sentence(arguments: list[str], tmp_path: Path, capsys: p
     (tmp_path / "damaged/sweep.yaml").write_text("sweep: [1, 2")
     assert main(arguments) == 2
     said = capsys.readouterr().err
-    assert said.startswith("status: ")
+    assert said.startswith("ccsi: ")
     assert said.count("\n") == 1
 
 
@@ -215,7 +215,7 @@ def test_asking_for_the_lock_neither_keeps_a_driver_out_nor_lets_one_in(folder: 
 
 
 def test_neither_torch_nor_ray_is_imported(folder: Path) -> None:
-    code = f"import sys; from ccsi.cli.status import main; code = main([{str(folder)!r}])\n"
+    code = f"import sys; from ccsi.cli import main; code = main(['status', {str(folder)!r}])\n"
     code += "assert not {'torch', 'ray', 'pandas', 'matplotlib'} & set(sys.modules); sys.exit(code)"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
     script = [sys.executable, str(ROOT / "tune/status.py"), str(folder)]

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 pytest.importorskip("ray")
+from commands import train as main
 from launcher import Sweep, until
 from ray.exceptions import RayError
 from ray.train import TrainingFailedError
 from tiny_run import TINY, run_tiny
 
 import ccsi.config
-from ccsi.cli.train import main
 from ccsi.errors import UserError
 from ccsi.sweep.execution import data_parallel
 from ccsi.sweep.execution.context import TrialContext
@@ -95,7 +95,7 @@ def test_each_trial_of_a_sweep_may_have_several_workers(tmp_path: Path, pair, st
 def test_bad_input_is_one_sentence(arguments: list[str], message: str, capsys, tmp_path: Path) -> None:
     assert main([*TINY, f"run_dir={tmp_path / 'run'}", *arguments]) == 2
     said = capsys.readouterr().err
-    assert said.count("train: ") == 1 and message in said and "Traceback" not in said
+    assert said.count("ccsi: ") == 1 and message in said and "Traceback" not in said
     assert not (tmp_path / "run").exists()
 
 

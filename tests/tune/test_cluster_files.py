@@ -40,17 +40,21 @@ def kuberay() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def commands() -> Iterator[list[str]]:
-    """The keys of every sweep that the cluster files and the two READMEs start."""
+    """The keys of every sweep that the cluster files, their README and the documentation start."""
     lines = [kuberay()[1]["spec"]["entrypoint"]]
-    for path in (ROOT / "README.md", FILES / "README.md"):
-        lines += re.findall(r"^    .*$", re.sub(r"\\\n *", " ", path.read_text()), re.MULTILINE)
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), FILES / "README.md"):
+        text = re.sub(r"\\\n *", " ", path.read_text())
+        lines += re.findall(r"^    .*$", text, re.MULTILINE)
+        lines += [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     for line in lines:
-        if not re.search(r"tune/(cluster/\w+\.sh|sweep\.py) \S*[=/]", line):
+        if not re.search(r"(tune/cluster/\w+\.sh|ccsi sweep) \S*[=/]", line):
             continue
         words = shlex.split(line, comments=True)
         if ".sh " in words[-1]:  # what `ray exec` is to run
             words = shlex.split(words[-1])
-        (place,) = (n for n, word in enumerate(words) if word.endswith((".sh", "tune/sweep.py")))
+        (place,) = (
+            n for n, word in enumerate(words) if word.endswith(".sh") or words[n - 1 : n + 1] == ["ccsi", "sweep"]
+        )
         keys = words[place + 1 + words[place].endswith(".sh") :]
         joined = ["ray.address=auto"] if words[place].endswith(".sh") else []  # as sweep.sh does
         yield joined + [key for key in keys if key != "…" and not key.startswith("resume=")]
@@ -71,7 +75,7 @@ def test_every_sweep_in_these_files_is_one_and_the_same_line_goes_on_with_it(tmp
     found = [list(keys) for keys in dict.fromkeys(map(tuple, commands()))]
     rivals = [keys for keys in found if "rivals" in " ".join(keys)]  # twenty-two learners each: one of them will do
     found = [keys for keys in found if keys not in rivals[:-1]]
-    assert len(rivals) == 4 and len(found) >= 6
+    assert len(rivals) == 4 and len(found) >= 10
     definitions = [compose(keys) for keys in found]
     (tmp_path / "sweep.yaml").write_text(placed(definitions[0], tmp_path).dump())
     assert resumed(tmp_path, found[0]).bases == definitions[0].bases
@@ -89,7 +93,7 @@ def test_ray_up_reads_its_file_and_nothing_is_open_but_ssh() -> None:
     starts = "\n".join(prepared["head_start_ray_commands"] + prepared["worker_start_ray_commands"])
     assert "--autoscaling-config" in starts
     assert "--dashboard-host" not in starts  # Ray's default is the loopback address
-    for text in (starts, (ROOT / "README.md").read_text()):
+    for text in (starts, (ROOT / "docs" / "clusters.md").read_text()):
         used = re.findall(r"--[\w-]+", " ".join(re.findall(r"ray start ([^#\n]*)", text)))
         assert used and set(used) <= start_options()
     assert {parameter.name: parameter.default for parameter in scripts.start.params}["dashboard_host"] == "127.0.0.1"
@@ -178,7 +182,7 @@ def test_the_same_line_begins_a_sweep_and_goes_on_with_it(tmp_path: Path) -> Non
         environment = os.environ | {"PYTHON": str(python)}
         return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
-    script = f"{FILES}/../sweep.py|ray.address=auto|"
+    script = "-P|-m|ccsi|sweep|ray.address=auto|"
     assert told() == f"{script}sweep.dir={tmp_path}/a sweep|sweep.space={{a: {{choice: [1]}}}}|"
     (tmp_path / "a sweep").mkdir()
     (tmp_path / "a sweep/sweep.yaml").touch()
@@ -206,8 +210,9 @@ class Job(Sweep):
     def __init__(self, home: Path, script: str, arguments: list[str], **environment: str) -> None:
         self.mark, self.home = uuid.uuid4().hex, home
         path = f"{home}:{os.environ['PATH']}"
+        modules = os.pathsep.join([str(ROOT / "tests" / "sweep"), os.environ.get("PYTHONPATH", "")])
         env = os.environ | {"PATH": path, "HOME": str(home), "PYTHON": sys.executable, MARK: self.mark}
-        env |= {"PYTHONPATH": str(ROOT / "tests" / "sweep"), "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": str(home / "mpl")}
+        env |= {"PYTHONPATH": modules, "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": str(home / "mpl")}
         env |= {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "1", **environment}
         env.pop("RAY_AUTH_MODE", None)
         self.process = subprocess.Popen(

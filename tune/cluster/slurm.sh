@@ -11,7 +11,7 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@120
 # A lost node: SLURM requeues the job. The time limit: USR1 comes two minutes before it, and we requeue. Either way the
-# sweep goes on. TERM (scancel, preemption) ends it; it is not USR1, so that a cancelled job stays cancelled.
+# sweep resumes. TERM (scancel, preemption) ends it; it is not USR1, so that a cancelled job stays cancelled.
 set -euo pipefail
 
 python=${PYTHON:-$PWD/.venv/bin/python}
@@ -20,7 +20,7 @@ private=$(mktemp -d "$PWD/sweeps/.slurm-XXXXXX") # of mode 700, like what lies i
 (umask 077 && "$python" -c 'import secrets; print(secrets.token_hex(32))' >"$private/token")
 export python private PYTHON=$python RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$private/token RAY_USAGE_STATS_ENABLED=0
 
-node() { # Ray on one node until told to stop; the first is the head. No port is fixed: nodes may be shared.
+node() { # Ray on one node until it is stopped; the first is the head. No port is fixed: nodes may be shared.
     set -euo pipefail
     temporary=$(mktemp -d /tmp/ccsi-XXXXXX) # of mode 700; what Ray makes inside is open to everybody
     address=$(getent ahostsv4 "$SLURMD_NODENAME" | awk '$1 !~ /^127/ {print $1; exit}')

@@ -15,7 +15,8 @@ from rich.console import Console
 
 pytest.importorskip("ray")
 
-from ccsi.cli.sweep import main
+from commands import sweep as main
+
 from ccsi.errors import UserError
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose, placed
