@@ -1,4 +1,4 @@
-"""The commands as functions: `sweep(arguments)` is `ccsi sweep <arguments>` in this process, and gives its exit code."""
+"""The commands as functions: `sweep(arguments)` is `ccsi sweep <arguments>` in this process; returns its exit code."""
 
 from collections.abc import Sequence
 
