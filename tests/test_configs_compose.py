@@ -64,7 +64,15 @@ def test_every_learner_takes_what_the_experiments_of_all_give_it(data: str, name
     learner.check(parts["scenario"].classes_per_task)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "model").glob("*.yaml")), ids=lambda path: path.stem)
+RARE = ("resnet34", "resnet50")
+"""resnet18 takes the same way; these two are large."""
+NETWORKS = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in RARE else [])
+    for path in sorted((ROOT / "model").glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("path", NETWORKS)
 def test_every_network_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Checkpoints, "save", lambda *_: None)  # 100 MB, synced to disk, twice
     figures = run_tiny(
