@@ -139,6 +139,7 @@ def test_auc_of_classes_without_images():
     assert np.isnan(metrics.auc(np.array([0, 0, 0]), scores))
 
 
+@pytest.mark.slow  # importing medmnist takes seconds, in a process of its own
 def test_auc_and_acc_are_medmnists_own(tmp_path):
     rng = np.random.default_rng(0)
     cases = []

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ BUSY = [
 ]
 EACH_STEP = "checkpoint_every=0"
 Undisturbed = tuple[dict[str, Any], list[str | None]]
+Whole = tuple[dict[str, Any], list[TaskEnd]]
 
 
 def left_by(folder: Path) -> dict[str, Any]:
@@ -106,8 +108,13 @@ def test_steps_since_the_last_checkpoint_are_done_again(
     assert left_by(folder) == expected
 
 
+<<<<<<< HEAD
 def test_killed_while_the_pictures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, told = tmp_path / "run", list[Any]()
+=======
+def test_killed_while_the_pictures_are_drawn(tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, results = tmp_path / "run", list[Any]()
+>>>>>>> experiment
     with monkeypatch.context() as patch, pytest.raises(StopError):
         patch.setattr(sys.modules["ccsi.experiment.run"], "draw", lambda *_: stop(None))
         patch.setattr("ccsi.tracking.Trackers.finish", lambda self, result: told.append(result))
@@ -115,7 +122,7 @@ def test_killed_while_the_pictures_are_drawn(tmp_path: Path, monkeypatch: pytest
     assert not (folder / "result.json").exists()  # not finished yet, and nobody was told so
     assert told == [None]
     figures = run_tiny(folder, "report=true")
-    assert figures["weights_sha256"] == run_tiny(tmp_path / "whole")["weights_sha256"]
+    assert figures["weights_sha256"] == whole[0]["weights_sha256"]
     assert (folder / "result.json").exists() and (folder / "plots" / "impressions.png").exists()
 
 
@@ -152,14 +159,15 @@ def stop(event: Any) -> None:
     raise StopError
 
 
-@pytest.fixture
-def begun(tmp_path: Path) -> Path:
-    """The folder of a run that has done its first task."""
+@pytest.fixture(scope="module")
+def begun_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("begun") / "begun"
     with pytest.raises(StopError):
-        run_tiny(tmp_path / "begun", on_task_end=stop)
-    return tmp_path / "begun"
+        run_tiny(folder, on_task_end=stop)
+    return folder
 
 
+<<<<<<< HEAD
 def test_a_tasks_end_is_told_again_when_a_run_goes_on_from_there(begun: Path) -> None:
     """Whoever was told may have died with the run, between the checkpoint and hearing of it."""
     events: list[Any] = []
@@ -168,6 +176,29 @@ def test_a_tasks_end_is_told_again_when_a_run_goes_on_from_there(begun: Path) ->
     run_tiny(begun.with_name("whole"), on_task_end=whole.append)
     assert [event.task for event in events] == [event.task for event in whole] == [0, 1, 2]
     figures = [[{k: v for k, v in one.figures.items() if k != "seconds"} for one in told] for told in (events, whole)]
+=======
+@pytest.fixture
+def begun(begun_once: Path, tmp_path: Path) -> Path:
+    """The folder of a run that has done its first task."""
+    return Path(shutil.copytree(begun_once, tmp_path / "begun"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[TaskEnd]]:
+    """The figures of a run that is not interrupted, and the events that its driver received."""
+    events: list[TaskEnd] = []
+    return run_tiny(tmp_path_factory.mktemp("whole") / "run", on_task_end=events.append), events
+
+
+def test_a_tasks_end_is_reported_again_after_a_resume(begun: Path, whole: Whole) -> None:
+    """The driver may have died with the run, between the checkpoint and receiving the event."""
+    events: list[Any] = []
+    run_tiny(begun, on_task_end=events.append)
+    assert [event.task for event in events] == [event.task for event in whole[1]] == [0, 1, 2]
+    figures = [
+        [{k: v for k, v in one.figures.items() if k != "seconds"} for one in seen] for seen in (events, whole[1])
+    ]
+>>>>>>> experiment
     assert figures[0] == figures[1]
 
 
@@ -197,9 +228,13 @@ def test_the_callback_finds_its_task_on_disk(tmp_path: Path) -> None:
     assert done == [(1, 1), (2, 2), (3, 3)]
 
 
+<<<<<<< HEAD
 def test_goes_on_whatever_does_not_touch_the_result(begun: Path, tmp_path: Path) -> None:
+=======
+def test_settings_that_do_not_touch_the_result_may_change(begun: Path, whole: Whole) -> None:
+>>>>>>> experiment
     figures = run_tiny(begun, "tracking.wandb.project=other", "checkpoint_every=5")
-    assert figures["weights_sha256"] == run_tiny(tmp_path / "whole")["weights_sha256"]
+    assert figures["weights_sha256"] == whole[0]["weights_sha256"]
     assert figures["seconds"]["total"] >= sum(v for k, v in figures["seconds"].items() if k != "total")
 
 
