@@ -41,10 +41,10 @@ def parse(arguments: Sequence[str], flags: Sequence[str] = (), expected: str = "
     for argument in rest:
         name, equals, value = argument.partition("=")
         if name == "--config-dir" and name in known:
-            name_of_folder = value if equals else next(rest, "")
-            if not name_of_folder:
+            text = value if equals else next(rest, "")
+            if not text:
                 raise UserError("--config-dir has no value; expected a folder of configs: --config-dir DIR.")
-            found.config_dirs.append(Path(name_of_folder).expanduser())
+            found.config_dirs.append(Path(text).expanduser())
         elif argument in ("-h", "--help"):
             found.flags.add("--help")
         elif argument in flags:

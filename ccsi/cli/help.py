@@ -5,7 +5,9 @@ object that its configuration names, so that it cannot drift from what is checke
 """
 
 import inspect
+import os
 import re
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
@@ -36,8 +38,16 @@ def main(arguments: Sequence[str]) -> int:
         code: int = cli.command(named[0]).main([*named[1:], "--help"])
         return code
     lines = [(name, (cli.command(name).__doc__ or "").partition("\n")[0]) for name in cli.commands()]
-    print(OVERVIEW.format(commands="\n".join(wrapped(f"{name:<8} {line}", 2, 11) for name, line in lines)))
+    show(OVERVIEW.format(commands="\n".join(wrapped(f"{name:<8} {line}", 2, 11) for name, line in lines)))
     return 0
+
+
+def show(text: str) -> None:
+    """Print text that may be long: a reader such as `head` may close the pipe."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its exit
 
 
 def page(text: str, name: str, options: Options) -> str:
@@ -83,7 +93,7 @@ def describe_choice(group: str, choice: str, node: Mapping[str, Any]) -> list[st
     """What `group=choice` is: its class's docstring, and its keys in the composed `node`."""
     target = target_of(node)
     keys = "\n".join([f"Settings, as {group}={choice} sets them:", *settings(node, group)])
-    return [*map(wrapped, [*description(target), *kept(target)]), keys]
+    return [*(part if part.startswith("    ") else wrapped(part) for part in description(target)), *kept(target), keys]
 
 
 def describe_changes(group: str, choice: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
@@ -118,14 +128,14 @@ def description(target: Any) -> list[str]:
     """The paragraphs of a docstring before its sections."""
     text = inspect.cleandoc(target.__doc__ or "")
     text = re.split(r"^(?:Args|Attributes|Returns|Raises|Source):", text, maxsplit=1, flags=re.MULTILINE)[0]
-    return [paragraph for paragraph in text.strip().split("\n\n") if paragraph]
+    return [paragraph.rstrip() for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
 def kept(target: Any) -> list[str]:
     """What a learner keeps of real data, and what it is allowed beyond its tasks' own images, if declared."""
     kinds = [kind for kind in getattr(target, "stored_buffers", {}).values() if kind]
     permissions = getattr(target, "permissions", ())
-    lines = [f"Keeps of real data: {', '.join(kinds)}."] if kinds else []
+    lines = [wrapped(f"Keeps of real data: {', '.join(kinds)}.")] if kinds else []
     return lines + (
         [f"Permissions: {', '.join(permissions)}."] if isinstance(permissions, tuple) and permissions else []
     )

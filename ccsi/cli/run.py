@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ccsi.cli import _options
-from ccsi.cli.help import page
+from ccsi.cli.help import page, show
 
 RESUME = "the same command resumes from the last checkpoint"
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run with `arguments`; returns the exit code."""
     given = _options.parse(arguments, flags=("--show",))
     if given.help:
-        print(page(HELP, "config", given))
+        show(page(HELP, "config", given))
         return 0
     from ccsi import config
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ccsi.cli import _options
-from ccsi.cli.help import page
+from ccsi.cli.help import page, show
 
 RESUME = "resume it with ccsi sweep resume=FOLDER"
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     given = _options.parse(arguments)
     if given.help:
-        print(page(HELP, "sweep", given))
+        show(page(HELP, "sweep", given))
         return 0
     from rich.console import Console
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from ccsi.cli import _options
-from ccsi.cli.help import page
+from ccsi.cli.help import page, show
 
 RESUME = "the same command resumes from the last checkpoint"
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """Train with `arguments`; returns the exit code: 0 done, 1 interrupted by an error."""
     given = _options.parse(arguments)
     if given.help:
-        print(page(HELP, "train", given))
+        show(page(HELP, "train", given))
         return 0
     from ccsi.sweep.recorder import SweepInterruptedError
     from ccsi.sweep.train import train

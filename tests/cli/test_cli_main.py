@@ -121,6 +121,15 @@ def test_help_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "[]\n")
 
 
+def test_help_may_be_cut_by_its_reader(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "ccsi", "run", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_class_in_the_working_folder_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

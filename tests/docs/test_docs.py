@@ -1,6 +1,5 @@
 """The documentation says what is so: defaults, commands and examples are checked against the code."""
 
-import inspect
 import json
 import re
 import shlex
@@ -15,7 +14,6 @@ from fork_server import Server
 
 from ccsi import config
 from ccsi.cli.help import target_of
-from ccsi.tracking import Trackers
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -129,11 +127,9 @@ class Example:
         return self.server(*here[1:], *more)
 
 
-CONFIG_DIR = pytest.mark.skipif(not hasattr(config, "add_config_dir"), reason="ccsi.config has no add_config_dir yet")
 SHORT = ["dataset.max_per_class=10", "training.epochs=1", "report=false"]
 
 
-@CONFIG_DIR
 def test_a_learner_is_one_file_and_one_config(tmp_path: Path, ccsi_process: Server) -> None:
     example = Example("add-a-learner.md", tmp_path, ccsi_process)
     code = example.files["my_learners/l2.py"]
@@ -150,7 +146,6 @@ def test_a_learner_is_one_file_and_one_config(tmp_path: Path, ccsi_process: Serv
     assert refused["rc"] == 2 and "learner.penalty=-1: expected a number >= 0" in refused["stderr"]
 
 
-@CONFIG_DIR
 def test_a_data_set_is_one_file_and_one_config(tmp_path: Path, ccsi_process: Server) -> None:
     example = Example("add-a-dataset.md", tmp_path, ccsi_process)
     (run,) = typed(example.text)
@@ -160,11 +155,6 @@ def test_a_data_set_is_one_file_and_one_config(tmp_path: Path, ccsi_process: Ser
     assert result["dataset"]["class_names"] == ["one", "two", "three", "four"] and result["dataset"]["val"] == 80
 
 
-@CONFIG_DIR
-@pytest.mark.skipif(
-    not any(p.kind == p.VAR_KEYWORD for p in inspect.signature(Trackers).parameters.values()),
-    reason="ccsi.tracking has no trackers by name yet",
-)
 def test_a_tracker_is_one_file_and_one_config(tmp_path: Path, ccsi_process: Server) -> None:
     example = Example("add-a-tracker.md", tmp_path, ccsi_process)
     (run,) = typed(example.text)
@@ -178,7 +168,10 @@ def test_a_run_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.chdir(tmp_path)
     short = ", ".join(f'"{override}"' for override in [*SHORT, "training.first_epochs=1"])
     exec(code.replace('"run_dir=run"', f'"run_dir=run", {short}'), {})
-    assert capsys.readouterr().out.strip().endswith("finetune") and (tmp_path / "run/result.json").is_file()
+    assert capsys.readouterr().out.strip().endswith("finetune")
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    explained = set(re.findall(r"`(\w+)`", (DOCS / "run-folder.md").read_text()))
+    assert {*result, *result["test"], *result["val"]} - explained == set()
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from launcher import MARK, ROOT, Sweep, until
 
-from ccsi.sweep.definition import compose, placed, resumed
+from ccsi.sweep.compose import compose, placed, resumed
 
 pytest.importorskip("ray")
 from ray.autoscaler._private.kuberay import autoscaling_config
