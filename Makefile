@@ -12,20 +12,24 @@ export RAY_USAGE_STATS_ENABLED := 0
 # keep bytecode, in .venv, whatever the shell says: each process imports PyTorch in 2 s with it, in 5 s without
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: sweep debug test lint bench clean
+.PHONY: sweep debug test test-slow lint docs bench clean
 
 EXPERIMENT ?= quick/digits
 
 sweep: $(READY)  ## the main job: Ray Tune sweeps CCSI on digits, in two phases
-	$(PY) tune/sweep.py experiment=$(EXPERIMENT) $(ARGS)
+	$(VENV)/bin/ccsi sweep experiment=$(EXPERIMENT) $(ARGS)
 
 debug: $(READY)  ## one small trial in this process, without Ray
-	$(PY) tune/sweep.py experiment=$(EXPERIMENT) sweep.debug=true $(ARGS)
+	$(VENV)/bin/ccsi sweep experiment=$(EXPERIMENT) sweep.debug=true $(ARGS)
 
-test: $(READY)  ## all tests, two at a time; what compares times or needs both CPUs goes alone
-	$(PY) -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile
-	$(PY) -m pytest -m slow --numprocesses 2 --dist worksteal
-	$(PY) -m pytest -m alone
+test: $(READY)  ## the tests, two at a time; what compares times goes alone
+	$(PY) -m pytest -m "not slow and not alone" --numprocesses 2 --dist worksteal
+	$(PY) -m pytest -m "alone and not slow"
+
+test-slow: export CCSI_TEST_SLOW := 1
+test-slow: $(READY)  ## what is rare and slow: whole sweeps on Ray, an installed package, property tests at full size
+	$(PY) -m pytest -m "(slow or hypothesis) and not alone" --numprocesses 2 --dist worksteal
+	$(PY) -m pytest -m "alone and slow"
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -33,15 +37,18 @@ lint: $(READY)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache
 
+docs: $(READY)  ## the documentation as a site, in build/site; a broken link is an error
+	$(VENV)/bin/mkdocs build --quiet --strict --site-dir build/site
+
 bench: $(READY)  ## speed against bare loops
 	$(PY) tests/benchmarks/bench_loops.py $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 is too old: ccsi needs 3.11 or newer")'
-	$(PY) -m pip --version >/dev/null 2>&1 || python3 -m venv --clear $(VENV)  # a broken-off one too
+	$(PY) -m pip --version >/dev/null 2>&1 || python3 -m venv --clear $(VENV)  # an interrupted one too
 	$(PY) -m pip install --quiet uv
-	$(VENV)/bin/uv pip install --quiet --python $(PY) --constraint constraints.txt --editable '.[sweep,wandb,dev]'
-	$(PY) -c "import ccsi.experiment, ccsi.report, ccsi.sweep.schedule, sklearn.datasets, sklearn.metrics"  # it works
+	$(VENV)/bin/uv pip install --quiet --python $(PY) --constraint constraints.txt --editable '.[sweep,wandb,dev,docs]'
+	$(PY) -c "import ccsi.experiment, ccsi.report, ccsi.sweep.execution.tuner, sklearn.datasets, sklearn.metrics"  # it works
 	touch $@
 
 clean:

@@ -1,6 +1,7 @@
 """A learner's task as stages that can be interrupted anywhere and resumed."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ class Stages:
         due: Callable[[], bool] = lambda: False,
         save: Callable[[State], None] = lambda state: None,
         log: Callable[[str, int, int, Mapping[str, float]], None] = lambda name, step, steps, metrics: None,
-        clock: Callable[[str], Any] | None = None,
+        clock: Callable[[str], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.done: State = dict(saved["done"]) if saved else {}
         self.current: tuple[str, State] | None = (saved["name"], saved["state"]) if saved else None
@@ -63,10 +64,7 @@ class Stages:
             self._save({"done": self.done, "name": name, "state": state})
 
         stage = Stage(state, self._due, save, lambda step, steps, metrics: self._log(name, step, steps, metrics))
-        if self._clock is None:
+        with self._clock(name):
             result = work(stage)
-        else:
-            with self._clock(name):
-                result = work(stage)
         self.done[name] = result
         return result

@@ -20,9 +20,26 @@ from ccsi.data import Dataset, Digits, Labelled, Source, Task
 from ccsi.data.scenario import make_tasks
 from ccsi.data.shared import Mapped
 from ccsi.evaluation import Evaluator
+from ccsi.learners.frozen import FrozenLearner
+from ccsi.learners.generative import GenerationLearner, InversionLearner
+from ccsi.learners.replay import ReplayLearner
 from ccsi.stage import Stages
 
 LEARNERS = sorted(path.stem for path in (ccsi.config.config_dir() / "learner").glob("*.yaml"))
+REPRESENTATIVES = ("ccsi", "abd", "icarl", "ncm", "ewc", "joint")
+"""One learner of each base class; tests/learners checks every learner, without a run around it."""
+
+
+def by_speed(name: str, *values: object) -> Any:
+    """A parameter set for a learner, slow unless it represents its base class."""
+    return pytest.param(*values, marks=() if name in REPRESENTATIVES else pytest.mark.slow)
+
+
+def test_the_representatives_are_of_every_base_class() -> None:
+    bases = (ReplayLearner, InversionLearner, GenerationLearner, FrozenLearner)
+    found = [{base for base in bases if issubclass(EVERY[name], base)} for name in REPRESENTATIVES]
+    assert set().union(*found) == set(bases) and set() in found
+    assert all(len(kinds) <= 1 for kinds in found) and set(REPRESENTATIVES) <= set(LEARNERS)
 
 
 def poisoned(
@@ -60,7 +77,7 @@ def with_its_own_copy(split: Labelled, *arguments: Any) -> Evaluator:
 @pytest.mark.parametrize(
     ("override", "shared"),
     [
-        *((f"learner={name}", name in ("ccsi", "joint", "icarl")) for name in LEARNERS),
+        *(by_speed(name, f"learner={name}", name in ("ccsi", "joint", "icarl")) for name in LEARNERS),
         ("learner=ccsi", False),
         ("learner.idc.target=unlabeled_pool", True),
     ],
@@ -127,7 +144,9 @@ def leaks(*roots: Any) -> list[str]:
     return bad
 
 
-@pytest.mark.parametrize(("learner", "shared"), [*((name, name == "joint") for name in LEARNERS), ("ccsi", True)])
+@pytest.mark.parametrize(
+    ("learner", "shared"), [*(by_speed(name, name, name == "joint") for name in LEARNERS), ("ccsi", True)]
+)
 def test_no_way_from_a_learner_to_other_images(
     learner: str, shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

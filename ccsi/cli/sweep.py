@@ -1,6 +1,7 @@
 """Many runs on Ray: a search on val, then the best on fresh seeds, then tables."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 from ccsi.cli import _options
 from ccsi.cli.help import page, show
@@ -42,6 +43,8 @@ The sweep (key=value):
 
 Options:
   --help            this text
+  --dry-run         how many runs this is, and what is asked of Ray; stop there
+  --show            print the resolved sweep, as sweep.yaml keeps it; stop there
   --config-dir DIR  a folder of configs beside the package's own
 
 Everything else is a setting of the runs: see ccsi run --help. Groups:
@@ -53,14 +56,21 @@ def main(arguments: Sequence[str]) -> int:
 
     0: done. 1: interrupted by an error, no figures, or a reported trial lacks seeds. 130: interrupted by Ctrl-C.
     """
-    given = _options.parse(arguments)
+    given = _options.parse(arguments, ["--dry-run", "--show"])
     if given.help:
         show(page(HELP, "sweep", given))
         return 0
     from rich.console import Console
 
     from ccsi.sweep.driver import debug, run_sweep
-    from ccsi.sweep.folder import open_sweep
+    from ccsi.sweep.folder import open_sweep, resolve
+    from ccsi.sweep.plan import describe_plan
+
+    if given.flags & {"--dry-run", "--show"}:
+        definition = resolve(given.overrides)
+        plan = (fill(line, 80, subsequent_indent="    ") for line in describe_plan(definition))
+        show(definition.dump() if "--show" in given.flags else "\n".join(plan))
+        return 0
 
     console = Console()
     if not console.is_terminal:

@@ -18,7 +18,7 @@ from ccsi.learners import Learner
 class Evaluator:
     """Accuracy on one split (val or test) of all classes seen so far, once after each task.
 
-    Workers score a share of the images each, and all of them know the figures of all.
+    Each worker of a run scores a part of the images; all of them compute the figures from all scores.
 
     Args:
         split: uint8 images with original labels. plan: original classes of each task.
@@ -36,8 +36,8 @@ class Evaluator:
     def __call__(self, learner: Learner) -> None:
         """Score the images of the classes seen so far and keep confusion matrix and AUC.
 
-        The learner is given batches of pixels in a buffer that is overwritten afterwards: whatever it
-        might keep of them holds no image.
+        The learner receives batches of pixels in a buffer that is overwritten afterwards, so that nothing it
+        might keep of them holds an image.
 
         Raises:
             UserError: scores that are not finite.

@@ -18,8 +18,8 @@ def accuracy_row(confusion: npt.ArrayLike, sizes: Sequence[int]) -> list[float]:
     """R[i]: recall averaged over the images of each task seen so far.
 
     Args:
-        confusion: counts [n_seen, n_seen], rows are true classes. sizes: classes of each task,
-            those not seen yet included or not.
+        confusion: counts [n_seen, n_seen], rows are true classes.
+        sizes: number of classes of each task; may include tasks that were not learned yet.
     """
     counts = np.asarray(confusion)
     row = []
@@ -32,7 +32,7 @@ def accuracy_row(confusion: npt.ArrayLike, sizes: Sequence[int]) -> list[float]:
 
 
 def micro(confusion: npt.ArrayLike) -> float:
-    """Share of all images called right: Σ_a n_aa / Σ_ab n_ab."""
+    """Share of all images that are classified correctly: Σ_a n_aa / Σ_ab n_ab."""
     counts = np.asarray(confusion)
     return float(np.trace(counts) / counts.sum())
 
@@ -83,7 +83,7 @@ def forward_transfer(r: Matrix, reference: Sequence[float]) -> float:
 
 
 def recall_per_class(confusion: npt.ArrayLike) -> list[float]:
-    """Of the images of each class the share called so: n_aa / Σ_b n_ab; NaN for a class without images."""
+    """Recall of each class: n_aa / Σ_b n_ab; NaN for a class without images."""
     counts = np.asarray(confusion)
     images = counts.sum(1)
     return [float(hits / n) if n else float("nan") for hits, n in zip(counts.diagonal(), images, strict=True)]

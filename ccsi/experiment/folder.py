@@ -27,7 +27,7 @@ UNWRITABLE = (errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS)
 
 @contextmanager
 def lock_run_dir(folder: Path, settings: Mapping[str, Any]) -> Iterator[State | None]:
-    """Hold the folder, which is made, for this run alone; gives the state to resume from (None: a fresh start).
+    """Make the folder and hold it for this run alone; yields the state to resume from (None: a fresh start).
 
     A folder made here is removed again if the run ends before it wrote anything.
 
@@ -99,7 +99,7 @@ def check_run_dir(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The settings that a run was begun with, targets by their present names.
+    """The settings in a run's config.yaml, with the present names of targets.
 
     Raises:
         UserError: the file is damaged.

@@ -17,7 +17,7 @@ from ccsi.errors import UserError
 from ccsi.experiment.environment import DeviceName, set_up_torch
 from ccsi.experiment.folder import check_run_dir, default_run_dir, lock_run_dir, write_config
 from ccsi.experiment.record import result_of
-from ccsi.experiment.setup import LearnerFactory, Parts, Setup, check_same_images
+from ccsi.experiment.setup import LearnerFactory, Setup, check_same_images, read_data, set_up
 from ccsi.experiment.tasks import RunSession, check_state, learn_all
 from ccsi.io.atomic import write_atomically
 from ccsi.io.run_files import RESULT
@@ -78,9 +78,9 @@ def run(
     tracking.watch = watch
     session = RunSession(folder, where, tracking, checkpoint_every, on_checkpoint, on_task_end)
     group.on_main(lambda: check_run_dir(folder, settings))  # before the data is read, which may take long
-    parts = Parts(dataset, scenario, model, learner, training, evaluate_test, share_data)
-    setup = group.on_all(lambda: parts.set_up(Streams(seed), where))
-    group.on_all(lambda: check_same_images(group.broadcast_object(setup.data.checksum), setup.data.checksum))
+    data = group.on_all(lambda: read_data(dataset, share_data))
+    setup = group.on_all(lambda: set_up(data, scenario, model, learner, training, evaluate_test, Streams(seed), where))
+    group.on_all(lambda: check_same_images(setup))
     figures = run_in_folder(setup, session, settings, name, seed, evaluate_test, report)
     return RunResult(folder, figures)
 
@@ -127,16 +127,12 @@ def validate(
     Raises:
         UserError: as `run`, for settings that do not fit the data or each other.
     """
-    parts = Parts(dataset, scenario, model, learner, training, evaluate_test, share_data)
-    parts.set_up(Streams(0), torch.device("cpu"))
+    data = read_data(dataset, share_data)
+    set_up(data, scenario, model, learner, training, evaluate_test, Streams(0), torch.device("cpu"))
 
 
 def check_workers(wanted: int, here: int) -> None:
-    """Refuse a number of workers other than there are.
-
-    Raises:
-        UserError: it is another.
-    """
+    """Raise UserError unless as many workers as wanted share this run."""
     if wanted != here:
         raise UserError(
             f"workers={wanted}, but here {'is' if here == 1 else 'are'} {here}: "

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from ccsi.data import Dataset, Scenario, Source, opened
+from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
 from ccsi.learners import Learner
 from ccsi.learners.base import ModelFactory
@@ -42,47 +43,38 @@ class Setup:
         return tuple(tuple(self.data.class_names[c] for c in classes) for classes in self.plan)
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a run is configured with; the attributes are those arguments of `ccsi.experiment.run`."""
+def read_data(dataset: Source, share_data: str | None) -> Dataset:
+    """The data set; through the folder `share_data`, if any, in one copy for all runs of a machine."""
+    return opened(dataset, Path(share_data).expanduser().absolute() if share_data is not None else None)
 
-    dataset: Source
-    scenario: Scenario
-    model: ModelFactory
-    learner: LearnerFactory
-    training: Training
-    evaluate_test: bool
-    share_data: str | None
 
-    def set_up(self, streams: Streams, device: torch.device) -> Setup:
-        """Read the data and make the learner.
-
-        Raises:
-            UserError: the parts do not fit together.
-        """
-        place = Path(self.share_data).expanduser().absolute() if self.share_data is not None else None
-        data = opened(self.dataset, place)
-        plan = self.scenario.plan(len(data.class_names), streams)
-        channels = data.train.images.shape[1]
-        learner = self.learner(
-            model=self.model, in_channels=channels, training=self.training, streams=streams, device=device
+def set_up(
+    data: Dataset,
+    scenario: Scenario,
+    model: ModelFactory,
+    learner: LearnerFactory,
+    training: Training,
+    evaluate_test: bool,
+    streams: Streams,
+    device: torch.device,
+) -> Setup:
+    """Plan the tasks and make the learner. Raises UserError if the parts do not fit together."""
+    plan = scenario.plan(len(data.class_names), streams)
+    channels = data.train.images.shape[1]
+    made = learner(model=model, in_channels=channels, training=training, streams=streams, device=device)
+    made.check([len(classes) for classes in plan])
+    if "test_images" in made.permissions and not evaluate_test:
+        raise UserError(
+            "learner.idc.target=as_released trains on test images, but evaluate_test=false keeps them "
+            "out of reach (as a sweep's first phase does); expected another target."
         )
-        learner.check([len(classes) for classes in plan])
-        if "test_images" in learner.permissions and not self.evaluate_test:
-            raise UserError(
-                "learner.idc.target=as_released trains on test images, but evaluate_test=false keeps them "
-                "out of reach (as a sweep's first phase does); expected another target."
-            )
-        return Setup(data, plan, learner)
+    return Setup(data, plan, made)
 
 
-def check_same_images(checksum_of_main: str, own: str) -> None:
-    """Refuse images that differ from those of the process that writes the files.
-
-    Raises:
-        UserError: they differ.
-    """
-    if own != checksum_of_main:
+def check_same_images(setup: Setup) -> None:
+    """Raise UserError in a worker whose images differ from those of the main one."""
+    own = setup.data.checksum
+    if own != ProcessGroup.current().broadcast_object(own):
         raise UserError(
             f"the images on {platform.node()} are not those of the other workers (their checksum differs); "
             "dataset.path and $CCSI_DATA must hold the same on all machines."

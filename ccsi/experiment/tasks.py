@@ -135,11 +135,7 @@ class RunSession:
 
 
 def check_state(saved: State | None, checksum: str, session: RunSession) -> None:
-    """Refuse a checkpoint that this run cannot resume from.
-
-    Raises:
-        UserError: it is of other images, another kind of device, or an old version.
-    """
+    """Raise UserError for a checkpoint of other images, another kind of device, or too old a version."""
     if saved is None:
         return
     if saved["data"] != checksum:

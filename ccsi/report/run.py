@@ -78,7 +78,7 @@ def draw_impressions(
     per_class: int = 8,
     real_per_class: int = 4,
 ) -> Path:
-    """A row a class that has impressions: its mean image, its first impressions, and a few real images apart.
+    """For each class that has impressions a row: its mean image, its first impressions, and a few real images apart.
 
     Args:
         path_out: the PNG to write; a PDF is written beside it.

@@ -231,7 +231,8 @@ def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
     try:
         record = yaml.safe_load(path.read_text())
         saved = {key: cast(dict[str, Any], record[key]) for key in ("sweep", "resources", "ray")}
-        definition = define(saved, dict(record["bases"]), list(record["overrides"]), check)
+        bases = {key: ccsi.config.current_targets(base) for key, base in record["bases"].items()}
+        definition = define(saved, bases, list(record["overrides"]), check)
         return placed(replace(definition, cwd=str(record["cwd"])), folder)  # the folder may have been moved
     except UserError as error:
         raise UserError(f"{key}={folder}: {error}") from error

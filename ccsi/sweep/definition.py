@@ -95,7 +95,7 @@ class Resources:
 
     Args:
         cpu, gpu: of each of its workers. cpu: null is the run's `threads`; gpu: a fraction shares a card, `auto`
-            measures how small it may be (see `ccsi.sweep.packing`).
+            measures how small it may be (see `execution.gpu_packing`).
         workers: processes that share a run (see `ccsi.sweep.train`).
     """
 
@@ -236,7 +236,7 @@ class Definition:
 
     def dump(self) -> str:
         """The text of sweep.yaml."""
-        head = "# What this sweep is. Go on with it: python tune/sweep.py resume=<this folder>\n"
+        head = "# What this sweep is. Resume it: ccsi sweep resume=<this folder>\n"
         record = {"schema": 1, "cwd": self.cwd, "overrides": self.overrides, **self.sections, "bases": self.bases}
         return head + yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
 

@@ -23,6 +23,25 @@ LOCK_WITHIN = 1.0
 """Seconds to wait for the lock: `ccsi status` holds it for an instant when it asks for it."""
 
 
+def is_resume(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for an earlier sweep."""
+    return any(argument.startswith("resume=") and argument != "resume=null" for argument in arguments)
+
+
+def resolve(arguments: Sequence[str]) -> Definition:
+    """The sweep that a command line asks for: composed, or an earlier one with what may change.
+
+    Raises:
+        UserError: anything wrong with the input.
+    """
+    overrides = [argument for argument in arguments if not argument.startswith("resume=")]
+    if not is_resume(arguments):
+        return compose(overrides)
+    (*_, resume) = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
+    where = fetch_sweep(resume) if "://" in resume else Path(resume).expanduser().absolute()
+    return resumed(where, overrides)
+
+
 @contextlib.contextmanager
 def open_sweep(arguments: Sequence[str]) -> Iterator[Definition]:
     """The sweep that was asked for, its folder made or found, and locked.
@@ -32,17 +51,12 @@ def open_sweep(arguments: Sequence[str]) -> Iterator[Definition]:
     Raises:
         UserError: anything wrong with the input; a folder that is taken, in use, or cannot be written.
     """
-    resume = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
-    overrides = [argument for argument in arguments if not argument.startswith("resume=")]
-    fresh = not resume or resume[-1] == "null"
+    definition = resolve(arguments)
+    fresh = not is_resume(arguments)
     if fresh:
-        definition = compose(overrides)
         unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         chosen = definition.sweep.dir or f"sweeps/{definition.sweep.name or unique}"
         definition = placed(definition, Path(chosen).expanduser().absolute())
-    else:
-        where = fetch_sweep(resume[-1]) if "://" in resume[-1] else Path(resume[-1]).expanduser().absolute()
-        definition = resumed(where, overrides)
     folder = definition.folder
     with lock_sweep(folder) as made:
         if fresh and visible(folder):

@@ -4,25 +4,14 @@ import contextlib
 import time
 from collections.abc import Mapping
 
+from ccsi.sweep import events
 from ccsi.sweep.definition import Definition
-from ccsi.sweep.events import (
-    ConfigSuggested,
-    DriverStarted,
-    DriverStopped,
-    Event,
-    JobEnded,
-    JobId,
-    RunFinished,
-    RunId,
-    RunLost,
-    Status,
-    TaskReported,
-)
+from ccsi.sweep.events import Event, JobId, RunId, Status
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.remote import Remote
 from ccsi.sweep.state import SweepState
 
-Results = Mapping[RunId, RunFinished]
+Results = Mapping[RunId, events.RunFinished]
 
 
 class SweepInterruptedError(Exception):
@@ -65,7 +54,7 @@ class SweepRecorder:
         clock = self.clock()
         self.journal.append(event, clock)
         self._state.apply(event, clock)
-        if self.remote is not None and isinstance(event, ConfigSuggested):  # before any of its runs is there
+        if self.remote is not None and isinstance(event, events.ConfigSuggested):  # before any of its runs is there
             self.remote.push(self.definition.folder, "sweep", leave=("runs", "ray"))
 
     def start(self, results: Results) -> None:
@@ -75,21 +64,21 @@ class SweepRecorder:
             results: of the finished runs in the run folders, which count: a run without result.json is done again.
         """
         self._started = time.monotonic()
-        self.record(DriverStarted())
+        self.record(events.DriverStarted())
         for event in reconcile(self._state, results):
             self.record(event)
         for job in _finished_without_end(self._state):
-            self.record(JobEnded(job, Status.DONE))
+            self.record(events.JobEnded(job, Status.DONE))
         for job in sorted(self._state.to_prune):  # the last driver died before it could stop them
-            self.record(JobEnded(job, Status.PRUNED, self._state.pruned_by_scheduler))
+            self.record(events.JobEnded(job, Status.PRUNED, self._state.pruned_by_scheduler))
 
     def stop(self) -> None:
         """The driver stops; so does the clock."""
         if self._started is not None:
-            self.record(DriverStopped())
+            self.record(events.DriverStopped())
             self._spent, self._started = self.clock(), None
 
-    def report(self, event: TaskReported) -> bool:
+    def report(self, event: events.TaskReported) -> bool:
         """Record that a run has learned a task, and return whether this is new.
 
         A resumed run reports its last task again, because the report may have been lost.
@@ -100,7 +89,7 @@ class SweepRecorder:
         self.record(event)
         return True
 
-    def finish_run(self, event: RunFinished) -> None:
+    def finish_run(self, event: events.RunFinished) -> None:
         """Record the end of a run, once."""
         if self._state.results.get(event.run) != event:
             self.record(event)
@@ -112,13 +101,13 @@ class SweepRecorder:
         if traceback:
             (self.definition.folder / "runs" / f"{job}.error.txt").write_text(traceback)
         if error:
-            self.record(JobEnded(job, Status.FAILED, error))
+            self.record(events.JobEnded(job, Status.FAILED, error))
         elif self._state.is_finished(job):
-            self.record(JobEnded(job, Status.DONE))
+            self.record(events.JobEnded(job, Status.DONE))
         elif reason:
-            self.record(JobEnded(job, Status.PRUNED, reason))
+            self.record(events.JobEnded(job, Status.PRUNED, reason))
         else:
-            self.record(JobEnded(job, Status.FAILED, "the trial ended without a result"))
+            self.record(events.JobEnded(job, Status.FAILED, "the trial ended without a result"))
 
     def sync(self) -> None:
         """Copy the sweep's own files to the remote storage, from where another machine can resume (resume=URL)."""
@@ -142,7 +131,7 @@ def reconcile(state: SweepState, results: Results) -> list[Event]:
     A trial may have ended while no driver listened; an older journal has no ends of runs at all.
     """
     found: list[Event] = [event for run, event in results.items() if state.results.get(run) != event]
-    return found + [RunLost(run) for run in state.results if run not in results]
+    return found + [events.RunLost(run) for run in state.results if run not in results]
 
 
 def _finished_without_end(state: SweepState) -> list[JobId]:

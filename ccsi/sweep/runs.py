@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ccsi.errors import UserError
+from ccsi.io.run_files import read_result
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import RunFinished, RunId
 from ccsi.sweep.remote import Remote
-from ccsi.sweep.results import read_result
 from ccsi.tracking.files import NAME as METRICS
 
 VISIBLE_WITHIN = 90.0

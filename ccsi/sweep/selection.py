@@ -191,6 +191,8 @@ def _certain_of(state: SweepState, arm: set[int] | None) -> tuple[list[int], set
     if arm is not None:
         running, ranked = running & arm, [(score, n) for score, n in ranked if n in arm]
     unknown = n_unsuggested(state) + len(running - state.started)  # these may reach any score
+    if unknown >= sweep.top_k:
+        return [], set()
     promotable = promotable_trials(state)
     bounds = {n: score_bound(state, n) for n in running & state.started | promotable}
     best = [(n, -score) for score, n in ranked[: sweep.top_k]]

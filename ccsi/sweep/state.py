@@ -7,25 +7,9 @@ from functools import wraps
 from statistics import fmean
 from typing import Any, TypeVar
 
+from ccsi.sweep import events
 from ccsi.sweep.definition import Definition
-from ccsi.sweep.events import (
-    ConfigSuggested,
-    DriverStarted,
-    Event,
-    GpuShareMeasured,
-    JobEnded,
-    JobId,
-    RunFinished,
-    RunId,
-    RunLost,
-    SearchEnded,
-    Status,
-    TaskReported,
-    TrialPromoted,
-    TrialStarted,
-    Values,
-    WarmStarted,
-)
+from ccsi.sweep.events import Event, JobId, RunId, Status, Values
 from ccsi.sweep.pruners import PRUNERS, SCHEDULER_NAMES
 from ccsi.sweep.ranking import mean, select_best
 
@@ -73,16 +57,16 @@ class SweepState:
         suggested = sweep.search == "optuna"
         self.configs: list[Values] = [] if suggested else definition.listed_configs()
         self.suggestions_complete = not suggested
-        self.reports: dict[JobId, list[TaskReported]] = {}
-        self.results: dict[RunId, RunFinished] = {}
-        self.ends: dict[JobId, JobEnded] = {}
+        self.reports: dict[JobId, list[events.TaskReported]] = {}
+        self.results: dict[RunId, events.RunFinished] = {}
+        self.ends: dict[JobId, events.JobEnded] = {}
         self.started: set[int] = set()
         self.arms = self._find_arms()
         self.untuned = {arm[0] for arm in self.arms if len(arm) == 1}
         self.pruner = PRUNERS[sweep.scheduler]()
         self.pruned_by_scheduler = f"by {SCHEDULER_NAMES[sweep.scheduler]}"
         self.promoted_anyway: set[int] = set()
-        self.warm_start = WarmStarted([], [])
+        self.warm_start = events.WarmStarted([], [])
         self.gpu_share: float | None = None
         self.clock = 0.0
         self.completed: list[int] = []
@@ -151,7 +135,7 @@ class SweepState:
         """The seconds of each finished run of a trial."""
         return [self.results[run].seconds for run in self.runs(phase, trial) if run in self.results]
 
-    def last_report(self, job: JobId) -> TaskReported | None:
+    def last_report(self, job: JobId) -> events.TaskReported | None:
         """The newest report of a job."""
         return self.reports[job][-1] if job in self.reports else None
 
@@ -204,36 +188,36 @@ class SweepState:
         self.cache.clear()
         self.clock = self.clock if clock is None else clock
         match event:
-            case ConfigSuggested():
+            case events.ConfigSuggested():
                 self.configs.append(event.config)
                 self._update(len(self.configs) - 1)
-            case SearchEnded():
+            case events.SearchEnded():
                 self.suggestions_complete = True
-            case GpuShareMeasured():
+            case events.GpuShareMeasured():
                 self.gpu_share = event.share
-            case WarmStarted():
+            case events.WarmStarted():
                 self._apply_warm_start(event)
-            case TrialStarted():
+            case events.TrialStarted():
                 self.started.add(event.trial)
-            case TrialPromoted():
+            case events.TrialPromoted():
                 self._apply_promotion(event)
-            case TaskReported():
+            case events.TaskReported():
                 self._apply_report(event)
-            case RunFinished():
+            case events.RunFinished():
                 self.results[event.run] = event
                 self._update_job(event.run.job)
-            case RunLost():
+            case events.RunLost():
                 self.results.pop(event.run, None)
                 self._update_job(event.run.job)
-            case JobEnded():
+            case events.JobEnded():
                 self._apply_end(event)
-            case DriverStarted():
+            case events.DriverStarted():
                 failed = [job for job, end in self.ends.items() if end.status is Status.FAILED]
                 for job in failed:
                     del self.ends[job]
                     self._update_job(job)
 
-    def _apply_warm_start(self, event: WarmStarted) -> None:
+    def _apply_warm_start(self, event: events.WarmStarted) -> None:
         self.warm_start = event
         if self.suggestions_complete:  # its best come first, in place of the last ones
             configs = {repr(values): values for values in (*self.warm_configs(), *self.configs)}
@@ -245,7 +229,7 @@ class SweepState:
         different = {repr(one["values"]): one["values"] for one in ranked}
         return list(different.values())[: self.definition.sweep.top_k]
 
-    def _apply_promotion(self, event: TrialPromoted) -> None:
+    def _apply_promotion(self, event: events.TrialPromoted) -> None:
         if event.anyway:
             self.promoted_anyway.add(event.trial)
         self.ends.pop(JobId(1, event.trial), None)
@@ -253,7 +237,7 @@ class SweepState:
             trials[:] = [one for one in trials if one[1] != event.trial]
         self._update(event.trial)
 
-    def _apply_report(self, event: TaskReported) -> None:
+    def _apply_report(self, event: events.TaskReported) -> None:
         job = event.run.job
         self.reports.setdefault(job, []).append(event)
         if job.phase == 1:
@@ -262,7 +246,7 @@ class SweepState:
             prune = job.trial not in self.promoted_anyway and self.should_prune(event.tasks_done, event.value)
             (self.to_prune.add if prune else self.to_prune.discard)(job)
 
-    def _apply_end(self, event: JobEnded) -> None:
+    def _apply_end(self, event: events.JobEnded) -> None:
         job = event.job
         self.ends[job] = event
         self.to_prune.discard(job)

@@ -20,12 +20,12 @@ from ccsi.config import Config, build
 from ccsi.errors import UserError
 from ccsi.experiment.folder import check_run_dir, default_run_dir
 from ccsi.io.locks import InUseError, locked
+from ccsi.io.run_files import read_result
 from ccsi.sweep.definition import Cluster, Resources
 from ccsi.sweep.execution.context import TrialContext
 from ccsi.sweep.execution.failures import GivenUpError, reason
 from ccsi.sweep.folder import LOCK_WITHIN
 from ccsi.sweep.recorder import SweepInterruptedError
-from ccsi.sweep.results import read_result
 from ccsi.tracking.console import SECONDS_BETWEEN_LINES, percent, show_metrics, show_result
 from ccsi.tracking.files import NAME as METRICS
 

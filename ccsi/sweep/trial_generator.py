@@ -100,6 +100,20 @@ def dominated_reason(recorder: SweepRecorder) -> str:
     return f"because it could no longer reach the best {recorder.definition.sweep.top_k}"
 
 
+def reason_to_stop(recorder: SweepRecorder, job: JobId, new: bool) -> str | None:
+    """Why a job is stopped at its last report; None: it continues.
+
+    Args:
+        new: whether the report was new. A resumed job repeats its last one, and a promoted job is not stopped again.
+    """
+    state = recorder.state
+    if new and job in state.to_prune:
+        return state.pruned_by_scheduler
+    if job.phase == 1 and job.trial in selection.dominated(state):
+        return dominated_reason(recorder)
+    return None
+
+
 def job_spec(recorder: SweepRecorder, job: JobId) -> dict[str, Any]:
     """A job for Tune. The configurations of its runs are text, so that Tune does not look into them."""
     state, definition = recorder.state, recorder.definition

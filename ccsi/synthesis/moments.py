@@ -39,14 +39,12 @@ class ClassMemory:
         """The classes of this memory followed by those of `other`."""
         if not len(self.means):
             return other
-
-        def joined(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
-            return [torch.cat(pair) for pair in zip(a, b, strict=True)]
-
+        means, variances = (
+            zip(self.group_means, other.group_means, strict=True),
+            zip(self.group_vars, other.group_vars, strict=True),
+        )
         return ClassMemory(
-            torch.cat([self.means, other.means]),
-            joined(self.group_means, other.group_means),
-            joined(self.group_vars, other.group_vars),
+            torch.cat([self.means, other.means]), [torch.cat(a) for a in means], [torch.cat(a) for a in variances]
         )
 
 

@@ -31,7 +31,7 @@ FIGURES = {
 
 
 class Console:
-    """Shows a run: on a terminal one live line a phase, elsewhere a plain line now and then; tables at the end.
+    """Shows a run: on a terminal one live line for each phase, elsewhere a line every ten seconds; tables at the end.
 
     Progress goes to stderr, the final tables to stdout. On a terminal no line of progress is longer than it is wide.
 

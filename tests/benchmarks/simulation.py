@@ -1,30 +1,39 @@
 """A sweep of two phases on a cluster that is not there: a discrete-event simulation of what `ccsi.sweep` does.
 
-Settings are handed out in order to whatever place is free; ASHA or nothing prunes, without a limit on hours; a
-setting goes on to phase 2 when it is certain to be among the best, as in `ccsi.sweep.book`. The driver and the storage
-are each one queue served in order of arrival, a place is held by its trial while that waits, and a node that dies takes
-its trials' work since their last checkpoint with it. Time is in seconds, sizes in bytes.
+What is run next, pruned, promoted and reported is decided by `ccsi.sweep` itself, from made-up events; simulated is
+the time. The driver and the storage are each one queue served in order of arrival, a place is held by its job while
+that waits, and a node that dies takes its jobs' work since their last checkpoint with it. Time is in seconds, sizes in
+bytes.
 """
 
 import heapq
 import itertools
 import math
-from bisect import insort
+import os
 from collections import deque
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ccsi.sweep.rungs import Halving
+from ccsi.sweep import selection
+from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.definition import Definition
+from ccsi.sweep.events import Event, JobId, RunFinished, RunId, TaskReported
+from ccsi.sweep.journal import Journal
+from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.trial_generator import generate_jobs, reason_to_stop
 
 Steps = Generator[float, None, None]
-"""A process: it yields when it is to go on."""
+"""A process: it yields the time at which it continues."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting's run: seconds of each task, and its score, a mean over the tasks so far, after each; both phases."""
+    """A trial's run: seconds of each task, and its score, a mean over the tasks so far, after each; both phases."""
 
     seconds: tuple[float, ...]
     scores: tuple[float, ...]
@@ -35,7 +44,7 @@ class Rules:
     """The sweep's own settings.
 
     Args:
-        top_k, reporting: settings that go on to phase 2, and seeds of each there.
+        top_k, reporting: trials that phase 2 reports, and seeds of each there.
         asha: whether ASHA prunes phase 1.
         bounded: whether the metric is a mean over tasks (val_average_incremental), of which a part bounds the whole.
     """
@@ -51,9 +60,9 @@ class Costs:
     """What there is beside the trials' own work; by default nothing.
 
     Args:
-        start, report, end: the driver's work when a trial starts, tells of a task that is not its last, ends.
+        start, report, end: the driver's work when a job starts, reports a task that is not its last, ends.
         per_trial, per_place: what each of these grows by with every trial so far, and with every place at work.
-        hop: from the driver's word to the trial's first step, when neither works.
+        hop: from the driver's order to the trial's first step, when neither works.
         worker: until a worker process is there, the first trial's wait at each place; or of each place.
         checkpoint, bandwidth, interval: bytes of one, bytes a second of the storage all share, and seconds of work
             between two; there is one after each task too.
@@ -86,16 +95,15 @@ class Costs:
 
 @dataclass
 class Job:
-    """A trial of the sweep: of phase 1, or one seed of phase 2.
+    """A job of the sweep.
 
     Attributes:
         task: tasks done. saved: seconds of the next one that a checkpoint holds.
         since, step: when its present work began, if not saved yet, and how long that takes.
-        worked: seconds of its work that count. stopped: by ASHA.
+        worked: seconds of its work that count. stopped: by the driver.
     """
 
-    setting: int
-    phase: int
+    id: JobId
     task: int = 0
     saved: float = 0.0
     since: float | None = None
@@ -136,7 +144,7 @@ class Outcome:
     Attributes:
         makespan: until phase 2 was over.
         bound: no schedule does the same work sooner: the work divided by the places, the longest trial of phase 1, or
-            a setting's trial of phase 1 and then one of phase 2, whichever is longest.
+            a trial in phase 1 and then a run of it in phase 2, whichever is longest.
         work, lost: seconds of the trials' work that counts, and that was done again.
         driver, storage: the share of the time each was busy.
         trials, pruned: how many started, and how many of them ASHA stopped.
@@ -162,8 +170,46 @@ def mean(outcomes: Sequence[Outcome]) -> Outcome:
     return Outcome(**{one.name: float(np.mean([getattr(o, one.name) for o in outcomes])) for one in fields(Outcome)})
 
 
+class NoJournal(Journal):
+    """Keeps nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull))
+
+    def read(self) -> list[tuple[Event, float | None]]:
+        return []
+
+    def append(self, event: Event, clock: float) -> None:
+        pass
+
+
+class Recorder(SweepRecorder):
+    """A sweep that is written nowhere."""
+
+    def __init__(self, definition: Definition) -> None:
+        super().__init__(definition)
+        self.journal = NoJournal()
+
+
+@cache
+def composed() -> Definition:
+    return compose(["_target_=standin.run", "+quality=0.5", "sweep.space={}", "sweep.search=grid"])
+
+
+def define(n_trials: int, rules: Rules) -> Definition:
+    """A sweep of so many trials; the configurations of its runs are empty."""
+    seeds = replace(composed().sweep.seeds, tuning=[100], reporting=list(range(rules.reporting)))
+    space = {"quality": {"grid": list(range(n_trials))}}
+    metric: Any = "val_average_incremental" if rules.bounded else "val_macro"
+    sweep = replace(composed().sweep, space=space, seeds=seeds, top_k=rules.top_k, metric=metric)
+    sweep = replace(sweep, scheduler="asha" if rules.asha else "none")
+    definition = placed(replace(composed(), sweep=sweep), Path(os.devnull))
+    object.__setattr__(definition, "run_config", lambda *given: {})  # it is frozen
+    return definition
+
+
 class Sweep:
-    """One sweep: `Sweep(…).run()`. `per_node` trials fit a node; `seed` is of the nodes' deaths."""
+    """One sweep: `Sweep(…).run()`. `per_node` jobs fit a node; `seed` is of the nodes' deaths."""
 
     def __init__(
         self,
@@ -178,62 +224,65 @@ class Sweep:
         starts = [costs.worker] * nodes * per_node if isinstance(costs.worker, int | float) else costs.worker
         self.places = [Place(number % nodes, start) for number, start in enumerate(starts)]
         self.now, self.lost, self.begun = 0.0, 0.0, 0
-        self.spared: set[int] = set()  # stopped by ASHA, and going on to their end all the same
-        self.waiting: dict[int, list[tuple[float, int, Job]]] = {}  # by tasks done: those ASHA stopped, best first
+        self.recorder = Recorder(define(len(trials), rules))
+        self.offered = generate_jobs(self.recorder)
+        self.jobs: dict[JobId, Job] = {}
+        self.again: deque[Job] = deque()  # of nodes that died
         self.driver, self.storage = Server(), Server()
         self.free = deque(self.places)
-        self.jobs = [Job(number, 1) for number in range(len(trials))]
-        self.queue = deque(self.jobs)
-        self.unfinished: dict[int, float] = {}  # settings of phase 1 at work -> what their score can still become
-        self.ranked: list[tuple[float, int]] = []  # (-score, setting) of the completed ones
-        self.rule = Halving()
-        self.chosen: set[int] = set()
-        self.left = min(rules.top_k, len(trials)) * rules.reporting  # trials of phase 2 that have not ended
         self.heap: list[tuple[float, int, Steps, Place | None, int]] = []
         self.order = itertools.count()
+
+    @property
+    def chosen(self) -> set[int]:
+        """The trials that phase 2 has reported."""
+        return {job.trial for job in self.jobs if job.phase == 2}
 
     def run(self) -> Outcome:
         """Until phase 2 is over."""
         if self.costs.mtbf < math.inf:
             for node in range(max(place.node for place in self.places) + 1):
-                self._go_on(self._node([place for place in self.places if place.node == node]), None)
+                self._continue(self._node([place for place in self.places if place.node == node]), None)
         self._hand_out()
-        while self.left:
+        while not selection.is_over(self.recorder.state):
             self.now, _, steps, place, life = heapq.heappop(self.heap)
             if place is None or place.life == life:
-                self._go_on(steps, place)
+                self._continue(steps, place)
         paths = [
-            job.worked + (sum(self.trials[job.setting].seconds) if job.setting in self.chosen else 0.0)
-            for job in self.jobs
-            if job.phase == 1
+            job.worked + (sum(self.trials[job.id.trial].seconds) if job.id.trial in self.chosen else 0.0)
+            for job in self.jobs.values()
+            if job.id.phase == 1
         ]
-        work = sum(job.worked for job in self.jobs)
+        work = sum(job.worked for job in self.jobs.values())
         bound = max(work / len(self.places), *paths, 0.0)
         shares = self.driver.busy / self.now, self.storage.busy / self.now
-        return Outcome(self.now, bound, work, self.lost, *shares, self.begun, sum(map(len, self.waiting.values())))
+        pruned = sum(map(len, self.recorder.state.stopped.values()))
+        return Outcome(self.now, bound, work, self.lost, *shares, self.begun, pruned)
 
-    def _go_on(self, steps: Steps, place: Place | None) -> None:
+    def _continue(self, steps: Steps, place: Place | None) -> None:
         when = next(steps, None)
         if when is not None:
             heapq.heappush(self.heap, (when, next(self.order), steps, place, place.life if place else 0))
 
     def _hand_out(self) -> None:
         while self.free:
-            again = self._recalled()
-            if again is not None:
-                self.queue.appendleft(self._let_go(*again))
-            if not self.queue:
-                return
-            place, job = self.free.popleft(), self.queue.popleft()
+            if self.again:
+                job = self.again.popleft()
+            else:
+                offered = next(self.offered, None)
+                if offered is None:
+                    return
+                name = JobId.parse(offered["name"])
+                job = self.jobs.setdefault(name, Job(name))
+                job.stopped = False
+            place = self.free.popleft()
             place.job = job
-            if job.phase == 1:
-                self.unfinished.setdefault(job.setting, 1.0)
-            self._go_on(self._trial(place, job), place)
+            self._continue(self._job(place, job), place)
 
     # processes
 
-    def _trial(self, place: Place, job: Job) -> Steps:
-        costs, seconds = self.costs, self.trials[job.setting].seconds
+    def _job(self, place: Place, job: Job) -> Steps:
+        costs, seconds = self.costs, self.trials[job.id.trial].seconds
         self.begun += 1
         yield self._driver(costs.start)
         yield self.now + costs.hop + (0.0 if place.warm else place.worker)
@@ -251,12 +300,13 @@ class Sweep:
             job.task, job.saved = job.task + 1, 0.0
             if job.task < len(seconds):
                 yield self._driver(costs.report)
-                if job.phase == 1 and self._stops(job):
-                    break
+                job.stopped = self._reported(job)
         yield self._driver(costs.end)
         place.job = None
         self.free.append(place)
-        self._ended(job)
+        if not job.stopped:
+            self._reported(job)
+        self.recorder.end_job(job.id, None)
         self._hand_out()
 
     def _driver(self, seconds: float) -> float:
@@ -274,7 +324,7 @@ class Sweep:
                     self.lost += min(self.now - place.job.since, place.job.step)
                     place.job.since = None
             yield self.now + self.costs.detect
-            self.queue.extendleft(place.job for place in places if place.job is not None)
+            self.again.extendleft(place.job for place in places if place.job is not None)
             self._hand_out()
             yield self.now + self.costs.repair
             for place in places:
@@ -282,90 +332,17 @@ class Sweep:
             self.free.extend(places)
             self._hand_out()
 
-    # what the driver decides
-
-    def _stops(self, job: Job) -> bool:
-        """Whether a trial of phase 1 that has done a task, but not its last, ends here."""
-        trial, done = self.trials[job.setting], job.task
-        score, tasks = trial.scores[done - 1], len(trial.seconds)
-        self.unfinished[job.setting] = (done * score + tasks - done) / tasks if self.rules.bounded else 1.0
-        if job.setting in self._hopeless():
-            return True
-        if self.rules.asha:
-            self.rule.note(str(job.setting), done, score)
-            held = self.rule.is_rung(done) and not self._all_begun()
-            if job.setting not in self.spared and (held or self.rule.lags(done, score)):
-                job.stopped = True
-                return True
-        self._choose()
-        return False
-
-    def _ended(self, job: Job) -> None:
-        if job.phase == 2:
-            self.left -= 1
-            return
-        del self.unfinished[job.setting]
-        trial = self.trials[job.setting]
-        if job.stopped:
-            one = (-trial.scores[job.task - 1], job.setting, job)
-            insort(self.waiting.setdefault(job.task, []), one, key=lambda one: one[:2])
-        elif job.task == len(trial.seconds):
-            insort(self.ranked, (-trial.scores[-1], job.setting))
-            self.rule.note(str(job.setting), job.task, trial.scores[-1])
-        self._choose()
-
-    def _recalled(self) -> tuple[int, bool] | None:
-        """After how many tasks the one waits that goes on next, and whether it is spared; see `Book.recalled`."""
-        rungs = sorted((done for done, ones in self.waiting.items() if ones), reverse=True)
-        for done in rungs if self._all_begun() else ():
-            if self.rule.may_go_on(done, -self.waiting[done][0][0], len(self.rule.values[done])):
-                return done, False
-        enough = len(self.ranked) + len(self.unfinished) >= self.rules.top_k
-        if not rungs or enough or not self._all_begun() or self.unfinished.keys() - self.spared:
-            return None
-        return rungs[0], True
-
-    def _let_go(self, done: int, spared: bool) -> Job:
-        job = self.waiting[done].pop(0)[2]
-        job.stopped = False
-        if spared:
-            self.spared.add(job.setting)
-        return job
-
-    def _contenders(self) -> list[float]:
-        """What the scores of those that wait and may still go on can become."""
-        bounds = []
-        for done, ones in self.waiting.items():
-            for score, setting, _ in ones:
-                if not self.rule.may_go_on(done, -score, len(self.trials)):
-                    break
-                tasks = len(self.trials[setting].seconds)
-                bounds.append((tasks - done - done * score) / tasks if self.rules.bounded else 1.0)
-        return bounds
-
-    def _all_begun(self) -> bool:
-        return not any(job.phase == 1 and job.setting not in self.unfinished for job in self.queue)
-
-    def _hopeless(self) -> set[int]:
-        """See `ccsi.sweep.book.Book.hopeless`."""
-        if len(self.ranked) < self.rules.top_k or not self._all_begun():
-            return set()
-        worst = -self.ranked[self.rules.top_k - 1][0]
-        found = {setting for setting, bound in self.unfinished.items() if bound < worst}
-        waits = self.rules.asha and any(bound >= worst for bound in self._contenders())
-        return set() if self.rules.asha and (waits or len(found) < len(self.unfinished)) else found
-
-    def _choose(self) -> None:
-        """Queue phase 2 of the settings that have become certain, see `ccsi.sweep.book.Book.chosen`."""
-        if not self._all_begun():
-            return
-        over = not self.unfinished and self._recalled() is None
-        bounds = [] if over else [*self.unfinished.values(), *self._contenders()]
-        for place, (negative, setting) in enumerate(self.ranked[: self.rules.top_k]):
-            if place + sum(bound >= -negative for bound in bounds) >= self.rules.top_k:
-                break
-            if setting not in self.chosen:
-                self.chosen.add(setting)
-                new = [Job(setting, 2) for _ in range(self.rules.reporting)]
-                self.jobs += new
-                self.queue += new
+    def _reported(self, job: Job) -> bool:
+        """Record that a job has done a task; returns whether it is to stop, though it is not finished."""
+        trial, tasks = self.trials[job.id.trial], len(self.trials[job.id.trial].seconds)
+        run = RunId(job.id.phase, job.id.trial, 100 if job.id.seed is None else job.id.seed)
+        score = trial.scores[job.task - 1]
+        new = self.recorder.report(TaskReported(run, job.task, job.task, score, tasks, score, job.worked))
+        if job.task == tasks:
+            val = {"average_incremental": score, "macro": score}
+            self.recorder.finish_run(RunFinished(run, tasks, val, sum(trial.seconds)))
+            return False
+        reason = reason_to_stop(self.recorder, job.id, new)
+        if reason is not None:
+            self.recorder.stopping[job.id] = reason
+        return reason is not None

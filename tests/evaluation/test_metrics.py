@@ -123,7 +123,7 @@ def test_accuracy_row_and_micro_are_counts_over_images(sizes, seed):
     assert metrics.macro(row) == pytest.approx(sum(row) / len(row))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None)
 @given(st.integers(2, 5), st.integers(0, 10**6))
 def test_auc_is_scikit_learns_one_against_rest(n, seed):
     rng = np.random.default_rng(seed)
@@ -139,6 +139,7 @@ def test_auc_of_classes_without_images():
     assert np.isnan(metrics.auc(np.array([0, 0, 0]), scores))
 
 
+@pytest.mark.slow  # importing medmnist takes seconds, in a process of its own
 def test_auc_and_acc_are_medmnists_own(tmp_path):
     rng = np.random.default_rng(0)
     cases = []

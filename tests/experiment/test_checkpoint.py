@@ -75,7 +75,7 @@ def test_a_fingerprint_names_the_content(checkpoints: Checkpoints, tmp_path: Pat
         fingerprint(tmp_path / "nothing")
 
 
-def test_reading_a_runs_files_takes_no_torch() -> None:
-    program = "import sys; import ccsi.io.run_files; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+def test_a_runs_files_its_configuration_and_its_trackers_take_no_torch() -> None:
+    program = "import sys, ccsi.io.run_files, ccsi.config, ccsi.tracking; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
     assert NAME == "checkpoint.pt"

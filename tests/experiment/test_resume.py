@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ BUSY = [
 ]
 EACH_STEP = "checkpoint_every=0"
 Undisturbed = tuple[dict[str, Any], list[str | None]]
+Whole = tuple[dict[str, Any], list[TaskEnd]]
 
 
 def left_by(folder: Path) -> dict[str, Any]:
@@ -39,16 +41,7 @@ def left_by(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("*.npz")):
         with np.load(path) as file:
             arrays |= {f"{path.name} {key}": file[key].tolist() for key in file.files}
-    same = (
-        "weights_sha256",
-        "impressions_sha256",
-        "accuracy_matrix",
-        "confusion",
-        "val",
-        "stored",
-        "stored_after_task",
-        "auc_after_task",
-    )
+    same = ("weights_sha256", "impressions_sha256", "test", "val", "stored", "stored_after_task")
     return {
         **{key: result[key] for key in same},
         "lines": [{key: value for key, value in line.items() if key != "seconds"} for line in lines],
@@ -61,7 +54,7 @@ def left_by(folder: Path) -> dict[str, Any]:
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, ccsi_process: Server
 ) -> tuple[dict[str, Any], list[str | None]]:
-    """What a run leaves that nobody interrupts, and the stage of each checkpoint if one is written at each step."""
+    """What a run leaves that is not interrupted, and the stage of each checkpoint if one is written at each step."""
     folder, other = tmp_path_factory.mktemp("run") / "undisturbed", tmp_path_factory.mktemp("run") / "each"
     assert ccsi_process(*BUSY, f"run_dir={folder}")["rc"] == 0
     each = ccsi_process(*BUSY, f"run_dir={other}", EACH_STEP)
@@ -87,7 +80,7 @@ def test_killed_at_a_random_moment(
     assert killed["rc"] == -signal.SIGKILL and len(killed["stages"]) == at
     again = ccsi_process(*command)
     assert again["rc"] == 0, again["stderr"]
-    assert len(again["stages"]) <= len(stages) - at + 1  # it went on, it did not start over
+    assert len(again["stages"]) <= len(stages) - at + 1  # it resumed, it did not start over
     assert left_by(tmp_path / "run") == expected
 
 
@@ -106,16 +99,16 @@ def test_steps_since_the_last_checkpoint_are_done_again(
     assert left_by(folder) == expected
 
 
-def test_killed_while_the_pictures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, told = tmp_path / "run", list[Any]()
+def test_killed_while_the_pictures_are_drawn(tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, results = tmp_path / "run", list[Any]()
     with monkeypatch.context() as patch, pytest.raises(StopError):
         patch.setattr(sys.modules["ccsi.experiment.run"], "draw", lambda *_: stop(None))
-        patch.setattr("ccsi.tracking.Trackers.finish", lambda self, result: told.append(result))
+        patch.setattr("ccsi.tracking.Trackers.finish", lambda self, result: results.append(result))
         run_tiny(folder, "report=true")
-    assert not (folder / "result.json").exists()  # not finished yet, and nobody was told so
-    assert told == [None]
+    assert not (folder / "result.json").exists()  # not finished yet, and no tracker received a result
+    assert results == [None]
     figures = run_tiny(folder, "report=true")
-    assert figures["weights_sha256"] == run_tiny(tmp_path / "whole")["weights_sha256"]
+    assert figures["weights_sha256"] == whole[0]["weights_sha256"]
     assert (folder / "result.json").exists() and (folder / "plots" / "impressions.png").exists()
 
 
@@ -133,12 +126,13 @@ def test_killed_again_and_again(undisturbed: Undisturbed, ccsi_process: Server, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_says_how_to_go_on(number: int, undisturbed: Undisturbed, ccsi_process: Server, tmp_path: Path) -> None:
+def test_ctrl_c_says_how_to_resume(number: int, undisturbed: Undisturbed, ccsi_process: Server, tmp_path: Path) -> None:
     expected, stages = undisturbed
     command = [*BUSY, EACH_STEP, f"run_dir={tmp_path / 'run'}"]
     stopped = ccsi_process(*command, at=len(stages) // 2, when="after", signal=number)
     assert stopped["rc"] == 130
-    assert stopped["stderr"] == "ccsi: interrupted; the same command resumes from the last checkpoint.\n"
+    assert stopped["stderr"].startswith("ccsi: interrupted; the same command ") and stopped["stderr"].count("\n") == 1
+    assert stopped["stderr"].endswith(" from the last checkpoint.\n")
     if number == signal.SIGTERM:
         assert ccsi_process(*command)["rc"] == 0
         assert left_by(tmp_path / "run") == expected
@@ -152,22 +146,35 @@ def stop(event: Any) -> None:
     raise StopError
 
 
-@pytest.fixture
-def begun(tmp_path: Path) -> Path:
-    """The folder of a run that has done its first task."""
+@pytest.fixture(scope="module")
+def begun_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("begun") / "begun"
     with pytest.raises(StopError):
-        run_tiny(tmp_path / "begun", on_task_end=stop)
-    return tmp_path / "begun"
+        run_tiny(folder, on_task_end=stop)
+    return folder
 
 
-def test_a_tasks_end_is_told_again_when_a_run_goes_on_from_there(begun: Path) -> None:
-    """Whoever was told may have died with the run, between the checkpoint and hearing of it."""
+@pytest.fixture
+def begun(begun_once: Path, tmp_path: Path) -> Path:
+    """The folder of a run that has done its first task."""
+    return Path(shutil.copytree(begun_once, tmp_path / "begun"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[TaskEnd]]:
+    """The figures of a run that is not interrupted, and the events that its driver received."""
+    events: list[TaskEnd] = []
+    return run_tiny(tmp_path_factory.mktemp("whole") / "run", on_task_end=events.append), events
+
+
+def test_a_tasks_end_is_reported_again_after_a_resume(begun: Path, whole: Whole) -> None:
+    """The driver may have died with the run, between the checkpoint and receiving the event."""
     events: list[Any] = []
     run_tiny(begun, on_task_end=events.append)
-    whole: list[Any] = []
-    run_tiny(begun.with_name("whole"), on_task_end=whole.append)
-    assert [event.task for event in events] == [event.task for event in whole] == [0, 1, 2]
-    figures = [[{k: v for k, v in one.figures.items() if k != "seconds"} for one in told] for told in (events, whole)]
+    assert [event.task for event in events] == [event.task for event in whole[1]] == [0, 1, 2]
+    figures = [
+        [{k: v for k, v in one.figures.items() if k != "seconds"} for one in seen] for seen in (events, whole[1])
+    ]
     assert figures[0] == figures[1]
 
 
@@ -197,9 +204,9 @@ def test_the_callback_finds_its_task_on_disk(tmp_path: Path) -> None:
     assert done == [(1, 1), (2, 2), (3, 3)]
 
 
-def test_goes_on_whatever_does_not_touch_the_result(begun: Path, tmp_path: Path) -> None:
+def test_settings_that_do_not_touch_the_result_may_change(begun: Path, whole: Whole) -> None:
     figures = run_tiny(begun, "tracking.wandb.project=other", "checkpoint_every=5")
-    assert figures["weights_sha256"] == run_tiny(tmp_path / "whole")["weights_sha256"]
+    assert figures["weights_sha256"] == whole[0]["weights_sha256"]
     assert figures["seconds"]["total"] >= sum(v for k, v in figures["seconds"].items() if k != "total")
 
 

@@ -70,11 +70,21 @@ OTHERS = [
 ]
 
 
+TWO_TASKS = "scenario.classes_per_task=[5,5]"
+
+
+@pytest.fixture(scope="module")
+def unablated(tmp_path_factory: pytest.TempPathFactory) -> Plain:
+    """As `plain`, in two tasks."""
+    folder = tmp_path_factory.mktemp("unablated") / "run"
+    return folder, run_tiny(folder, TWO_TASKS)
+
+
 @pytest.mark.parametrize("ablation", [*LOSSES, *OTHERS])
-def test_every_ablation_is_one_override(ablation: str, plain: Plain, tmp_path: Path) -> None:
-    folder, before = plain
+def test_every_ablation_is_one_override(ablation: str, unablated: Plain, tmp_path: Path) -> None:
+    folder, before = unablated
     test = f"evaluate_test={'as_released' in ablation}".lower()  # which trains on test images, and needs them
-    after = run_tiny(tmp_path / "run", *ablation.split(), test)
+    after = run_tiny(tmp_path / "run", TWO_TASKS, *ablation.split(), test)
     assert after["weights_sha256"] != before["weights_sha256"]  # it does something
     assert all(0 <= accuracy <= 1 for row in after["val"]["accuracy_matrix"] for accuracy in row)
     if ablation in LOSSES:
@@ -167,7 +177,7 @@ def test_a_list_of_wrong_length(key: str, tmp_path: Path) -> None:
 
 
 def test_same_settings_same_bits(plain: Plain, tmp_path: Path) -> None:
-    torch.manual_seed(123)  # nobody draws from the global generator
+    torch.manual_seed(123)  # the global generator is not used
     torch.rand(7)
     _, before = plain
     after = run_tiny(tmp_path / "run")
@@ -262,16 +272,15 @@ def test_threads_are_as_configured(tmp_path: Path) -> None:
         torch.set_num_threads(before)
 
 
-def test_a_disk_that_fills_up_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_is_one_sentence(plain: Plain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Files, record: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    whole = run_tiny(tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(Files, "_write", full)
         with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
             run_tiny(tmp_path / "run")
-    assert run_tiny(tmp_path / "run")["weights_sha256"] == whole["weights_sha256"]
+    assert run_tiny(tmp_path / "run")["weights_sha256"] == plain[1]["weights_sha256"]
 
 
 def test_other_os_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +293,11 @@ def test_other_os_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("override", ["learner=joint", "learner.idc.target=as_released", "report=true"])
-def test_shared_data_change_nothing_but_where_they_lie(override: str, tmp_path: Path) -> None:
+def test_shared_data_change_nothing_but_where_they_lie(
+    override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in ("draw_accuracy_matrix", "draw_accuracy_over_tasks", "draw_confusion"):
+        monkeypatch.setattr(f"ccsi.report.run.{other}", lambda path, *_: path)  # they show no image
     private = run_tiny(tmp_path / "private", override)
     for name in ("first", "second"):
         shared = run_tiny(tmp_path / name, override, f"share_data={tmp_path / 'data'}")
@@ -305,7 +318,7 @@ def test_finite() -> None:
 def test_every_library_keeps_to_the_runs_threads(tmp_path, threads):
     before = torch.get_num_threads()
     try:
-        run_tiny(tmp_path / "run", f"threads={threads}")
+        run_tiny(tmp_path / "run", "learner=finetune", "scenario.classes_per_task=10", f"threads={threads}")
         assert torch.get_num_threads() == threads
         pools = threadpool_info()
         assert len(pools) >= 2 and {pool["num_threads"] for pool in pools} == {threads}, pools

@@ -1,17 +1,21 @@
 """Tune in this process: the sweep's own searcher, scheduler and callback, and made-up trials. No Ray is started."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+import queue
+import threading
+from collections.abc import Callable, Generator, Sequence
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ray import tune
 from rich.console import Console
 
 from ccsi.sweep.events import RunId
-from ccsi.sweep.execution.context import execute
-from ccsi.sweep.execution.trainable import Reporter
+from ccsi.sweep.execution.context import TrialContext, execute
+from ccsi.sweep.execution.trainable import Reporter, run_trial
 from ccsi.sweep.execution.tuner import JournalCallback, PruningScheduler, TrialSearcher
 from ccsi.sweep.progress import ProgressPrinter
 from ccsi.sweep.recorder import SweepRecorder
@@ -32,19 +36,21 @@ def drive(
     Then the last report was recorded; or is `lost`, though its checkpoint is there.
 
     A task takes `wait` of its run's configuration (default 1) on a clock of its own; of two jobs that report at
-    the same time the one started first does.
+    the same time the one started first does. learn: None runs what the configurations say, in threads.
 
     Returns:
         Whether the sweep came to its end.
     """
+    tune.report = lambda report: HERE.report(report)
     recorder.start(finished_runs(recorder.definition))
     searcher, scheduler = TrialSearcher(generate_jobs(recorder), workers), PruningScheduler(recorder)
     callback = JournalCallback(recorder, searcher, ProgressPrinter(recorder, Console(quiet=True)))
-    live: dict[str, tuple[float, Any, Iterator[dict[str, Any]]]] = {}
+    live: dict[str, tuple[float, Any, Generator[dict[str, Any]]]] = {}
     now, numbers = 0.0, count()
 
     def stop(trial: Any) -> None:
-        del live[trial.trial_id]
+        _, _, reported = live.pop(trial.trial_id)
+        reported.close()
         searcher.on_trial_complete(trial.trial_id)
         callback.on_trial_complete(0, [], trial)
 
@@ -54,7 +60,11 @@ def drive(
     while True:
         while isinstance(job := searcher.suggest(name := f"{next(numbers):06d}"), dict):
             trial: Any = SimpleNamespace(trial_id=name, config=job, last_result=None)
-            live[name] = (now + wait(job), trial, reports(recorder, job, learn))
+            live[name] = (
+                now + wait(job),
+                trial,
+                iter(real(recorder, job) if learn is None else reports(recorder, job, learn)),
+            )
             scheduler.on_trial_add(controller, trial)
             callback.on_trial_start(0, [], trial)
         if job == "FINISHED":
@@ -85,7 +95,13 @@ def wait(job: dict[str, Any]) -> float:
     return float(json.loads(job["runs"])[0].get("wait", 1))
 
 
-def reports(recorder: SweepRecorder, job: dict[str, Any], learn: Learn) -> Iterator[dict[str, Any]]:
+def real(recorder: SweepRecorder, job: dict[str, Any]) -> "RealJob":
+    """A job as its configuration says."""
+    context = TrialContext(1, 1.0, 0.0, recorder.definition.sweep.max_failures, {}, os.getcwd(), "s")
+    return RealJob(job, context, recorder.definition.sweep.metric)
+
+
+def reports(recorder: SweepRecorder, job: dict[str, Any], learn: Learn) -> Generator[dict[str, Any]]:
     """What `run_trial` reports: after each task, the last of a run when its result.json is there."""
     done, scores, metric = 0, list[float](), recorder.definition.sweep.metric
     for config in json.loads(job["runs"]):
@@ -134,3 +150,48 @@ def execute_phase(recorder: SweepRecorder, phase: int, trials: Sequence[int]) ->
             values = recorder.state.configs[trial]
             config = definition.run_config(values, phase, run.seed, run_folder(definition, run))
             recorder.finish_run(summary_of(run, execute(config, lambda event: None)))
+
+
+HERE = threading.local()
+"""Of a thread that runs a job: where its reports go."""
+
+
+class StoppedError(BaseException):
+    """Tune has stopped the job."""
+
+
+class RealJob:
+    """The reports of `run_trial`, which runs in a thread of its own and waits after each of them, as under Tune."""
+
+    def __init__(self, job: dict[str, Any], context: TrialContext, metric: str) -> None:
+        self.reports, self.answers = queue.Queue[dict[str, Any] | None](), queue.Queue[bool]()
+        self.error: Exception | None = None
+        self.thread = threading.Thread(target=self._run, args=(job, context, metric), daemon=True)
+        self.started = False
+
+    def _run(self, job: dict[str, Any], context: TrialContext, metric: str) -> None:
+        try:
+            HERE.report = self._report
+            run_trial(job, context, metric)
+        except StoppedError:
+            pass
+        except Exception as error:
+            self.error = error
+        self.reports.put(None)
+
+    def _report(self, report: dict[str, Any]) -> None:
+        self.reports.put(report)
+        if not self.answers.get(timeout=120):
+            raise StoppedError
+
+    def __iter__(self) -> Generator[dict[str, Any]]:
+        self.thread.start()
+        try:
+            while (report := self.reports.get(timeout=120)) is not None:
+                yield report
+                self.answers.put(True)
+        finally:  # the generator is closed when the job is stopped
+            self.answers.put(False)
+            self.thread.join(120)
+        if self.error is not None:
+            raise self.error

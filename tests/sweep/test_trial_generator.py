@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -117,7 +117,6 @@ class World:
         )
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32), number=st.integers(1, 9), top_k=st.integers(1, 4), workers=st.integers(1, 5),
     metric=st.sampled_from(["val_average_incremental", "val_macro"]), tuning=st.sampled_from([[10], [10, 11]]),
@@ -149,7 +148,6 @@ def test_whoever_is_not_waited_for_the_chosen_are_those_of_waiting_for_all(
         assert selection.best_trials(again.state) == expected  # and the files say the same
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
     workers=st.integers(1, 5), killed=st.lists(st.integers(1, 12), max_size=2),
@@ -190,7 +188,6 @@ def late_finalists(state: SweepState) -> list[int]:
     return selection.best_trials(state) if selection.is_search_finished(state) else []
 
 
-@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32), top_k=st.integers(1, 3), scheduler=st.sampled_from(["asha", "median"]))
 def test_nor_does_it_change_what_a_scheduler_sees(seed: int, top_k: int, scheduler: str) -> None:
     world, more = World(seed, 8, 0.1), grid(8) | {"top_k": top_k, "scheduler": scheduler}
@@ -453,7 +450,6 @@ def test_asha_ends_with_enough_to_report_and_lets_equals_go_on_together(tmp_path
     assert [recorder.state.trial_status(1, n) for n in range(8)] == ["done"] * 8
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32), number=st.integers(1, 14), top_k=st.integers(1, 3), workers=st.integers(1, 5),
     killed=st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=2),

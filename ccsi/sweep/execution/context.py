@@ -17,8 +17,8 @@ import ccsi.config
 from ccsi.config import Config
 from ccsi.errors import UserError
 from ccsi.io.locks import InUseError, locked
+from ccsi.io.run_files import read_result
 from ccsi.sweep.remote import Remote
-from ccsi.sweep.results import read_result
 from ccsi.tracking.events import TaskEnd, Tracker
 
 CUDA_CONTEXT = 2**29
@@ -151,13 +151,3 @@ def reset_process(seed: int, gpu: float) -> None:
             if gpu < 1:  # Ray only counts fractions; the memory must be capped by us
                 total = torch.cuda.get_device_properties(0).total_memory
                 torch.cuda.set_per_process_memory_fraction(max(gpu / 2, gpu - CUDA_CONTEXT / total))
-
-
-def fingerprint(folder: Path) -> str:
-    """What a run would resume from, without reading it all: the same for a copy of the folder; "" without one."""
-    try:
-        with (folder / "checkpoint.pt").open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            return f"{file.read(32).hex()} {size}"
-    except OSError:
-        return ""

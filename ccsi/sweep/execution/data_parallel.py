@@ -25,10 +25,10 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchT
 from ccsi.config import Config, build
 from ccsi.distributed import AgreedError, ProcessGroup
 from ccsi.errors import UserError
+from ccsi.io.run_files import read_result
 from ccsi.sweep.execution.context import TrialContext, reset_process, sole_user
 from ccsi.sweep.execution.failures import RetryCounter, memory_advice
 from ccsi.sweep.execution.metrics import RayMetrics
-from ccsi.sweep.results import read_result
 from ccsi.tracking.events import TaskEnd
 
 TaskReport = Callable[[TaskEnd], dict[str, Any] | None]

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from ccsi.io.atomic import replacing
-from ccsi.sweep.execution.context import fingerprint
+from ccsi.io.run_files import CHECKPOINT, fingerprint
 
 WORKER_DIED = "the worker process died (killed, or out of memory)"
 """`reason` for a trial whose process ended without an exception."""
@@ -66,7 +66,10 @@ class RetryCounter:
 
     def _place(self) -> str:
         """The driver's call and the checkpoint the run would resume from."""
-        return f"{self.call} {fingerprint(self.folder)}"
+        try:
+            return f"{self.call} {fingerprint(self.folder / CHECKPOINT)}"
+        except OSError:  # there is none
+            return self.call
 
     def _attempts_here(self) -> list[str]:
         """The tracebacks of the attempts that started at the checkpoint of now, as far as they were noted."""

@@ -13,11 +13,11 @@ from typing import Any
 
 from ccsi.config import Config
 from ccsi.errors import UserError
+from ccsi.io.run_files import read_result
 from ccsi.sweep.events import RunId, TaskReported, to_record
 from ccsi.sweep.execution.context import TrialContext, execute, reset_process
 from ccsi.sweep.execution.failures import GivenUpError, RetryCounter, memory_advice, reason
 from ccsi.sweep.execution.metrics import RayMetrics
-from ccsi.sweep.results import read_result
 from ccsi.sweep.runs import n_tasks, summary_of
 from ccsi.tracking.events import TaskEnd
 

@@ -42,7 +42,7 @@ from ccsi.sweep.execution.gpu_packing import measure_gpu_share
 from ccsi.sweep.execution.trainable import run_trial
 from ccsi.sweep.progress import ProgressPrinter
 from ccsi.sweep.recorder import SweepInterruptedError, SweepRecorder
-from ccsi.sweep.trial_generator import dominated_reason
+from ccsi.sweep.trial_generator import dominated_reason, reason_to_stop
 
 TUNE_FOLDER = "ray"
 """Tune's own files, in the sweep's folder while it runs."""
@@ -115,14 +115,11 @@ class PruningScheduler(FIFOScheduler):
             end = from_record(json.loads(result["end"]))
             assert isinstance(end, RunFinished)
             self.recorder.finish_run(end)
-        job, state = report.run.job, self.recorder.state
-        if new and job in state.to_prune:
-            self.recorder.stopping[job] = state.pruned_by_scheduler
-            return TrialScheduler.STOP
-        if job.phase == 1 and job.trial in selection.dominated(state):
-            self.recorder.stopping[job] = dominated_reason(self.recorder)
-            return TrialScheduler.STOP
-        return TrialScheduler.CONTINUE
+        reason_given = reason_to_stop(self.recorder, report.run.job, new)
+        if reason_given is None:
+            return TrialScheduler.CONTINUE
+        self.recorder.stopping[report.run.job] = reason_given
+        return TrialScheduler.STOP
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         state = self.recorder.state

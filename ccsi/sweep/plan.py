@@ -1,0 +1,36 @@
+"""What a sweep would do, before it does anything."""
+
+import os
+
+from ccsi.config import shown
+from ccsi.sweep.definition import Definition
+from ccsi.sweep.pruners import SCHEDULER_NAMES
+
+
+def describe_plan(definition: Definition) -> list[str]:
+    """How many runs a sweep has, over which space, and what each asks of Ray: a line each."""
+    sweep, resources = definition.sweep, definition.resources
+    n_trials = sweep.num_samples if sweep.search == "optuna" else len(definition.listed_configs())
+    n_tuning, n_reporting = len(sweep.seeds.tuning), len(sweep.seeds.reporting)
+    compared = next((dimension for dimension in definition.space if dimension.kind == "each"), None)
+    n_arms = 1 if compared is None else len(compared.values)
+    n_finalists = sweep.top_k if compared is None else n_arms
+    searched = n_trials if n_trials > n_arms or compared is None else 0  # one trial of each candidate: none to choose
+    scheduler = SCHEDULER_NAMES[sweep.scheduler]
+    n_searched, n_reported = searched * n_tuning, n_finalists * n_reporting
+    lines = [
+        f"Search: {sweep.search}{f', {scheduler}' if scheduler else ''}, by mean {sweep.metric}",
+        *(f"  {dimension.key}: {dimension.kind} {list(dimension.values)}" for dimension in definition.space),
+        f"Phase 1: at most {searched} trials x {n_tuning} tuning seeds = {n_searched} runs, on val",
+        f"Phase 2: the best {n_finalists} x {n_reporting} reporting seeds = {n_reported} runs, with test",
+    ]
+    gpu = shown(resources.gpu)
+    each = f"{definition.cpus():g} CPUs and {gpu} GPUs" + (" (measured first)" if gpu == "auto" else "")
+    workers = f"{resources.workers} workers of {each} each" if resources.workers > 1 else each
+    lines.append(f"Asked of Ray: {workers} for a trial, {sweep.max_concurrent or 'as many as fit'} at a time")
+    cpus = definition.ray.num_cpus or os.cpu_count() or 1
+    where = (
+        f"this machine, {cpus} CPUs" if definition.ray.address is None else f"the cluster at {definition.ray.address}"
+    )
+    name = sweep.name or "<date-time>-<4 signs>"
+    return [*lines, f"On: {where}", f"Folder: {sweep.dir or f'sweeps/{name}'}"]

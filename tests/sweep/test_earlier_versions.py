@@ -1,0 +1,90 @@
+"""Sweeps begun at commit 4c57aa6 and killed in the middle of phase 1 are resumed to the table they had there.
+
+In these folders a trial is called setting and a run trial, journal.jsonl has untyped events without the ends of runs,
+result.json is schema 1, and checkpoints have their digest in front. `digits` learns real digits with the network of
+tinynet.py; `standin` sleeps (see standin.py).
+"""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("ray")
+from driver import drive
+
+from ccsi.io.run_files import read_result
+from ccsi.sweep import selection
+from ccsi.sweep.compose import placed, read
+from ccsi.sweep.events import JobId
+from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.tables.leaderboard import leaderboard
+from ccsi.sweep.tables.rows import collect, write_rows
+
+BEGUN = Path(__file__).with_name("begun_at_4c57aa6")
+FIGURES = {
+    "average_incremental_accuracy": "average_incremental",
+    "final_accuracy_macro": "macro",
+    "final_accuracy_micro": "micro",
+}
+
+
+def expected_table(file: str, renamed: dict[str, str]) -> pd.DataFrame:
+    """A table of that commit under the present names, without what a run costs and where it lies."""
+    table = pd.read_csv(BEGUN / file)
+    names = {name: renamed.get(name, name) for name in table.columns}
+    for old, new in FIGURES.items():
+        names = {name: now.replace(old, new) for name, now in names.items()}
+    table = table.rename(columns=names)
+    return table.drop(columns=[name for name in table if name.startswith("seconds") or name == "run_dir"])
+
+
+def resumed(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> SweepRecorder:
+    """The sweep, resumed in this process to its end."""
+    monkeypatch.syspath_prepend(str(BEGUN))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.chdir(folder.parent)
+    shutil.copytree(BEGUN / name, folder)
+    recorder = SweepRecorder(placed(read(folder), folder))
+    assert recorder.journal.n_skipped == 0
+    assert not selection.is_search_finished(recorder.state)
+    assert drive(recorder, None)
+    assert selection.is_complete(recorder.state)
+    write_rows(collect(recorder))
+    return recorder
+
+
+def test_a_sweep_of_stand_ins_comes_to_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    import standin
+
+    monkeypatch.setattr(standin, "time", SimpleNamespace(sleep=lambda seconds: None))
+    recorder = resumed("standin", tmp_path / "s", monkeypatch)
+    expected = expected_table("standin.trials.csv", {"trial": "run", "setting": "trial"})
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "s/runs.csv")[list(expected)], expected)
+    expected = expected_table("standin.leaderboard.csv", {"setting": "trial"})
+    board = pd.DataFrame(leaderboard(collect(recorder)))
+    pd.testing.assert_frame_equal(board[list(expected)], expected, check_dtype=False)
+    sums = json.loads((BEGUN / "standin.sums.json").read_text())
+    learned = {run: result["weights_sha256"] for run in sums if (result := read_result(tmp_path / "s/runs" / run))}
+    assert learned == {run: one["weights_sha256"] for run, one in sums.items()}
+
+
+@pytest.mark.slow
+def test_a_sweep_of_digits_resumes_each_run_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = resumed("digits", tmp_path / "s", monkeypatch)
+    expected = expected_table("digits.trials.csv", {"trial": "run", "setting": "trial"})
+    sums = json.loads((BEGUN / "digits.sums.json").read_text())
+    results: dict[str, Any] = {run: read_result(tmp_path / "s/runs" / run) for run in sums}
+    before = [run for run in sums if (BEGUN / "digits/runs" / run / "result.json").exists()]
+    assert before and all(results[run]["weights_sha256"] == sums[run]["weights_sha256"] for run in before)
+    assert len(recorder.state.reports[JobId(1, 3)]) > 3  # c03 was in its second seed
+    resumed_run = "p1-c03-s101"
+    if results[resumed_run] and results[resumed_run]["weights_sha256"] == sums[resumed_run]["weights_sha256"]:
+        # this CPU rounds as the one it was begun on
+        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "s/runs.csv")[list(expected)], expected)
+        assert all(results[run]["weights_sha256"] == one["weights_sha256"] for run, one in sums.items())
