@@ -17,6 +17,7 @@ from ccsi.errors import UserError
 from ccsi.sweep import selection
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.execution.context import execute
+from ccsi.sweep.execution.environment import keep_ray_private
 from ccsi.sweep.folder import open_remote
 from ccsi.sweep.progress import ProgressPrinter
 from ccsi.sweep.recorder import SweepInterruptedError, SweepRecorder
@@ -114,14 +115,13 @@ def run_phases(recorder: SweepRecorder, console: Console) -> None:
     definition = recorder.definition
     if definition.ray.address is None:
         validate(definition)  # a cluster's nodes may have data that this machine lacks
+        keep_ray_private()
     console.print(f"Starting Ray ({shown(definition.ray.address or 'local')}) …", highlight=False)
     try:
         from ccsi.sweep.execution import cluster, metrics, tuner  # seconds to import
     except ModuleNotFoundError as error:
         raise UserError(f"a sweep needs the package {error.name}: pip install 'ccsi[sweep]'.") from error
 
-    if definition.ray.address is None:
-        cluster.keep_ray_private()
     progress = ProgressPrinter(recorder, console)
     try:
         with cluster.start_ray(definition.ray, dashboard=definition.resources.workers > 1) as dashboard:

@@ -23,6 +23,7 @@ from ccsi.io.locks import InUseError, locked
 from ccsi.io.run_files import read_result
 from ccsi.sweep.definition import Cluster, Resources
 from ccsi.sweep.execution.context import TrialContext
+from ccsi.sweep.execution.environment import keep_ray_private
 from ccsi.sweep.execution.failures import GivenUpError, reason
 from ccsi.sweep.folder import LOCK_WITHIN
 from ccsi.sweep.recorder import SweepInterruptedError
@@ -71,13 +72,12 @@ def run_shared(config: Config, context: TrialContext, cluster: Cluster) -> None:
     if context.local:  # a cluster's nodes may see other disks than this machine
         check_run_dir(folder, config)
         build(config | {"_target_": "ccsi.experiment.validate"})()
+        keep_ray_private()
     print(f"Starting Ray ({ccsi.config.shown(cluster.address or 'local')}) …", file=sys.stderr)
     from ccsi.sweep.execution import cluster as ray_cluster  # seconds to import
     from ccsi.sweep.execution.data_parallel import run_workers_with_retries
     from ccsi.sweep.execution.metrics import print_addresses
 
-    if context.local:
-        ray_cluster.keep_ray_private()
     context = replace(context, environment={key: os.environ[key] for key in ray_cluster.PASSED_ON if key in os.environ})
     with ray_cluster.start_ray(cluster) as dashboard:
         if dashboard is not None:

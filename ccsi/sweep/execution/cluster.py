@@ -4,7 +4,6 @@ import contextlib
 import logging
 import math
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -89,13 +88,6 @@ def start_ray(cluster: Cluster, dashboard: bool = False) -> Iterator[str | None]
         yield None if cluster.address else joined.address_info["webui_url"] or ""
     finally:
         ray.shutdown()
-
-
-def keep_ray_private() -> None:
-    """Set what a local Ray reads when it starts: stay on the loopback device, and use a token of its own."""
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # its name says where this is the default
-    if "RAY_AUTH_MODE" not in os.environ:  # without a token Ray would write ~/.ray/auth_token
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def check_cluster(address: str) -> None:
