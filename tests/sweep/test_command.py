@@ -23,7 +23,7 @@ from ccsi.sweep.compose import compose, placed
 from ccsi.sweep.driver import validate, write_tables
 from ccsi.sweep.events import JobId
 from ccsi.sweep.execution.failures import reason
-from ccsi.sweep.progress import ProgressPrinter
+from ccsi.sweep.progress import ProgressPrinter, progress_line, standings, standings_table
 from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.tables.leaderboard import leaderboard, write_leaderboard
@@ -296,3 +296,15 @@ def test_the_reason_of_a_failure_is_its_last_word() -> None:
         "torch.OutOfMemoryError: CUDA out of memory"
     )
     assert "worker process died" in reason("The actor died unexpectedly before finishing this task.\n\tclass_name: X\n")
+
+
+def test_tables_and_lines_fit_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    recorder = filled(tmp_path / "s")
+    console = Console(record=True, width=80, file=io.StringIO(), force_terminal=True)
+    write_leaderboard(collect(recorder), console)
+    console.print(standings_table(standings(recorder.state, ()), "val_average_incremental"))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
+    assert {"rank", "trial", "macro", "incremental", "forgetting"} <= set(" ".join(lines).replace("┃", " ").split())
+    recorder.running |= {JobId(1, n) for n in range(100)}
+    assert len("phase 1  99:59  " + progress_line(recorder.state, recorder.running, 1, 1000)) <= 80

@@ -1,6 +1,7 @@
 """The table of a sweep that compares, against figures made up and worked out by hand."""
 
 import csv
+import io
 import json
 import shutil
 import statistics
@@ -206,3 +207,13 @@ def test_few_seeds_have_no_test(tmp_path: Path) -> None:
     assert "no test of significance for fewer than three seeds" in " ".join(notes(two.state, [row]))
     one = made(tmp_path / "one", "sweep.seeds.reporting=[0]", lacking=())
     assert {row["learner"]: cells(row, "learner")["macro"] for row in comparison(collect(one))}["joint"] == "98.0"
+
+
+def test_the_table_fits_a_terminal_of_80_columns(recorder: SweepRecorder) -> None:
+    console = Console(record=True, width=80, file=io.StringIO(), force_terminal=True)
+    write_comparison(collect(recorder), console)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines if "┃" in line or "│" in line)
+    assert {"learner", "kept", "macro", "seconds", "best", "data-free"} <= set(
+        " ".join(lines).replace("┃", " ").split()
+    )
