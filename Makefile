@@ -38,7 +38,7 @@ lint: $(READY)
 	$(VENV)/bin/lint-imports --no-cache
 
 docs: $(READY)  ## the documentation as a site, in build/site; a broken link is an error
-	$(VENV)/bin/mkdocs build --quiet --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict --site-dir build/site
 
 bench: $(READY)  ## speed against bare loops
 	$(PY) tests/benchmarks/bench_loops.py $(ARGS)

@@ -132,7 +132,9 @@ def finish(folder: Path, val: float, tasks: int = 2, seconds: float = 1.5, test:
     result |= {"scenario": {"classes_per_task": [2] * tasks}, "seconds": {"total": seconds * tasks}}
     result |= {"protocol": "data-free"}
     folder.mkdir(exist_ok=True, parents=True)
-    (folder / "result.json").write_text(json.dumps(result))
+    part = folder / "part"
+    part.write_text(json.dumps(result))
+    part.replace(folder / "result.json")
     return result
 
 
