@@ -139,6 +139,7 @@ def test_an_autoscaled_cluster_is_sent_its_trials_before_it_has_room(
     monkeypatch.setattr(tuner.tune.Tuner, "fit", lambda self: None)
     monkeypatch.setattr(tuner, "count_trials", lambda *wanted: pytest.fail("the nodes that are there do not matter"))
     monkeypatch.setattr(tuner, "check_nodes", lambda *wanted: None)
+    monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:9"))
     (tmp_path / "s/runs").mkdir(parents=True)
     autoscaled = ["ray.autoscale=true", "ray.address=auto", "sweep.max_concurrent=16"]
     definition = placed(compose([*STANDIN, "sweep.space={quality: {choice: [0.3]}}", *autoscaled]), tmp_path / "s")
