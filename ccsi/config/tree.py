@@ -2,9 +2,12 @@
 
 import difflib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ccsi.errors import UserError
 
@@ -43,9 +46,27 @@ def apply(config: Config, changes: Mapping[str, Any]) -> Config:
         if key not in known:
             raise UserError(unknown_key(key, config))
         OmegaConf.update(tree, key, value, merge=False)
-    plain = OmegaConf.to_container(tree)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return plain(tree)
+
+
+def plain(tree: Any, resolve: bool = False) -> Config:
+    """OmegaConf's tree as a dict, with interpolations resolved or as they are."""
+    values = OmegaConf.to_container(tree, resolve=resolve)
+    if not isinstance(values, dict):
+        raise TypeError("expected keys with values")
+    return {str(key): value for key, value in values.items()}
+
+
+def read(path: Path, resolve: bool = False) -> Config:
+    """The configuration in a YAML file, with the present names of targets.
+
+    Raises:
+        UserError: the file cannot be read as one.
+    """
+    try:
+        return current_targets(plain(OmegaConf.load(path), resolve))
+    except (OSError, TypeError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is not a run's configuration ({type(error).__name__}).") from error
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:

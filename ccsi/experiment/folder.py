@@ -8,11 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from ccsi.config import current_targets, flat, original_targets, shown, to_yaml
+from ccsi.config import flat, original_targets, read, shown, to_yaml
 from ccsi.errors import UserError
 from ccsi.experiment.checkpoint import Checkpoints, State
 from ccsi.io.atomic import write_atomically
@@ -42,13 +38,9 @@ def lock_run_dir(folder: Path, settings: Mapping[str, Any]) -> Iterator[State | 
                 folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(folder / LOCK))
             except InUseError as error:
-                raise UserError(
-                    f"run_dir={folder} is in use by another process; wait for it or choose another."
-                ) from error
+                raise UserError(f"run_dir={folder} is in use by another process; wait or choose another.") from error
             except OSError as error:
-                raise UserError(
-                    f"run_dir={folder} cannot be written ({error.strerror}); choose another folder."
-                ) from error
+                raise UserError(f"run_dir={folder} cannot be written ({error.strerror}); choose another.") from error
             check_run_dir(folder, settings)  # again: another process may have used it since
             yield Checkpoints(folder, 0).load()
     except OSError as error:
@@ -89,28 +81,16 @@ def check_run_dir(folder: Path, settings: Mapping[str, Any]) -> None:
         raise UserError(f"run_dir={folder} holds other files ({min(content)}); choose an empty or new folder.")
     if RESULT in content:
         raise UserError(f"run_dir={folder} holds a finished run; choose another run_dir, or move that folder away.")
-    old, new = flat(read_config(folder / CONFIG)), flat(settings)
+    try:
+        old, new = flat(read(folder / CONFIG)), flat(settings)
+    except UserError as error:
+        raise UserError(f"{error} Put it back to resume, or choose another run_dir.") from error
     for key in sorted(old.keys() | new.keys()):
         if key.split(".")[0] not in NOT_COMPARED and old.get(key) != new.get(key):
             raise UserError(
                 f"run_dir={folder} was begun with {key}={shown(old.get(key))}, not {shown(new.get(key))}; "
                 "use the same settings to resume, or another run_dir."
             )
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The settings in a run's config.yaml, with the present names of targets.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    try:
-        settings = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        settings = error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path} is not a run's configuration; put it back to resume, or choose another run_dir.")
-    return current_targets({str(key): value for key, value in settings.items()})
 
 
 def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
