@@ -24,7 +24,8 @@ from ccsi.experiment.setup import Setup
 from ccsi.io.atomic import write_atomically
 from ccsi.learners import Learner
 from ccsi.stage import Stages
-from ccsi.tracking import NullTrackers, Progress, TaskEnd, Trackers
+from ccsi.tracking import Progress, TaskEnd, Trackers
+from ccsi.tracking.trackers import NullTrackers
 
 Evaluators = Mapping[str, Evaluator]
 

@@ -12,6 +12,7 @@ import tempfile
 import urllib.parse
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
 SECONDS_TO_CONNECT = 30.0
 SECONDS_TO_UPLOAD = 300.0
 """At the end of an online run; what is left then stays on disk for `wandb sync`."""
+
+
+SETTINGS: Any = {
+    **dict.fromkeys(("x_disable_meta", "x_disable_machine_info", "x_disable_stats"), True),  # host, user, git remote, …
+    **dict.fromkeys(("disable_code", "disable_git", "disable_job_creation", "silent"), True),
+    **dict.fromkeys(("x_save_requirements", "save_code", "symlink"), False),  # links would hold absolute paths
+    **dict.fromkeys(("host", "username", "email"), ""),
+    **{"program": "ccsi", "console": "off", "finish_timeout": SECONDS_TO_UPLOAD},
+    **dict.fromkeys(("init_timeout", "login_timeout"), SECONDS_TO_CONNECT),
+}
+"""Of `wandb.Settings`."""
 
 
 class WeightsAndBiases:
@@ -88,26 +100,6 @@ class WeightsAndBiases:
         id_file.parent.mkdir(exist_ok=True)
         if not id_file.exists():
             id_file.write_text(uuid.uuid4().hex[:12])
-        settings = wandb.Settings(
-            x_disable_meta=True,  # no wandb-metadata.json: host, user, command line, git remote, …
-            x_disable_machine_info=True,
-            x_disable_stats=True,
-            x_save_requirements=False,
-            disable_code=True,
-            disable_git=True,
-            disable_job_creation=True,
-            save_code=False,
-            host="",
-            username="",
-            email="",
-            program="ccsi",
-            console="off",
-            silent=True,
-            symlink=False,  # they would hold absolute paths
-            init_timeout=SECONDS_TO_CONNECT,
-            login_timeout=SECONDS_TO_CONNECT,
-            finish_timeout=SECONDS_TO_UPLOAD,
-        )
         try:
             self._run = wandb.init(
                 mode=self.mode,
@@ -119,7 +111,7 @@ class WeightsAndBiases:
                 resume="allow",
                 dir=str(folder),
                 config={key: portable(value) for key, value in run.config.items() if key != "tracking"},
-                settings=settings,
+                settings=SETTINGS,
             )
         except (wandb.errors.Error, ValueError, OSError) as error:
             self.finish(None)
@@ -203,13 +195,10 @@ def has_key() -> bool:
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    candidates = [os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"]
-    for path in candidates:
-        try:
+    for path in (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"):
+        with suppress(OSError, netrc.NetrcParseError):
             if path and netrc.netrc(str(path)).authenticators(host):
                 return True
-        except (OSError, netrc.NetrcParseError):
-            continue
     return False
 
 
