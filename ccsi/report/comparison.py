@@ -49,17 +49,16 @@ def draw_comparison(path: Path, found: Sequence[Curve]) -> Path:
     rows = math.ceil(len(kinds) / columns)
     with figure(path, 3.4 * columns, 2.7 * rows) as fig:
         axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for index, ax in enumerate(axes.flat):
-            if index >= len(kinds):
-                ax.set_axis_off()
-                continue
+        for ax in axes.flat[len(kinds) :]:
+            ax.set_axis_off()
+        for ax, kind in zip(axes.flat, kinds, strict=False):
             looks = [(one, GREY, LINES[number % 4], "") for number, one in enumerate(bounds)]
-            mine = [one for one in found if one.kind == kinds[index] and one.kind != "bound"]
+            mine = [one for one in found if one.kind == kind and one.kind != "bound"]
             looks += [(one, COLOURS[number % 7], "-", MARKERS[number % 7]) for number, one in enumerate(mine)]
             for one, colour, line, marker in looks:
                 curve(ax, one.after, f"{one.name} {one.after[:, -1].mean():.1f}", colour, line, marker, 1.1)
-            ax.set_title(kinds[index])
-            ax.grid(axis="y", color="#e5e5e5", linewidth=0.5)
+            ax.set_title(kind)
+            ax.grid(axis="y")
             ax.legend(fontsize=6, loc="lower left", handlelength=1.6, labelspacing=0.2)
         axes[0, 0].set_xticks(range(1, 1 + max(one.after.shape[1] for one in found)))
         axes[0, 0].set_ylim(0, 101)

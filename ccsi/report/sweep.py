@@ -2,7 +2,6 @@
 
 import ast
 import math
-import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -20,18 +19,7 @@ from ccsi.report.runs import Run, read_runs, result_of
 from ccsi.report.style import COLOURS, INK, LINES, MARKERS, curve, figure, short
 
 LEGEND_WIDTH = 72
-GREEK = {
-    name: unicodedata.lookup(f"GREEK SMALL LETTER {spoken}")
-    for name, spoken in {
-        "lambda": "LAMDA",
-        "rho": "RHO",
-        "tau": "TAU",
-        "sigma": "SIGMA",
-        "beta": "BETA",
-        "gamma": "GAMMA",
-    }.items()
-}
-SYMBOLS = {**GREEK, "lr": "learning rate"}
+SYMBOLS = {"lambda": "λ", "rho": "ρ", "tau": "τ", "sigma": "σ", "beta": "β", "gamma": "γ", "lr": "learning rate"}
 
 
 def draw_sweep(
@@ -66,17 +54,12 @@ def draw_sweep(
     if compare is not None:
         found = compared_curves(folder, reported, compare)
         return [draw_comparison(folder / "plots" / "comparison.png", found)] if found else []
-    keys = [key for key in (runs[0] if runs else {}) if key.startswith("config/")]
-    keys = [key for key in keys if len({run[key] for run in finished}) > 1]
     note = left_out([run for run in searched if run not in finished])
-    if finished and keys:
-        out = folder / "plots" / "swept_keys.png"
-        _draw_swept_keys(out, finished, keys, metric, note)
-        written.append(out)
+    if keys := differing_keys(finished):
+        written.append(_draw_swept_keys(folder / "plots" / "swept_keys.png", finished, keys, metric, note))
     if minimize and finished:
         written.append(_draw_front(folder / "plots" / "front.png", finished, metric, minimize, note))
-    curves = reporting_curves(folder, reported, metric)
-    if curves:
+    if curves := reporting_curves(folder, reported, metric):
         written.append(_draw_top_trials(folder / "plots" / "top_trials.png", curves))
     return written
 
@@ -84,6 +67,17 @@ def draw_sweep(
 def trial_of(run: Run) -> str:
     """The trial that a run is one seed of."""
     return run.get("trial", "")
+
+
+def by_trial(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs of each trial, in the order of the trials' names."""
+    return [list(group) for _, group in groupby(sorted(runs, key=trial_of), key=trial_of)]
+
+
+def differing_keys(runs: Sequence[Run]) -> list[str]:
+    """The columns `config/…` in which the runs differ."""
+    keys = [key for key in (runs[0] if runs else {}) if key.startswith("config/")]
+    return [key for key in keys if len({run[key] for run in runs}) > 1]
 
 
 def complete(runs: Sequence[Run], metric: str) -> list[Run]:
@@ -114,12 +108,9 @@ def reporting_curves(folder: Path, runs: Sequence[Run], metric: str) -> list[tup
 
     A trial that lacks a seed another one has is left out: an incomplete group is never averaged.
     """
-    seeds = {run.get("seed", "") for run in runs}
-    groups = [list(group) for _, group in groupby(sorted(runs, key=trial_of), key=trial_of)]
-    differing = [key for key in (runs[0] if runs else {}) if key.startswith("config/")]
-    differing = [key for key in differing if len({run[key] for run in runs}) > 1]
+    seeds, differing = {run.get("seed", "") for run in runs}, differing_keys(runs)
     curves: list[tuple[float, str, str, np.ndarray[Any, Any]]] = []
-    for group in groups:
+    for group in by_trial(runs):
         results = [result for run in group if (result := result_of(folder, run)) is not None]
         if len(results) < len(group) or {run.get("seed", "") for run in group} != seeds:
             continue
@@ -133,20 +124,20 @@ def reporting_curves(folder: Path, runs: Sequence[Run], metric: str) -> list[tup
     return [curve[1:] for curve in sorted(curves, key=lambda curve: -curve[0])]
 
 
-def _draw_swept_keys(path_out: Path, runs: Sequence[Run], keys: Sequence[str], metric: str, note: str) -> None:
+def _draw_swept_keys(path_out: Path, runs: Sequence[Run], keys: Sequence[str], metric: str, note: str) -> Path:
     columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
     scores = np.array([100 * float(t[f"val_{metric}"]) for t in runs])
     with figure(path_out, max(2.4 * columns, 3.2) + 0.2, 2.1 * rows + 0.2) as fig:
         axes = fig.subplots(rows, columns, sharey=True, squeeze=False)
-        for index, ax in enumerate(axes.flat):
-            if index >= len(keys):
-                ax.set_axis_off()
-                continue
-            _draw_key(ax, [t[keys[index]] for t in runs], scores)
-            ax.set_xlabel(key_label(keys[index]))
+        for ax in axes.flat[len(keys) :]:
+            ax.set_axis_off()
+        for ax, key in zip(axes.flat, keys, strict=False):
+            _draw_key(ax, [t[key] for t in runs], scores)
+            ax.set_xlabel(key_label(key))
         fig.suptitle(fill(f"search on val: {len(runs)} runs; bars are means{note}", 40 * columns), fontsize=8)
         fig.supylabel(f"{metric.replace('_', ' ')}, val (%)", fontsize=8)
+    return path_out
 
 
 def _draw_key(ax: Axes, texts: Sequence[str], scores: np.ndarray[Any, Any]) -> None:
@@ -173,7 +164,7 @@ def _draw_key(ax: Axes, texts: Sequence[str], scores: np.ndarray[Any, Any]) -> N
         ax.xaxis.set_major_locator(LogLocator(subs=steps))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.grid(axis="y", color="#e5e5e5", linewidth=0.5)
+    ax.grid(axis="y")
     ax.set_axisbelow(True)
 
 
@@ -189,7 +180,7 @@ def axis_kind(unique: Sequence[Any]) -> str:
 
 
 def _draw_front(path_out: Path, runs: Sequence[Run], metric: str, minimize: str, note: str) -> Path:
-    groups = [list(group) for _, group in groupby(runs, key=trial_of)]
+    groups = by_trial(runs)
     points = [[fmean(float(t[key]) for t in group) for key in (minimize, f"val_{metric}")] for group in groups]
     x, y = np.array(points)[:, 0], 100 * np.array(points)[:, 1]
     front = [n for n in np.lexsort((-y, x)) if not any((x <= x[n]) & (y >= y[n]) & ((x < x[n]) | (y > y[n])))]
@@ -199,8 +190,7 @@ def _draw_front(path_out: Path, runs: Sequence[Run], metric: str, minimize: str,
         ax.step(x[front], y[front], where="post", color=COLOURS[1], marker="o", markersize=4, linewidth=1)
         for n in front:
             ax.annotate(trial_of(groups[n][0]), (x[n], y[n]), (3, -8), textcoords="offset points", fontsize=7)
-        ax.set_xlabel(f"{minimize} of a run")
-        ax.set_ylabel(f"{metric.replace('_', ' ')}, val (%)")
+        ax.set(xlabel=f"{minimize} of a run", ylabel=f"{metric.replace('_', ' ')}, val (%)")
         title = f"search on val: {len(groups)} trials, means over seeds; line: Pareto front{note}"
         ax.set_title(fill(title, LEGEND_WIDTH))
     return path_out
@@ -219,10 +209,9 @@ def _draw_top_trials(path_out: Path, curves: Sequence[tuple[str, str, np.ndarray
             label = fill(f"{name}: {final}", LEGEND_WIDTH)
             curve(ax, rows, label, COLOURS[index], LINES[index % 4], MARKERS[index], 1.4)
         splits, counts = {split for _, split, _ in shown}, {len(rows) for _, _, rows in shown}
-        ax.set_ylabel(f"accuracy on all classes seen, {'/'.join(sorted(splits))} (%)")
-        ax.set_xlabel("tasks learned")
+        ax.set(xlabel="tasks learned", ylabel=f"accuracy on all classes seen, {'/'.join(sorted(splits))} (%)")
         ax.set_xticks(range(1, tasks + 1, max(1, tasks // 10)))
-        ax.grid(axis="y", color="#e5e5e5", linewidth=0.5)
+        ax.grid(axis="y")
         title = f"final accuracy, micro (%): mean ± standard deviation, n = {'/'.join(map(str, sorted(counts)))} seeds"
         fig.legend(loc="outside lower left", title=title, title_fontsize=7, alignment="left")
     return path_out
@@ -247,8 +236,4 @@ def number(text: str | None) -> float | None:
         value = ast.literal_eval(text or "")
     except (ValueError, SyntaxError, MemoryError):
         return None
-    return (
-        float(value)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        else None
-    )
+    return float(value) if type(value) in (int, float) and math.isfinite(value) else None

@@ -17,8 +17,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from ccsi.errors import UserError
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
@@ -136,7 +134,7 @@ class WeightsAndBiases:
         import wandb
 
         # pictures, not W&B's own confusion chart: that is an artifact, whose record holds an absolute path
-        from ccsi.report import draw_confusion, draw_impressions
+        from ccsi.report.run import draw_confusion, draw_impressions, load_images
 
         scratch = Path(tempfile.mkdtemp(dir=self._scratch.name if self._scratch else None))
         row: dict[str, Any] = {"task": event.task + 1, **event.figures}
@@ -144,8 +142,7 @@ class WeightsAndBiases:
             picture = draw_confusion(scratch / f"confusion_{split}.png", counts, self._class_names, split)
             row[f"confusion/{split}"] = wandb.Image(str(picture))
         if event.impressions is not None:
-            with np.load(event.impressions) as made:
-                images, labels = made["images"], made["labels"]
+            images, labels = load_images(event.impressions)
             picture = draw_impressions(scratch / "impressions.png", images, labels, self._class_names)
             row["impressions"] = wandb.Image(str(picture))
         self._run.log(row)
