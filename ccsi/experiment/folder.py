@@ -23,7 +23,7 @@ UNWRITABLE = (errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS)
 
 @contextmanager
 def lock_run_dir(folder: Path, settings: Mapping[str, Any]) -> Iterator[State | None]:
-    """Make the folder and hold it for this run alone; yields the state to resume from (None: a fresh start).
+    """Make the folder, with config.yaml, for this run alone; yields the state to resume from (None: a fresh start).
 
     A folder made here is removed again if the run ends before it wrote anything.
 
@@ -42,7 +42,10 @@ def lock_run_dir(folder: Path, settings: Mapping[str, Any]) -> Iterator[State | 
             except OSError as error:
                 raise UserError(f"run_dir={folder} cannot be written ({error.strerror}); choose another.") from error
             check_run_dir(folder, settings)  # again: another process may have used it since
-            yield Checkpoints(folder, 0).load()
+            state = Checkpoints(folder, 0).load()
+            if not (folder / CONFIG).exists():
+                write_atomically(folder / CONFIG, to_yaml(settings).encode())
+            yield state
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
@@ -93,18 +96,11 @@ def check_run_dir(folder: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
-def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write config.yaml, unless the folder has one."""
-    if not (folder / CONFIG).exists():
-        write_atomically(folder / CONFIG, to_yaml(settings).encode())
-
-
 def default_run_dir(run_dir: str | None, name: str, seed: int, settings: Mapping[str, Any]) -> Path:
-    """A run's folder, absolute: `run_dir`, or else runs/<name>-s<seed>-<hash of the settings>."""
-    return Path(run_dir or f"runs/{name}-s{seed}-{short_hash(settings)}").expanduser().absolute()
+    """A run's folder, absolute: `run_dir`, or else runs/<name>-s<seed>-<hash of the settings>.
 
-
-def short_hash(settings: Mapping[str, Any]) -> str:
-    """Six hexadecimal digits that differ between runs with different settings, and stay the same over versions."""
+    The hash differs between runs with different settings, and stays the same over versions.
+    """
     compared = {key: value for key, value in original_targets(settings).items() if key not in NOT_COMPARED}
-    return hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()[:6]
+    digest = hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()
+    return Path(run_dir or f"runs/{name}-s{seed}-{digest[:6]}").expanduser().absolute()

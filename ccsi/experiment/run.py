@@ -15,7 +15,7 @@ from ccsi.data.scenario import relabelled
 from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
 from ccsi.experiment.environment import DeviceName, set_up_torch
-from ccsi.experiment.folder import check_run_dir, default_run_dir, lock_run_dir, write_config
+from ccsi.experiment.folder import check_run_dir, default_run_dir, lock_run_dir
 from ccsi.experiment.record import result_of
 from ccsi.experiment.setup import LearnerFactory, Setup, check_same_images, read_data, set_up
 from ccsi.experiment.tasks import RunSession, check_state, learn_all
@@ -93,8 +93,6 @@ def run_in_folder(
     with ExitStack() as stack:
         saved = group.on_main(lambda: stack.enter_context(lock_run_dir(folder, settings)))
         check_state(saved, setup.data.checksum, session)
-        if session.writes:
-            write_config(folder, settings)
         stack.callback(lambda: session.trackers.finish(session.result))
         lines = saved["lines"] if saved else 0
         start = RunStart(f"{name}-s{seed}", folder, settings, setup.task_names, lines)

@@ -60,7 +60,8 @@ class RunSession:
         self.folder, self.device = folder, device
         self.trackers = trackers if self.writes else NullTrackers()
         self.checkpoints = Checkpoints(folder, every)
-        self.on_checkpoint, self.on_task_end = on_checkpoint, on_task_end
+        self.on_checkpoint = on_checkpoint or (lambda: None)
+        self.on_task_end = on_task_end or (lambda event: None)
         self.seconds: dict[str, float] = {}
         self.peak_bytes: dict[str, int] = {}
         self.fixed: State = {}
@@ -120,19 +121,13 @@ class RunSession:
             return
         spent = {"seconds": self.seconds_now(), "total_seconds": self.total(), "peak_bytes": dict(self.peak_bytes)}
         self.checkpoints.save(self.fixed | spent | {"stages": stages, "lines": self.trackers.files.lines})
-        if self.on_checkpoint is not None:
-            self.on_checkpoint()
+        self.on_checkpoint()
 
     def load(self, state: State) -> None:
         """Continue the counts from where `state` was saved."""
         self.seconds, self.peak_bytes = dict(state["seconds"]), dict(state["peak_bytes"])
         self.record = copy.deepcopy(state["record"])
         self.started -= state["total_seconds"]
-
-    def task_end(self, event: TaskEnd) -> None:
-        """Inform the run's driver."""
-        if self.on_task_end is not None:
-            self.on_task_end(event)
 
 
 def check_state(saved: State | None, checksum: str, session: RunSession) -> None:
@@ -164,7 +159,7 @@ def learn_all(setup: Setup, evaluate_test: bool, session: RunSession, saved: Sta
             evaluator.load_state_dict(saved["evaluators"][split])
         session.load(saved)
         if done:  # again: the driver may have died before it received the event
-            session.task_end(task_end(done - 1, len(plan), evaluators, session, None))
+            session.on_task_end(task_end(done - 1, len(plan), evaluators, session, None))
     everything = "all_tasks" in learner.permissions
     for task in make_tasks(data.train, data.val, plan, session.device, done, everything):
         for permission, pool in (("unlabeled_pool", data.val), ("test_images", data.test)):
@@ -184,7 +179,7 @@ def learn_all(setup: Setup, evaluate_test: bool, session: RunSession, saved: Sta
         session.trackers.task_end(event)
         session.keep(setup, evaluators, task.index + 1)
         session.save(None)
-        session.task_end(event)
+        session.on_task_end(event)
     return evaluators
 
 
