@@ -11,8 +11,7 @@ from ccsi.distributed import ProcessGroup
 from ccsi.evaluation import metrics
 from ccsi.experiment.checkpoint import sha256_of
 from ccsi.experiment.environment import hardware
-from ccsi.experiment.setup import Setup
-from ccsi.experiment.tasks import Evaluators, RunSession
+from ccsi.experiment.tasks import Evaluators, RunSession, Setup
 from ccsi.io.run_files import SCHEMA, finite
 from ccsi.learners import Learner
 

@@ -1,33 +1,101 @@
-"""Learn a task, evaluate, checkpoint, report; then the next task."""
+"""From a run's parts to data, tasks and a learner that fit together; then learn a task, evaluate, checkpoint, report."""
 
 import copy
 import dataclasses
 import io
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ccsi.data import Labelled
+from ccsi.data import Dataset, Labelled, Scenario, Source, opened
 from ccsi.data.scenario import make_tasks, take
 from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
 from ccsi.evaluation import Evaluator, metrics
 from ccsi.experiment.checkpoint import Checkpoints, State, sha256_of
 from ccsi.experiment.environment import commit, peak_memory, reset_peak_memory
-from ccsi.experiment.setup import Setup
 from ccsi.io.atomic import write_atomically
 from ccsi.learners import Learner
+from ccsi.learners.base import ModelFactory
+from ccsi.rng import Streams
 from ccsi.stage import Stages
 from ccsi.tracking import Progress, TaskEnd, Trackers
 from ccsi.tracking.trackers import NullTrackers
+from ccsi.training import Training
 
 Evaluators = Mapping[str, Evaluator]
+
+
+class LearnerFactory(Protocol):
+    """A configured learner, still without what a run gives it."""
+
+    def __call__(
+        self, *, model: ModelFactory, in_channels: int, training: Training, streams: Streams, device: torch.device
+    ) -> Learner: ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A data set, the classes of each task (original labels), and the learner."""
+
+    data: Dataset
+    plan: list[list[int]]
+    learner: Learner
+
+    @property
+    def order(self) -> list[int]:
+        """Original classes in the order in which they are learned."""
+        return [c for classes in self.plan for c in classes]
+
+    @property
+    def task_names(self) -> tuple[tuple[str, ...], ...]:
+        """Class names of each task."""
+        return tuple(tuple(self.data.class_names[c] for c in classes) for classes in self.plan)
+
+
+def read_data(dataset: Source, share_data: str | None) -> Dataset:
+    """The data set; through the folder `share_data`, if any, in one copy for all runs of a machine."""
+    return opened(dataset, Path(share_data).expanduser().absolute() if share_data is not None else None)
+
+
+def set_up(
+    data: Dataset,
+    scenario: Scenario,
+    model: ModelFactory,
+    learner: LearnerFactory,
+    training: Training,
+    evaluate_test: bool,
+    streams: Streams,
+    device: torch.device,
+) -> Setup:
+    """Plan the tasks and make the learner.
+
+    Raises:
+        UserError: the parts do not fit together, or another worker of this run has other images.
+    """
+    if data.checksum != ProcessGroup.current().broadcast_object(data.checksum):
+        raise UserError(
+            f"the images on {platform.node()} are not those of the other workers (their checksum differs); "
+            "dataset.path and $CCSI_DATA must hold the same on all machines."
+        )
+    plan = scenario.plan(len(data.class_names), streams)
+    channels = data.train.images.shape[1]
+    made = learner(model=model, in_channels=channels, training=training, streams=streams, device=device)
+    made.check([len(classes) for classes in plan])
+    if "test_images" in made.permissions and not evaluate_test:
+        raise UserError(
+            "learner.idc.target=as_released trains on test images, but evaluate_test=false keeps them "
+            "out of reach (as a sweep's first phase does); expected another target."
+        )
+    return Setup(data, plan, made)
 
 
 class RunSession:
