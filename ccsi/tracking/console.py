@@ -47,13 +47,12 @@ class Console:
         self._run: RunStart | None = None
         self._bar: Bar | None = None
         self._bar_task: TaskID | None = None
-        self._err = Terminal(stderr=True)
+        self._err = Terminal(stderr=True, markup=False, highlight=False)  # a path may hold [brackets]
         self._last: Progress | None = None
         self._phase_began = self._last_line = 0.0
         self._first_step = 0
 
     def start(self, run: RunStart) -> None:
-        """Print what runs where."""
         self._run = run
         if self.quiet:
             return
@@ -74,7 +73,6 @@ class Console:
             self._bar.start()
 
     def progress(self, event: Progress) -> None:
-        """Show a logging point; outside a terminal at most one every ten seconds of a phase."""
         if self.quiet or self._run is None:
             return
         now = time.monotonic()
@@ -97,7 +95,6 @@ class Console:
             self._print("  ".join(filter(None, (title, steps, show_metrics(event.metrics), time_left))))
 
     def task_end(self, event: TaskEnd) -> None:
-        """One line with the task's figures."""
         if self.quiet:
             return
         self._close_phase()
@@ -129,21 +126,17 @@ class Console:
         self._bar_task = self._last = None
 
     def _print(self, line: str) -> None:
-        # rich would wrap to 80 columns in a log file and read [brackets] in a path as markup
-        terminal = self._bar.console if self._bar is not None else self._err
-        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._err.print(line, soft_wrap=True)  # a log file has 80 columns for rich
 
 
 def show_result(result: Mapping[str, Any], folder: Path | None, file: Any = None) -> None:
     """Print a finished run's figures (the content of result.json) as tables, in percent, on stdout or `file`."""
-    out = Terminal(file=file or sys.stdout)
+    out = Terminal(file=file or sys.stdout, markup=False, highlight=False)
     if not out.is_terminal:
         out.width = max(out.width, MIN_WIDTH)
     dataset = result["dataset"]
     out.print()
-    title = f"{result['name']}: {result['learner']} on {dataset['name']}, seed {result['seed']}"
-    out.print(title, style="bold", markup=False)
-
+    out.print(f"{result['name']}: {result['learner']} on {dataset['name']}, seed {result['seed']}", style="bold")
     split, figures = split_to_show(result)
     tasks = enumerate(classes_of_tasks(result), start=1)
     names = [f"{n}: {', '.join(own) if len(own) <= MOST_NAMES else f'{len(own)} classes'}" for n, own in tasks]
@@ -169,9 +162,9 @@ def show_result(result: Mapping[str, Any], folder: Path | None, file: Any = None
     }
     for word, text in lines.items():
         wrapped = textwrap.fill(text, out.width - LABEL_WIDTH).replace("\n", "\n" + " " * LABEL_WIDTH)
-        out.print(f"{word:<{LABEL_WIDTH}}{wrapped}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"{word:<{LABEL_WIDTH}}{wrapped}", soft_wrap=True)
     if folder is not None:  # in one line, however long, to be copied
-        out.print(f"{'folder':<{LABEL_WIDTH}}{folder}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"{'folder':<{LABEL_WIDTH}}{folder}", soft_wrap=True)
 
 
 def accuracy_matrix(figures: Mapping[str, Any], title: str, names: Sequence[str], out: Terminal) -> list[Table]:

@@ -51,16 +51,13 @@ class Files:
         self._file = path.open("a", buffering=1, encoding="utf-8")  # line-buffered: a kill loses no whole line
 
     def progress(self, event: Progress) -> None:
-        """One line with the logging point's metrics."""
         where = {"task": event.task + 1, "phase": event.phase, "step": event.step, "steps": event.steps}
         self._write(where | {**event.metrics})
 
     def task_end(self, event: TaskEnd) -> None:
-        """One line with the task's figures."""
         self._write({"task": event.task + 1, "phase": "task_end", **event.figures, "stored": [*event.stored]})
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
-        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -42,8 +42,8 @@ SETTINGS: Any = {
 class WeightsAndBiases:
     """Logs a run to W&B.
 
-    Per logging point `<phase>/<metric>`; per task the figures against `task`, the impressions as an image and
-    the confusion matrices as images; at the end every figure of result.json in the summary.
+    Per logging point `<phase>/step` and `<phase>/<metric>`; per task the figures against `task` (1-based), the
+    impressions and the confusion matrices as images; at the end every figure of result.json in the summary.
 
     Args:
         mode: `disabled` does nothing; `offline` writes `<run folder>/wandb`, for `wandb sync` later; `online`
@@ -64,8 +64,7 @@ class WeightsAndBiases:
         job_type: str | None = "run",
         name: str | None = None,
     ) -> None:
-        self.mode, self.project, self.group = mode, project, group
-        self.job_type, self.name = job_type, name
+        self.mode, self.project, self.group, self.job_type, self.name = mode, project, group, job_type, name
         self._run: wandb.Run | None = None
         self._folder = Path()
         self._class_names: list[str] = []
@@ -122,13 +121,11 @@ class WeightsAndBiases:
             self._run.define_metric(figures, step_metric="task")
 
     def progress(self, event: Progress) -> None:
-        """One row of history: `task` (1-based), `<phase>/step`, `<phase>/<metric>`."""
         if self._run is not None:
             values = {"step": event.step, **event.metrics}
             self._run.log({"task": event.task + 1} | {f"{event.phase}/{key}": v for key, v in values.items()})
 
     def task_end(self, event: TaskEnd) -> None:
-        """One row of history with the figures, the impressions and the confusion matrices."""
         if self._run is None:
             return
         import wandb
@@ -152,13 +149,11 @@ class WeightsAndBiases:
         try:
             if self._run is not None:
                 if result is not None:
-                    for key, value in summary_of(result).items():
-                        self._run.summary[key] = value
+                    self._run.summary.update(summary_of(result))
                 self._run.finish(exit_code=0 if result is not None else 1)
         finally:
             self._run = None
-            if self._scratch is not None:
-                self._clean_up()
+            self._clean_up()
 
     def _keep_inside(self, folder: Path) -> None:
         """Let W&B write in `folder` and a temporary folder only, and report no errors to its makers."""
@@ -172,6 +167,8 @@ class WeightsAndBiases:
         os.environ.update(wanted)
 
     def _clean_up(self) -> None:
+        if self._scratch is None:
+            return
         import wandb
 
         wandb.teardown()  # or its process and its settings would outlive this run
@@ -182,9 +179,8 @@ class WeightsAndBiases:
                 os.environ[key] = value
         for logs in (self._folder / "wandb").glob("*run-*/logs"):
             shutil.rmtree(logs, ignore_errors=True)  # W&B's own debug logs: they name absolute paths
-        if self._scratch is not None:
-            self._scratch.cleanup()
-            self._scratch = None
+        self._scratch.cleanup()
+        self._scratch = None
 
 
 def has_key() -> bool:
@@ -214,8 +210,5 @@ def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
     for prefix, part in (("test_", "test"), ("val_", "val"), ("seconds/", "seconds")):
         flat |= {f"{prefix}{key}": value for key, value in result.get(part, {}).items()}
     stored = {"stored_bytes": sum(item["bytes"] for item in result.get("stored") or [])}
-    return {
-        key: value
-        for key, value in flat.items()
-        if isinstance(value, int | float) or (key.endswith("accuracy_matrix") and value)
-    } | stored
+    kept = {key for key, value in flat.items() if isinstance(value, int | float) or key.endswith("accuracy_matrix")}
+    return {key: flat[key] for key in flat if key in kept and flat[key] is not None} | stored
