@@ -26,12 +26,12 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def inner_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every dotted key that holds other keys."""
+def all_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every dotted key, whether it holds a value or other keys."""
     for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield f"{prefix}{key}"
-            yield from inner_keys(value, f"{prefix}{key}.")
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from all_keys(value, f"{prefix}{key}.")
 
 
 def apply(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -41,7 +41,7 @@ def apply(config: Config, changes: Mapping[str, Any]) -> Config:
         UserError: a key that `config` does not have.
     """
     tree = OmegaConf.create(config)
-    known = {*flat(config), *inner_keys(config)}
+    known = set(all_keys(config))
     for key, value in changes.items():
         if key not in known:
             raise UserError(unknown_key(key, config))
@@ -76,11 +76,11 @@ def to_yaml(config: Mapping[str, Any]) -> str:
 
 def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     """The message for a key that `known` lacks, with the nearest one that it has."""
-    all_keys = [one for one in (*flat(known), *inner_keys(known)) if not one.startswith("sweep.space.")]
-    if key in all_keys:  # the key exists, so the mistake is in the value typed for it
-        inside = [one.removeprefix(f"{key}.") for one in all_keys if one.startswith(f"{key}.") and "._" not in one]
+    keys = [one for one in all_keys(known) if not one.startswith("sweep.space.")]
+    if key in keys:  # the key exists, so the mistake is in the value typed for it
+        inside = [one.removeprefix(f"{key}.") for one in keys if one.startswith(f"{key}.") and "._" not in one]
         return f"{key} has nothing of the name typed inside it; expected some of {', '.join(inside)}."
-    near = difflib.get_close_matches(key, all_keys, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
     return f"{key} is not a setting; " + (f"did you mean {near[0]}?" if near else "see --help for the settings.")
 
 

@@ -107,7 +107,7 @@ def describe(hint: Any) -> str:
         return ", or ".join(describe(argument) for argument in arguments)
     if origin is Literal:
         return "one of " + ", ".join(map(shown, arguments))
-    if origin in (list, Sequence) or (origin is not None and origin.__name__ in ("list", "Sequence")):
+    if origin in (list, Sequence):
         return f"a list, each entry {describe(arguments[0])}" if arguments else "a list"
     if is_typeddict(hint):
         return "{" + ", ".join(f"{key}: …" for key in hint.__annotations__) + "}"

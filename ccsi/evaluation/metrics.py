@@ -27,13 +27,9 @@ def accuracy_row(confusion: npt.ArrayLike, sizes: Sequence[int]) -> list[float]:
         sizes: number of classes of each task; may include tasks that were not learned yet.
     """
     counts = np.asarray(confusion)
-    row = []
-    for end, size in zip(accumulate(sizes), sizes, strict=True):
-        if end > len(counts):
-            break
-        block = counts[end - size : end]
-        row.append(float(block[:, end - size : end].diagonal().sum() / block.sum()))
-    return row
+    ends = zip(accumulate(sizes), sizes, strict=True)
+    tasks = [slice(end - size, end) for end, size in ends if end <= len(counts)]
+    return [float(counts[task, task].trace() / counts[task].sum()) for task in tasks]
 
 
 def micro(confusion: npt.ArrayLike) -> float:

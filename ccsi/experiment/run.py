@@ -92,8 +92,8 @@ def run_in_folder(
         saved = group.on_main(lambda: stack.enter_context(lock_run_dir(folder, settings)))
         check_state(saved, setup.data.checksum, session)
         stack.callback(lambda: session.trackers.finish(session.result))
-        lines = saved["lines"] if saved else 0
-        start = RunStart(f"{name}-s{seed}", folder, settings, setup.task_names, lines)
+        names = tuple(tuple(setup.data.class_names[c] for c in classes) for classes in setup.plan)
+        start = RunStart(f"{name}-s{seed}", folder, settings, names, saved["lines"] if saved else 0)
         group.on_main(lambda: session.trackers.start(start))
         evaluators = learn_all(setup, evaluate_test, session, saved)
         result = result_of(setup, evaluators, session, name, seed)

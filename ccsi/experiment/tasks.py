@@ -55,11 +55,6 @@ class Setup:
         """Original classes in the order in which they are learned."""
         return [c for classes in self.plan for c in classes]
 
-    @property
-    def task_names(self) -> tuple[tuple[str, ...], ...]:
-        """Class names of each task."""
-        return tuple(tuple(self.data.class_names[c] for c in classes) for classes in self.plan)
-
 
 def read_data(dataset: Source, share_data: str | None) -> Dataset:
     """The data set; through the folder `share_data`, if any, in one copy for all runs of a machine."""
@@ -164,13 +159,10 @@ class RunSession:
     def stages(self, task: int, saved: State | None) -> Stages:
         """The stages of a task, which log, take the time, and save checkpoints here."""
 
-        def due() -> bool:
-            return self.writes and self.checkpoints.due()
-
         def log(phase: str, step: int, steps: int, values: Mapping[str, float]) -> None:
             self.trackers.progress(Progress(task, phase, step, steps, values))
 
-        return Stages(saved, due, self.save, log, self.clock)
+        return Stages(saved, lambda: self.writes and self.checkpoints.due(), self.save, log, self.clock)
 
     def keep(self, setup: Setup, evaluators: Evaluators, tasks_done: int) -> None:
         """Take what a checkpoint holds from the learner and the evaluators, between two tasks."""
@@ -228,8 +220,7 @@ def learn_all(setup: Setup, evaluate_test: bool, session: RunSession, saved: Sta
         session.load(saved)
         if done:  # again: the driver may have died before it received the event
             session.on_task_end(task_end(done - 1, len(plan), evaluators, session, None))
-    everything = "all_tasks" in learner.permissions
-    for task in make_tasks(data.train, data.val, plan, session.device, done, everything):
+    for task in make_tasks(data.train, data.val, plan, session.device, done, "all_tasks" in learner.permissions):
         for permission, pool in (("unlabeled_pool", data.val), ("test_images", data.test)):
             if permission in learner.permissions:
                 seen = [c for classes in plan[: task.index + 1] for c in classes]

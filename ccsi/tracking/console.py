@@ -47,7 +47,8 @@ class Console:
         self._run: RunStart | None = None
         self._bar: Bar | None = None
         self._bar_task: TaskID | None = None
-        self._err = Terminal(stderr=True, markup=False, highlight=False)  # a path may hold [brackets]
+        # lines are soft-wrapped where they are printed: a log file has 80 columns for rich; a path may hold [brackets]
+        self._err = Terminal(stderr=True, markup=False, highlight=False)
         self._last: Progress | None = None
         self._phase_began = self._last_line = 0.0
         self._first_step = 0
@@ -60,7 +61,7 @@ class Console:
         line = f"{run.name} {'resumes' if run.resumed_at else 'starts'}: {classes} classes in {tasks} tasks"
         whole = f"{line}, folder {run.folder}"
         too_long = self._err.is_terminal and len(whole) > self._err.width
-        self._print(f"{line}\nfolder {run.folder}" if too_long else whole)
+        self._err.print(f"{line}\nfolder {run.folder}" if too_long else whole, soft_wrap=True)
         if self._err.is_terminal:
             self._bar = Bar(
                 TextColumn("{task.description}"),
@@ -83,7 +84,7 @@ class Console:
         done = event.step - self._first_step  # in this process: a resumed phase does not start at step 1
         left = (now - self._phase_began) / done * (event.steps - event.step) if done else None
         time_left = "" if left is None else f"{clock(left)} left"
-        title, steps = self._title(event), f"{event.step}/{event.steps}"
+        title = self._title(event)
         if self._bar is not None:
             if self._bar_task is None:
                 self._bar_task = self._bar.add_task(title, total=event.steps, metrics="", left="")
@@ -92,15 +93,15 @@ class Console:
             self._bar.update(self._bar_task, total=event.steps, completed=event.step, metrics=shown, left=time_left)
         elif now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            self._print("  ".join(filter(None, (title, steps, show_metrics(event.metrics), time_left))))
+            parts = title, f"{event.step}/{event.steps}", show_metrics(event.metrics), time_left
+            self._err.print("  ".join(filter(None, parts)), soft_wrap=True)
 
     def task_end(self, event: TaskEnd) -> None:
         if self.quiet:
             return
         self._close_phase()
-        seconds = event.figures.get("seconds")
-        after = "" if seconds is None else f" after {clock(seconds)}"
-        self._print(f"task {event.task + 1}/{event.tasks} done{after}: {accuracies(event.figures)}")
+        after = f" after {clock(event.figures['seconds'])}" if "seconds" in event.figures else ""
+        self._err.print(f"task {event.task + 1}/{event.tasks} done{after}: {accuracies(event.figures)}", soft_wrap=True)
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
         """The final tables on stdout; nothing for a run that was stopped."""
@@ -122,11 +123,8 @@ class Console:
             took = f"in {clock(time.monotonic() - self._phase_began)}"
             self._bar.remove_task(self._bar_task)
             metrics = show_metrics(self._last.metrics, self._err.width - len(line) - len(took) - 4)
-            self._print("  ".join(filter(None, (line, metrics, took))))
+            self._err.print("  ".join(filter(None, (line, metrics, took))), soft_wrap=True)
         self._bar_task = self._last = None
-
-    def _print(self, line: str) -> None:
-        self._err.print(line, soft_wrap=True)  # a log file has 80 columns for rich
 
 
 def show_result(result: Mapping[str, Any], folder: Path | None, file: Any = None) -> None:
