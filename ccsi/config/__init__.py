@@ -12,34 +12,13 @@ from ccsi.config.compose import (
     config_dir,
     from_arguments,
     groups,
-    groups_help,
     is_group,
     load,
     parse,
 )
-from ccsi.config.messages import describe, shown
-from ccsi.config.tree import Config, apply, current_targets, flat, original_targets, to_yaml
-from ccsi.config.validation import adapter, check
+from ccsi.config.tree import Config, apply, current_targets, flat, original_targets, read, to_yaml
+from ccsi.config.validation import adapter, check, describe, shown
 
-__all__ = [
-    "Config",
-    "adapter",
-    "add_config_dir",
-    "apply",
-    "build",
-    "check",
-    "choices",
-    "config_dir",
-    "current_targets",
-    "describe",
-    "flat",
-    "from_arguments",
-    "groups",
-    "groups_help",
-    "is_group",
-    "load",
-    "original_targets",
-    "parse",
-    "shown",
-    "to_yaml",
-]
+__all__ = ["add_config_dir", "build", "choices", "config_dir", "from_arguments", "groups", "is_group", "load", "parse"]
+__all__ += ["Config", "apply", "current_targets", "flat", "original_targets", "read", "to_yaml"]
+__all__ += ["adapter", "check", "describe", "shown"]

@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ccsi.config.tree import Config, apply, current_targets, unknown_key
+from ccsi.config.tree import Config, apply, plain, read, unknown_key
 from ccsi.config.validation import check
 from ccsi.errors import UserError
 
@@ -61,12 +61,9 @@ def is_group(key: str) -> bool:
 
 def choices(group: str) -> list[str]:
     """What a group can be set to; a file called `common` is only a part of its neighbours."""
-    found = [
-        path.relative_to(folder / group).with_suffix("")
-        for folder in (config_dir(), *ADDED)
-        for path in (folder / group).rglob("*.yaml")
-    ]
-    return sorted(str(option) for option in found if option.name != "common")
+    folders = [folder / group for folder in (config_dir(), *ADDED)]
+    found = {path: folder for folder in folders for path in folder.rglob("*.yaml") if path.stem != "common"}
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path, folder in found.items())
 
 
 def load(overrides: Sequence[str], name: str = "config") -> Config:
@@ -95,11 +92,9 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
                 cfg.name = f"{chosen.dataset}-{chosen.learner}"
             if name != "sweep":  # what an experiment says of sweeps
                 cfg.pop("sweep", None)
-            plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+            return plain(cfg, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error, overrides, name)) from error
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -108,20 +103,17 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     Raises:
         UserError: one that cannot be read, or has several values.
     """
-    read = []
+    parsed = []
     for text in overrides:
         try:
-            read.append(OverridesParser.create().parse_override(text))
+            parsed.append(OverridesParser.create().parse_override(text))
         except (HydraException, OmegaConfBaseException) as error:
             several = "," in text.partition("=")[2]
-            raise UserError(
-                f"{text} cannot be read; expected key=value, with "
-                + ("[…] around a list." if several else "quotes around unusual signs: key='\"a value\"'.")
-            ) from error
-    for text, override in zip(overrides, read, strict=True):
-        if override.is_sweep_override():
+            form = "[…] around a list" if several else "quotes around unusual signs: key='\"a value\"'"
+            raise UserError(f"{text} cannot be read; expected key=value, with {form}.") from error
+        if parsed[-1].is_sweep_override():
             raise UserError(f"{text} has several values; expected one (a list is [1,2]; sweeps have sweep.space).")
-    return read
+    return parsed
 
 
 def build(config: Config) -> Any:
@@ -172,15 +164,11 @@ def from_arguments(arguments: Sequence[str], name: str = "config") -> Config:
     if not files_given:
         return load(arguments, name)
     changes = [a for a in arguments if a not in files_given]
-    try:
-        tree = OmegaConf.to_container(OmegaConf.load(files_given[0]), resolve=True)
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{files_given[0]}: cannot be read as a configuration ({type(error).__name__}).") from error
-    if len(files_given) > 1 or not isinstance(tree, dict) or "_target_" not in tree:
+    config = read(Path(files_given[0]), resolve=True)
+    if len(files_given) > 1 or "_target_" not in config:
         raise UserError(
             f"{files_given[-1]}: expected one file with a run's complete configuration, as --show prints it."
         )
-    config = current_targets({str(key): value for key, value in tree.items()})
     return apply(config, {o.key_or_group: o.value() for o in parse(changes)})
 
 
@@ -189,8 +177,3 @@ def groups(name: str = "config") -> list[str]:
     entries = yaml.safe_load((config_dir() / f"{name}.yaml").read_text())["defaults"]
     found = {key for entry in entries if isinstance(entry, dict) for key in entry if is_group(key)}
     return sorted(found.union(*(groups(entry) for entry in entries if isinstance(entry, str) and entry != "_self_")))
-
-
-def groups_help(name: str = "config") -> str:
-    """The config groups of `configs/<name>.yaml` and their choices, a line each."""
-    return "\n".join(f"  {group:11} {', '.join(choices(group))}" for group in groups(name))

@@ -2,9 +2,12 @@
 
 import difflib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ccsi.errors import UserError
 
@@ -23,12 +26,12 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def inner_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every dotted key that holds other keys."""
+def all_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every dotted key, whether it holds a value or other keys."""
     for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield f"{prefix}{key}"
-            yield from inner_keys(value, f"{prefix}{key}.")
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from all_keys(value, f"{prefix}{key}.")
 
 
 def apply(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -38,14 +41,32 @@ def apply(config: Config, changes: Mapping[str, Any]) -> Config:
         UserError: a key that `config` does not have.
     """
     tree = OmegaConf.create(config)
-    known = {*flat(config), *inner_keys(config)}
+    known = set(all_keys(config))
     for key, value in changes.items():
         if key not in known:
             raise UserError(unknown_key(key, config))
         OmegaConf.update(tree, key, value, merge=False)
-    plain = OmegaConf.to_container(tree)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return plain(tree)
+
+
+def plain(tree: Any, resolve: bool = False) -> Config:
+    """OmegaConf's tree as a dict, with interpolations resolved or as they are."""
+    values = OmegaConf.to_container(tree, resolve=resolve)
+    if not isinstance(values, dict):
+        raise TypeError("expected keys with values")
+    return {str(key): value for key, value in values.items()}
+
+
+def read(path: Path, resolve: bool = False) -> Config:
+    """The configuration in a YAML file, with the present names of targets.
+
+    Raises:
+        UserError: the file cannot be read as one.
+    """
+    try:
+        return current_targets(plain(OmegaConf.load(path), resolve))
+    except (OSError, TypeError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is not a run's configuration ({type(error).__name__}).") from error
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:
@@ -55,11 +76,11 @@ def to_yaml(config: Mapping[str, Any]) -> str:
 
 def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     """The message for a key that `known` lacks, with the nearest one that it has."""
-    all_keys = [one for one in (*flat(known), *inner_keys(known)) if not one.startswith("sweep.space.")]
-    if key in all_keys:  # the key exists, so the mistake is in the value typed for it
-        inside = [one.removeprefix(f"{key}.") for one in all_keys if one.startswith(f"{key}.") and "._" not in one]
+    keys = [one for one in all_keys(known) if not one.startswith("sweep.space.")]
+    if key in keys:  # the key exists, so the mistake is in the value typed for it
+        inside = [one.removeprefix(f"{key}.") for one in keys if one.startswith(f"{key}.") and "._" not in one]
         return f"{key} has nothing of the name typed inside it; expected some of {', '.join(inside)}."
-    near = difflib.get_close_matches(key, all_keys, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
     return f"{key} is not a setting; " + (f"did you mean {near[0]}?" if near else "see --help for the settings.")
 
 

@@ -1,18 +1,24 @@
-"""A configuration against the type hints of the callables that it names."""
+"""A configuration against the type hints of the callables that it names, and hints in the words of a message."""
 
+import dataclasses
 import inspect
+import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal, Union
 
+import annotated_types
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from typing_extensions import is_typeddict
+from typing_extensions import is_typeddict  # typing's own does not recognise those of typing_extensions
 
-from ccsi.config.messages import describe, shown
 from ccsi.config.tree import Config, unknown_key
 from ccsi.errors import UserError
+
+WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+"""Types that a value is written as, and their names in a message."""
+BOUNDS = {annotated_types.Ge: ">=", annotated_types.Gt: ">", annotated_types.Le: "<=", annotated_types.Lt: "<"}
 
 
 def check(config: Config) -> None:
@@ -82,3 +88,27 @@ def signature_of(target: Callable[..., Any]) -> tuple[dict[str, Any], frozenset[
     required = frozenset(p.name for p in parameters if p.default is p.empty and p.name in named)
     others = [hints.get(p.name, Any) for p in parameters if p.kind == p.VAR_KEYWORD]
     return named, required, others[0] if others else None
+
+
+def shown(value: Any) -> str:
+    """A value as one would type it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def describe(hint: Any) -> str:
+    """A type hint in words: `Annotated[int, Ge(1)] | None` is "a whole number >= 1, or null"."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        bounds = [
+            f"{BOUNDS[type(mark)]} {dataclasses.astuple(mark)[0]}" for mark in arguments[1:] if type(mark) in BOUNDS
+        ]
+        return " ".join([describe(arguments[0]), " and ".join(bounds)]).strip()
+    if origin in (Union, types.UnionType):
+        return ", or ".join(describe(argument) for argument in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(shown, arguments))
+    if origin in (list, Sequence):
+        return f"a list, each entry {describe(arguments[0])}" if arguments else "a list"
+    if is_typeddict(hint):
+        return "{" + ", ".join(f"{key}: …" for key in hint.__annotations__) + "}"
+    return WORDS.get(hint, "a group of settings" if isinstance(hint, type) else str(hint))

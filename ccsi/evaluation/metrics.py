@@ -14,6 +14,11 @@ import numpy.typing as npt
 Matrix = Sequence[Sequence[float]]
 
 
+def mean(values: Sequence[float], empty: float = float("nan")) -> float:
+    """The mean of some values, `empty` of none."""
+    return float(np.mean(values)) if len(values) else empty
+
+
 def accuracy_row(confusion: npt.ArrayLike, sizes: Sequence[int]) -> list[float]:
     """R[i]: recall averaged over the images of each task seen so far.
 
@@ -22,13 +27,9 @@ def accuracy_row(confusion: npt.ArrayLike, sizes: Sequence[int]) -> list[float]:
         sizes: number of classes of each task; may include tasks that were not learned yet.
     """
     counts = np.asarray(confusion)
-    row = []
-    for end, size in zip(accumulate(sizes), sizes, strict=True):
-        if end > len(counts):
-            break
-        block = counts[end - size : end]
-        row.append(float(block[:, end - size : end].diagonal().sum() / block.sum()))
-    return row
+    ends = zip(accumulate(sizes), sizes, strict=True)
+    tasks = [slice(end - size, end) for end, size in ends if end <= len(counts)]
+    return [float(counts[task, task].trace() / counts[task].sum()) for task in tasks]
 
 
 def micro(confusion: npt.ArrayLike) -> float:
@@ -39,33 +40,29 @@ def micro(confusion: npt.ArrayLike) -> float:
 
 def macro(row: Sequence[float]) -> float:
     """Mean over tasks of one row of R (LifeLonger's final accuracy, for the last row)."""
-    return float(np.mean(row))
+    return mean(row)
 
 
 def average_incremental(micros: Sequence[float]) -> float:
     """Mean over i of the micro accuracy after task i."""
-    return float(np.mean(micros))
+    return mean(micros)
 
 
 def forgetting(r: Matrix) -> float:
     """Mean over j < T of max_{j <= i < T} R[i][j] − R[T][j]. May be negative. 0 for a single task."""
     last = len(r) - 1
-    drops = [max(r[i][j] for i in range(j, last)) - r[last][j] for j in range(last)]
-    return float(np.mean(drops)) if drops else 0.0
+    return mean([max(r[i][j] for i in range(j, last)) - r[last][j] for j in range(last)], empty=0.0)
 
 
 def forgetting_nonnegative(r: Matrix) -> float:
     """The definition with the final row inside the max: mean over j < T of max_{i <= T} R[i][j] − R[T][j]."""
     last = len(r) - 1
-    drops = [max(r[i][j] for i in range(j, last + 1)) - r[last][j] for j in range(last)]
-    return float(np.mean(drops)) if drops else 0.0
+    return mean([max(r[i][j] for i in range(j, last + 1)) - r[last][j] for j in range(last)], empty=0.0)
 
 
 def backward_transfer(r: Matrix) -> float:
     """Mean over j < T of R[T][j] − R[j][j] (Lopez-Paz & Ranzato, 2017). 0 for a single task."""
-    last = len(r) - 1
-    gains = [r[last][j] - r[j][j] for j in range(last)]
-    return float(np.mean(gains)) if gains else 0.0
+    return mean([r[-1][j] - row[j] for j, row in enumerate(r[:-1])], empty=0.0)
 
 
 def forward_transfer(r: Matrix, reference: Sequence[float]) -> float:
@@ -78,8 +75,7 @@ def forward_transfer(r: Matrix, reference: Sequence[float]) -> float:
     Args:
         reference: for each task, its accuracy right after it came under a model that did not learn tasks in sequence.
     """
-    gains = [r[j][j] - reference[j] for j in range(1, len(r))]
-    return float(np.mean(gains)) if gains else 0.0
+    return mean([r[j][j] - reference[j] for j in range(1, len(r))], empty=0.0)
 
 
 def recall_per_class(confusion: npt.ArrayLike) -> list[float]:
@@ -103,7 +99,7 @@ def auc(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -
         positive = labels == c
         if 0 < positive.sum() < len(labels):
             areas.append(roc_auc_score(positive, probabilities[:, c]))
-    return float(np.mean(areas)) if areas else float("nan")
+    return mean(areas)
 
 
 def figures(confusions: Sequence[npt.ArrayLike], sizes: Sequence[int], aucs: Sequence[float]) -> dict[str, Any]:

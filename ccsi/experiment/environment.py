@@ -18,11 +18,7 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def set_up_torch(device: DeviceName, threads: int) -> torch.device:
-    """Set what holds for the whole process, so that a run computes the same bits each time; returns its device.
-
-    Raises:
-        UserError: see `torch_device`.
-    """
+    """Set what holds for the whole process, so that a run computes the same bits each time; returns `torch_device`."""
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # NumPy's and scikit-learn's, whatever the environment said when they were imported
     where = torch_device(device)
@@ -86,15 +82,8 @@ def commit() -> str | None:
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():  # installed: a repository further up would be of something else
         return None
+    command = ["git", "--no-optional-locks", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
-            cwd=checkout,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        return subprocess.check_output(command, cwd=checkout, stderr=subprocess.PIPE, text=True, timeout=10).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()

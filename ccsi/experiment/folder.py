@@ -8,11 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from ccsi.config import current_targets, flat, original_targets, shown, to_yaml
+from ccsi.config import flat, original_targets, read, shown, to_yaml
 from ccsi.errors import UserError
 from ccsi.experiment.checkpoint import Checkpoints, State
 from ccsi.io.atomic import write_atomically
@@ -27,7 +23,7 @@ UNWRITABLE = (errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS)
 
 @contextmanager
 def lock_run_dir(folder: Path, settings: Mapping[str, Any]) -> Iterator[State | None]:
-    """Make the folder and hold it for this run alone; yields the state to resume from (None: a fresh start).
+    """Make the folder, with config.yaml, for this run alone; yields the state to resume from (None: a fresh start).
 
     A folder made here is removed again if the run ends before it wrote anything.
 
@@ -42,15 +38,14 @@ def lock_run_dir(folder: Path, settings: Mapping[str, Any]) -> Iterator[State | 
                 folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(folder / LOCK))
             except InUseError as error:
-                raise UserError(
-                    f"run_dir={folder} is in use by another process; wait for it or choose another."
-                ) from error
+                raise UserError(f"run_dir={folder} is in use by another process; wait or choose another.") from error
             except OSError as error:
-                raise UserError(
-                    f"run_dir={folder} cannot be written ({error.strerror}); choose another folder."
-                ) from error
+                raise UserError(f"run_dir={folder} cannot be written ({error.strerror}); choose another.") from error
             check_run_dir(folder, settings)  # again: another process may have used it since
-            yield Checkpoints(folder, 0).load()
+            state = Checkpoints(folder, 0).load()
+            if not (folder / CONFIG).exists():
+                write_atomically(folder / CONFIG, to_yaml(settings).encode())
+            yield state
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
@@ -89,7 +84,10 @@ def check_run_dir(folder: Path, settings: Mapping[str, Any]) -> None:
         raise UserError(f"run_dir={folder} holds other files ({min(content)}); choose an empty or new folder.")
     if RESULT in content:
         raise UserError(f"run_dir={folder} holds a finished run; choose another run_dir, or move that folder away.")
-    old, new = flat(read_config(folder / CONFIG)), flat(settings)
+    try:
+        old, new = flat(read(folder / CONFIG)), flat(settings)
+    except UserError as error:
+        raise UserError(f"{error} Put it back to resume, or choose another run_dir.") from error
     for key in sorted(old.keys() | new.keys()):
         if key.split(".")[0] not in NOT_COMPARED and old.get(key) != new.get(key):
             raise UserError(
@@ -98,33 +96,11 @@ def check_run_dir(folder: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The settings in a run's config.yaml, with the present names of targets.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    try:
-        settings = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        settings = error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path} is not a run's configuration; put it back to resume, or choose another run_dir.")
-    return current_targets({str(key): value for key, value in settings.items()})
-
-
-def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write config.yaml, unless the folder has one."""
-    if not (folder / CONFIG).exists():
-        write_atomically(folder / CONFIG, to_yaml(settings).encode())
-
-
 def default_run_dir(run_dir: str | None, name: str, seed: int, settings: Mapping[str, Any]) -> Path:
-    """A run's folder, absolute: `run_dir`, or else runs/<name>-s<seed>-<hash of the settings>."""
-    return Path(run_dir or f"runs/{name}-s{seed}-{short_hash(settings)}").expanduser().absolute()
+    """A run's folder, absolute: `run_dir`, or else runs/<name>-s<seed>-<hash of the settings>.
 
-
-def short_hash(settings: Mapping[str, Any]) -> str:
-    """Six hexadecimal digits that differ between runs with different settings, and stay the same over versions."""
+    The hash differs between runs with different settings, and stays the same over versions.
+    """
     compared = {key: value for key, value in original_targets(settings).items() if key not in NOT_COMPARED}
-    return hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()[:6]
+    digest = hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()
+    return Path(run_dir or f"runs/{name}-s{seed}-{digest[:6]}").expanduser().absolute()

@@ -1,7 +1,6 @@
 """What result.json says of a run (see docs: a run's folder). `ccsi.io.run_files.read_result` reads it back."""
 
 import dataclasses
-import math
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -12,12 +11,9 @@ from ccsi.distributed import ProcessGroup
 from ccsi.evaluation import metrics
 from ccsi.experiment.checkpoint import sha256_of
 from ccsi.experiment.environment import hardware
-from ccsi.experiment.setup import Setup
-from ccsi.experiment.tasks import Evaluators, RunSession
-from ccsi.io.run_files import SCHEMA, read_result
+from ccsi.experiment.tasks import Evaluators, RunSession, Setup
+from ccsi.io.run_files import SCHEMA, finite
 from ccsi.learners import Learner
-
-__all__ = ["PROTOCOLS", "finite", "read_result", "result_of"]
 
 PROTOCOLS = {
     "all_tasks": "joint training on the images of all tasks (upper bound)",
@@ -34,7 +30,7 @@ def result_of(setup: Setup, evaluators: Evaluators, session: RunSession, name: s
     """
     data, order = setup.data, setup.order
     figures = {split: evaluator.figures() for split, evaluator in evaluators.items()}
-    result = {
+    result: dict[str, Any] = {
         "schema": SCHEMA,
         "name": f"{name}-s{seed}",
         "dataset": {
@@ -60,8 +56,7 @@ def result_of(setup: Setup, evaluators: Evaluators, session: RunSession, name: s
         | {package: version(package) for package in ("torch", "torchvision", "numpy")},
         "commit": session.commit,
     }
-    written: dict[str, Any] = finite(result)
-    return written
+    return finite(result)
 
 
 def about(learner: Learner) -> dict[str, Any]:
@@ -79,12 +74,3 @@ def about(learner: Learner) -> dict[str, Any]:
         "weights_sha256": sha256_of(weights),
         "parameters": sum(value.numel() for key, value in weights.items() if "running_" not in key),
     }
-
-
-def finite(value: Any) -> Any:
-    """`value` with null for every number that JSON has no word for (the AUC of a single class)."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

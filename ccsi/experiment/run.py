@@ -15,10 +15,9 @@ from ccsi.data.scenario import relabelled
 from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
 from ccsi.experiment.environment import DeviceName, set_up_torch
-from ccsi.experiment.folder import check_run_dir, default_run_dir, lock_run_dir, write_config
+from ccsi.experiment.folder import check_run_dir, default_run_dir, lock_run_dir
 from ccsi.experiment.record import result_of
-from ccsi.experiment.setup import LearnerFactory, Setup, check_same_images, read_data, set_up
-from ccsi.experiment.tasks import RunSession, check_state, learn_all
+from ccsi.experiment.tasks import LearnerFactory, RunSession, Setup, check_state, learn_all, read_data, set_up
 from ccsi.io.atomic import write_atomically
 from ccsi.io.run_files import RESULT
 from ccsi.learners.base import ModelFactory
@@ -80,7 +79,6 @@ def run(
     group.on_main(lambda: check_run_dir(folder, settings))  # before the data is read, which may take long
     data = group.on_all(lambda: read_data(dataset, share_data))
     setup = group.on_all(lambda: set_up(data, scenario, model, learner, training, evaluate_test, Streams(seed), where))
-    group.on_all(lambda: check_same_images(setup))
     figures = run_in_folder(setup, session, settings, name, seed, evaluate_test, report)
     return RunResult(folder, figures)
 
@@ -93,11 +91,9 @@ def run_in_folder(
     with ExitStack() as stack:
         saved = group.on_main(lambda: stack.enter_context(lock_run_dir(folder, settings)))
         check_state(saved, setup.data.checksum, session)
-        if session.writes:
-            write_config(folder, settings)
         stack.callback(lambda: session.trackers.finish(session.result))
-        lines = saved["lines"] if saved else 0
-        start = RunStart(f"{name}-s{seed}", folder, settings, setup.task_names, lines)
+        names = tuple(tuple(setup.data.class_names[c] for c in classes) for classes in setup.plan)
+        start = RunStart(f"{name}-s{seed}", folder, settings, names, saved["lines"] if saved else 0)
         group.on_main(lambda: session.trackers.start(start))
         evaluators = learn_all(setup, evaluate_test, session, saved)
         result = result_of(setup, evaluators, session, name, seed)

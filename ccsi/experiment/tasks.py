@@ -1,32 +1,96 @@
-"""Learn a task, evaluate, checkpoint, report; then the next task."""
+"""From a run's parts to data, tasks and a learner that fit together; then learn a task, evaluate, checkpoint, report."""
 
 import copy
 import dataclasses
 import io
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ccsi.data import Labelled
+from ccsi.data import Dataset, Labelled, Scenario, Source, opened
 from ccsi.data.scenario import make_tasks, take
 from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
 from ccsi.evaluation import Evaluator, metrics
 from ccsi.experiment.checkpoint import Checkpoints, State, sha256_of
 from ccsi.experiment.environment import commit, peak_memory, reset_peak_memory
-from ccsi.experiment.setup import Setup
 from ccsi.io.atomic import write_atomically
 from ccsi.learners import Learner
+from ccsi.learners.base import ModelFactory
+from ccsi.rng import Streams
 from ccsi.stage import Stages
-from ccsi.tracking import NullTrackers, Progress, TaskEnd, Trackers
+from ccsi.tracking import Progress, TaskEnd, Trackers
+from ccsi.tracking.trackers import NullTrackers
+from ccsi.training import Training
 
 Evaluators = Mapping[str, Evaluator]
+
+
+class LearnerFactory(Protocol):
+    """A configured learner, still without what a run gives it."""
+
+    def __call__(
+        self, *, model: ModelFactory, in_channels: int, training: Training, streams: Streams, device: torch.device
+    ) -> Learner: ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A data set, the classes of each task (original labels), and the learner."""
+
+    data: Dataset
+    plan: list[list[int]]
+    learner: Learner
+
+    @property
+    def order(self) -> list[int]:
+        """Original classes in the order in which they are learned."""
+        return [c for classes in self.plan for c in classes]
+
+
+def read_data(dataset: Source, share_data: str | None) -> Dataset:
+    """The data set; through the folder `share_data`, if any, in one copy for all runs of a machine."""
+    return opened(dataset, Path(share_data).expanduser().absolute() if share_data is not None else None)
+
+
+def set_up(
+    data: Dataset,
+    scenario: Scenario,
+    model: ModelFactory,
+    learner: LearnerFactory,
+    training: Training,
+    evaluate_test: bool,
+    streams: Streams,
+    device: torch.device,
+) -> Setup:
+    """Plan the tasks and make the learner.
+
+    Raises:
+        UserError: the parts do not fit together, or another worker of this run has other images.
+    """
+    if data.checksum != ProcessGroup.current().broadcast_object(data.checksum):
+        raise UserError(
+            f"the images on {platform.node()} are not those of the other workers (their checksum differs); "
+            "dataset.path and $CCSI_DATA must hold the same on all machines."
+        )
+    plan = scenario.plan(len(data.class_names), streams)
+    channels = data.train.images.shape[1]
+    made = learner(model=model, in_channels=channels, training=training, streams=streams, device=device)
+    made.check([len(classes) for classes in plan])
+    if "test_images" in made.permissions and not evaluate_test:
+        raise UserError(
+            "learner.idc.target=as_released trains on test images, but evaluate_test=false keeps them "
+            "out of reach (as a sweep's first phase does); expected another target."
+        )
+    return Setup(data, plan, made)
 
 
 class RunSession:
@@ -59,7 +123,8 @@ class RunSession:
         self.folder, self.device = folder, device
         self.trackers = trackers if self.writes else NullTrackers()
         self.checkpoints = Checkpoints(folder, every)
-        self.on_checkpoint, self.on_task_end = on_checkpoint, on_task_end
+        self.on_checkpoint = on_checkpoint or (lambda: None)
+        self.on_task_end = on_task_end or (lambda event: None)
         self.seconds: dict[str, float] = {}
         self.peak_bytes: dict[str, int] = {}
         self.fixed: State = {}
@@ -94,13 +159,10 @@ class RunSession:
     def stages(self, task: int, saved: State | None) -> Stages:
         """The stages of a task, which log, take the time, and save checkpoints here."""
 
-        def due() -> bool:
-            return self.writes and self.checkpoints.due()
-
         def log(phase: str, step: int, steps: int, values: Mapping[str, float]) -> None:
             self.trackers.progress(Progress(task, phase, step, steps, values))
 
-        return Stages(saved, due, self.save, log, self.clock)
+        return Stages(saved, lambda: self.writes and self.checkpoints.due(), self.save, log, self.clock)
 
     def keep(self, setup: Setup, evaluators: Evaluators, tasks_done: int) -> None:
         """Take what a checkpoint holds from the learner and the evaluators, between two tasks."""
@@ -119,19 +181,13 @@ class RunSession:
             return
         spent = {"seconds": self.seconds_now(), "total_seconds": self.total(), "peak_bytes": dict(self.peak_bytes)}
         self.checkpoints.save(self.fixed | spent | {"stages": stages, "lines": self.trackers.files.lines})
-        if self.on_checkpoint is not None:
-            self.on_checkpoint()
+        self.on_checkpoint()
 
     def load(self, state: State) -> None:
         """Continue the counts from where `state` was saved."""
         self.seconds, self.peak_bytes = dict(state["seconds"]), dict(state["peak_bytes"])
         self.record = copy.deepcopy(state["record"])
         self.started -= state["total_seconds"]
-
-    def task_end(self, event: TaskEnd) -> None:
-        """Inform the run's driver."""
-        if self.on_task_end is not None:
-            self.on_task_end(event)
 
 
 def check_state(saved: State | None, checksum: str, session: RunSession) -> None:
@@ -163,9 +219,8 @@ def learn_all(setup: Setup, evaluate_test: bool, session: RunSession, saved: Sta
             evaluator.load_state_dict(saved["evaluators"][split])
         session.load(saved)
         if done:  # again: the driver may have died before it received the event
-            session.task_end(task_end(done - 1, len(plan), evaluators, session, None))
-    everything = "all_tasks" in learner.permissions
-    for task in make_tasks(data.train, data.val, plan, session.device, done, everything):
+            session.on_task_end(task_end(done - 1, len(plan), evaluators, session, None))
+    for task in make_tasks(data.train, data.val, plan, session.device, done, "all_tasks" in learner.permissions):
         for permission, pool in (("unlabeled_pool", data.val), ("test_images", data.test)):
             if permission in learner.permissions:
                 seen = [c for classes in plan[: task.index + 1] for c in classes]
@@ -183,7 +238,7 @@ def learn_all(setup: Setup, evaluate_test: bool, session: RunSession, saved: Sta
         session.trackers.task_end(event)
         session.keep(setup, evaluators, task.index + 1)
         session.save(None)
-        session.task_end(event)
+        session.on_task_end(event)
     return evaluators
 
 

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import math
 import os
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,27 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): remove the folder to run it again.") from error
     return upgraded(result) if result.get("schema") == 1 else result
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for every number that JSON has no word for (the AUC of a single class)."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def split_to_show(result: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """`test` and its figures where the run was evaluated on it, else `val` and its figures."""
+    split = "test" if result["test"]["accuracy_matrix"] else "val"
+    return split, result[split]
+
+
+def classes_of_tasks(result: Mapping[str, Any]) -> list[list[str]]:
+    """The names of each task's classes."""
+    names = iter(result["dataset"]["class_names"])
+    return [list(islice(names, count)) for count in result["scenario"]["classes_per_task"]]
 
 
 def upgraded(result: dict[str, Any]) -> dict[str, Any]:

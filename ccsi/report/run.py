@@ -2,31 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
 from ccsi.errors import UserError
-from ccsi.io.run_files import read_result
-from ccsi.report.style import COLOURS, INK, bare, figure, short, task_labels
+from ccsi.io.run_files import classes_of_tasks, read_result, split_to_show
+from ccsi.report.style import COLOURS, INK, bare, figure, short
 
-CELL = 0.44
-"""Inches of one image in a grid."""
+if TYPE_CHECKING:
+    from ccsi.data import Labelled
 
-
-class Labelled(Protocol):
-    """Images and labels: tensors or arrays, uint8 [N, C, S, S] and integers [N] (positions in the class order)."""
-
-    @property
-    def images(self) -> Any: ...
-
-    @property
-    def labels(self) -> Any: ...
+CELL, PER_CLASS, REAL_PER_CLASS = 0.44, 8, 4
+"""Inches of one image in a grid, and the most impressions and real images of a class in it."""
 
 
-def draw_run(folder: Path, result: Mapping[str, Any] | None = None, real_images: Labelled | None = None) -> list[Path]:
+def draw_run(
+    folder: Path, result: Mapping[str, Any] | None = None, real_images: "Labelled | None" = None
+) -> list[Path]:
     """Draw a run's pictures from its files into `<folder>/plots`.
 
     impressions.png (if the run made any), accuracy_matrix.png, accuracy_over_tasks.png, confusion.png, each
@@ -34,7 +29,8 @@ def draw_run(folder: Path, result: Mapping[str, Any] | None = None, real_images:
 
     Args:
         folder: a run's folder. result: the content of its result.json; None: read from there.
-        real_images: some real images to show beside the impressions, where the user allows reading the data.
+        real_images: some to show beside the impressions, where the user allows reading the data; on the CPU, labels
+            are positions in the class order.
 
     Returns:
         The PNG files written.
@@ -42,30 +38,29 @@ def draw_run(folder: Path, result: Mapping[str, Any] | None = None, real_images:
     Raises:
         UserError: the folder has no result.json, or a damaged one.
     """
-    if result is None:
-        result = read_result(folder)
+    result = read_result(folder) if result is None else result
     if result is None:
         raise UserError(f"{folder} holds no result.json; expected the folder of a finished run.")
-    names, sizes = result["dataset"]["class_names"], result["scenario"]["classes_per_task"]
-    split = "test" if result["test"]["accuracy_matrix"] else "val"
-    figures = result[split]
-    plots = folder / "plots"
+    names, plots = result["dataset"]["class_names"], folder / "plots"
+    split, figures = split_to_show(result)
     written = [
-        draw_accuracy_matrix(plots / "accuracy_matrix.png", figures["accuracy_matrix"], names, sizes, split),
+        draw_accuracy_matrix(plots / "accuracy_matrix.png", result),
         draw_accuracy_over_tasks(plots / "accuracy_over_tasks.png", result),
         draw_confusion(plots / "confusion.png", figures["confusion"][-1], names, split),
     ]
     latest = max(folder.glob("impressions/task*.npz"), key=lambda p: int(p.stem.removeprefix("task")), default=None)
     if latest is not None:
-        with np.load(latest) as made:
-            images, labels = made["images"], made["labels"]
-        means_file = folder / "class_means.npz"
-        means = None
-        if means_file.exists():
-            with np.load(means_file) as kept:
-                means = kept["images"]
+        images, labels = load_images(latest)
+        file = folder / "class_means.npz"
+        means = load_images(file)[0] if file.exists() else None
         written.append(draw_impressions(plots / "impressions.png", images, labels, names, means, real_images))
     return written
+
+
+def load_images(path: Path) -> list[NDArray[Any]]:
+    """The arrays of a run's .npz: images, and their labels if it holds any."""
+    with np.load(path) as file:
+        return [file[name] for name in ("images", "labels") if name in file]
 
 
 def draw_impressions(
@@ -74,9 +69,7 @@ def draw_impressions(
     labels: ArrayLike,
     class_names: Sequence[str],
     means: ArrayLike | None = None,
-    real: Labelled | None = None,
-    per_class: int = 8,
-    real_per_class: int = 4,
+    real: "Labelled | None" = None,
 ) -> Path:
     """For each class that has impressions a row: its mean image, its first impressions, and a few real images apart.
 
@@ -84,19 +77,17 @@ def draw_impressions(
         path_out: the PNG to write; a PDF is written beside it.
         images: uint8 [N, C, S, S], C 1 or 3. labels: integers [N], positions in `class_names`.
         means: float [n, C, S, S] in [0, 1], row c for class c.
-        real: real images, as `images` and `labels`.
     """
     images, labels = np.asarray(images), np.asarray(labels)
-    shown = [int(c) for c in np.unique(labels)]
+    shown = np.unique(labels).tolist()
     blocks: list[tuple[str, list[NDArray[np.uint8]]]] = []
     if means is not None:
         bytes_of_means = (np.clip(np.asarray(means), 0, 1) * 255).round().astype(np.uint8)
         blocks.append(("mean", [bytes_of_means[c : c + 1] for c in shown]))
-    blocks.append(("impressions (synthesized)", [images[labels == c][:per_class] for c in shown]))
-    if real is not None:
-        real_images, real_labels = _array(real.images), _array(real.labels)
-        few = [np.flatnonzero(real_labels == c)[:real_per_class] for c in shown]
-        blocks.append(("real images", [real_images[chosen] for chosen in few]))
+    blocks.append(("impressions (synthesized)", [images[labels == c][:PER_CLASS] for c in shown]))
+    if real is not None:  # few are copied: all may be large, and shared with other processes
+        few = [np.flatnonzero(np.asarray(real.labels) == c)[:REAL_PER_CLASS] for c in shown]
+        blocks.append(("real images", [np.asarray(real.images)[chosen] for chosen in few]))
 
     columns = [max((len(row) for row in rows), default=0) or 1 for _, rows in blocks]
     # placed by hand, in inches: the constrained layout shrinks axes of fixed aspect into uneven gaps
@@ -111,36 +102,32 @@ def draw_impressions(
             left += across + gap
             ax.imshow(_mosaic(rows, columns[number]), extent=(0, columns[number], len(shown), 0), interpolation="none")
             ax.set_title(title, pad=3)
-            ax.set_xticks([])
-            ax.set_yticks(np.arange(len(shown)) + 0.5 if number == 0 else [])
+            ax.set(xticks=[], yticks=[])
             if number == 0:
-                ax.set_yticklabels([short(class_names[c]) for c in shown])
+                ax.set_yticks(np.arange(len(shown)) + 0.5, [short(class_names[c]) for c in shown])
             bare(ax)
     return path_out
 
 
-def draw_accuracy_matrix(
-    path_out: Path,
-    matrix: Sequence[Sequence[float]],
-    class_names: Sequence[str],
-    classes_per_task: Sequence[int],
-    split: str,
-) -> Path:
+def draw_accuracy_matrix(path_out: Path, result: Mapping[str, Any]) -> Path:
     """R[i][j] as a heat map: accuracy on task j's classes (column) after task i (row), in percent."""
+    split, figures = split_to_show(result)
+    matrix = figures["accuracy_matrix"]
     tasks = len(matrix)
     square = np.full((tasks, tasks), np.nan)
     for i, row in enumerate(matrix):
         square[i, : len(row)] = 100 * np.asarray(row)
-    names = task_labels(class_names, classes_per_task)[:tasks]
+    names = []
+    for number, own in enumerate(classes_of_tasks(result)[:tasks], start=1):
+        lines = [short(name) for name in own] if len(own) <= 3 else [f"{len(own)} classes"]
+        names.append("\n".join([f"task {number}", *lines]))
     side = max(0.5 * tasks, 0.95 * tasks if tasks <= 6 else 0)
     with figure(path_out, side + 1.3, 0.5 * tasks + 1.1) as fig:
         ax = fig.subplots()
         _heat_map(ax, square, digits=1 if tasks <= 12 else 0)
         ax.set_xticks(range(tasks), names if tasks <= 6 else [str(j + 1) for j in range(tasks)])
         ax.set_yticks(range(tasks), [f"after task {i + 1}" for i in range(tasks)])
-        if tasks > 6:
-            ax.set_xlabel("task")
-        ax.set_title(f"accuracy on each task's classes, {split} (%)")
+        ax.set(xlabel="task" if tasks > 6 else "", title=f"accuracy on each task's classes, {split} (%)")
     return path_out
 
 
@@ -150,28 +137,25 @@ def draw_confusion(path_out: Path, counts: ArrayLike, class_names: Sequence[str]
     totals = square.sum(axis=1, keepdims=True)
     share = 100 * np.divide(square, totals, out=np.full_like(square, np.nan), where=totals > 0)
     n = len(square)
-    cell = 0.4 if n <= 20 else max(0.1, 8 / n)
+    few = n <= 20
+    cell = 0.4 if few else max(0.1, 8 / n)
     names = [short(name) for name in class_names[:n]]
     margin = 0.5 + 0.06 * max(map(len, names))
     with figure(path_out, cell * n + margin + 0.5, cell * n + margin + 0.3) as fig:
         ax = fig.subplots()
-        _heat_map(ax, share, digits=0 if n <= 20 else None)
-        ticks = range(n)
-        size = 8 if n <= 20 else max(3, 50 * cell / 1.4)
-        ax.set_xticks(ticks, names, rotation=45 if n <= 20 else 90, ha="right" if n <= 20 else "center", fontsize=size)
-        ax.set_yticks(ticks, names, fontsize=size)
-        ax.tick_params(axis="x", rotation_mode="anchor" if n <= 20 else "default")
-        ax.set_xlabel("predicted class")
-        ax.set_ylabel("true class")
-        ax.set_title(f"share of each true class, {split} (%)")
+        _heat_map(ax, share, digits=0 if few else None)
+        size = 8 if few else max(3, 50 * cell / 1.4)
+        ax.set_xticks(range(n), names, rotation=45 if few else 90, ha="right" if few else "center", fontsize=size)
+        ax.set_yticks(range(n), names, fontsize=size)
+        ax.tick_params(axis="x", rotation_mode="anchor" if few else "default")
+        ax.set(xlabel="predicted class", ylabel="true class", title=f"share of each true class, {split} (%)")
     return path_out
 
 
 def draw_accuracy_over_tasks(path_out: Path, result: Mapping[str, Any]) -> Path:
     """Accuracy over all classes seen (test, val) and on each task's classes, against the tasks learned."""
-    val, test_curve = result["val"], result["test"]["accuracy_after_task"]
-    split = "test" if test_curve else "val"
-    matrix = result[split]["accuracy_matrix"]
+    split, figures = split_to_show(result)
+    matrix = figures["accuracy_matrix"]
     tasks = len(matrix)
     learned = np.arange(1, tasks + 1)
     with figure(path_out, 4.8, 2.9) as fig:
@@ -183,32 +167,20 @@ def draw_accuracy_over_tasks(path_out: Path, result: Mapping[str, Any]) -> Path:
             ax.plot(learned[j:], curve, color=colour, linewidth=0.9, marker="o", markersize=2.5, label=label)
         if tasks > 6:
             ax.plot([], [], color="#999999", linewidth=0.9, marker="o", markersize=2.5, label=f"each task, {split}")
-        if test_curve:
-            ax.plot(
-                learned,
-                100 * np.asarray(test_curve),
-                color="black",
-                linewidth=1.8,
-                marker="s",
-                label="all classes seen, test",
-            )
-        curve = 100 * np.asarray(val["accuracy_after_task"])
+        if split == "test":
+            curve = 100 * np.asarray(figures["accuracy_after_task"])
+            ax.plot(learned, curve, color="black", linewidth=1.8, marker="s", label="all classes seen, test")
+        curve = 100 * np.asarray(result["val"]["accuracy_after_task"])
         ax.plot(learned, curve, color="black", linestyle=(0, (3, 2)), linewidth=1.2, label="all classes seen, val")
-        _task_axis(ax, tasks)
-        ax.set_ylabel("accuracy (%)")
+        margin = 0.15 if tasks > 1 else 0.5
+        ax.set(xlim=(1 - margin, tasks + margin), ylim=(-2, 102), xlabel="tasks learned", ylabel="accuracy (%)")
+        ax.set_xticks(range(1, tasks + 1, max(1, tasks // 10)))
+        ax.grid(axis="y")
+        ax.set_axisbelow(True)
         handles, labels = ax.get_legend_handles_labels()
         order = sorted(range(len(labels)), key=lambda i: not labels[i].startswith("all"))
         ax.legend([handles[i] for i in order], [labels[i] for i in order], loc="center left", bbox_to_anchor=(1, 0.5))
     return path_out
-
-
-def _task_axis(ax: Axes, tasks: int) -> None:
-    ax.set_xticks(range(1, tasks + 1, max(1, tasks // 10)))
-    ax.set_xlim(0.85 if tasks > 1 else 0.5, tasks + 0.15 if tasks > 1 else 1.5)
-    ax.set_ylim(-2, 102)
-    ax.set_xlabel("tasks learned")
-    ax.grid(axis="y", color="#e5e5e5", linewidth=0.5)
-    ax.set_axisbelow(True)
 
 
 def _heat_map(ax: Axes, percent: NDArray[np.float64], digits: int | None) -> None:
@@ -239,8 +211,3 @@ def _mosaic(rows: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8
             large = rgb.repeat(scale, axis=0).repeat(scale, axis=1)
             canvas[i * pitch : i * pitch + cell, j * pitch : j * pitch + cell] = large
     return canvas
-
-
-def _array(values: Any) -> NDArray[Any]:
-    """A tensor (on any device) or array as an array."""
-    return np.asarray(values.cpu() if hasattr(values, "cpu") else values)

@@ -1,6 +1,6 @@
 """How every picture looks: one place for sizes, colours and how a figure becomes a file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,15 @@ INK = "#333333"
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, has Greek
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "axes.linewidth": 0.6,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 8),
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     "legend.fontsize": 7,
     "lines.linewidth": 1.4,
     "lines.markersize": 4,
+    "grid.color": "#e5e5e5",
+    "grid.linewidth": 0.5,
     "pdf.fonttype": 42,  # text stays text
     "figure.dpi": 200,
 }
@@ -75,13 +67,3 @@ def bare(ax: Axes) -> None:
 def short(name: str, most: int = 22) -> str:
     """A label of at most `most` characters."""
     return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def task_labels(class_names: Sequence[str], classes_per_task: Sequence[int], most: int = 3) -> list[str]:
-    """A label for each task: its classes' names, one a line, or their number where there are more than `most`."""
-    labels, end = [], 0
-    for number, count in enumerate(classes_per_task, start=1):
-        end += count
-        names = "\n".join(short(name) for name in class_names[end - count : end])
-        labels.append(f"task {number}\n" + (names if count <= most else f"{count} classes"))
-    return labels

@@ -1,10 +1,7 @@
 """Pictures of a sweep."""
 
-import ast
 import math
-import unicodedata
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from textwrap import fill
@@ -14,24 +11,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ccsi.report.comparison import curves as compared_curves
-from ccsi.report.comparison import draw_comparison
-from ccsi.report.runs import Run, read_runs, result_of
+from ccsi.report import runs as data
+from ccsi.report.runs import Curve, Run, by_trial, key_label, number, trial_of
 from ccsi.report.style import COLOURS, INK, LINES, MARKERS, curve, figure, short
 
-LEGEND_WIDTH = 72
-GREEK = {
-    name: unicodedata.lookup(f"GREEK SMALL LETTER {spoken}")
-    for name, spoken in {
-        "lambda": "LAMDA",
-        "rho": "RHO",
-        "tau": "TAU",
-        "sigma": "SIGMA",
-        "beta": "BETA",
-        "gamma": "GAMMA",
-    }.items()
-}
-SYMBOLS = {**GREEK, "lr": "learning rate"}
+LEGEND_WIDTH, GREY = 72, "#8c8c8c"
 
 
 def draw_sweep(
@@ -57,96 +41,39 @@ def draw_sweep(
     Raises:
         UserError: the folder has no runs.csv.
     """
-    runs = read_runs(folder)
+    runs = data.read_rows(folder / "runs.csv")
     written = []
     phases = {run.get("phase", "") for run in runs}
     searched = [run for run in runs if "1" not in phases or run.get("phase") == "1"]
-    finished = complete(searched, metric)
+    finished = data.complete(searched, metric)
     reported = [run for run in runs if run.get("phase") == "2"]
     if compare is not None:
-        found = compared_curves(folder, reported, compare)
-        return [draw_comparison(folder / "plots" / "comparison.png", found)] if found else []
-    keys = [key for key in (runs[0] if runs else {}) if key.startswith("config/")]
-    keys = [key for key in keys if len({run[key] for run in finished}) > 1]
-    note = left_out([run for run in searched if run not in finished])
-    if finished and keys:
-        out = folder / "plots" / "swept_keys.png"
-        _draw_swept_keys(out, finished, keys, metric, note)
-        written.append(out)
+        found = data.compared_curves(folder, reported, compare)
+        return [_draw_comparison(folder / "plots" / "comparison.png", found)] if found else []
+    note = data.left_out([run for run in searched if run not in finished])
+    if keys := data.differing_keys(finished):
+        written.append(_draw_swept_keys(folder / "plots" / "swept_keys.png", finished, keys, metric, note))
     if minimize and finished:
         written.append(_draw_front(folder / "plots" / "front.png", finished, metric, minimize, note))
-    curves = reporting_curves(folder, reported, metric)
-    if curves:
+    if curves := data.reporting_curves(folder, reported, metric):
         written.append(_draw_top_trials(folder / "plots" / "top_trials.png", curves))
     return written
 
 
-def trial_of(run: Run) -> str:
-    """The trial that a run is one seed of."""
-    return run.get("trial", "")
-
-
-def complete(runs: Sequence[Run], metric: str) -> list[Run]:
-    """The runs of the trials that are done on every seed: an incomplete group is never averaged."""
-
-    def done(run: Run) -> bool:
-        return run.get("status", "done") == "done" and number(run.get(f"val_{metric}")) is not None
-
-    lacking = {run["trial"] for run in runs if "trial" in run and not done(run)}
-    return [run for run in runs if done(run) and run.get("trial") not in lacking]
-
-
-def left_out(runs: Sequence[Run]) -> str:
-    """In words, how many trials are not shown because of these runs, and how they ended."""
-    reached: dict[str, int] = {}  # trial -> tasks done on all seeds
-    for run in runs:
-        reached[trial_of(run)] = reached.get(trial_of(run), 0) + int(number(run.get("tasks_done")) or 0)
-    pruned = sorted(reached[trial] for trial in {trial_of(run) for run in runs if run.get("status") == "pruned"})
-    others = len(reached) - len(pruned)
-    tasks = " to ".join(str(n) for n in sorted({*pruned[:1], *pruned[-1:]}))
-    words = [f"{len(pruned)} pruned after {tasks} task{'s' * (pruned[-1] != 1)}"] if pruned else []
-    words += [f"{others} not done on every seed"] if others else []
-    return f"; trials not shown: {', '.join(words)}" if words else ""
-
-
-def reporting_curves(folder: Path, runs: Sequence[Run], metric: str) -> list[tuple[str, str, np.ndarray[Any, Any]]]:
-    """Per trial: its name, the split, and accuracy after each task in percent, [seeds, tasks]; best on val first.
-
-    A trial that lacks a seed another one has is left out: an incomplete group is never averaged.
-    """
-    seeds = {run.get("seed", "") for run in runs}
-    groups = [list(group) for _, group in groupby(sorted(runs, key=trial_of), key=trial_of)]
-    differing = [key for key in (runs[0] if runs else {}) if key.startswith("config/")]
-    differing = [key for key in differing if len({run[key] for run in runs}) > 1]
-    curves: list[tuple[float, str, str, np.ndarray[Any, Any]]] = []
-    for group in groups:
-        results = [result for run in group if (result := result_of(folder, run)) is not None]
-        if len(results) < len(group) or {run.get("seed", "") for run in group} != seeds:
-            continue
-        split = "test" if all(result["test"]["accuracy_after_task"] for result in results) else "val"
-        rows = [result[split]["accuracy_after_task"] for result in results]
-        if len({len(row) for row in rows}) == 1:
-            words = [f"{key_label(key, short_form=True)} = {rounded(group[0][key])}" for key in differing]
-            name = ", ".join(words) or f"trial {trial_of(group[0])}"
-            on_val = fmean(result["val"][metric] for result in results)
-            curves.append((on_val, name, split, 100 * np.asarray(rows)))
-    return [curve[1:] for curve in sorted(curves, key=lambda curve: -curve[0])]
-
-
-def _draw_swept_keys(path_out: Path, runs: Sequence[Run], keys: Sequence[str], metric: str, note: str) -> None:
+def _draw_swept_keys(path_out: Path, runs: Sequence[Run], keys: Sequence[str], metric: str, note: str) -> Path:
     columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
     scores = np.array([100 * float(t[f"val_{metric}"]) for t in runs])
     with figure(path_out, max(2.4 * columns, 3.2) + 0.2, 2.1 * rows + 0.2) as fig:
         axes = fig.subplots(rows, columns, sharey=True, squeeze=False)
-        for index, ax in enumerate(axes.flat):
-            if index >= len(keys):
-                ax.set_axis_off()
-                continue
-            _draw_key(ax, [t[keys[index]] for t in runs], scores)
-            ax.set_xlabel(key_label(keys[index]))
+        for ax in axes.flat[len(keys) :]:
+            ax.set_axis_off()
+        for ax, key in zip(axes.flat, keys, strict=False):
+            _draw_key(ax, [t[key] for t in runs], scores)
+            ax.set_xlabel(key_label(key))
         fig.suptitle(fill(f"search on val: {len(runs)} runs; bars are means{note}", 40 * columns), fontsize=8)
         fig.supylabel(f"{metric.replace('_', ' ')}, val (%)", fontsize=8)
+    return path_out
 
 
 def _draw_key(ax: Axes, texts: Sequence[str], scores: np.ndarray[Any, Any]) -> None:
@@ -173,7 +100,7 @@ def _draw_key(ax: Axes, texts: Sequence[str], scores: np.ndarray[Any, Any]) -> N
         ax.xaxis.set_major_locator(LogLocator(subs=steps))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.grid(axis="y", color="#e5e5e5", linewidth=0.5)
+    ax.grid(axis="y")
     ax.set_axisbelow(True)
 
 
@@ -189,7 +116,7 @@ def axis_kind(unique: Sequence[Any]) -> str:
 
 
 def _draw_front(path_out: Path, runs: Sequence[Run], metric: str, minimize: str, note: str) -> Path:
-    groups = [list(group) for _, group in groupby(runs, key=trial_of)]
+    groups = by_trial(runs)
     points = [[fmean(float(t[key]) for t in group) for key in (minimize, f"val_{metric}")] for group in groups]
     x, y = np.array(points)[:, 0], 100 * np.array(points)[:, 1]
     front = [n for n in np.lexsort((-y, x)) if not any((x <= x[n]) & (y >= y[n]) & ((x < x[n]) | (y > y[n])))]
@@ -199,56 +126,55 @@ def _draw_front(path_out: Path, runs: Sequence[Run], metric: str, minimize: str,
         ax.step(x[front], y[front], where="post", color=COLOURS[1], marker="o", markersize=4, linewidth=1)
         for n in front:
             ax.annotate(trial_of(groups[n][0]), (x[n], y[n]), (3, -8), textcoords="offset points", fontsize=7)
-        ax.set_xlabel(f"{minimize} of a run")
-        ax.set_ylabel(f"{metric.replace('_', ' ')}, val (%)")
+        ax.set(xlabel=f"{minimize} of a run", ylabel=f"{metric.replace('_', ' ')}, val (%)")
         title = f"search on val: {len(groups)} trials, means over seeds; line: Pareto front{note}"
         ax.set_title(fill(title, LEGEND_WIDTH))
     return path_out
 
 
-def _draw_top_trials(path_out: Path, curves: Sequence[tuple[str, str, np.ndarray[Any, Any]]]) -> Path:
+def _draw_top_trials(path_out: Path, curves: Sequence[Curve]) -> Path:
     shown = curves[: len(COLOURS)]
-    tasks = max(rows.shape[1] for _, _, rows in shown)
-    lines_of_legend = 1 + sum(1 + (len(name) + 14) // LEGEND_WIDTH for name, _, _ in shown)
+    tasks = max(one.after.shape[1] for one in shown)
+    lines_of_legend = 1 + sum(1 + (len(one.name) + 14) // LEGEND_WIDTH for one in shown)
     with figure(path_out, 4.2, 2.7 + 0.17 * lines_of_legend) as fig:
         ax = fig.subplots()
-        for index, (name, _, rows) in enumerate(shown):
-            final = f"{rows[:, -1].mean():.1f}"
-            if len(rows) > 1:
-                final += f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{rows[:, -1].std(ddof=1):.1f}"
-            label = fill(f"{name}: {final}", LEGEND_WIDTH)
-            curve(ax, rows, label, COLOURS[index], LINES[index % 4], MARKERS[index], 1.4)
-        splits, counts = {split for _, split, _ in shown}, {len(rows) for _, _, rows in shown}
-        ax.set_ylabel(f"accuracy on all classes seen, {'/'.join(sorted(splits))} (%)")
-        ax.set_xlabel("tasks learned")
+        for index, one in enumerate(shown):
+            final = one.after[:, -1]
+            spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{final.std(ddof=1):.1f}" if len(final) > 1 else ""
+            label = fill(f"{one.name}: {final.mean():.1f}{spread}", LEGEND_WIDTH)
+            curve(ax, one.after, label, COLOURS[index], LINES[index % 4], MARKERS[index], 1.4)
+        splits, counts = {one.kind for one in shown}, {len(one.after) for one in shown}
+        ax.set(xlabel="tasks learned", ylabel=f"accuracy on all classes seen, {'/'.join(sorted(splits))} (%)")
         ax.set_xticks(range(1, tasks + 1, max(1, tasks // 10)))
-        ax.grid(axis="y", color="#e5e5e5", linewidth=0.5)
+        ax.grid(axis="y")
         title = f"final accuracy, micro (%): mean ± standard deviation, n = {'/'.join(map(str, sorted(counts)))} seeds"
         fig.legend(loc="outside lower left", title=title, title_fontsize=7, alignment="left")
     return path_out
 
 
-def key_label(column: str, short_form: bool = False) -> str:
-    """`config/learner.losses.lambda_distillation` in words: the last two parts of the key, Greek as Greek."""
-    parts = column.removeprefix("config/").split(".")[-1 if short_form else -2 :]
-    words = [" ".join(SYMBOLS.get(word, word) for word in part.split("_") if word) for part in parts]
-    return ": ".join(words)
-
-
-def rounded(text: str) -> str:
-    """A value as a label: numbers to three digits."""
-    value = number(text)
-    return text if value is None else f"{value:.3g}"
-
-
-def number(text: str | None) -> float | None:
-    """A finite number, or None for anything else (empty, text, true, a list, nan)."""
-    try:
-        value = ast.literal_eval(text or "")
-    except (ValueError, SyntaxError, MemoryError):
-        return None
-    return (
-        float(value)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        else None
-    )
+def _draw_comparison(path_out: Path, found: Sequence[Curve]) -> Path:
+    """Mean and ± 1 standard deviation over the seeds; what bounds the others is grey, in every panel."""
+    bounds = [one for one in found if one.kind == "bound"]
+    kinds = list(dict.fromkeys(one.kind for one in found if one.kind != "bound")) or ["bound"]
+    columns = min(2, len(kinds))
+    rows = math.ceil(len(kinds) / columns)
+    with figure(path_out, 3.4 * columns, 2.7 * rows) as fig:
+        axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for ax in axes.flat[len(kinds) :]:
+            ax.set_axis_off()
+        for ax, kind in zip(axes.flat, kinds, strict=False):
+            looks = [(one, GREY, LINES[number % 4], "") for number, one in enumerate(bounds)]
+            mine = [one for one in found if one.kind == kind and one.kind != "bound"]
+            looks += [(one, COLOURS[number % 7], "-", MARKERS[number % 7]) for number, one in enumerate(mine)]
+            for one, colour, line, marker in looks:
+                curve(ax, one.after, f"{one.name} {one.after[:, -1].mean():.1f}", colour, line, marker, 1.1)
+            ax.set_title(kind)
+            ax.grid(axis="y")
+            ax.legend(fontsize=6, loc="lower left", handlelength=1.6, labelspacing=0.2)
+        axes[0, 0].set_xticks(range(1, 1 + max(one.after.shape[1] for one in found)))
+        axes[0, 0].set_ylim(0, 101)
+        fig.supxlabel("tasks learned", fontsize=8)
+        fig.supylabel("accuracy on all classes seen, test (%)", fontsize=8)
+        n = "/".join(sorted({str(len(one.after)) for one in found}))
+        fig.suptitle(f"mean ± standard deviation, n = {n} seeds; legends: after the last task", fontsize=8)
+    return path_out

@@ -13,12 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from ccsi.io.run_files import classes_of_tasks, split_to_show
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
 SECONDS_BETWEEN_LINES = 10.0
 MIN_WIDTH = 110
 """Of tables that do not go to a terminal: a log has no width of its own."""
 BAR_WIDTH, LABEL_WIDTH = 10, 20
+MOST_NAMES = 4
+"""Classes of a task that a table names; of more it gives the number."""
 FIGURES = {
     "macro": "final accuracy, mean over tasks",
     "micro": "final accuracy over all images (ACC)",
@@ -44,21 +47,21 @@ class Console:
         self._run: RunStart | None = None
         self._bar: Bar | None = None
         self._bar_task: TaskID | None = None
-        self._err = Terminal(stderr=True)
+        # lines are soft-wrapped where they are printed: a log file has 80 columns for rich; a path may hold [brackets]
+        self._err = Terminal(stderr=True, markup=False, highlight=False)
         self._last: Progress | None = None
         self._phase_began = self._last_line = 0.0
         self._first_step = 0
 
     def start(self, run: RunStart) -> None:
-        """Print what runs where."""
         self._run = run
         if self.quiet:
             return
-        self._err = Terminal(stderr=True)
         tasks, classes = len(run.tasks), sum(map(len, run.tasks))
         line = f"{run.name} {'resumes' if run.resumed_at else 'starts'}: {classes} classes in {tasks} tasks"
-        for part in self._fitting(f"{line}, folder {run.folder}", f"{line}\nfolder {run.folder}").splitlines():
-            self._print(part)
+        whole = f"{line}, folder {run.folder}"
+        too_long = self._err.is_terminal and len(whole) > self._err.width
+        self._err.print(f"{line}\nfolder {run.folder}" if too_long else whole, soft_wrap=True)
         if self._err.is_terminal:
             self._bar = Bar(
                 TextColumn("{task.description}"),
@@ -71,7 +74,6 @@ class Console:
             self._bar.start()
 
     def progress(self, event: Progress) -> None:
-        """Show a logging point; outside a terminal at most one every ten seconds of a phase."""
         if self.quiet or self._run is None:
             return
         now = time.monotonic()
@@ -82,7 +84,7 @@ class Console:
         done = event.step - self._first_step  # in this process: a resumed phase does not start at step 1
         left = (now - self._phase_began) / done * (event.steps - event.step) if done else None
         time_left = "" if left is None else f"{clock(left)} left"
-        title, steps = self._title(event), f"{event.step}/{event.steps}"
+        title = self._title(event)
         if self._bar is not None:
             if self._bar_task is None:
                 self._bar_task = self._bar.add_task(title, total=event.steps, metrics="", left="")
@@ -91,16 +93,15 @@ class Console:
             self._bar.update(self._bar_task, total=event.steps, completed=event.step, metrics=shown, left=time_left)
         elif now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            self._print("  ".join(filter(None, (title, steps, show_metrics(event.metrics), time_left))))
+            parts = title, f"{event.step}/{event.steps}", show_metrics(event.metrics), time_left
+            self._err.print("  ".join(filter(None, parts)), soft_wrap=True)
 
     def task_end(self, event: TaskEnd) -> None:
-        """One line with the task's figures."""
         if self.quiet:
             return
         self._close_phase()
-        seconds = event.figures.get("seconds")
-        after = "" if seconds is None else f" after {clock(seconds)}"
-        self._print(f"task {event.task + 1}/{event.tasks} done{after}: {accuracies(event.figures)}")
+        after = f" after {clock(event.figures['seconds'])}" if "seconds" in event.figures else ""
+        self._err.print(f"task {event.task + 1}/{event.tasks} done{after}: {accuracies(event.figures)}", soft_wrap=True)
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
         """The final tables on stdout; nothing for a run that was stopped."""
@@ -122,30 +123,21 @@ class Console:
             took = f"in {clock(time.monotonic() - self._phase_began)}"
             self._bar.remove_task(self._bar_task)
             metrics = show_metrics(self._last.metrics, self._err.width - len(line) - len(took) - 4)
-            self._print("  ".join(filter(None, (line, metrics, took))))
+            self._err.print("  ".join(filter(None, (line, metrics, took))), soft_wrap=True)
         self._bar_task = self._last = None
-
-    def _fitting(self, line: str, shorter: str) -> str:
-        return shorter if self._err.is_terminal and len(line) > self._err.width else line
-
-    def _print(self, line: str) -> None:
-        # rich would wrap to 80 columns in a log file and read [brackets] in a path as markup
-        terminal = self._bar.console if self._bar is not None else self._err
-        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_result(result: Mapping[str, Any], folder: Path | None, file: Any = None) -> None:
     """Print a finished run's figures (the content of result.json) as tables, in percent, on stdout or `file`."""
-    out = Terminal(file=file or sys.stdout)
+    out = Terminal(file=file or sys.stdout, markup=False, highlight=False)
     if not out.is_terminal:
         out.width = max(out.width, MIN_WIDTH)
     dataset = result["dataset"]
     out.print()
-    title = f"{result['name']}: {result['learner']} on {dataset['name']}, seed {result['seed']}"
-    out.print(title, style="bold", markup=False)
-
+    out.print(f"{result['name']}: {result['learner']} on {dataset['name']}, seed {result['seed']}", style="bold")
     split, figures = split_to_show(result)
-    names = task_names(dataset["class_names"], result["scenario"]["classes_per_task"])
+    tasks = enumerate(classes_of_tasks(result), start=1)
+    names = [f"{n}: {', '.join(own) if len(own) <= MOST_NAMES else f'{len(own)} classes'}" for n, own in tasks]
     for table in accuracy_matrix(figures, f"accuracy matrix, {split} (%)", names, out):
         out.print(table)
 
@@ -168,15 +160,9 @@ def show_result(result: Mapping[str, Any], folder: Path | None, file: Any = None
     }
     for word, text in lines.items():
         wrapped = textwrap.fill(text, out.width - LABEL_WIDTH).replace("\n", "\n" + " " * LABEL_WIDTH)
-        out.print(f"{word:<{LABEL_WIDTH}}{wrapped}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"{word:<{LABEL_WIDTH}}{wrapped}", soft_wrap=True)
     if folder is not None:  # in one line, however long, to be copied
-        out.print(f"{'folder':<{LABEL_WIDTH}}{folder}", markup=False, highlight=False, soft_wrap=True)
-
-
-def split_to_show(result: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """`test` and its figures where the run was evaluated on it, else `val` and its figures."""
-    split = "test" if result["test"]["accuracy_matrix"] else "val"
-    return split, result[split]
+        out.print(f"{'folder':<{LABEL_WIDTH}}{folder}", soft_wrap=True)
 
 
 def accuracy_matrix(figures: Mapping[str, Any], title: str, names: Sequence[str], out: Terminal) -> list[Table]:
@@ -211,24 +197,13 @@ def head_width(head: str) -> int:
     return max(map(len, ["100.0", *head.split()]))
 
 
-def task_names(class_names: Sequence[str], classes_per_task: Sequence[int], most: int = 4) -> list[str]:
-    """A name for each task: its classes', or their number where there are more than `most`."""
-    names, end = [], 0
-    for number, count in enumerate(classes_per_task, start=1):
-        end += count
-        classes = ", ".join(class_names[end - count : end])
-        names.append(f"{number}: {classes}" if count <= most else f"{number}: {count} classes")
-    return names
-
-
 def accuracies(figures: Mapping[str, float]) -> str:
     """The accuracies of `TaskEnd.figures` in at most 50 characters: `micro/macro val 92.0/91.8 %, test 91.3/91.1 %`."""
     names = [name for name in ("micro", "macro") if f"val_{name}" in figures or f"test_{name}" in figures]
-    parts = [
-        f"{split} " + "/".join(percent(figures.get(f"{split}_{name}")) for name in names) + " %"
-        for split in ("val", "test")
-        if any(f"{split}_{name}" in figures for name in names)
-    ]
+    parts = []
+    for split in ("val", "test"):
+        if own := [percent(figures[f"{split}_{name}"]) for name in names if f"{split}_{name}" in figures]:
+            parts.append(f"{split} {'/'.join(own)} %")
     return f"{'/'.join(names)} {', '.join(parts)}"
 
 
@@ -238,23 +213,17 @@ def show_metrics(metrics: Mapping[str, float], room: int | None = None) -> str:
     Args:
         room: the most characters; the loss's parts are left out first, then the last metrics. None: no limit.
     """
-    parts = ", ".join(f"{key.removeprefix('loss_')} {v:.3g}" for key, v in metrics.items() if key.startswith("loss_"))
     loss = [f"loss {metrics['loss']:.3g}"] if "loss" in metrics else []
-    rest = []
-    for key, value in metrics.items():
-        if key.endswith("accuracy"):
-            rest.append(f"{key.removesuffix('_accuracy')} {percent(value)} %")
-        elif key != "loss" and not key.startswith("loss_"):
-            rest.append(f"{key} {value:.3g}")
-    line = "  ".join([" ".join([*loss, *([f"({parts})"] if parts else [])]), *rest]).strip()
-    short = [*loss, *rest]
-    while room is not None and len(line) > room:
-        line = "  ".join(short)
-        if short:
-            short.pop()
-        else:
-            break
-    return line
+    parts = ", ".join(f"{key.removeprefix('loss_')} {v:.3g}" for key, v in metrics.items() if key.startswith("loss_"))
+    rest = [
+        f"{key.removesuffix('_accuracy')} {percent(value)} %" if key.endswith("accuracy") else f"{key} {value:.3g}"
+        for key, value in metrics.items()
+        if key != "loss" and not key.startswith("loss_")
+    ]
+    whole = [" ".join([*loss, f"({parts})"])] if parts else loss
+    shorter = [(loss + rest)[:n] for n in range(len(loss + rest), 0, -1)]
+    lines = ("  ".join(words) for words in [whole + rest, *shorter])
+    return next((line for line in lines if room is None or len(line) <= room), "")
 
 
 def percent(fraction: float | None) -> str:

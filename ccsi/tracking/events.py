@@ -69,21 +69,16 @@ class Tracker(Protocol):
     A subclass overrides what it needs: what it leaves out does nothing.
     """
 
-    def __init__(self) -> None:
-        return
+    def __init__(self) -> None: ...
 
     def start(self, run: RunStart) -> None:
         """Before the first step; raises UserError if it cannot work (no key, no network)."""
-        return
 
     def progress(self, event: Progress) -> None:
         """At a logging point."""
-        return
 
     def task_end(self, event: TaskEnd) -> None:
         """After a task."""
-        return
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
         """At the end, with the content of result.json; None when the run was stopped or failed."""
-        return

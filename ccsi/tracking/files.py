@@ -1,12 +1,12 @@
 """metrics.jsonl: one JSON object a line, which survives a kill and can be cut back to a checkpoint."""
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from typing import Any, TextIO
 
 from ccsi.errors import UserError
+from ccsi.io.run_files import finite
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
 NAME = "metrics.jsonl"
@@ -51,24 +51,19 @@ class Files:
         self._file = path.open("a", buffering=1, encoding="utf-8")  # line-buffered: a kill loses no whole line
 
     def progress(self, event: Progress) -> None:
-        """One line with the logging point's metrics."""
-        self._write(
-            {"task": event.task + 1, "phase": event.phase, "step": event.step, "steps": event.steps, **event.metrics}
-        )
+        where = {"task": event.task + 1, "phase": event.phase, "step": event.step, "steps": event.steps}
+        self._write(where | {**event.metrics})
 
     def task_end(self, event: TaskEnd) -> None:
-        """One line with the task's figures."""
         self._write({"task": event.task + 1, "phase": "task_end", **event.figures, "stored": [*event.stored]})
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
-        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def _write(self, record: Mapping[str, Any]) -> None:
+    def _write(self, record: dict[str, Any]) -> None:
         if self._file is None:
             raise RuntimeError("Files.start was not called")
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
+        self._file.write(json.dumps(finite(record), allow_nan=False) + "\n")
         self._lines += 1

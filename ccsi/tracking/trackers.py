@@ -33,11 +33,7 @@ class Trackers:
         return self.files, *self.named.values(), *([self.watch] if self.watch else [])
 
     def start(self, run: RunStart) -> None:
-        """Before the first step.
-
-        Raises:
-            UserError: a tracker cannot work; those already started are closed again.
-        """
+        """Start all; if one cannot work, those already started are closed again."""
         with ExitStack() as undo:
             for tracker in self._all:
                 undo.callback(tracker.finish, None)  # before start: one that half started is closed too
@@ -45,17 +41,15 @@ class Trackers:
             undo.pop_all()
 
     def progress(self, event: Progress) -> None:
-        """At a logging point."""
         for tracker in self._all:
             tracker.progress(event)
 
     def task_end(self, event: TaskEnd) -> None:
-        """After a task."""
         for tracker in self._all:
             tracker.task_end(event)
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
-        """At the end; every tracker is finished even if another one fails."""
+        """Finish every tracker, even if another one fails."""
         with ExitStack() as stack:
             for tracker in reversed(self._all):  # the stack is called last in, first out
                 stack.callback(tracker.finish, result)

@@ -12,11 +12,10 @@ import tempfile
 import urllib.parse
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
 
 from ccsi.errors import UserError
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
@@ -29,11 +28,22 @@ SECONDS_TO_UPLOAD = 300.0
 """At the end of an online run; what is left then stays on disk for `wandb sync`."""
 
 
+SETTINGS: Any = {
+    **dict.fromkeys(("x_disable_meta", "x_disable_machine_info", "x_disable_stats"), True),  # host, user, git remote, …
+    **dict.fromkeys(("disable_code", "disable_git", "disable_job_creation", "silent"), True),
+    **dict.fromkeys(("x_save_requirements", "save_code", "symlink"), False),  # links would hold absolute paths
+    **dict.fromkeys(("host", "username", "email"), ""),
+    **{"program": "ccsi", "console": "off", "finish_timeout": SECONDS_TO_UPLOAD},
+    **dict.fromkeys(("init_timeout", "login_timeout"), SECONDS_TO_CONNECT),
+}
+"""Of `wandb.Settings`."""
+
+
 class WeightsAndBiases:
     """Logs a run to W&B.
 
-    Per logging point `<phase>/<metric>`; per task the figures against `task`, the impressions as an image and
-    the confusion matrices as images; at the end every figure of result.json in the summary.
+    Per logging point `<phase>/step` and `<phase>/<metric>`; per task the figures against `task` (1-based), the
+    impressions and the confusion matrices as images; at the end every figure of result.json in the summary.
 
     Args:
         mode: `disabled` does nothing; `offline` writes `<run folder>/wandb`, for `wandb sync` later; `online`
@@ -54,8 +64,7 @@ class WeightsAndBiases:
         job_type: str | None = "run",
         name: str | None = None,
     ) -> None:
-        self.mode, self.project, self.group = mode, project, group
-        self.job_type, self.name = job_type, name
+        self.mode, self.project, self.group, self.job_type, self.name = mode, project, group, job_type, name
         self._run: wandb.Run | None = None
         self._folder = Path()
         self._class_names: list[str] = []
@@ -88,26 +97,6 @@ class WeightsAndBiases:
         id_file.parent.mkdir(exist_ok=True)
         if not id_file.exists():
             id_file.write_text(uuid.uuid4().hex[:12])
-        settings = wandb.Settings(
-            x_disable_meta=True,  # no wandb-metadata.json: host, user, command line, git remote, …
-            x_disable_machine_info=True,
-            x_disable_stats=True,
-            x_save_requirements=False,
-            disable_code=True,
-            disable_git=True,
-            disable_job_creation=True,
-            save_code=False,
-            host="",
-            username="",
-            email="",
-            program="ccsi",
-            console="off",
-            silent=True,
-            symlink=False,  # they would hold absolute paths
-            init_timeout=SECONDS_TO_CONNECT,
-            login_timeout=SECONDS_TO_CONNECT,
-            finish_timeout=SECONDS_TO_UPLOAD,
-        )
         try:
             self._run = wandb.init(
                 mode=self.mode,
@@ -119,7 +108,7 @@ class WeightsAndBiases:
                 resume="allow",
                 dir=str(folder),
                 config={key: portable(value) for key, value in run.config.items() if key != "tracking"},
-                settings=settings,
+                settings=SETTINGS,
             )
         except (wandb.errors.Error, ValueError, OSError) as error:
             self.finish(None)
@@ -132,19 +121,17 @@ class WeightsAndBiases:
             self._run.define_metric(figures, step_metric="task")
 
     def progress(self, event: Progress) -> None:
-        """One row of history: `task` (1-based), `<phase>/step`, `<phase>/<metric>`."""
         if self._run is not None:
             values = {"step": event.step, **event.metrics}
             self._run.log({"task": event.task + 1} | {f"{event.phase}/{key}": v for key, v in values.items()})
 
     def task_end(self, event: TaskEnd) -> None:
-        """One row of history with the figures, the impressions and the confusion matrices."""
         if self._run is None:
             return
         import wandb
 
         # pictures, not W&B's own confusion chart: that is an artifact, whose record holds an absolute path
-        from ccsi.report import draw_confusion, draw_impressions
+        from ccsi.report.run import draw_confusion, draw_impressions, load_images
 
         scratch = Path(tempfile.mkdtemp(dir=self._scratch.name if self._scratch else None))
         row: dict[str, Any] = {"task": event.task + 1, **event.figures}
@@ -152,8 +139,7 @@ class WeightsAndBiases:
             picture = draw_confusion(scratch / f"confusion_{split}.png", counts, self._class_names, split)
             row[f"confusion/{split}"] = wandb.Image(str(picture))
         if event.impressions is not None:
-            with np.load(event.impressions) as made:
-                images, labels = made["images"], made["labels"]
+            images, labels = load_images(event.impressions)
             picture = draw_impressions(scratch / "impressions.png", images, labels, self._class_names)
             row["impressions"] = wandb.Image(str(picture))
         self._run.log(row)
@@ -163,13 +149,11 @@ class WeightsAndBiases:
         try:
             if self._run is not None:
                 if result is not None:
-                    for key, value in summary_of(result).items():
-                        self._run.summary[key] = value
+                    self._run.summary.update(summary_of(result))
                 self._run.finish(exit_code=0 if result is not None else 1)
         finally:
             self._run = None
-            if self._scratch is not None:
-                self._clean_up()
+            self._clean_up()
 
     def _keep_inside(self, folder: Path) -> None:
         """Let W&B write in `folder` and a temporary folder only, and report no errors to its makers."""
@@ -183,6 +167,8 @@ class WeightsAndBiases:
         os.environ.update(wanted)
 
     def _clean_up(self) -> None:
+        if self._scratch is None:
+            return
         import wandb
 
         wandb.teardown()  # or its process and its settings would outlive this run
@@ -193,9 +179,8 @@ class WeightsAndBiases:
                 os.environ[key] = value
         for logs in (self._folder / "wandb").glob("*run-*/logs"):
             shutil.rmtree(logs, ignore_errors=True)  # W&B's own debug logs: they name absolute paths
-        if self._scratch is not None:
-            self._scratch.cleanup()
-            self._scratch = None
+        self._scratch.cleanup()
+        self._scratch = None
 
 
 def has_key() -> bool:
@@ -203,13 +188,10 @@ def has_key() -> bool:
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    candidates = [os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"]
-    for path in candidates:
-        try:
+    for path in (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"):
+        with suppress(OSError, netrc.NetrcParseError):
             if path and netrc.netrc(str(path)).authenticators(host):
                 return True
-        except (OSError, netrc.NetrcParseError):
-            continue
     return False
 
 
@@ -228,8 +210,5 @@ def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
     for prefix, part in (("test_", "test"), ("val_", "val"), ("seconds/", "seconds")):
         flat |= {f"{prefix}{key}": value for key, value in result.get(part, {}).items()}
     stored = {"stored_bytes": sum(item["bytes"] for item in result.get("stored") or [])}
-    return {
-        key: value
-        for key, value in flat.items()
-        if isinstance(value, int | float) or (key.endswith("accuracy_matrix") and value)
-    } | stored
+    kept = {key for key, value in flat.items() if isinstance(value, int | float) or key.endswith("accuracy_matrix")}
+    return {key: flat[key] for key in flat if key in kept and flat[key] is not None} | stored
