@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     from ccsi.sweep.plan import describe_plan
 
     if given.flags & {"--dry-run", "--show"}:
-        definition = resolve(given.overrides)
+        definition = resolve(given.overrides, fetch=False)
         plan = (fill(line, 80, subsequent_indent="    ") for line in describe_plan(definition))
         show(definition.dump() if "--show" in given.flags else "\n".join(plan))
         return 0

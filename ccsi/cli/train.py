@@ -44,6 +44,6 @@ def main(arguments: Sequence[str]) -> int:
     try:
         train(given.overrides)
     except SweepInterruptedError as error:
-        print(f"train: interrupted: {error}; {RESUME}.", file=sys.stderr)
+        print(f"ccsi: interrupted: {error}; {RESUME}.", file=sys.stderr)
         return 1
     return 0

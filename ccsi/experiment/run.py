@@ -132,7 +132,7 @@ def check_workers(wanted: int, here: int) -> None:
     if wanted != here:
         raise UserError(
             f"workers={wanted}, but here {'is' if here == 1 else 'are'} {here}: "
-            "a run of several workers is started by python tune/train.py workers=…"
+            "a run of several workers is started by ccsi train workers=…"
         )
 
 

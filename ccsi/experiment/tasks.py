@@ -1,4 +1,4 @@
-"""From a run's parts to data, tasks and a learner that fit together; then learn a task, evaluate, checkpoint, report."""
+"""A run sets up its parts, and learns and evaluates task after task; every step can be resumed from the checkpoint."""
 
 import copy
 import dataclasses

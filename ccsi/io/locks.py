@@ -67,7 +67,10 @@ def locked(path: Path, wait: float = 0.0, on_wait: Callable[[], None] | None = N
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock file `path`, as far as this file system can say. Nothing is written."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            descriptor = os.open(path, os.O_RDWR)  # NFS locks only what is open for writing
+        except PermissionError:
+            descriptor = os.open(path, os.O_RDONLY)
     except OSError:  # no such file, or it may not be read
         return False
     try:

@@ -190,7 +190,7 @@ def check_compared(definition: Definition) -> None:
 
 
 def _checked(sections: Mapping[str, Any]) -> tuple[Sweep, Resources, Cluster]:
-    """The three sections as objects, their types and ranges checked against the declarations above."""
+    """The three sections as objects, their types and ranges checked against `ccsi.sweep.definition`."""
     here = Sweep.__module__
     for key in ("sweep", "resources", "ray"):
         if not isinstance(sections.get(key), Mapping):

@@ -44,7 +44,7 @@ class Sweep:
     """The keys under `sweep`.
 
     Args:
-        space: config key -> candidates; see `ccsi.sweep.space`.
+        space: config key -> candidates; see `ccsi.sweep.search_space`.
         num_samples: configs drawn for phase 1 (`search=grid` takes every combination instead); where `each` of several
             is compared, for each.
         seeds: of the two phases; no seed may be in both.

@@ -16,12 +16,13 @@ from ccsi.config import build, shown
 from ccsi.errors import UserError
 from ccsi.sweep import selection
 from ccsi.sweep.definition import Definition
+from ccsi.sweep.events import RunFinished, RunId
 from ccsi.sweep.execution.context import execute
-from ccsi.sweep.execution.environment import keep_ray_private
+from ccsi.sweep.execution.environment import keep_ray_private, require_ray
 from ccsi.sweep.folder import open_remote
 from ccsi.sweep.progress import ProgressPrinter
 from ccsi.sweep.recorder import SweepInterruptedError, SweepRecorder
-from ccsi.sweep.runs import finished_runs, run_folder
+from ccsi.sweep.runs import check_known, finished_runs, read_results, run_folder, summary_of
 from ccsi.sweep.trial_generator import generate_jobs, start_trial
 from ccsi.sweep.warm_start import warm_start
 
@@ -69,7 +70,7 @@ def run_sweep(definition: Definition, console: Console) -> int:
 def _run_to_end(recorder: SweepRecorder, console: Console) -> int:
     folder = recorder.definition.folder
     try:
-        recorder.start(finished_runs(recorder.definition))
+        recorder.start(results_at_start(recorder, console))
         try:
             if not selection.is_complete(recorder.state):
                 run_phases(recorder, console)
@@ -77,17 +78,30 @@ def _run_to_end(recorder: SweepRecorder, console: Console) -> int:
             with contextlib.suppress(OSError):  # a full disk
                 recorder.stop()
     except KeyboardInterrupt:
-        from ccsi.sweep.tables.rows import collect, write_rows
+        from ccsi.sweep.tables.rows import collect_results, write_rows
 
-        write_rows(collect(recorder))
+        write_rows(collect_results(recorder, wait=0.0))
         done = len(recorder.state.results)
         console.print(f"Interrupted: {done} runs are done (runs.csv). Resume with:", highlight=False)
         console.print(f"  ccsi sweep resume={folder}", highlight=False, soft_wrap=True)
         return 130
     except SweepInterruptedError as error:
-        print(f"sweep: interrupted: {error}; fix it, and resume with resume={folder}.", file=sys.stderr)
+        print(f"ccsi: interrupted: {error}; fix it, and resume with resume={folder}.", file=sys.stderr)
         return 1
     return write_tables(recorder, console)
+
+
+def results_at_start(recorder: SweepRecorder, console: Console) -> dict[RunId, RunFinished]:
+    """The ends of all finished runs; waits for those of the journal that NFS may still hide."""
+    definition, state = recorder.definition, recorder.state
+    results = finished_runs(definition)
+    hidden = [run for run in state.results if run not in results and run_folder(definition, run).is_dir()]
+    if hidden:
+        console.print(f"Waiting for the results of {len(hidden)} finished runs to be visible …", highlight=False)
+        found = read_results(definition, hidden, recorder.remote)
+        results |= {run: summary_of(run, result) for run, result in found.items()}
+    check_known(state, results)
+    return results
 
 
 def validate(definition: Definition) -> None:
@@ -113,14 +127,12 @@ def validate(definition: Definition) -> None:
 def run_phases(recorder: SweepRecorder, console: Console) -> None:
     """Start Ray and run what is left of the two phases."""
     definition = recorder.definition
+    require_ray()
     if definition.ray.address is None:
         validate(definition)  # a cluster's nodes may have data that this machine lacks
         keep_ray_private()
     console.print(f"Starting Ray ({shown(definition.ray.address or 'local')}) …", highlight=False)
-    try:
-        from ccsi.sweep.execution import cluster, metrics, tuner  # seconds to import
-    except ModuleNotFoundError as error:
-        raise UserError(f"a sweep needs the package {error.name}: pip install 'ccsi[sweep]'.") from error
+    from ccsi.sweep.execution import cluster, metrics, tuner  # seconds to import
 
     progress = ProgressPrinter(recorder, console)
     try:
@@ -138,9 +150,9 @@ def write_tables(recorder: SweepRecorder, console: Console) -> int:
     """Write and print the results; returns the exit code."""
     from ccsi.sweep.tables.comparison import write_comparison
     from ccsi.sweep.tables.leaderboard import leaderboard, write_leaderboard
-    from ccsi.sweep.tables.rows import collect, write_rows
+    from ccsi.sweep.tables.rows import collect_results, write_rows
 
-    definition, sweep = recorder.definition, collect(recorder)
+    definition, sweep = recorder.definition, collect_results(recorder)
     rows = write_rows(sweep)
     failed = rows[rows["status"] == "failed"]
     for _, row in failed.iterrows():
@@ -149,20 +161,20 @@ def write_tables(recorder: SweepRecorder, console: Console) -> int:
     if not any(row["status"] == "done" for row in board):
         phase = 2 if board else 1
         why = f"; the first error: {failed.iloc[0]['error']}" if len(failed) else ""
-        print(f"sweep: nothing to report: no trial completed phase {phase}{why} (see runs.csv)", file=sys.stderr)
+        print(f"ccsi: nothing to report: no trial completed phase {phase}{why} (see runs.csv)", file=sys.stderr)
         return 1
     write_leaderboard(sweep, console)
     compared = [] if definition.compared is None else write_comparison(sweep, console)
     try:  # an error in a picture must not cost a sweep its tables
         draw_plots(definition)
     except Exception as error:
-        print(f"sweep: plots were not drawn ({type(error).__name__}: {error})", file=sys.stderr)
+        print(f"ccsi: plots were not drawn ({type(error).__name__}: {error})", file=sys.stderr)
     best = "best.yaml" if definition.compared is None else "best/"
     console.print(f"Tables, {best} and plots: {definition.folder}", highlight=False, soft_wrap=True)
     incomplete = compared or [row["trial"] for row in board if row["status"] != "done"]
     if incomplete:
         print(
-            f"sweep: {', '.join(incomplete)} lack reporting seeds and are not averaged; "
+            f"ccsi: {', '.join(incomplete)} lack reporting seeds and are not averaged; "
             f"retry them with resume={definition.folder}",
             file=sys.stderr,
         )

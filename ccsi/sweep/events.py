@@ -79,7 +79,7 @@ def trial_name(trial: int) -> str:
 
 @dataclass(frozen=True)
 class DriverStarted:
-    """A driver starts, or resumes the sweep: failed jobs get a new chance, as the disk may have been full."""
+    """A driver starts, or resumes the sweep: failed jobs get a new chance, because the disk may have been full."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,10 @@ class DriverStopped:
 
 @dataclass(frozen=True)
 class ConfigSuggested:
-    """The search suggests the config of a new trial."""
+    """The search suggests the config of a new trial. trial: its number; the first journals lack it."""
 
     config: Values
+    trial: int | None = None
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,11 @@ def is_resume(arguments: Sequence[str]) -> bool:
     return any(argument.startswith("resume=") and argument != "resume=null" for argument in arguments)
 
 
-def resolve(arguments: Sequence[str]) -> Definition:
+def resolve(arguments: Sequence[str], fetch: bool = True) -> Definition:
     """The sweep that a command line asks for: composed, or an earlier one with what may change.
+
+    Args:
+        fetch: whether an earlier one may be copied here from its storage.
 
     Raises:
         UserError: anything wrong with the input.
@@ -38,6 +41,8 @@ def resolve(arguments: Sequence[str]) -> Definition:
     if not is_resume(arguments):
         return compose(overrides)
     (*_, resume) = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
+    if "://" in resume and not fetch:
+        raise UserError(f"resume={resume}: expected a sweep's folder here, not its storage.")
     where = fetch_sweep(resume) if "://" in resume else Path(resume).expanduser().absolute()
     return resumed(where, overrides)
 
@@ -112,10 +117,13 @@ def prepare_folder(definition: Definition) -> None:
 
 
 def remove_notes(folder: Path) -> None:
-    """Remove what trials note beside their runs: locks, and how often they crashed."""
+    """Remove what trials note beside their runs: how often they crashed, and locks that no surviving worker holds."""
     for left in (folder / "runs").glob(".*"):
-        if left.suffix in (".lock", ".attempts"):
+        if left.suffix == ".attempts":
             left.unlink(missing_ok=True)
+        if left.suffix == ".lock":
+            with contextlib.suppress(InUseError), locked(left):  # which removes it
+                pass
 
 
 def unwritable(folder: Path, error: OSError) -> UserError:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ccsi.io.atomic import sync_folder
 from ccsi.sweep.events import Event, from_record, to_record
 
 
@@ -48,9 +49,11 @@ class Journal:
             OSError: the disk is full, or gone.
         """
         line = json.dumps(to_record(event) | {"clock": round(clock, 1)}) + "\n"
-        line, self._torn = "\n" * self._torn + line, True
+        line, self._torn, is_new = "\n" * self._torn + line, True, not self.path.exists()
         with self.path.open("a") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
+        if is_new:
+            sync_folder(self.path.parent)
         self._torn = False

@@ -5,17 +5,17 @@ import os
 from ccsi.config import shown
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.pruners import SCHEDULER_NAMES
+from ccsi.sweep.state import SweepState
 
 
 def describe_plan(definition: Definition) -> list[str]:
     """How many runs a sweep has, over which space, and what each asks of Ray: a line each."""
     sweep, resources = definition.sweep, definition.resources
-    n_trials = sweep.num_samples if sweep.search == "optuna" else len(definition.listed_configs())
+    state = SweepState(definition)
+    searched = sweep.num_samples if sweep.search == "optuna" else len(state.incomplete)
+    searched = min(searched, sweep.budget.trials or searched)
     n_tuning, n_reporting = len(sweep.seeds.tuning), len(sweep.seeds.reporting)
-    compared = next((dimension for dimension in definition.space if dimension.kind == "each"), None)
-    n_arms = 1 if compared is None else len(compared.values)
-    n_finalists = sweep.top_k if compared is None else n_arms
-    searched = n_trials if n_trials > n_arms or compared is None else 0  # one trial of each candidate: none to choose
+    n_finalists = len(state.arms) or min(sweep.top_k, searched)
     scheduler = SCHEDULER_NAMES[sweep.scheduler]
     n_searched, n_reported = searched * n_tuning, n_finalists * n_reporting
     lines = [

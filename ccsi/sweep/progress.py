@@ -17,6 +17,8 @@ from ccsi.sweep.state import SweepState
 
 LINE_SECONDS = 10.0
 """Seconds between two lines, if there is news; without news it is a minute."""
+LINE_WIDTH = 80
+"""Signs of a line: it must not wrap in a terminal of this width."""
 BOARD_SECONDS = 30.0
 """Seconds between two tables of the best trials."""
 
@@ -85,8 +87,8 @@ def tasks_reported(state: SweepState, run: RunId) -> int:
 def standings_table(rows: list[Standing], metric: str) -> Padding:
     """A few plain lines, the same in a terminal and in a log file."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for head in ("phase", "trial", "status", "runs", "tasks", metric, "seconds"):
-        table.add_column(head, justify="left" if head in ("trial", "status") else "right")
+    for head in ("phase", "trial", "status", "runs", "tasks", metric.replace("_", " "), "seconds"):
+        table.add_column(head, justify="left" if head in ("trial", "status") else "right", overflow="fold")
     for row in rows:
         figures = (str(row.tasks_done), f"{row.value:.3f}", f"{row.seconds:.0f}")
         table.add_row(str(row.phase), row.trial, str(row.status), f"{row.runs_done}/{row.runs}", *figures)
@@ -141,10 +143,15 @@ def progress_line(state: SweepState, running: Collection[JobId], phase: int, n_j
         for job, status in ended.items()
         if job not in running
     )
+    room = LINE_WIDTH - len("phase 1  99:59  ")
     parts = [f"{counts[Status.DONE]} of {n_jobs} done", f"{len(running)} running"]
     parts += [f"{counts[one]} {one}" for one in (Status.WAITING, Status.PRUNED, Status.FAILED) if counts[one]]
     values = {job: state.reports[job][-1].value for job in state.reports if ended.get(job) is Status.DONE}
     if values:
         best = max(values, key=lambda job: values[job])
         parts.append(f"best {values[best]:.3f} ({best})")
+        if len(", ".join(parts)) > room:
+            parts[-1] = f"best {values[best]:.3f}"
+    while len(", ".join(parts)) > room:
+        parts.pop()
     return ", ".join(parts)

@@ -20,14 +20,20 @@ class NoPruner:
 
     def __init__(self) -> None:
         self.values: dict[int, list[float]] = {}
-        self._observed: set[tuple[Hashable, int]] = set()
+        self._observed: dict[tuple[Hashable, int], float] = {}
 
     def observe(self, trial: Hashable, tasks: int, value: float) -> bool:
-        """Add a trial's value after so many tasks; returns whether it is new. (A resumed run reports again.)"""
-        if (trial, tasks) in self._observed:
+        """Add a trial's value after so many tasks; returns whether it is new. (A resumed run reports again.)
+
+        The value of a run that is done again, because its result is gone, replaces the old one.
+        """
+        values, before = self.values.setdefault(tasks, []), self._observed.get((trial, tasks))
+        if before == value:
             return False
-        self._observed.add((trial, tasks))
-        insort(self.values.setdefault(tasks, []), value)
+        if before is not None:
+            values.remove(before)
+        self._observed[trial, tasks] = value
+        insort(values, value)
         return True
 
     def is_rung(self, tasks: int) -> bool:

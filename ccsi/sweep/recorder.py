@@ -4,12 +4,13 @@ import contextlib
 import time
 from collections.abc import Mapping
 
+from ccsi.errors import UserError
 from ccsi.sweep import events
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import Event, JobId, RunId, Status
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.remote import Remote
-from ccsi.sweep.state import SweepState
+from ccsi.sweep.state import MissingConfigError, SweepState
 
 Results = Mapping[RunId, events.RunFinished]
 
@@ -23,6 +24,7 @@ class SweepRecorder:
 
     Attributes:
         running: jobs that are at work now. stopping: jobs that are being stopped, with the reason.
+        error: why an event could not be written, if one could not.
         remote: where the runs are kept, if not in this folder.
     """
 
@@ -31,6 +33,7 @@ class SweepRecorder:
         self.journal = Journal(definition.folder / "journal.jsonl")
         self.running: set[JobId] = set()
         self.stopping: dict[JobId, str] = {}
+        self.error: OSError | None = None
         self._state = replay(definition, self.journal)
         self._started: float | None = None
         self._spent = self._state.clock
@@ -52,7 +55,11 @@ class SweepRecorder:
             OSError: the disk is full, or gone; the state is as before.
         """
         clock = self.clock()
-        self.journal.append(event, clock)
+        try:
+            self.journal.append(event, clock)
+        except OSError as error:
+            self.error = error
+            raise
         self._state.apply(event, clock)
         if self.remote is not None and isinstance(event, events.ConfigSuggested):  # before any of its runs is there
             self.remote.push(self.definition.folder, "sweep", leave=("runs", "ray"))
@@ -97,7 +104,7 @@ class SweepRecorder:
     def end_job(self, job: JobId, error: str | None, traceback: str = "") -> None:
         """Record that a job ended by itself, was stopped (see `stopping`), or failed with `error`."""
         self.running.discard(job)
-        reason = self.stopping.pop(job, "")
+        reason = self.stopping.get(job, "")
         if traceback:
             (self.definition.folder / "runs" / f"{job}.error.txt").write_text(traceback)
         if error:
@@ -108,6 +115,7 @@ class SweepRecorder:
             self.record(events.JobEnded(job, Status.PRUNED, reason))
         else:
             self.record(events.JobEnded(job, Status.FAILED, "the trial ended without a result"))
+        self.stopping.pop(job, None)
 
     def sync(self) -> None:
         """Copy the sweep's own files to the remote storage, from where another machine can resume (resume=URL)."""
@@ -118,10 +126,19 @@ class SweepRecorder:
 
 
 def replay(definition: Definition, journal: Journal) -> SweepState:
-    """The state that a journal describes."""
+    """The state that a journal describes; damaged events are skipped and counted.
+
+    Raises:
+        UserError: a config is missing, on which all later trials depend.
+    """
     state = SweepState(definition)
     for event, clock in journal.read():
-        state.apply(event, clock)
+        try:
+            state.apply(event, clock)
+        except MissingConfigError as error:
+            raise UserError(f"{journal.path} is damaged: it lacks {error}; put back a whole copy.") from error
+        except (KeyError, IndexError, ValueError, TypeError, AssertionError):
+            journal.n_skipped += 1
     return state
 
 
@@ -135,6 +152,6 @@ def reconcile(state: SweepState, results: Results) -> list[Event]:
 
 
 def _finished_without_end(state: SweepState) -> list[JobId]:
-    jobs = sorted({run.job for run in state.results}, key=str)
+    jobs = sorted({run.job for run in state.results}, key=lambda job: (job.phase, job.trial, job.seed or 0))
     ends = {job for job, end in state.ends.items() if end.status is Status.DONE}
     return [job for job in jobs if job not in ends and state.is_finished(job)]

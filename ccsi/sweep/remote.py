@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ccsi.errors import UserError
+from ccsi.io.atomic import write_atomically
 
 OBJECT_STORES = ("s3", "gcs", "abfs", "py::fsspec+s3", "py::fsspec+gcs", "py::fsspec+abfs")
 """Arrow's names of systems in which a file is there as a whole or not at all."""
@@ -166,7 +167,7 @@ class Remote:
             return
         json.loads(data)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "result.json").write_bytes(data)
+        write_atomically(folder / "result.json", data)
 
     def _put(self, path: str, data: bytes) -> None:
         """Write a file so that a reader meets the old one or the new one: object stores do so by themselves."""

@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+import ccsi.config
 from ccsi.errors import UserError
-from ccsi.io.run_files import read_result
+from ccsi.io.run_files import RESULT, read_result
 from ccsi.sweep.definition import Definition
-from ccsi.sweep.events import RunFinished, RunId
+from ccsi.sweep.events import RunFinished, RunId, trial_name
 from ccsi.sweep.remote import Remote
+from ccsi.sweep.search_space import same
+from ccsi.sweep.state import SweepState
 from ccsi.tracking.files import NAME as METRICS
 
 VISIBLE_WITHIN = 90.0
@@ -63,38 +68,81 @@ def finished_runs(definition: Definition, damaged_as_absent: bool = False) -> di
             result = read_result(folder)
             if result is not None:
                 found[run] = summary_of(run, result)
+                found[run].val[definition.sweep.metric.removeprefix("val_")]
         except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
             if damaged_as_absent:
                 continue
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"{folder / 'result.json'} is damaged: remove the folder to run it again.") from error
+            raise UserError(f"{folder / RESULT} is damaged: remove the folder to run it again.") from error
     return found
 
 
-def read_results(definition: Definition, runs: Iterable[RunId], remote: Remote | None = None) -> dict[RunId, Result]:
-    """The contents of result.json of these finished runs; waits at most `VISIBLE_WITHIN` for what NFS still hides.
+def read_results(
+    definition: Definition, runs: Iterable[RunId], remote: Remote | None = None, wait: float = VISIBLE_WITHIN
+) -> dict[RunId, Result]:
+    """The contents of result.json of these finished runs; those that cannot be had are left out.
+
+    Args:
+        wait: seconds to wait for files that NFS still hides.
 
     Raises:
-        UserError: one is damaged, or does not appear.
+        UserError: one is damaged.
     """
-    wanted, found = list(runs), dict[RunId, Result]()
+    absent, found = set(runs), dict[RunId, Result]()
     if remote is not None:
-        absent = [run for run in wanted if not (run_folder(definition, run) / "result.json").exists()]
+
+        def fetch(run: RunId) -> None:
+            with suppress(OSError):
+                remote.fetch_result(str(run), run_folder(definition, run))
+
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda run: remote.fetch_result(str(run), run_folder(definition, run)), absent))
-    deadline = time.monotonic() + VISIBLE_WITHIN
+            hidden = [run for run in absent if not (run_folder(definition, run) / RESULT).exists()]
+            list(pool.map(fetch, hidden))
+    deadline = time.monotonic() + wait
     while True:
-        for run in wanted:
-            result = found.get(run) or read_result(run_folder(definition, run))
-            if result is not None:
-                found[run] = result
-        absent = [run for run in wanted if run not in found]
-        if not absent:
+        new = {run: result for run in absent if (result := read_result(run_folder(definition, run))) is not None}
+        found, absent = found | new, absent - new.keys()
+        if not absent or time.monotonic() >= deadline:
             return found
+        time.sleep(min(1.0, wait))
+
+
+def wait_for_result(folder: Path) -> Result:
+    """The content of a run's result.json, which another machine may have written.
+
+    Raises:
+        RuntimeError: it does not appear within `VISIBLE_WITHIN`.
+    """
+    deadline = time.monotonic() + VISIBLE_WITHIN
+    while (result := read_result(folder)) is None:
         if time.monotonic() >= deadline:
-            raise UserError(f"{run_folder(definition, absent[0]) / 'result.json'} is not there, though the run ended.")
+            raise RuntimeError(f"the run ended without writing {folder / RESULT}")
         time.sleep(1.0)
+    return result
+
+
+def check_known(state: SweepState, results: Iterable[RunId]) -> None:
+    """Make sure that results that the journal lacks belong to the trials whose numbers they have.
+
+    Raises:
+        UserError: a trial is unknown, or a run had another config: the journal is another sweep's, or damaged.
+    """
+    for run in results:
+        if run in state.results:
+            continue
+        folder = run_folder(state.definition, run)
+        if run.trial >= len(state.configs):
+            raise UserError(f"{folder} belongs to a trial that journal.jsonl does not know; put back a whole journal.")
+        path = folder / "config.yaml"
+        if path.exists():
+            ran = ccsi.config.flat(yaml.safe_load(path.read_text()))
+            for key, value in state.configs[run.trial].items():
+                if key in ran and not same(ran[key], value):
+                    raise UserError(
+                        f"{folder} was run with {key}={ran[key]}, but trial {trial_name(run.trial)} has {value}; put "
+                        "back the journal.jsonl of this sweep."
+                    )
 
 
 def last_events(folder: Path, tail: int = 2**16) -> list[Mapping[str, Any]]:

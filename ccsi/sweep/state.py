@@ -18,11 +18,16 @@ WORST = (Status.FAILED, Status.PRUNED, Status.INCOMPLETE)
 """A trial is what the worst of its runs is, in this order."""
 
 
+class MissingConfigError(Exception):
+    """The journal lacks an event that later ones build on."""
+
+
 @dataclass
 class Patience:
-    """How long the best trials have been the same: of the first `seen` completed trials; see `selection`."""
+    """For how many completed trials the best ones have been the same. scores, seconds: when each completed."""
 
-    seen: int = 0
+    scores: dict[int, float] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
     best: list[int] = field(default_factory=list)
     unchanged: int = 0
     exhausted: bool = False
@@ -148,22 +153,23 @@ class SweepState:
             return f"sweep.budget.trials={sweep.budget.trials}"
         if sweep.budget.hours is not None and self.clock >= 3600 * sweep.budget.hours:
             return f"sweep.budget.hours={sweep.budget.hours:g}"
-        if sweep.patience is not None and self._out_of_patience(sweep.patience):
+        if self.patience.exhausted:
             return f"sweep.patience={sweep.patience}"
         return None
 
-    def _out_of_patience(self, patience: int) -> bool:
-        """Whether the best trials have once been the same for `patience` completed trials in a row."""
+    def _count_patience(self, trial: int) -> None:
+        """Count for how many completed trials in a row the best ones have been the same."""
         count, sweep = self.patience, self.definition.sweep
-        while count.seen < len(self.completed) and not count.exhausted:
-            count.seen += 1
-            among = self.completed[: count.seen] if sweep.minimize else [*count.best, self.completed[count.seen - 1]]
-            scores = {n: score for n in dict.fromkeys(among) if (score := self.score(1, n)) is not None}
-            seconds = {n: fmean(self.seconds(1, n)) for n in scores} if sweep.minimize else None
-            best = sorted(select_best(scores, seconds, sweep.top_k))
-            count.unchanged = count.unchanged + 1 if best == count.best else 0
-            count.best, count.exhausted = best, count.unchanged >= patience
-        return count.exhausted
+        if sweep.patience is None or count.exhausted:
+            return
+        last, score, seconds = self.last_report(JobId(1, trial)), self.score(1, trial), self.seconds(1, trial)
+        if score is None and last is not None:  # the first journals have no ends of runs
+            score, seconds = last.value, [last.seconds or 0.0]
+        if score is not None:
+            count.scores[trial], count.seconds[trial] = score, fmean(seconds)
+        best = sorted(select_best(count.scores, count.seconds if sweep.minimize else None, sweep.top_k))
+        count.unchanged = count.unchanged + 1 if best == count.best else 0
+        count.best, count.exhausted = best, count.unchanged >= sweep.patience
 
     def is_held(self, tasks: int) -> bool:
         """Whether all trials wait after so many tasks, because others have not been started.
@@ -189,8 +195,7 @@ class SweepState:
         self.clock = self.clock if clock is None else clock
         match event:
             case events.ConfigSuggested():
-                self.configs.append(event.config)
-                self._update(len(self.configs) - 1)
+                self._apply_suggestion(event)
             case events.SearchEnded():
                 self.suggestions_complete = True
             case events.GpuShareMeasured():
@@ -207,8 +212,7 @@ class SweepState:
                 self.results[event.run] = event
                 self._update_job(event.run.job)
             case events.RunLost():
-                self.results.pop(event.run, None)
-                self._update_job(event.run.job)
+                self._apply_loss(event.run)
             case events.JobEnded():
                 self._apply_end(event)
             case events.DriverStarted():
@@ -216,6 +220,21 @@ class SweepState:
                 for job in failed:
                     del self.ends[job]
                     self._update_job(job)
+
+    def _apply_suggestion(self, event: events.ConfigSuggested) -> None:
+        if event.trial is not None and event.trial != len(self.configs):
+            raise MissingConfigError(f"the config of trial {len(self.configs)}")
+        self.configs.append(event.config)
+        self._update(len(self.configs) - 1)
+
+    def _apply_loss(self, run: RunId) -> None:
+        """A run's result is gone, and with it what it reported."""
+        self.results.pop(run, None)
+        if run.job in self.reports:
+            self.reports[run.job] = [report for report in self.reports[run.job] if report.run != run]
+            if not self.reports[run.job]:
+                del self.reports[run.job]
+        self._update_job(run.job)
 
     def _apply_warm_start(self, event: events.WarmStarted) -> None:
         self.warm_start = event
@@ -256,9 +275,10 @@ class SweepState:
         last = self.last_report(job)
         if event.status is Status.PRUNED and event.reason == self.pruned_by_scheduler and last is not None:
             insort(self.stopped.setdefault(last.tasks_done, []), (-last.value, job.trial))
+        self._update(job.trial)
         if event.status is Status.DONE and job.trial not in self.completed:
             self.completed.append(job.trial)
-        self._update(job.trial)
+            self._count_patience(job.trial)
 
     def _update_job(self, job: JobId) -> None:
         if job.phase == 1:

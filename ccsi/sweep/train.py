@@ -23,7 +23,7 @@ from ccsi.io.locks import InUseError, locked
 from ccsi.io.run_files import read_result
 from ccsi.sweep.definition import Cluster, Resources
 from ccsi.sweep.execution.context import TrialContext
-from ccsi.sweep.execution.environment import keep_ray_private
+from ccsi.sweep.execution.environment import keep_ray_private, require_ray
 from ccsi.sweep.execution.failures import GivenUpError, reason
 from ccsi.sweep.folder import LOCK_WITHIN
 from ccsi.sweep.recorder import SweepInterruptedError
@@ -46,6 +46,8 @@ def train(arguments: Sequence[str]) -> None:
     cpu, gpu = resources.cpu or float(config["threads"]), float(resources.gpu)
     if str(config["device"]).startswith("cuda") and gpu == 0:
         raise UserError("device=cuda, but resources.gpu is 0: say how many cards a worker gets, resources.gpu=1.")
+    if config["device"] == "mps":
+        raise UserError("device=mps: several workers need gloo or NCCL; expected device=cpu, or one worker (ccsi run).")
     config |= {"threads": max(1, int(cpu)), "device": "cuda" if gpu > 0 else "cpu"}
     ccsi.config.check(config)
     folder = default_run_dir(config["run_dir"], config["name"], config["seed"], config)
@@ -69,6 +71,7 @@ def train(arguments: Sequence[str]) -> None:
 def run_shared(config: Config, context: TrialContext, cluster: Cluster) -> None:
     """Start Ray, and on it the run's workers."""
     folder = Path(config["run_dir"])
+    require_ray()
     if context.local:  # a cluster's nodes may see other disks than this machine
         check_run_dir(folder, config)
         build(config | {"_target_": "ccsi.experiment.validate"})()

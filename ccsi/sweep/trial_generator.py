@@ -70,8 +70,8 @@ def start_trial(recorder: SweepRecorder) -> int | None:
         if values is None:
             recorder.record(SearchEnded())
         else:
-            recorder.record(ConfigSuggested(values))
-            trial = len(recorder.state.configs) - 1
+            trial = len(state.configs)
+            recorder.record(ConfigSuggested(values, trial))
     if trial is not None:
         recorder.record(TrialStarted(trial))
     return trial
@@ -100,14 +100,10 @@ def dominated_reason(recorder: SweepRecorder) -> str:
     return f"because it could no longer reach the best {recorder.definition.sweep.top_k}"
 
 
-def reason_to_stop(recorder: SweepRecorder, job: JobId, new: bool) -> str | None:
-    """Why a job is stopped at its last report; None: it continues.
-
-    Args:
-        new: whether the report was new. A resumed job repeats its last one, and a promoted job is not stopped again.
-    """
+def reason_to_stop(recorder: SweepRecorder, job: JobId) -> str | None:
+    """Why a job is stopped at its last report; None: it continues."""
     state = recorder.state
-    if new and job in state.to_prune:
+    if job in state.to_prune:
         return state.pruned_by_scheduler
     if job.phase == 1 and job.trial in selection.dominated(state):
         return dominated_reason(recorder)

@@ -36,7 +36,7 @@ def swept(folder: Path, arguments: list[str]) -> tuple[pd.DataFrame, pd.DataFram
         new = [*arguments, f"sweep.dir={folder}"]
         arguments = [f"resume={folder}"] if (folder / "sweep.yaml").exists() else new
         subprocess.run([sys.executable, "tune/sweep.py", *arguments], cwd=ROOT, check=True)
-    return pd.read_csv(folder / "trials.csv"), pd.read_csv(folder / "leaderboard.csv")
+    return pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "leaderboard.csv")
 
 
 def clocks(folder: Path) -> dict[str, list[float]]:
@@ -68,12 +68,12 @@ def main() -> None:
             seconds = first["seconds"].sum()
             clock = clock or clocks(options.folder / f"{scheduler}-{repetition}")
             whole = sum(times[-1] for times in clock.values())
-            spent = sum(clock[run][tasks] for run, tasks in zip(first["trial"], first["tasks_done"], strict=True))
+            spent = sum(clock[run][tasks] for run, tasks in zip(first["run"], first["tasks_done"], strict=True))
             best = board.iloc[0]
-            score = [f"{100 * best[f'{part}_average_incremental_accuracy_mean']:.1f}" for part in ("val", "test")]
+            score = [f"{100 * best[f'{part}_average_incremental_mean']:.1f}" for part in ("val", "test")]
             counts = [str(len(first)), str((first["status"] == "pruned").sum())]
             saved = f"{100 * (1 - spent / whole):.0f} %"
-            table.add_row(str(repetition), scheduler, *counts, f"{seconds:.0f}", saved, best["setting"], *score)
+            table.add_row(str(repetition), scheduler, *counts, f"{seconds:.0f}", saved, best["trial"], *score)
     Console(width=120).print(table)
 
 

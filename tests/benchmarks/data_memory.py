@@ -2,7 +2,7 @@
 
     python tests/benchmarks/data_memory.py /path/to/pbcblood_28.npz
 
-Trials are processes that do what a sweep's trial does (`ccsi.sweep.trial.execute`, experiment=quick/pbcblood with a
+Trials are processes that do what a sweep's trial does (`execution.context.execute`, experiment=quick/pbcblood with a
 small budget, test evaluated). They stop themselves at the end of each task's training and after each task; when all
 have stopped they are looked into from outside:
 
@@ -131,7 +131,7 @@ def pieces(data: Any) -> tuple[list[bytes], list[int]]:
 
 def trial(config: dict[str, Any]) -> None:
     """A run that stops, to be looked into, while a task's images are in use for training and after the task."""
-    from ccsi.sweep.trial import execute
+    from ccsi.sweep.execution.context import execute
     from ccsi.tracking import Progress, Trackers
 
     def stop(*_: Any) -> None:

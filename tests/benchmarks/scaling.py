@@ -183,7 +183,7 @@ for count in (10, 100, 300, 1000):
     told[count] = (time.process_time() - began) / 200
 @ray.remote(num_cpus=1)
 class Worker:
-    def __init__(self): import ccsi.experiment, ccsi.sweep.trial
+    def __init__(self): import ccsi.experiment, ccsi.sweep.execution.trainable
     def there(self): pass
 began = time.time()
 ray.get(Worker.remote().there.remote())

@@ -34,8 +34,8 @@ SWEEP = [
 
 
 def outcome(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The trials, without what tells where and how long; and the weights of every run."""
-    table = pd.read_csv(folder / "trials.csv").drop(columns=["seconds", "run_dir"])
+    """The runs, without what tells where and how long; and the weights of every run."""
+    table = pd.read_csv(folder / "runs.csv").drop(columns=["seconds", "run_dir"])
     results = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("runs/*/result.json")}
     return table, {run: result["weights_sha256"] for run, result in results.items()}
 

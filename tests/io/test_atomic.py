@@ -49,7 +49,7 @@ def test_it_is_on_disk_before_it_has_the_name(path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "fsync", lambda handle: order.append("fsync") or fsync(handle))
     monkeypatch.setattr(os, "replace", lambda a, b: order.append("replace") or replace(a, b))
     write_atomically(path, b"new")
-    assert order == ["fsync", "replace"]
+    assert order == ["fsync", "replace", "fsync"]
 
 
 def test_a_tag_keeps_writers_apart(path: Path) -> None:

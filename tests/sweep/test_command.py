@@ -27,7 +27,7 @@ from ccsi.sweep.progress import ProgressPrinter, progress_line, standings, stand
 from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.tables.leaderboard import leaderboard, write_leaderboard
-from ccsi.sweep.tables.rows import collect, run_rows, write_rows
+from ccsi.sweep.tables.rows import collect_results, run_rows, write_rows
 
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
 SPACE = "sweep.space={quality: {grid: [0.3, 0.6, 0.9, 0.1]}}"
@@ -215,7 +215,7 @@ def test_only_complete_groups_are_picked_and_the_best_on_val_is_best(tmp_path: P
     assert [state.trial_status(1, n) for n in range(4)] == ["done", "pruned", "done", "failed"]
     assert selection.best_trials(state) == [2, 0]  # c01's one seed had 0.99
     assert state.score(1, 0) == pytest.approx(0.4)
-    rows = leaderboard(collect(recorder))
+    rows = leaderboard(collect_results(recorder))
     ranks = [(row["rank"], row["trial"], row["n"]) for row in rows]
     assert ranks == [(1, "c00", 2), (2, "c02", 2)]  # on val, not test
     assert rows[0]["val_average_incremental_mean"] == pytest.approx(0.85)
@@ -224,7 +224,7 @@ def test_only_complete_groups_are_picked_and_the_best_on_val_is_best(tmp_path: P
 
 
 def test_the_files_hold_every_run_and_read_back(tmp_path: Path) -> None:
-    sweep = collect(filled(tmp_path / "s"))
+    sweep = collect_results(filled(tmp_path / "s"))
     write_rows(sweep)
     write_leaderboard(sweep, Console(quiet=True))
     table, same = pd.read_csv(tmp_path / "s/runs.csv"), pd.read_parquet(tmp_path / "s/runs.parquet")
@@ -258,7 +258,7 @@ def test_the_files_hold_every_run_and_read_back(tmp_path: Path) -> None:
 
 def test_an_incomplete_group_is_named_and_not_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recorder = filled(tmp_path / "s", without=["p2-c00-s1"])
-    rows = leaderboard(collect(recorder))
+    rows = leaderboard(collect_results(recorder))
     ranks = [(row["rank"], row["trial"], row["status"]) for row in rows]
     assert ranks == [(1, "c02", "done"), (None, "c00", "incomplete")]
     assert not any(key.endswith("_mean") for key in rows[1])
@@ -274,7 +274,9 @@ def test_a_failed_trial_is_tried_again_by_a_resumed_sweep_and_a_pruned_one_is_no
     assert [again.state.trial_status(1, n) for n in range(4)] == ["done", "pruned", "done", "incomplete"]
     assert not selection.is_search_finished(again.state)
     assert not again.state.pruner.observe(JobId(1, 1), 3, 0.9)  # others are still compared with it
-    second = [row["run"] for row in run_rows(collect(again)) if row["phase"] == 2]  # finished ones stay in the table
+    second = [
+        row["run"] for row in run_rows(collect_results(again)) if row["phase"] == 2
+    ]  # finished ones stay in the table
     assert second == ["p2-c02-s0", "p2-c02-s1", "p2-c00-s0", "p2-c00-s1"]  # c02 is a finalist whatever c03 does
 
 
@@ -301,7 +303,7 @@ def test_the_reason_of_a_failure_is_its_last_word() -> None:
 def test_tables_and_lines_fit_a_terminal_of_80_columns(tmp_path: Path) -> None:
     recorder = filled(tmp_path / "s")
     console = Console(record=True, width=80, file=io.StringIO(), force_terminal=True)
-    write_leaderboard(collect(recorder), console)
+    write_leaderboard(collect_results(recorder), console)
     console.print(standings_table(standings(recorder.state, ()), "val_average_incremental"))
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)

@@ -13,7 +13,7 @@ from nodes import Nodes
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose, placed
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.tables.rows import collect, write_rows
+from ccsi.sweep.tables.rows import collect_results, write_rows
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ def quiet(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     recorder = SweepRecorder(placed(compose([*TWELVE, "wait=0.0"]), folder))
     execute_phase(recorder, 1, range(8))
     execute_phase(recorder, 2, selection.best_trials(recorder.state))
-    write_rows(collect(recorder))
+    write_rows(collect_results(recorder))
     return outcome(folder)
 
 

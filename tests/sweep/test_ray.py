@@ -23,7 +23,7 @@ from ccsi.sweep.execution.context import execute
 from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.tables.comparison import write_comparison
-from ccsi.sweep.tables.rows import collect
+from ccsi.sweep.tables.rows import collect_results
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "journal.jsonl").unlink()  # the runs' folders are enough
     again = SweepRecorder(recorder.definition)
     again.start(finished_runs(again.definition))
-    write_comparison(collect(again), Console(quiet=True))
+    write_comparison(collect_results(again), Console(quiet=True))
     return sums(folder) | {"table": table(folder)}
 
 

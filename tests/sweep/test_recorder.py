@@ -22,7 +22,7 @@ from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import JobId, RunFinished, RunId, RunLost, Status, TaskReported
 from ccsi.sweep.recorder import SweepRecorder, reconcile, replay
 from ccsi.sweep.runs import finished_runs
-from ccsi.sweep.tables.rows import collect, run_rows
+from ccsi.sweep.tables.rows import collect_results, run_rows
 
 STEP = 1 if os.environ.get("CCSI_TEST_SLOW") else 11
 """Bytes between two cuts."""
@@ -61,7 +61,7 @@ def learn(config: dict[str, Any], phase: int) -> Sequence[float]:
 
 def table(folder: Path) -> list[dict[str, Any]]:
     """The rows of runs.csv, without folders and seconds."""
-    rows = run_rows(collect(opened(folder)))
+    rows = run_rows(collect_results(opened(folder)))
     return [{key: value for key, value in row.items() if key not in ("run_dir", "seconds")} for row in rows]
 
 
@@ -161,13 +161,15 @@ def test_a_full_disk_leaves_the_state_as_the_journal_says(tmp_path: Path, monkey
     recorder = opened(tmp_path)
 
     def full(descriptor: int) -> None:
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - 9)
         raise OSError("no space")
 
     with monkeypatch.context() as patch:
         patch.setattr("ccsi.sweep.journal.os.fsync", full)
         with pytest.raises(OSError, match="no space"):
             recorder.report(TaskReported(RunId(1, 0, 10), 1, 1, 0.5))
-    assert recorder.state.reports == {}
+    assert recorder.state.reports == replay(recorder.definition, recorder.journal).reports == {}
+    assert recorder.error is not None  # by which the scheduler stops the sweep
 
 
 def test_results_that_are_visible_late_hold_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +188,7 @@ def test_results_that_are_visible_late_hold_nothing_up(tmp_path: Path, monkeypat
     began = time.monotonic()
     assert drive(recorder, learn, workers=2)
     assert time.monotonic() - began < 2.0
-    sweep = collect(recorder)  # the tables wait for them
+    sweep = collect_results(recorder)  # the tables wait for them
     assert time.monotonic() - began > 3.0
     assert len(sweep.results) == len(recorder.state.results) > 5
 

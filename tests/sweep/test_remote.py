@@ -173,13 +173,13 @@ def test_a_sweep_goes_on_from_its_storage_on_a_new_machine(
             }
         )
     )
-    Remote(url).push(tmp_path / "run", "runs/p1-c07-s100")
+    Remote(url).push(tmp_path / "run", "runs/p1-c00-s100")
     (tmp_path / "old").rename(tmp_path / "gone")
     monkeypatch.chdir(tmp_path / "new")
     capsys.readouterr()
     main([f"resume={url}"])
-    assert seen[1] == (str(tmp_path / "new"), [{"quality": 0.5}], {"p1-c07-s100"})
-    assert (tmp_path / "new/sweeps/mine/runs/p1-c07-s100/result.json").exists()
+    assert seen[1] == (str(tmp_path / "new"), [{"quality": 0.5}], {"p1-c00-s100"})
+    assert (tmp_path / "new/sweeps/mine/runs/p1-c00-s100/result.json").exists()
     assert main([f"resume={url}"]) == 2
     assert f"resume it with resume={tmp_path}/new/sweeps/mine" in capsys.readouterr().err
     assert main([f"resume=file://{tmp_path}/nothing"]) == 2

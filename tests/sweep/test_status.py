@@ -236,7 +236,7 @@ def test_the_driver_prints_the_best_settings_every_thirty_seconds_if_there_is_ne
     printer.start_phase(1, 4)
 
     def tables() -> int:
-        return file.getvalue().count("val_average_incremental")
+        return file.getvalue().count("val average incremental")
 
     recorder.running.add(JobId(1, 3))
     Clock.now += 31

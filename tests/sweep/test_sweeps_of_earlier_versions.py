@@ -23,7 +23,7 @@ from ccsi.sweep.compose import placed, read
 from ccsi.sweep.events import JobId
 from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.tables.leaderboard import leaderboard
-from ccsi.sweep.tables.rows import collect, write_rows
+from ccsi.sweep.tables.rows import collect_results, write_rows
 
 BEGUN = Path(__file__).with_name("begun_at_4c57aa6")
 FIGURES = {
@@ -54,7 +54,7 @@ def resumed(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> SweepRe
     assert not selection.is_search_finished(recorder.state)
     assert drive(recorder, None)
     assert selection.is_complete(recorder.state)
-    write_rows(collect(recorder))
+    write_rows(collect_results(recorder))
     return recorder
 
 
@@ -67,7 +67,7 @@ def test_a_sweep_of_stand_ins_comes_to_its_table(tmp_path: Path, monkeypatch: py
     expected = expected_table("standin.trials.csv", {"trial": "run", "setting": "trial"})
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "s/runs.csv")[list(expected)], expected)
     expected = expected_table("standin.leaderboard.csv", {"setting": "trial"})
-    board = pd.DataFrame(leaderboard(collect(recorder)))
+    board = pd.DataFrame(leaderboard(collect_results(recorder)))
     pd.testing.assert_frame_equal(board[list(expected)], expected, check_dtype=False)
     sums = json.loads((BEGUN / "standin.sums.json").read_text())
     learned = {run: result["weights_sha256"] for run in sums if (result := read_result(tmp_path / "s/runs" / run))}

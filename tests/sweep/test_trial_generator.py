@@ -35,7 +35,7 @@ from ccsi.sweep.search import TriedConfig
 from ccsi.sweep.state import SweepState
 from ccsi.sweep.status import SweepStatus, count_runs, open_runs
 from ccsi.sweep.tables.leaderboard import describe_protocol, leaderboard, write_leaderboard
-from ccsi.sweep.tables.rows import collect, run_rows, write_rows
+from ccsi.sweep.tables.rows import collect_results, run_rows, write_rows
 from ccsi.sweep.warm_start import warm_start
 
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=1.0", "+tasks=2", "+fault=none"]
@@ -180,7 +180,7 @@ def test_where_candidates_are_compared_each_sends_its_own_best(
         counts = count_runs(status_of(recorder), 2)
         assert (counts["done"], counts["to do"]) == (2 * len(expected), 0)
         there = {path.name for path in (Path(folder) / "runs").glob("p*") if path.is_dir()}
-        assert {row["run"] for row in run_rows(collect(recorder)) if row["status"] != "failed"} == there
+        assert {row["run"] for row in run_rows(collect_results(recorder)) if row["status"] != "failed"} == there
 
 
 def late_finalists(state: SweepState) -> list[int]:
@@ -218,7 +218,7 @@ def test_phase_2_starts_while_a_straggler_runs_and_the_straggler_is_stopped(tmp_
         selection.pruned_by(recorder.state, 2) == "because it could no longer reach the best 1 after task 3 of seed 100"
     )
     assert selection.is_complete(recorder.state)
-    table = write_rows(collect(recorder)).set_index("run")
+    table = write_rows(collect_results(recorder)).set_index("run")
     assert table.loc["p1-c02-s100", "tasks_done"] == 3
     assert table.loc["p1-c02-s100", "pruned"] == selection.pruned_by(recorder.state, 2)
 
@@ -270,7 +270,7 @@ def test_phase_2_is_unbiased_on_pure_noise_and_phase_1_is_not(tmp_path: Path) ->
         recorder = opened(folder, **grid(16), scheduler="asha", top_k=2, seeds=seeds)
         assert drive(recorder, noise, workers=4)
         pruned += sum(recorder.state.trial_status(1, n) == "pruned" for n in range(16))
-        rows = leaderboard(collect(recorder))
+        rows = leaderboard(collect_results(recorder))
         reported.append(statistics.fmean(row["val_average_incremental_mean"] for row in rows))
         searched.append(recorder.state.score(1, selection.best_trials(recorder.state)[0]) or 0.0)
         alive = [n for n in range(16) if recorder.state.trial_status(1, n) == "done"]
@@ -307,14 +307,14 @@ def test_a_sweep_ended_by_its_budget_goes_on_when_given_more(tmp_path: Path) -> 
     assert selection.is_complete(recorder.state)
     assert (sorted(recorder.state.started), selection.best_trials(recorder.state)) == ([0, 1, 2], [2, 1])
     assert "3 of 5 trials (grid search; ended by sweep.budget.trials=3)" in describe_protocol(recorder.state)
-    assert len([row for row in run_rows(collect(recorder)) if row["phase"] == 1]) == 3
+    assert len([row for row in run_rows(collect_results(recorder)) if row["phase"] == 1]) == 3
     assert selection.is_complete(SweepRecorder(resumed(tmp_path / "s", [])).state)
     more = SweepRecorder(resumed(tmp_path / "s", ["sweep.budget.trials=null"]))
     assert not selection.is_complete(more.state)
     assert drive(more, constant)
     assert (sorted(more.state.started), selection.best_trials(more.state)) == ([0, 1, 2, 3, 4], [4, 3])
     assert "5 trials (grid search)" in describe_protocol(more.state)
-    phase_2 = [row["trial"] for row in run_rows(collect(more)) if row["phase"] == 2]
+    phase_2 = [row["trial"] for row in run_rows(collect_results(more)) if row["phase"] == 2]
     assert phase_2 == ["c04", "c03", "c01", "c02"]  # what was reported before stays in the table
 
 
@@ -382,7 +382,7 @@ def test_asha_lets_the_best_quarter_go_on_from_each_rung_once_all_have_begun(tmp
     assert recorder.state.promoted_anyway == set()
     order = [event.trial for event, _ in recorder.journal.read() if isinstance(event, TrialPromoted)]
     assert order == [6, 2, 9, 14, 9]  # the best first; c09 waits at the second rung too, until it is one of four there
-    table = write_rows(collect(recorder)).set_index("run")
+    table = write_rows(collect_results(recorder)).set_index("run")
     assert table.loc["p1-c06-s100", "seconds"] == 8.0  # what was stopped has cost something too
 
 
@@ -393,9 +393,15 @@ def test_who_waits_is_called_so_until_phase_1_is_over(tmp_path: Path) -> None:
     recorder = opened(tmp_path / "s", **more)
     recorder.start(finished_runs(recorder.definition))
     assert selection.waiting_trials(recorder.state) == {0, 3}  # the best two of eight may be these
-    statuses = [row["status"] for row in run_rows(collect(recorder))]
+    statuses = [row["status"] for row in run_rows(collect_results(recorder))]
     assert statuses == ["waiting", "pruned", "pruned", "waiting", *["incomplete"] * 4]
-    assert [row["pruned"] != "" for row in run_rows(collect(recorder))] == [False, True, True, False, *[False] * 4]
+    assert [row["pruned"] != "" for row in run_rows(collect_results(recorder))] == [
+        False,
+        True,
+        True,
+        False,
+        *[False] * 4,
+    ]
     assert count_runs(status_of(recorder), 1) == {
         "running": 0,
         "done": 0,
@@ -554,7 +560,7 @@ def test_the_median_rule_compares_at_equal_tasks_done() -> None:
     assert stopped("c", {1: 0.0, 2: 0.7}) == [False] * 2  # the first task is free
     assert stopped("d", {1: 0.9, 2: 0.54}) == [False, True]  # the median of 0.5, 0.6, 0.1, 0.7 is 0.55
     assert stopped("e", {2: 0.54}) == [False]  # of 0.1, 0.5, 0.54, 0.6, 0.7 it is 0.54
-    assert stopped("e", {2: 0.0}) == [False]  # said once
+    assert stopped("e", {2: 0.54}) == [False]  # decided once
     assert stopped("f", {4: 0.0}) == [False]  # none of the others has come so far
 
 
@@ -576,12 +582,12 @@ def test_median_stopping_marks_what_it_stopped_in_every_table_and_resumes(tmp_pa
         "done",
         "pruned",
     ]
-    table = write_rows(collect(again)).set_index("run")
+    table = write_rows(collect_results(again)).set_index("run")
     assert table.loc["p1-c03-s100", "status"] == "pruned"
     assert table.loc["p1-c03-s100", "tasks_done"] == 2
     assert table.loc["p1-c03-s100", "pruned"] == "by median stopping after task 2 of seed 100"
     console = Console(record=True, width=300, file=io.StringIO())
-    write_leaderboard(collect(again), console)
+    write_leaderboard(collect_results(again), console)
     sentence = "4 pruned (4 by median stopping after task 2 of seed 100)"
     assert sentence in " ".join(console.export_text().split())
     text = (tmp_path / "s/leaderboard.md").read_text()
@@ -600,10 +606,10 @@ def test_with_two_aims_phase_2_takes_the_pareto_front_and_the_table_marks_it(tmp
         recorder = opened(tmp_path / str(top_k), seconds, **more)
         assert drive(recorder, constant)
         assert selection.best_trials(recorder.state) == expected
-    rows = {row["trial"]: row for row in leaderboard(collect(recorder))}
+    rows = {row["trial"]: row for row in leaderboard(collect_results(recorder))}
     assert [rows[f"c{n:02d}"]["front"] for n in range(5)] == [True, True, False, True, True]
     assert rows["c01"]["seconds_mean"] == pytest.approx(4.0)  # two tasks of two seconds
-    write_leaderboard(collect(recorder), QUIET)
+    write_leaderboard(collect_results(recorder), QUIET)
     assert "| 4.0 ± 0.0 (front) |" in (tmp_path / "5/leaderboard.md").read_text()
     assert "from the Pareto fronts of mean val_average_incremental (best first) and mean seconds" in describe_protocol(
         recorder.state

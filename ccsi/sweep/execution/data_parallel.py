@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -51,36 +50,36 @@ def run_workers(
         UserError: what the workers found wrong. One of `WORKER_CRASHED`.
     """
     folder = Path(config["run_dir"])
-    room = folder.with_name(f".{folder.name}.train")  # Ray Train wants one; a run keeps its own record
+    scratch = folder.with_name(f".{folder.name}.train")  # Ray Train wants one; a run keeps its own record
     one = {"CPU": context.cpu} | ({"GPU": context.gpu} if context.gpu > 0 else {})
-    given = {"config": json.dumps(config), "context": context, "task_report": task_report, "room": str(room)}
+    payload = {"config": json.dumps(config), "context": context, "task_report": task_report, "scratch": str(scratch)}
     backend: BackendConfig = BackendConfig()  # none: see `meets_by_file`
     if not meets_by_file(context):
         backend = TorchConfig(backend="cpu:gloo,cuda:nccl" if context.gpu > 0 else "gloo")
     trainer = DataParallelTrainer(
         work,
-        train_loop_config=given,
+        train_loop_config=payload,
         backend_config=backend,
         scaling_config=ScalingConfig(num_workers=context.workers, use_gpu=context.gpu > 0, resources_per_worker=one),
         run_config=RunConfig(
             name=folder.name,
-            storage_path=str(room),
+            storage_path=str(scratch),
             failure_config=FailureConfig(max_failures=0),  # see `RetryCounter`
             callbacks=list(callbacks),
         ),
     )
-    shutil.rmtree(room, ignore_errors=True)  # of a driver that was killed
-    room.mkdir(parents=True)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a driver that was killed
+    scratch.mkdir(parents=True)
     try:
         try:
             trainer.fit()
         except WORKER_CRASHED:  # Ray names only where; our workers write into the file what a retry would not change
-            if not (room / ERROR).exists():
+            if not (scratch / ERROR).exists():
                 raise
-        if (room / ERROR).exists():
-            raise UserError((room / ERROR).read_text())
+        if (scratch / ERROR).exists():
+            raise UserError((scratch / ERROR).read_text())
     finally:
-        shutil.rmtree(room, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def run_workers_with_retries(config: Config, context: TrialContext) -> None:
@@ -95,8 +94,8 @@ def run_workers_with_retries(config: Config, context: TrialContext) -> None:
             retries.begin(context.max_failures)
             try:
                 return run_workers(config, context)
-            except WORKER_CRASHED:  # a retry changes no other error
-                retries.crashed(context.max_failures, traceback.format_exc())
+            except WORKER_CRASHED as error:  # a retry changes no other error
+                retries.crashed(context.max_failures, str(error))
     finally:
         retries.clear()
 
@@ -106,16 +105,16 @@ def meets_by_file(context: TrialContext) -> bool:
     return context.local and context.gpu == 0
 
 
-def work(given: Mapping[str, Any]) -> None:
+def work(payload: Mapping[str, Any]) -> None:
     """One worker's part of a run; Ray Train calls it in each."""
-    config, context, task_report = json.loads(given["config"]), given["context"], given["task_report"]
+    config, context, task_report = json.loads(payload["config"]), payload["context"], payload["task_report"]
     context.enter()
-    folder, error_file = Path(config["run_dir"]), Path(given["room"], ERROR)
+    folder, error_file = Path(config["run_dir"]), Path(payload["scratch"], ERROR)
     if meets_by_file(context):
         os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
         me = train.get_context()
         torch.distributed.init_process_group(
-            "gloo", f"file://{given['room']}/meet", rank=me.get_world_rank(), world_size=me.get_world_size()
+            "gloo", f"file://{payload['scratch']}/meet", rank=me.get_world_rank(), world_size=me.get_world_size()
         )
     group = ProcessGroup.current()
 

@@ -18,7 +18,7 @@ from ccsi.sweep.events import RunId, TaskReported, to_record
 from ccsi.sweep.execution.context import TrialContext, execute, reset_process
 from ccsi.sweep.execution.failures import GivenUpError, RetryCounter, memory_advice, reason
 from ccsi.sweep.execution.metrics import RayMetrics
-from ccsi.sweep.runs import n_tasks, summary_of
+from ccsi.sweep.runs import Result, n_tasks, summary_of, wait_for_result
 from ccsi.tracking.events import TaskEnd
 
 
@@ -46,7 +46,9 @@ class Reporter:
     def end_report(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """After the run's last task: its figures are part of it."""
         end = summary_of(self.run, result)
-        score = end.val[self.metric.removeprefix("val_")]
+        score = end.val.get(self.metric.removeprefix("val_"))
+        if score is None:
+            raise UserError(f"{self.metric} is not a number after the last task; expected val images of every class.")
         return {"report": self._record(end.tasks, end.tasks, score, end.seconds), "end": json.dumps(to_record(end))}
 
     def _record(self, task: int, tasks: int, score: float, seconds: float) -> str:
@@ -75,6 +77,7 @@ def run_trial(job: Mapping[str, Any], context: TrialContext, metric: str) -> Non
             retries.begin(context.max_failures)
             reporter = Reporter(RunId.parse(folder.name), metric, done, tuple(values))
             result = attempt(config, context, reporter, retries)
+            report = reporter.end_report(result)
         except UserError as error:
             tune.report({"error": str(error)})
             return
@@ -82,12 +85,12 @@ def run_trial(job: Mapping[str, Any], context: TrialContext, metric: str) -> Non
             tune.report({"error": reason(str(error)), "traceback": str(error)})
             return
         retries.clear()
-        tune.report(reporter.end_report(result))
+        tune.report(report)
         values.append(summary_of(reporter.run, result).val[metric.removeprefix("val_")])
         done += n_tasks(result)
 
 
-def attempt(config: Config, context: TrialContext, reporter: Reporter, retries: RetryCounter) -> dict[str, Any]:
+def attempt(config: Config, context: TrialContext, reporter: Reporter, retries: RetryCounter) -> Result:
     """One run, or what is left of it; returns the contents of its result.json.
 
     Raises:
@@ -117,7 +120,7 @@ def run_alone(config: Config, context: TrialContext, reporter: Reporter) -> dict
     return execute(config, on_task_end, RayMetrics(context.sweep), context.storage)
 
 
-def run_data_parallel(config: Config, context: TrialContext, reporter: Reporter) -> dict[str, Any]:
+def run_data_parallel(config: Config, context: TrialContext, reporter: Reporter) -> Result:
     """One run in several workers of Ray Train's."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -126,7 +129,4 @@ def run_data_parallel(config: Config, context: TrialContext, reporter: Reporter)
     folder = Path(config["run_dir"])
     if read_result(folder) is None:
         run_workers(config, context, reporter.task_report, [TuneReportCallback()])  # type: ignore[no-untyped-call]
-    result = read_result(folder)
-    if result is None:
-        raise RuntimeError(f"the run ended without writing {folder / 'result.json'}")
-    return result
+    return wait_for_result(folder)

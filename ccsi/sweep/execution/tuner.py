@@ -24,6 +24,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import wrap_function
 
+from ccsi.config.compose import ADDED
 from ccsi.sweep import selection
 from ccsi.sweep.events import JobId, RunFinished, TaskReported, from_record
 from ccsi.sweep.execution.cluster import (
@@ -110,18 +111,20 @@ class PruningScheduler(FIFOScheduler):
             return TrialScheduler.CONTINUE
         report = from_record(json.loads(result["report"]))
         assert isinstance(report, TaskReported)
-        new = self.recorder.report(report)
+        self.recorder.report(report)
         if "end" in result:
             end = from_record(json.loads(result["end"]))
             assert isinstance(end, RunFinished)
             self.recorder.finish_run(end)
-        reason_given = reason_to_stop(self.recorder, report.run.job, new)
+        reason_given = reason_to_stop(self.recorder, report.run.job)
         if reason_given is None:
             return TrialScheduler.CONTINUE
         self.recorder.stopping[report.run.job] = reason_given
         return TrialScheduler.STOP
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        if self.recorder.error is not None:  # Tune swallows what a callback raises when it stops a trial
+            raise self.recorder.error
         state = self.recorder.state
         if selection.is_over(state):
             needless = {str(JobId(1, trial)) for trial in selection.dominated(state)}
@@ -255,6 +258,7 @@ def make_context(recorder: SweepRecorder, progress: ProgressPrinter) -> TrialCon
         storage=definition.sweep.storage,
         call=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
         local=definition.ray.address is None,
+        import_path=(definition.cwd, *map(str, ADDED)),
     )
     wanted = definition.resources.gpu
     if wanted == "auto":
@@ -298,7 +302,7 @@ def make_tuner(
 def leave_lost_cluster(recorder: SweepRecorder, address: str) -> None:
     """End this process because the cluster's head is lost: Tune hangs in a call that no exception reaches."""
     print(
-        f"sweep: interrupted: the cluster's head at {address} no longer answers; start it again, and resume with "
+        f"ccsi: interrupted: the cluster's head at {address} no longer answers; start it again, and resume with "
         f"resume={recorder.definition.folder}.",
         file=sys.stderr,
         flush=True,

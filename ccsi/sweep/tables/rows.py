@@ -12,10 +12,10 @@ import pandas as pd
 from ccsi.io.atomic import write_atomically
 from ccsi.sweep import selection
 from ccsi.sweep.definition import Definition
-from ccsi.sweep.events import RunId, Status, trial_name
+from ccsi.sweep.events import RunId, RunLost, Status, trial_name
 from ccsi.sweep.progress import tasks_reported
-from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.runs import Result, read_results, run_folder
+from ccsi.sweep.recorder import SweepRecorder, replay
+from ccsi.sweep.runs import VISIBLE_WITHIN, Result, read_results, run_folder
 from ccsi.sweep.state import SweepState
 
 FIGURES = ("macro", "micro", "average_incremental", "forgetting")
@@ -39,10 +39,20 @@ class SweepResults:
         return [self.results[run] for run in self.state.runs(phase, trial) if run in self.results]
 
 
-def collect(recorder: SweepRecorder) -> SweepResults:
-    """The state of now and the results of all finished runs."""
+def collect_results(recorder: SweepRecorder, wait: float = VISIBLE_WITHIN) -> SweepResults:
+    """The state of now and the results of all finished runs; in phase 2 a run without result.json counts as open.
+
+    Args:
+        wait: seconds to wait for files that NFS still hides.
+    """
     state = recorder.state
-    return SweepResults(state, read_results(recorder.definition, state.results, recorder.remote))
+    results = read_results(recorder.definition, state.results, recorder.remote, wait)
+    absent = [run for run in state.results if run.phase == 2 and run not in results]
+    if absent:
+        state = replay(recorder.definition, recorder.journal)
+        for run in absent:
+            state.apply(RunLost(run))
+    return SweepResults(state, results)
 
 
 def run_rows(sweep: SweepResults) -> list[dict[str, Any]]:
@@ -77,7 +87,7 @@ def _run_row(sweep: SweepResults, run: RunId) -> dict[str, Any]:
     row["protocol"] = result["protocol"] if result else None
     end = state.results.get(run)
     row["tasks_done"] = end.tasks if end else tasks_reported(state, run)
-    row |= {f"val_{name}": result["val"].get(name) if result else None for name in FIGURES}
+    row |= {f"val_{name}": end.val.get(name) if end else None for name in FIGURES}
     test = result["test"] if result and run.phase == 2 else {}  # phase 1 does not read test
     row |= {f"test_{name}": test.get(name) for name in FIGURES}
     reports = [report for report in state.reports.get(run.job, []) if report.run == run]

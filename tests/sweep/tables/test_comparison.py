@@ -23,7 +23,7 @@ from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.status import SweepStatus, count_runs, open_runs
 from ccsi.sweep.tables.comparison import cells, comparison, notes, write_comparison
 from ccsi.sweep.tables.leaderboard import write_leaderboard
-from ccsi.sweep.tables.rows import collect, write_rows
+from ccsi.sweep.tables.rows import collect_results, write_rows
 
 SPACE = "{ewc: null, joint: null, ccsi: {learner.w_idc: {choice: [0.0, 1.0]}}, icarl: null, lwf: null, ci: null}"
 SETTINGS = ["ewc", "joint", "ccsi", "ccsi", "icarl", "lwf", "ci"]
@@ -88,7 +88,7 @@ def recorder(tmp_path: Path) -> SweepRecorder:
 
 
 def test_one_row_each_by_kind_and_val(recorder: SweepRecorder) -> None:
-    rows = {row["learner"]: row for row in comparison(collect(recorder))}
+    rows = {row["learner"]: row for row in comparison(collect_results(recorder))}
     assert list(rows) == ["joint", "ccsi", "ci", "icarl", "lwf", "ewc"]  # who has no figures comes last
     assert [row["trial"] for row in rows.values()] == ["c01", "c03", "c06", "c04", "c05", "c00"]
     assert [row["status"] for row in rows.values()] == ["done"] * 5 + ["incomplete"]
@@ -110,7 +110,7 @@ def test_one_row_each_by_kind_and_val(recorder: SweepRecorder) -> None:
 
 
 def test_the_best_is_the_best_on_val_of_those_it_is_compared_with(recorder: SweepRecorder) -> None:
-    rows = {row["learner"]: row for row in comparison(collect(recorder))}
+    rows = {row["learner"]: row for row in comparison(collect_results(recorder))}
 
     def p(names: list[str], best: str) -> list[float]:
         raw = [stats.ttest_rel(TEST[name], TEST[best]).pvalue for name in names]
@@ -129,9 +129,9 @@ def test_the_best_is_the_best_on_val_of_those_it_is_compared_with(recorder: Swee
 
 
 def test_files_and_picture(recorder: SweepRecorder) -> None:
-    write_rows(collect(recorder))
-    write_leaderboard(collect(recorder), Console(quiet=True))
-    assert write_comparison(collect(recorder), Console(quiet=True)) == ["ewc"]
+    write_rows(collect_results(recorder))
+    write_leaderboard(collect_results(recorder), Console(quiet=True))
+    assert write_comparison(collect_results(recorder), Console(quiet=True)) == ["ewc"]
     folder = recorder.definition.folder
     table = pd.read_csv(folder / "comparison.csv", index_col="learner")
     assert table.loc["icarl", "macro_mean"] == pytest.approx(2.47 / 3)
@@ -185,7 +185,7 @@ def test_a_setting_that_failed_is_told_where_another_of_its_candidate_is_reporte
     shutil.rmtree(recorder.definition.folder / "runs" / "p1-c02-s100")
     recorder = started(recorder.definition)
     recorder.end_job(JobId(1, 2), "ValueError: boom.")
-    write_comparison(collect(recorder), Console(quiet=True))
+    write_comparison(collect_results(recorder), Console(quiet=True))
     text = (recorder.definition.folder / "comparison.md").read_text()
     assert "- ccsi: 1 of 2 trials failed: ValueError: boom.\n" in text and "| ccsi | inversion |" in text
 
@@ -195,23 +195,25 @@ def test_without_anybody_to_be_compared_with_there_is_a_table_all_the_same(
     tmp_path: Path, lacking: tuple[int, ...]
 ) -> None:
     recorder = made(tmp_path / "s", lacking=tuple((n, seed) for n in lacking for seed in range(3)))
-    rows = [row for row in comparison(collect(recorder)) if row["status"] == "done"]
+    rows = [row for row in comparison(collect_results(recorder)) if row["status"] == "done"]
     assert [cells(row, "learner")["macro"][:4] for row in rows] == ["97.0", "82.3"][: len(rows)]
-    write_comparison(collect(recorder), Console(quiet=True))
+    write_comparison(collect_results(recorder), Console(quiet=True))
 
 
 def test_few_seeds_have_no_test(tmp_path: Path) -> None:
     two = made(tmp_path / "two", "sweep.seeds.reporting=[0,1]", lacking=())
-    row = next(row for row in comparison(collect(two)) if row["learner"] == "ccsi")
+    row = next(row for row in comparison(collect_results(two)) if row["learner"] == "ccsi")
     assert cells(row, "learner")["vs. best"] == "-8.5" and cells(row, "learner")["macro"] == "72.5 [70.0, 75.0]"
     assert "no test of significance for fewer than three seeds" in " ".join(notes(two.state, [row]))
     one = made(tmp_path / "one", "sweep.seeds.reporting=[0]", lacking=())
-    assert {row["learner"]: cells(row, "learner")["macro"] for row in comparison(collect(one))}["joint"] == "98.0"
+    assert {row["learner"]: cells(row, "learner")["macro"] for row in comparison(collect_results(one))}[
+        "joint"
+    ] == "98.0"
 
 
 def test_the_table_fits_a_terminal_of_80_columns(recorder: SweepRecorder) -> None:
     console = Console(record=True, width=80, file=io.StringIO(), force_terminal=True)
-    write_comparison(collect(recorder), console)
+    write_comparison(collect_results(recorder), console)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines if "┃" in line or "│" in line)
     assert {"learner", "kept", "macro", "seconds", "best", "data-free"} <= set(
