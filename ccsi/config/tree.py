@@ -66,7 +66,7 @@ def read(path: Path, resolve: bool = False) -> Config:
     try:
         return current_targets(plain(OmegaConf.load(path), resolve))
     except (OSError, TypeError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} is not a run's configuration ({type(error).__name__}).") from error
+        raise UserError(f"{path}: cannot be read as a configuration ({type(error).__name__}).") from error
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:

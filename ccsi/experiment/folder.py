@@ -84,10 +84,12 @@ def check_run_dir(folder: Path, settings: Mapping[str, Any]) -> None:
         raise UserError(f"run_dir={folder} holds other files ({min(content)}); choose an empty or new folder.")
     if RESULT in content:
         raise UserError(f"run_dir={folder} holds a finished run; choose another run_dir, or move that folder away.")
+    path = folder / CONFIG
     try:
-        old, new = flat(read(folder / CONFIG)), flat(settings)
+        old, new = flat(read(path)), flat(settings)
     except UserError as error:
-        raise UserError(f"{error} Put it back to resume, or choose another run_dir.") from error
+        text = f"{path} is not a run's configuration; put it back to resume, or choose another run_dir."
+        raise UserError(text) from error
     for key in sorted(old.keys() | new.keys()):
         if key.split(".")[0] not in NOT_COMPARED and old.get(key) != new.get(key):
             raise UserError(
