@@ -1,6 +1,8 @@
 """The house as DESIGN draws it: sizes, words, import circles, what is packaged. The layers are import-linter's."""
 
 import ast
+import importlib
+import importlib.util
 import re
 import tomllib
 from collections.abc import Iterator
@@ -75,3 +77,12 @@ def test_every_package_is_installed() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in FILES if path.name == "__init__.py"}
     assert set(listed) == found | {"ccsi.configs", "ccsi.cluster"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests/benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_import_what_is_there(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ccsi"):
+            module = importlib.import_module(str(node.module))
+            for name in node.names:
+                assert hasattr(module, name.name) or importlib.util.find_spec(f"{node.module}.{name.name}"), name.name

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ import pytest
 pytest.importorskip("ray")
 from driver import drive, finish, finish_run
 
+from ccsi.errors import UserError
+from ccsi.io.locks import locked
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose, placed
 from ccsi.sweep.definition import Definition
-from ccsi.sweep.events import JobId, RunFinished, RunId, RunLost, Status, TaskReported
+from ccsi.sweep.events import ConfigSuggested, JobId, RunFinished, RunId, RunLost, Status, TaskReported
+from ccsi.sweep.folder import remove_notes
 from ccsi.sweep.recorder import SweepRecorder, reconcile, replay
-from ccsi.sweep.runs import finished_runs
+from ccsi.sweep.runs import check_known, finished_runs
 from ccsi.sweep.tables.rows import collect_results, run_rows
 
 STEP = 1 if os.environ.get("CCSI_TEST_SLOW") else 11
@@ -201,3 +205,78 @@ def test_a_trial_that_ended_while_no_driver_listened_is_noted(tmp_path: Path) ->
     assert recorder.state.ends[JobId(1, 0)].status is Status.DONE
     events = [json.loads(line)["event"] for line in recorder.journal.path.read_text().splitlines()]
     assert events == ["DriverStarted", "RunFinished", "RunFinished", "JobEnded"]
+
+
+# From a review: what a damaged journal or a removed folder must not do.
+
+
+def test_a_removed_folder_is_run_again_to_another_value(tmp_path: Path) -> None:
+    recorder = opened(tmp_path)
+    recorder.start({})
+    for n, value in enumerate((0.5, 0.6, 0.7, 0.8)):
+        recorder.report(TaskReported(RunId(1, n, 10), 2, 2, value, 3, value, 1.0))
+    recorder.finish_run(RunFinished(RunId(1, 0, 10), 3, {"average_incremental": 0.5}, 1.0))
+    again = opened(tmp_path)
+    again.start({})  # its folder was removed
+    assert JobId(1, 0) not in again.state.reports
+    assert again.report(TaskReported(RunId(1, 0, 10), 2, 2, 0.55, 3, 0.55, 1.0))
+    assert again.state.pruner.values[2] == [0.55, 0.6, 0.7, 0.8]
+    assert replay(again.definition, again.journal).pruner.values == again.state.pruner.values
+
+
+def test_an_event_that_cannot_be_applied_is_skipped_and_counted(tmp_path: Path) -> None:
+    recorder = opened(tmp_path)
+    recorder.journal.append(RunFinished(RunId(1, 0, 10), 3, {}, 1.0), 1.0)  # without the metric
+    recorder.journal.append(RunFinished(RunId(1, 0, 11), 3, {}, 1.0), 1.0)
+    recorder.journal.append(TaskReported(RunId(1, 1, 10), 1, 1, 0.5), 2.0)
+    again = opened(tmp_path)
+    assert again.journal.n_skipped == 1
+    assert JobId(1, 1) in again.state.reports
+
+
+def test_a_missing_config_is_an_error_and_not_a_shift(tmp_path: Path) -> None:
+    recorder = opened(tmp_path)
+    optuna = replace(recorder.definition.sweep, search="optuna", num_samples=3)
+    definition = replace(recorder.definition, sweep=optuna)
+    recorder = SweepRecorder(definition)
+    for n in range(3):
+        recorder.record(ConfigSuggested({"quality": n / 10}, n))
+    lines = recorder.journal.path.read_text().splitlines(keepends=True)
+    recorder.journal.path.write_text("".join([lines[0], lines[1][:20] + "\n", lines[2]]))
+    with pytest.raises(UserError, match="is damaged: it lacks the config of trial 1"):
+        SweepRecorder(definition)
+
+
+def test_a_result_of_another_trial_is_refused(tmp_path: Path) -> None:
+    recorder = opened(tmp_path)
+    finish(tmp_path / "runs/p1-c00-s10", 0.5)
+    (tmp_path / "runs/p1-c00-s10/config.yaml").write_text("quality: 0.9\n")
+    check_known(recorder.state, finished_runs(recorder.definition))
+    (tmp_path / "runs/p1-c00-s10/config.yaml").write_text("quality: 0.8\n")
+    with pytest.raises(UserError, match=r"was run with quality=0\.8, but trial c00 has 0\.9"):
+        check_known(recorder.state, finished_runs(recorder.definition))
+    finish(tmp_path / "runs/p1-c99-s10", 0.5)
+    (tmp_path / "runs/p1-c00-s10/config.yaml").unlink()
+    with pytest.raises(UserError, match=r"p1-c99-s10 belongs to a trial that journal\.jsonl does not know"):
+        check_known(recorder.state, finished_runs(recorder.definition))
+
+
+def test_a_result_that_never_appears_costs_its_trial_alone(tmp_path: Path) -> None:
+    recorder = opened(tmp_path)
+    assert drive(recorder, learn, workers=2)
+    best = selection.best_trials(recorder.state)
+    shutil.rmtree(tmp_path / f"runs/p2-c{best[0]:02d}-s0")
+    sweep = collect_results(recorder, wait=0.0)
+    assert [sweep.state.trial_status(2, n) for n in best] == ["incomplete", "done"]
+    assert recorder.state.trial_status(2, best[0]) is Status.DONE  # the journal is as it was
+    rows = {row["run"]: row["status"] for row in run_rows(sweep)}
+    assert rows[f"p2-c{best[0]:02d}-s0"] == "incomplete" and rows[f"p2-c{best[0]:02d}-s1"] == "done"
+
+
+def test_locks_that_a_surviving_worker_holds_are_left(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    held, free = tmp_path / "runs/.p1-c00-s10.lock", tmp_path / "runs/.p1-c01-s10.lock"
+    free.touch()
+    with locked(held):
+        remove_notes(tmp_path)
+        assert held.exists() and not free.exists()

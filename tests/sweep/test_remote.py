@@ -162,17 +162,7 @@ def test_a_sweep_goes_on_from_its_storage_on_a_new_machine(
     (tmp_path / "run").mkdir()
     result = {"schema": 2, "val": {"average_incremental": 0.5}, "test": {}, "seconds": {"total": 1.0}}
     result |= {"scenario": {"classes_per_task": [2]}, "protocol": "data-free"}
-    (tmp_path / "run/result.json").write_text(
-        json.dumps(
-            {
-                "schema": 2,
-                "val": {"average_incremental": 0.5},
-                "test": {},
-                "seconds": {"total": 1.0},
-                "scenario": {"classes_per_task": [2]},
-            }
-        )
-    )
+    (tmp_path / "run/result.json").write_text(json.dumps(result))
     Remote(url).push(tmp_path / "run", "runs/p1-c00-s100")
     (tmp_path / "old").rename(tmp_path / "gone")
     monkeypatch.chdir(tmp_path / "new")
