@@ -77,7 +77,8 @@ def test_a_killed_driver_and_killed_workers_change_nothing(
 ) -> None:
     folder = tmp_path / "s"
     sweep = start(*DIGITS, f"sweep.dir={folder}")
-    assert until(lambda: list(folder.glob("runs/p1-*/result.json")))
+    assert until(lambda: list(folder.glob("runs/p1-*/result.json")) or sweep.process.poll() is not None), sweep.said
+    assert sweep.process.poll() is None, sweep.wait() or sweep.said
     sweep.process.kill()
     sweep.wait()
     assert sweep.gone()

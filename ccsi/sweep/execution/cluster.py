@@ -36,6 +36,8 @@ os.environ |= {
 import ray  # it reads the variables above when it is imported
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+START_ATTEMPTS = 3
+"""How often Ray is started on this machine until it is given up."""
 ANSWER_WITHIN = 13.0
 """Seconds a Ray address has to answer."""
 HEAD_SILENCE = 45.0
@@ -71,11 +73,7 @@ def start_ray(cluster: Cluster, dashboard: bool = False) -> Iterator[str | None]
         check_cluster(cluster.address)
         arguments = {"address": cluster.address}
     try:
-        try:
-            joined: Any = ray.init(**arguments, **quiet)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            where = f"join ray.address={cluster.address}" if cluster.address else "start on this machine"
-            raise UserError(f"Ray could not {where}: {str(error).strip().splitlines()[0]}") from error
+        joined = _init(arguments | quiet, cluster)
         if dashboard and not joined.dashboard_url:
             raise UserError(
                 f"resources.workers: trials of several workers need Ray's dashboard (it frees what stopped ones held), "
@@ -88,6 +86,20 @@ def start_ray(cluster: Cluster, dashboard: bool = False) -> Iterator[str | None]
         yield None if cluster.address else joined.address_info["webui_url"] or ""
     finally:
         ray.shutdown()
+
+
+def _init(arguments: Mapping[str, Any], cluster: Cluster) -> Any:
+    """`ray.init`; on this machine three times, because two that start at once may choose the same port."""
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            return ray.init(**arguments)
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            ray.shutdown()
+            if cluster.address is None and attempt < START_ATTEMPTS:
+                continue
+            where = f"join ray.address={cluster.address}" if cluster.address else "start on this machine"
+            raise UserError(f"Ray could not {where}: {str(error).strip().splitlines()[0]}") from error
+    raise AssertionError
 
 
 def check_cluster(address: str) -> None:
