@@ -8,8 +8,8 @@ from ccsi import cli
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run with command-line `arguments`; returns the exit code, see `ccsi.cli.main`."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    return cli.main(given if given and given[0] in cli.commands() else ["run", *given])
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    return cli.main(typed if typed and typed[0] in cli.commands() else ["run", *typed])
 
 
 if __name__ == "__main__":

@@ -84,9 +84,9 @@ class ProcessGroup:
             return x, slice(None)
         n = self.count(len(x))
         part = self.shard(n)
-        room = x.new_zeros((n, *x.shape[1:]))
-        room[part] = x
-        return self.sum(room), part
+        padded = x.new_zeros((n, *x.shape[1:]))
+        padded[part] = x
+        return self.sum(padded), part
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """As `sum`, without gradient."""
@@ -116,9 +116,9 @@ class ProcessGroup:
         if self.world_size == 1:
             return x
         lengths = self.all_gather_object(len(x))
-        room = x.new_zeros((max(lengths), *x.shape[1:]))
-        room[: len(x)] = x
-        return torch.cat([part[:n] for part, n in zip(self.all_gather(room), lengths, strict=True)])
+        padded = x.new_zeros((max(lengths), *x.shape[1:]))
+        padded[: len(x)] = x
+        return torch.cat([part[:n] for part, n in zip(self.all_gather(padded), lengths, strict=True)])
 
     # objects, which are pickled between processes of one run
 

@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 bad input (one sentence on stderr), 130 interrupted by Ctrl-C or SIGTERM.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    name, rest = (given[0], given[1:]) if given else ("help", [])
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    name, rest = (typed[0], typed[1:]) if typed else ("help", [])
     if name in ("-h", "--help"):
         name = "help"
     resume = ""

@@ -42,14 +42,14 @@ All settings: add --show."""
 
 def main(arguments: Sequence[str]) -> int:
     """Run with `arguments`; returns the exit code."""
-    given = _options.parse(arguments, flags=("--show",))
-    if given.help:
-        show(page(HELP, "config", given))
+    options = _options.parse(arguments, flags=("--show",))
+    if options.help:
+        show(page(HELP, "config", options))
         return 0
     from ccsi import config
 
-    settings = config.from_arguments(given.overrides)
-    if "--show" in given.flags:
+    settings = config.from_arguments(options.overrides)
+    if "--show" in options.flags:
         print(config.to_yaml(settings), end="")
         return 0
     config.build(settings)()

@@ -19,11 +19,11 @@ Nothing is written or stopped.
 
 def main(arguments: Sequence[str]) -> int:
     """Show the sweep of the folder in `arguments`; returns the exit code."""
-    given = _options.parse(arguments, flags=("--watch",), expected="the folder of a sweep")
-    if given.help:
+    options = _options.parse(arguments, flags=("--watch",), expected="the folder of a sweep")
+    if options.help:
         print(HELP)
         return 0
-    if len(given.overrides) != 1:
+    if len(options.overrides) != 1:
         raise UserError("expected one folder, that of a sweep, and at most --watch beside it; see --help.")
     from rich.console import Console
 
@@ -34,10 +34,10 @@ def main(arguments: Sequence[str]) -> int:
     if not console.is_terminal:
         console = Console(width=120)  # a log file has room for a table
     while True:
-        status = read_status(Path(given.overrides[0]).expanduser().absolute())
-        if "--watch" in given.flags:
+        status = read_status(Path(options.overrides[0]).expanduser().absolute())
+        if "--watch" in options.flags:
             console.clear()
         print_status(status, console)
-        if "--watch" not in given.flags or selection.is_complete(status.state):
+        if "--watch" not in options.flags or selection.is_complete(status.state):
             return 0
         time.sleep(WATCH_SECONDS)

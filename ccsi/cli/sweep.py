@@ -56,9 +56,9 @@ def main(arguments: Sequence[str]) -> int:
 
     0: done. 1: interrupted by an error, no figures, or a reported trial lacks seeds. 130: interrupted by Ctrl-C.
     """
-    given = _options.parse(arguments, ["--dry-run", "--show"])
-    if given.help:
-        show(page(HELP, "sweep", given))
+    options = _options.parse(arguments, ["--dry-run", "--show"])
+    if options.help:
+        show(page(HELP, "sweep", options))
         return 0
     from rich.console import Console
 
@@ -66,14 +66,14 @@ def main(arguments: Sequence[str]) -> int:
     from ccsi.sweep.folder import open_sweep, resolve
     from ccsi.sweep.plan import describe_plan
 
-    if given.flags & {"--dry-run", "--show"}:
-        definition = resolve(given.overrides, fetch=False)
+    if options.flags & {"--dry-run", "--show"}:
+        definition = resolve(options.overrides, fetch=False)
         plan = (fill(line, 80, subsequent_indent="    ") for line in describe_plan(definition))
-        show(definition.dump() if "--show" in given.flags else "\n".join(plan))
+        show(definition.dump() if "--show" in options.flags else "\n".join(plan))
         return 0
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)  # a log file has room for a table
-    with open_sweep(given.overrides) as definition:
+    with open_sweep(options.overrides) as definition:
         return debug(definition, console) if definition.sweep.debug else run_sweep(definition, console)

@@ -34,15 +34,15 @@ Groups:
 
 def main(arguments: Sequence[str]) -> int:
     """Train with `arguments`; returns the exit code: 0 done, 1 interrupted by an error."""
-    given = _options.parse(arguments)
-    if given.help:
-        show(page(HELP, "train", given))
+    options = _options.parse(arguments)
+    if options.help:
+        show(page(HELP, "train", options))
         return 0
     from ccsi.sweep.recorder import SweepInterruptedError
     from ccsi.sweep.train import train
 
     try:
-        train(given.overrides)
+        train(options.overrides)
     except SweepInterruptedError as error:
         print(f"ccsi: interrupted: {error}; {RESUME}.", file=sys.stderr)
         return 1

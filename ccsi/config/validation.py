@@ -39,8 +39,8 @@ def _check_node(node: Mapping[str, Any], prefix: str, wanted: Any) -> None:
         name = f"{prefix}_target_={node['_target_']}"
         raise UserError(f"{name}: expected the full name of a callable ({error}).") from error
     hints, required, others = signature_of(target)
-    given = {key: value for key, value in node.items() if not key.startswith("_")}
-    for key, value in given.items():
+    present = {key: value for key, value in node.items() if not key.startswith("_")}
+    for key, value in present.items():
         full, hint = prefix + key, hints.get(key, others)
         if hint is None:
             raise UserError(unknown_key(full, {prefix + k: None for k in hints}))
@@ -51,7 +51,7 @@ def _check_node(node: Mapping[str, Any], prefix: str, wanted: Any) -> None:
     if node.get("_partial_") and prefix:
         is_protocol = getattr(wanted, "_is_protocol", False)
         later = set(inspect.signature(wanted.__call__).parameters) if is_protocol else set(required)
-    if missing := required - given.keys() - later:
+    if missing := required - present.keys() - later:
         raise UserError(f"{prefix}{min(missing)} is missing in the configuration of {target.__qualname__}.")
 
 

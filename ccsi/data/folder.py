@@ -60,15 +60,15 @@ class Folder(Source):
         root = Path(self.path).expanduser()
         if not root.is_dir():
             raise UserError(f"{root} is not a folder; expected one with a sub-folder for each class.")
-        given = [split for split in SPLITS if (root / split).is_dir()]
-        if not given:
+        named = [split for split in SPLITS if (root / split).is_dir()]
+        if not named:
             everything, names = self.read_classes(root)
             parts = stratified(everything.labels, (self.val_share, self.test_share), self.split_seed)
             cut = [Raw(everything.images[i], everything.labels[i]) for i in parts]
             return dict(zip(SPLITS, cut, strict=True)), names
-        if len(given) < len(SPLITS):
+        if len(named) < len(SPLITS):
             raise UserError(
-                f"{root} has a folder {given[0]} but not all of train, val and test; expected these three, "
+                f"{root} has a folder {named[0]} but not all of train, val and test; expected these three, "
                 "or only a folder for each class."
             )
         classes = {split: class_folders(root / split) for split in SPLITS}

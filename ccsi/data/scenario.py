@@ -82,17 +82,17 @@ class Scenario:
         Raises:
             UserError: they do not sum to `n_classes`.
         """
-        given = self.classes_per_task
-        if isinstance(given, int):
-            sizes = [given] * (n_classes // given)
-        elif isinstance(given, dict):
-            rest = n_classes - given["first"]
-            sizes = [given["first"]] + [given["increment"]] * (rest // given["increment"])
+        per_task = self.classes_per_task
+        if isinstance(per_task, int):
+            sizes = [per_task] * (n_classes // per_task)
+        elif isinstance(per_task, dict):
+            rest = n_classes - per_task["first"]
+            sizes = [per_task["first"]] + [per_task["increment"]] * (rest // per_task["increment"])
         else:
-            sizes = list(given)
+            sizes = list(per_task)
         if sum(sizes) != n_classes or not sizes:
             raise UserError(
-                f"scenario.classes_per_task={given} makes {sum(sizes)} classes, but the data set has {n_classes}; "
+                f"scenario.classes_per_task={per_task} makes {sum(sizes)} classes, but the data set has {n_classes}; "
                 "expected a number that divides them or a list that sums to them."
             )
         return sizes

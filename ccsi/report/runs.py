@@ -47,8 +47,8 @@ def read_rows(path: Path) -> list[Run]:
 def result_of(folder: Path, run: Run) -> Mapping[str, Any] | None:
     """The content of a run's result.json, wherever the sweep's folder is now; None if it has none."""
     run_dir = run.get("run_dir", "")
-    for place in (folder / run_dir, folder / "runs" / Path(run_dir).name):  # the second: the sweep was moved
-        if run_dir and (result := read_result(place)) is not None:
+    for candidate in (folder / run_dir, folder / "runs" / Path(run_dir).name):  # the second: the sweep was moved
+        if run_dir and (result := read_result(candidate)) is not None:
             return result
     return None
 

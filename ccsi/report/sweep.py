@@ -45,16 +45,16 @@ def draw_sweep(
     written = []
     phases = {run.get("phase", "") for run in runs}
     searched = [run for run in runs if "1" not in phases or run.get("phase") == "1"]
-    finished = data.complete(searched, metric)
+    results = data.complete(searched, metric)
     reported = [run for run in runs if run.get("phase") == "2"]
     if compare is not None:
         found = data.compared_curves(folder, reported, compare)
         return [_draw_comparison(folder / "plots" / "comparison.png", found)] if found else []
-    note = data.left_out([run for run in searched if run not in finished])
-    if keys := data.differing_keys(finished):
-        written.append(_draw_swept_keys(folder / "plots" / "swept_keys.png", finished, keys, metric, note))
-    if minimize and finished:
-        written.append(_draw_front(folder / "plots" / "front.png", finished, metric, minimize, note))
+    note = data.left_out([run for run in searched if run not in results])
+    if keys := data.differing_keys(results):
+        written.append(_draw_swept_keys(folder / "plots" / "swept_keys.png", results, keys, metric, note))
+    if minimize and results:
+        written.append(_draw_front(folder / "plots" / "front.png", results, metric, minimize, note))
     if curves := data.reporting_curves(folder, reported, metric):
         written.append(_draw_top_trials(folder / "plots" / "top_trials.png", curves))
     return written
@@ -81,15 +81,15 @@ def _draw_key(ax: Axes, texts: Sequence[str], scores: np.ndarray[Any, Any]) -> N
     values: list[Any] = list(texts) if None in numbers else numbers
     unique = sorted(set(values))
     kind = axis_kind(unique)
-    place = {value: position for position, value in enumerate(unique)} if kind == "category" else None
-    x = np.array([place[v] for v in values] if place is not None else values, dtype=float)
+    positions = {value: position for position, value in enumerate(unique)} if kind == "category" else None
+    x = np.array([positions[v] for v in values] if positions is not None else values, dtype=float)
     ax.scatter(x, scores, s=12, color=COLOURS[0], alpha=0.55, linewidths=0)
     if len(unique) < len(values) and len(unique) <= 12:
         where = np.unique(x)
         means = [scores[x == position].mean() for position in where]
-        style = "none" if place is not None and isinstance(unique[0], str) else "-"
+        style = "none" if positions is not None and isinstance(unique[0], str) else "-"
         ax.plot(where, means, color=INK, linestyle=style, linewidth=0.9, marker="_", markersize=11, markeredgewidth=1.6)
-    if place is not None:
+    if positions is not None:
         labels = [short(v, 16) if isinstance(v, str) else f"{v:g}" for v in unique]
         crowded = sum(map(len, labels)) > 24
         ax.set_xticks(range(len(unique)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")

@@ -104,15 +104,15 @@ def prepare_folder(definition: Definition) -> None:
         UserError: there is no room.
     """
     folder = definition.folder
-    room = folder / ".room"
+    probe = folder / ".room"
     try:
-        room.write_bytes(bytes(ROOM))
-        room.unlink()
+        probe.write_bytes(bytes(ROOM))
+        probe.unlink()
         write_atomically(folder / "sweep.yaml", definition.dump().encode())  # resume= may have changed a free key
         (folder / "runs").mkdir(exist_ok=True)
         remove_notes(folder)  # of a driver that was killed; failed jobs get a new chance
     except OSError as error:
-        room.unlink(missing_ok=True)
+        probe.unlink(missing_ok=True)
         raise unwritable(folder, error) from error
 
 

@@ -143,15 +143,15 @@ def progress_line(state: SweepState, running: Collection[JobId], phase: int, n_j
         for job, status in ended.items()
         if job not in running
     )
-    room = LINE_WIDTH - len("phase 1  99:59  ")
+    width = LINE_WIDTH - len("phase 1  99:59  ")
     parts = [f"{counts[Status.DONE]} of {n_jobs} done", f"{len(running)} running"]
     parts += [f"{counts[one]} {one}" for one in (Status.WAITING, Status.PRUNED, Status.FAILED) if counts[one]]
     values = {job: state.reports[job][-1].value for job in state.reports if ended.get(job) is Status.DONE}
     if values:
         best = max(values, key=lambda job: values[job])
         parts.append(f"best {values[best]:.3f} ({best})")
-        if len(", ".join(parts)) > room:
+        if len(", ".join(parts)) > width:
             parts[-1] = f"best {values[best]:.3f}"
-    while len(", ".join(parts)) > room:
+    while len(", ".join(parts)) > width:
         parts.pop()
     return ", ".join(parts)

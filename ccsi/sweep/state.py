@@ -292,8 +292,8 @@ class SweepState:
         (self.incomplete.add if status is Status.INCOMPLETE else self.incomplete.discard)(trial)
         entry = (-mean(self.scores(1, trial)), trial) if status is Status.DONE else None
         if entry is not None:
-            place = bisect_left(self.ranked, entry)
-            if self.ranked[place : place + 1] == [entry]:
+            position = bisect_left(self.ranked, entry)
+            if self.ranked[position : position + 1] == [entry]:
                 return
         self.ranked = [one for one in self.ranked if one[1] != trial]
         if entry is not None:
