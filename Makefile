@@ -22,14 +22,13 @@ sweep: $(READY)  ## the main job: Ray Tune sweeps CCSI on digits, in two phases
 debug: $(READY)  ## one small trial in this process, without Ray
 	$(VENV)/bin/ccsi sweep experiment=$(EXPERIMENT) sweep.debug=true $(ARGS)
 
-test: $(READY)  ## the tests, two at a time; what compares times goes alone
-	$(PY) -m pytest -m "not slow and not alone" --numprocesses 2 --dist worksteal
-	$(PY) -m pytest -m "alone and not slow"
+test: $(READY)  ## the tests, two at a time
+	$(PY) -m pytest -m "not slow" --numprocesses 2 --dist worksteal
 
 test-slow: export CCSI_TEST_SLOW := 1
 test-slow: $(READY)  ## what is rare and slow: whole sweeps on Ray, an installed package, property tests at full size
 	$(PY) -m pytest -m "(slow or hypothesis) and not alone" --numprocesses 2 --dist worksteal
-	$(PY) -m pytest -m "alone and slow"
+	$(PY) -m pytest -m alone
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

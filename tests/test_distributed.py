@@ -396,6 +396,6 @@ def refusal(folder: str) -> str:
 
 
 def test_the_number_of_workers_must_be_true(tmp_path):
-    with pytest.raises(UserError, match=r"workers=2, but here is 1: .*tune/train\.py"):
+    with pytest.raises(UserError, match=r"workers=2, but here is 1: .*ccsi train"):
         run_tiny(tmp_path / "run", "workers=2")
     assert not (tmp_path / "run").exists()

@@ -25,6 +25,7 @@ def cpu_seconds(sweep: Sweep) -> float:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_sleeping_trials_take_at_most_a_tenth_more_and_start_at_once(tmp_path: Path) -> None:
     """The trials themselves keep to the tenth; what starting and ending cost is shown, and bounded in CPU time.

@@ -29,6 +29,7 @@ def undisturbed(folder: str) -> str:
     return json.dumps(run_tiny(Path(folder), "workers=2", base=MORE))
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_a_killed_worker_changes_nothing(tmp_path: Path, pair) -> None:
     whole = json.loads(pair(undisturbed, str(tmp_path / "whole"))[0])
@@ -62,6 +63,7 @@ def the_best(file: str, folder: str) -> str:
     return json.dumps(ccsi.config.build(config)().figures)
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_each_trial_of_a_sweep_may_have_several_workers(tmp_path: Path, pair, start) -> None:
     folder = tmp_path / "s"
