@@ -10,12 +10,13 @@ from ccsi.errors import UserError
 
 
 @contextmanager
-def replacing(path: Path, tag: str = "") -> Iterator[BinaryIO]:
+def replacing(path: Path, tag: str = "", durable: bool = True) -> Iterator[BinaryIO]:
     """A binary file to write, which takes the name `path` at the end: synced to disk, then renamed.
 
     It is removed if the block raises. A killed process leaves it, and the next write replaces it.
 
     Args:
+        durable: whether it must survive a power cut.
         tag: makes the temporary name `.<name>.<tag>.part` unique where several processes may write at once.
     """
     part = path.with_name(f".{path.name}.{tag}.part" if tag else f".{path.name}.part")
@@ -23,9 +24,11 @@ def replacing(path: Path, tag: str = "") -> Iterator[BinaryIO]:
         with part.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(part, path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise

@@ -39,8 +39,8 @@ class Journal:
                 self.n_skipped += bool(line.strip())
         return events
 
-    def append(self, event: Event, clock: float) -> None:
-        """Write an event; it is on disk when this returns.
+    def append(self, event: Event, clock: float, *more: Event) -> None:
+        """Write an event, and `more` that happened at once; all are on disk when this returns.
 
         Args:
             clock: seconds the sweep has been at work.
@@ -48,10 +48,10 @@ class Journal:
         Raises:
             OSError: the disk is full, or gone.
         """
-        line = json.dumps(to_record(event) | {"clock": round(clock, 1)}) + "\n"
-        line, self._torn, is_new = "\n" * self._torn + line, True, not self.path.exists()
+        lines = [json.dumps(to_record(one) | {"clock": round(clock, 1)}) + "\n" for one in (event, *more)]
+        text, self._torn, is_new = "\n" * self._torn + "".join(lines), True, not self.path.exists()
         with self.path.open("a") as file:
-            file.write(line)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         if is_new:

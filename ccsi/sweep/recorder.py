@@ -48,19 +48,20 @@ class SweepRecorder:
         """Seconds the sweep has been at work, over all starts."""
         return self._spent + (0.0 if self._started is None else time.monotonic() - self._started)
 
-    def record(self, event: Event) -> None:
-        """Add an event. It is on disk before the state changes.
+    def record(self, event: Event, *more: Event) -> None:
+        """Add an event, and `more` that happened at once. They are on disk before the state changes.
 
         Raises:
             OSError: the disk is full, or gone; the state is as before.
         """
         clock = self.clock()
         try:
-            self.journal.append(event, clock)
+            self.journal.append(event, clock, *more)
         except OSError as error:
             self.error = error
             raise
-        self._state.apply(event, clock)
+        for one in (event, *more):
+            self._state.apply(one, clock)
         if self.remote is not None and isinstance(event, events.ConfigSuggested):  # before any of its runs is there
             self.remote.push(self.definition.folder, "sweep", leave=("runs", "ray"))
 
@@ -85,16 +86,18 @@ class SweepRecorder:
             self.record(events.DriverStopped())
             self._spent, self._started = self.clock(), None
 
-    def report(self, event: events.TaskReported) -> bool:
-        """Record that a run has learned a task, and return whether this is new.
+    def report(self, event: events.TaskReported, end: events.RunFinished | None = None) -> bool:
+        """Record that a run has learned a task, and with its last one its end; return whether the report is new.
 
         A resumed run reports its last task again, because the report may have been lost.
         """
         reported = [one.task for one in self._state.reports.get(event.run.job, []) if one.run == event.run]
-        if reported[-1:] == [event.task]:
-            return False
-        self.record(event)
-        return True
+        new: list[Event] = [] if reported[-1:] == [event.task] else [event]
+        if end is not None and self._state.results.get(end.run) != end:
+            self.record(*new, end)
+        elif new:
+            self.record(*new)
+        return bool(new)
 
     def finish_run(self, event: events.RunFinished) -> None:
         """Record the end of a run, once."""

@@ -179,7 +179,7 @@ class NoJournal(Journal):
     def read(self) -> list[tuple[Event, float | None]]:
         return []
 
-    def append(self, event: Event, clock: float) -> None:
+    def append(self, event: Event, clock: float, *more: Event) -> None:
         pass
 
 

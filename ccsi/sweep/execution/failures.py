@@ -80,7 +80,7 @@ class RetryCounter:
         return list(noted["crashes"]) if noted.get("place") == self._place() else []
 
     def _write(self, crashes: list[str]) -> None:
-        with replacing(self.path) as file:
+        with replacing(self.path, durable=False) as file:
             file.write(json.dumps({"place": self._place(), "crashes": crashes}).encode())
 
 

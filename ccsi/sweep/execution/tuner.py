@@ -111,11 +111,9 @@ class PruningScheduler(FIFOScheduler):
             return TrialScheduler.CONTINUE
         report = from_record(json.loads(result["report"]))
         assert isinstance(report, TaskReported)
-        self.recorder.report(report)
-        if "end" in result:
-            end = from_record(json.loads(result["end"]))
-            assert isinstance(end, RunFinished)
-            self.recorder.finish_run(end)
+        end = from_record(json.loads(result["end"])) if "end" in result else None
+        assert end is None or isinstance(end, RunFinished)
+        self.recorder.report(report, end)
         reason_given = reason_to_stop(self.recorder, report.run.job)
         if reason_given is None:
             return TrialScheduler.CONTINUE
