@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-import ccsi.experiment
 from ccsi.errors import UserError
 from ccsi.experiment import environment
 from ccsi.experiment.environment import commit, hardware, peak_memory, reset_peak_memory, torch_device
@@ -58,10 +57,6 @@ def test_peak_memory_counts_from_its_reset(monkeypatch: pytest.MonkeyPatch) -> N
     assert peak_memory(cpu) == 0
 
 
-@pytest.mark.xfail(
-    "import fcntl" in (Path(ccsi.experiment.__file__).parents[1] / "data" / "download.py").read_text(),
-    reason="ccsi.data still imports fcntl",
-)
 def test_nothing_that_only_linux_has_is_imported() -> None:
     program = (
         "import sys, torch, numpy, torchvision, matplotlib.figure, hydra, rich.console;"
