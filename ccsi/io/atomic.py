@@ -11,13 +11,13 @@ from ccsi.errors import UserError
 
 @contextmanager
 def replacing(path: Path, tag: str = "", durable: bool = True) -> Iterator[BinaryIO]:
-    """A binary file to write, which takes the name `path` at the end: synced to disk, then renamed.
+    """A binary file to write, which takes the name `path` at the end: synced to disk if `durable`, then renamed.
 
     It is removed if the block raises. A killed process leaves it, and the next write replaces it.
 
     Args:
-        durable: whether it must survive a power cut.
         tag: makes the temporary name `.<name>.<tag>.part` unique where several processes may write at once.
+        durable: whether it must survive a power cut; if not, nothing is synced to disk.
     """
     part = path.with_name(f".{path.name}.{tag}.part" if tag else f".{path.name}.part")
     try:
