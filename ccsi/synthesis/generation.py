@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +26,9 @@ class Generator(nn.Module):
         self.latent, self.shape = latent, shape
         self.start = (width, math.ceil(height / 4), math.ceil(breadth / 4))
         self.linear = nn.Linear(latent, math.prod(self.start))
-        self.norms = nn.ModuleList([nn.BatchNorm2d(width), nn.BatchNorm2d(width), nn.BatchNorm2d(width // 2)])
-        self.convolutions = nn.ModuleList(
-            [
-                nn.Conv2d(width, width, 3, 1, 1),
-                nn.Conv2d(width, width // 2, 3, 1, 1),
-                nn.Conv2d(width // 2, channels, 3, 1, 1),
-            ]
-        )
+        widths = [width, width, width // 2, channels]
+        self.norms = nn.ModuleList([nn.BatchNorm2d(n) for n in widths[:3]])
+        self.convolutions = nn.ModuleList([nn.Conv2d(n, m, 3, 1, 1) for n, m in pairwise(widths)])
         with torch.no_grad():
             for layer in (self.linear, *self.convolutions):
                 bound = layer.weight[0].numel() ** -0.5
@@ -58,7 +54,7 @@ class Generator(nn.Module):
 class Generation:
     """How a generator of old classes' images is trained (ABD, section 4.1).
 
-    Defaults are R-DFCIL's released settings for CIFAR-100 (ABD's differ in twice the steps). Unlike the released code,
+    Defaults are those of R-DFCIL's code for CIFAR-100 (ABD's differ in twice the steps). Unlike the released code,
     each task trains a new generator, images come from a sigmoid because pixels are in [0, 1], the blur is over 3x3
     pixels (5x5 there), and norms add 1e-5 to a variance (0.8 there).
 
@@ -101,13 +97,9 @@ class Generation:
             first = saved["step"]
         generator.train()
 
-        def state(step: int) -> State:
-            return {
-                "generator": generator.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "draws": draws.get_state(),
-                "step": step,
-            }
+        def state() -> State:
+            parts = {"generator": generator.state_dict(), "optimizer": optimizer.state_dict()}
+            return {**parts, "draws": draws.get_state(), "step": step + 1}
 
         for step in range(first, self.steps):
             terms = self.objective(net, generator.sample(self.batch_size, draws))
@@ -115,7 +107,7 @@ class Generation:
             optimizer.step(grads, self.lr)
             if (step + 1) % LOG_EVERY == 0 or step + 1 == self.steps:
                 stage.log(step + 1, self.steps, {f"loss_{name}": value.item() for name, value in terms.items()})
-            stage.maybe_checkpoint(lambda step=step: state(step + 1))  # type: ignore[misc]
+            stage.maybe_checkpoint(state)
         done: State = net.process_group.broadcast_object(generator.state_dict())  # each worker has trained one
         return done
 
@@ -123,7 +115,7 @@ class Generation:
         """A generator at its random start, on the net's device."""
         channels, height, breadth = shape
         made = Generator(self.latent, self.width, (channels, height, breadth), streams.generator("generator", task))
-        return made.to(net.scale.device, net.scale.dtype)
+        return made.to(net.scale)
 
     def trained(
         self, state: Mapping[str, Tensor], net: IncrementalNet, shape: torch.Size, task: int, streams: Streams
@@ -144,16 +136,10 @@ class Generation:
             "smooth": self.w_smooth * (x - blurred(x)).square().mean(),
         }
         if taps:
-            terms["moments"] = self.w_moments * torch.stack([divergence(tap) for tap in taps]).mean()
+            moments = [normalized_moments(*map_moments(tap.input), tap.norm.groups, tap.norm.eps) for tap in taps]
+            divergences = [batch_norm_divergence(tap.norm, *pair) for tap, pair in zip(taps, moments, strict=True)]
+            terms["moments"] = self.w_moments * torch.stack(divergences).mean()
         return terms
-
-
-def divergence(tap: Tap) -> Tensor:
-    """`batch_norm_divergence` of one norm layer's input."""
-    first, second = map_moments(tap.input)
-    if tap.norm.groups is not None:
-        first, second = normalized_moments(first, second, tap.norm.groups, tap.norm.eps)
-    return batch_norm_divergence(tap.norm, first, second)
 
 
 def blurred(x: Tensor) -> Tensor:

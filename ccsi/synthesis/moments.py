@@ -12,7 +12,7 @@ from ccsi.models import ContinualNorm2d, IncrementalNet, Tap
 
 @dataclass
 class ClassMemory:
-    """Aggregates of real images for each class seen so distance; no single image is kept.
+    """Aggregates of the real images of each class seen so far; no single image is kept.
 
     Attributes:
         means: mean image of each class, float [n, C, S, S] in [0, 1].
@@ -31,21 +31,16 @@ class ClassMemory:
 
     def to(self, device: torch.device) -> "ClassMemory":
         """The same on `device`."""
-        return ClassMemory(
-            self.means.to(device), [t.to(device) for t in self.group_means], [t.to(device) for t in self.group_vars]
-        )
+        layers = ([t.to(device) for t in moments] for moments in (self.group_means, self.group_vars))
+        return ClassMemory(self.means.to(device), *layers)
 
     def extended(self, other: "ClassMemory") -> "ClassMemory":
         """The classes of this memory followed by those of `other`."""
         if not len(self.means):
             return other
-        means, variances = (
-            zip(self.group_means, other.group_means, strict=True),
-            zip(self.group_vars, other.group_vars, strict=True),
-        )
-        return ClassMemory(
-            torch.cat([self.means, other.means]), [torch.cat(a) for a in means], [torch.cat(a) for a in variances]
-        )
+        pairs = (self.group_means, other.group_means), (self.group_vars, other.group_vars)
+        layers = ([torch.cat(both) for both in zip(*pair, strict=True)] for pair in pairs)
+        return ClassMemory(torch.cat([self.means, other.means]), *layers)
 
 
 class _Moments(torch.autograd.Function):
@@ -66,8 +61,7 @@ class _Moments(torch.autograd.Function):
 def map_moments(a: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and mean square of each map of [N, C, H, W] over its pixels, each [N, C].
 
-    Group and batch statistics of a layer's input, and of its GN output, follow from these two, so that the maps are
-    read once.
+    Group and batch statistics of a layer's input, and of its GN output, follow from these two.
     """
     first, second = _Moments.apply(a)
     return first, second
@@ -79,8 +73,13 @@ def group_moments(first: Tensor, second: Tensor, groups: int) -> tuple[Tensor, T
     return mean, (second.unflatten(1, (groups, -1)).mean(2) - mean.square()).clamp(min=0)
 
 
-def normalized_moments(first: Tensor, second: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
-    """`map_moments` of GN_G(a), from those of a: GN subtracts a group's mean and divides by its deviation."""
+def normalized_moments(first: Tensor, second: Tensor, groups: int | None, eps: float) -> tuple[Tensor, Tensor]:
+    """`map_moments` of GN_G(a), from those of a: GN subtracts a group's mean and divides by its deviation.
+
+    Without groups there is no GN.
+    """
+    if groups is None:
+        return first, second
     mean, var = group_moments(first, second, groups)
     size = first.shape[1] // groups
     mean = mean.repeat_interleave(size, 1)
@@ -97,7 +96,7 @@ def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: in
     Args:
         data: images uint8 [N, C, S, S] and labels. classes: the classes in order, one row each.
     """
-    was_training = net.training
+    was_training, total = net.training, net.process_group.all_reduce
     net.eval()
     means, group_means, group_vars = [], [], []
     for c in classes:
@@ -113,16 +112,12 @@ def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: in
             layers = [group_moments(*map_moments(tap.input), tap.norm.groups) for tap in taps if tap.norm.groups]
             new = [(mean.sum(0), var.sum(0)) for mean, var in layers]
             sums = [(m + dm, v + dv) for (m, v), (dm, dv) in zip(sums, new, strict=True)] if sums else new
-        total = net.process_group.all_reduce
         means.append((total(image_sum) / n).to(net.scale.dtype))
         group_means.append([total(m) / n for m, _ in sums])
         group_vars.append([total(v) / n for _, v in sums])
     net.train(was_training)
-    return ClassMemory(
-        torch.stack(means),
-        [torch.stack(layer) for layer in zip(*group_means, strict=True)],
-        [torch.stack(layer) for layer in zip(*group_vars, strict=True)],
-    )
+    layers_of = ([torch.stack(layer) for layer in zip(*moments, strict=True)] for moments in (group_means, group_vars))
+    return ClassMemory(torch.stack(means), *layers_of)
 
 
 def batch_norm_distance(norm: ContinualNorm2d, first: Tensor, second: Tensor, n_groups: int) -> Tensor:

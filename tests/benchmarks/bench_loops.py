@@ -153,11 +153,11 @@ def grouped(device: torch.device, steps: int, groups: int, choices: list[int | L
     net = net_of(2, 2, device).eval().requires_grad_(False)
     memory = remember(net, random_images(160, range(4), device), range(4))
 
-    def made(together: int | Literal["auto"]) -> Timed:
-        synthesis = Synthesis(iterations=steps, per_class=None, batches=groups, together=together)
+    def made(groups_at_once: int | Literal["auto"]) -> Timed:
+        synthesis = Synthesis(iterations=steps, per_class=None, batches=groups, groups_at_once=groups_at_once)
         return lambda: synthesis.run(net, memory, 1, Streams(0), Stage()) and None
 
-    return [made(together) for together in choices]
+    return [made(choice) for choice in choices]
 
 
 def in_turn(loops: list[Timed], repetitions: int, clock: Callable[[], float]) -> list[list[float]]:
@@ -219,7 +219,7 @@ def main() -> int:
     for choice, seconds in zip(choices[1:], others, strict=True):
         # on a CPU `auto` is one by one (more leave the cache): there this shows the noise of the clock
         target = 1.05 if choice == "auto" else None
-        met &= show(f"{groups} groups, together={choice}, against one by one", seconds, loop, steps * groups, target)
+        met &= show(f"{groups} groups, groups_at_once={choice}, against one by one", seconds, loop, steps * groups, target)
     return 0 if met else 1
 
 
