@@ -1,7 +1,7 @@
 """A generator of old classes' images, trained on the frozen net alone (ABD, Smith et al., ICCV 2021)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ from ccsi.synthesis.moments import batch_norm_divergence, map_moments, normalize
 class Generator(nn.Module):
     """Noise to images: a linear layer to a quarter of the size, two doublings, three convolutions (ABD, appendix)."""
 
-    def __init__(self, latent: int, width: int, shape: tuple[int, int, int], draws: torch.Generator) -> None:
+    def __init__(self, latent: int, width: int, shape: Sequence[int], draws: torch.Generator) -> None:
         super().__init__()
         channels, height, breadth = shape
         self.latent, self.shape = latent, shape
@@ -40,14 +40,12 @@ class Generator(nn.Module):
         x = self.norms[0](self.linear(z).view(-1, *self.start))
         for conv, norm in zip(self.convolutions[:2], self.norms[1:], strict=True):
             x = F.leaky_relu(norm(conv(F.interpolate(x, scale_factor=2.0))), 0.2)
-        images: Tensor = self.convolutions[2](x).sigmoid()
-        return images[..., : self.shape[1], : self.shape[2]]
+        return self.convolutions[2](x).sigmoid()[..., : self.shape[1], : self.shape[2]]
 
     def sample(self, n: int, draws: torch.Generator, part: slice = slice(None)) -> Tensor:
         """The images `part` of a batch of `n`: [len(part), C, S, S]."""
         z = torch.randn(n, self.latent, generator=draws)[part]
-        images: Tensor = self(z.to(self.linear.weight))
-        return images
+        return self(z.to(self.linear.weight))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +83,7 @@ class Generation:
 
     def run(self, net: IncrementalNet, shape: torch.Size, task: int, streams: Streams, stage: Stage) -> State:
         """The state of a generator of `shape` images, trained on `net` (frozen, in eval mode)."""
-        generator = self.fresh(net, shape, task, streams)
-        draws = streams.generator("generation", task)
+        generator, draws = self.fresh(net, shape, task, streams), streams.generator("generation", task)
         weights = list(generator.parameters())
         optimizer, first = Adam(weights), 0
         if stage.state is not None:
@@ -108,14 +105,11 @@ class Generation:
             if (step + 1) % LOG_EVERY == 0 or step + 1 == self.steps:
                 stage.log(step + 1, self.steps, {f"loss_{name}": value.item() for name, value in terms.items()})
             stage.maybe_checkpoint(state)
-        done: State = net.process_group.broadcast_object(generator.state_dict())  # each worker has trained one
-        return done
+        return net.process_group.broadcast_object(generator.state_dict())  # each worker has trained one
 
     def fresh(self, net: IncrementalNet, shape: torch.Size, task: int, streams: Streams) -> Generator:
         """A generator at its random start, on the net's device."""
-        channels, height, breadth = shape
-        made = Generator(self.latent, self.width, (channels, height, breadth), streams.generator("generator", task))
-        return made.to(net.scale)
+        return Generator(self.latent, self.width, shape, streams.generator("generator", task)).to(net.scale)
 
     def trained(
         self, state: Mapping[str, Tensor], net: IncrementalNet, shape: torch.Size, task: int, streams: Streams

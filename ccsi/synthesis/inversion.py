@@ -29,9 +29,9 @@ from ccsi.synthesis.images import total_variation, transformed
 from ccsi.synthesis.moments import (
     ClassMemory,
     batch_norm_distance,
-    class_moment_distance,
     group_moments,
     map_moments,
+    moment_distance,
     normalized_moments,
 )
 
@@ -262,7 +262,7 @@ class Synthesis:
             of_class = next(stored, None) if norm.groups is not None else None
             if norm.groups is not None and of_class is not None and self.class_moments > 0:
                 mean, var = (moment[y] for moment in of_class)
-                distance = class_moment_distance(*group_moments(first, second, norm.groups), mean, var)
+                distance = moment_distance(*group_moments(first, second, norm.groups), mean, var)
                 total = total + weight * self.class_moments * distance.view(n_groups, -1).mean(1)
             if self.bn_moments > 0:
                 normalized = normalized_moments(first, second, norm.groups, norm.eps)

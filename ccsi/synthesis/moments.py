@@ -132,8 +132,7 @@ def batch_norm_distance(norm: ContinualNorm2d, first: Tensor, second: Tensor, n_
     """
     mean = first.unflatten(0, (n_groups, -1)).mean(1)
     var = (second.unflatten(0, (n_groups, -1)).mean(1) - mean.square()).clamp(min=0)
-    distance: Tensor = torch.linalg.vector_norm(mean - norm.running_mean, dim=1)
-    return distance + torch.linalg.vector_norm(var - norm.running_var, dim=1)
+    return moment_distance(mean, var, norm.running_mean, norm.running_var)
 
 
 def batch_norm_divergence(norm: ContinualNorm2d, first: Tensor, second: Tensor) -> Tensor:
@@ -144,15 +143,12 @@ def batch_norm_divergence(norm: ContinualNorm2d, first: Tensor, second: Tensor) 
     mean = first.mean(0)
     var = (second.mean(0) - mean.square()).clamp(min=norm.eps)
     ratio = (norm.running_var + norm.eps) / var
-    distance: Tensor = ratio - ratio.log() - 1 + (norm.running_mean - mean).square() / var
-    return distance.mean() / 2
+    return (ratio - ratio.log() - 1 + (norm.running_mean - mean).square() / var).mean() / 2
 
 
-def class_moment_distance(mean: Tensor, var: Tensor, mean_of_class: Tensor, var_of_class: Tensor) -> Tensor:
-    """‖GN group means − m_y‖₂ + ‖GN group variances − v_y‖₂ for each image. All [N, G], result [N].
+def moment_distance(mean: Tensor, var: Tensor, target_mean: Tensor, target_var: Tensor) -> Tensor:
+    """‖mean − target mean‖₂ + ‖variance − target variance‖₂ of each row: all [N, D] to [N].
 
-    `mean_of_class` and `var_of_class` are those of each image's class. Source: CCSI, class-adaptive moments (METHOD
-    section 4).
+    Of GN group moments, with those of each image's class as targets: CCSI's class-adaptive moments (METHOD section 4).
     """
-    distance: Tensor = torch.linalg.vector_norm(mean - mean_of_class, dim=1)
-    return distance + torch.linalg.vector_norm(var - var_of_class, dim=1)
+    return torch.linalg.vector_norm(mean - target_mean, dim=1) + torch.linalg.vector_norm(var - target_var, dim=1)

@@ -28,9 +28,9 @@ from ccsi.synthesis import Synthesis, remember
 from ccsi.synthesis.images import total_variation
 from ccsi.synthesis.moments import (
     batch_norm_distance,
-    class_moment_distance,
     group_moments,
     map_moments,
+    moment_distance,
     normalized_moments,
 )
 from ccsi.training import Training, TrainingData
@@ -135,7 +135,7 @@ def synthesis_loops(device: torch.device, steps: int) -> tuple[Timed, Timed]:
             for layer, tap in enumerate(taps):
                 first, second = map_moments(tap.input)
                 of_class = memory.group_means[layer][y], memory.group_vars[layer][y]
-                r = class_moment_distance(*group_moments(first, second, 8), *of_class).mean()
+                r = moment_distance(*group_moments(first, second, 8), *of_class).mean()
                 r = r + batch_norm_distance(tap.norm, *normalized_moments(first, second, 8, 1e-5), 1)[0]
                 far = far + (10.0 if layer == 0 else 1.0) * r
             l2 = seen.flatten(1).norm(dim=1).mean()
@@ -219,7 +219,7 @@ def main() -> int:
     for choice, seconds in zip(choices[1:], others, strict=True):
         # on a CPU `auto` is one by one (more leave the cache): there this shows the noise of the clock
         target = 1.05 if choice == "auto" else None
-        met &= show(f"{groups} groups, groups_at_once={choice}, against one by one", seconds, loop, steps * groups, target)
+        met &= show(f"{groups} groups, {choice} at once, against one by one", seconds, loop, steps * groups, target)
     return 0 if met else 1
 
 

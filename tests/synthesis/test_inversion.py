@@ -256,7 +256,8 @@ class StopError(Exception):
 @pytest.mark.parametrize("at", [1, 8, 9, 16])
 def test_interrupted_and_gone_on_gives_the_same_bits(made, groups_at_once, at):
     net, memory = made("cn", torch.float32)
-    synthesis = Synthesis(iterations=8, groups_at_once=groups_at_once, per_class=8, group_size=4, warmup=3)  # six groups
+    six_groups = {"per_class": 8, "group_size": 4, "groups_at_once": groups_at_once}
+    synthesis = Synthesis(iterations=8, warmup=3, **six_groups)
     whole = synthesis.run(net, memory, 1, Streams(0), Stage())
     saved, offers = None, 0
 
