@@ -29,6 +29,10 @@ class Raw:
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
 
+    def __getitem__(self, which: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Raw":
+        """The images and labels at some positions, or where a mask is true."""
+        return Raw(self.images[which], self.labels[which])
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -44,13 +48,9 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def subset(self, chosen: Tensor) -> Tensor:
-        """A copy of the images at the positions `chosen` (int64, on the CPU, ascending, each once)."""
-        return self.images[chosen]
-
-    def to(self, device: torch.device) -> "Labelled":
-        """The same on `device`."""
-        return Labelled(self.images.to(device), self.labels.to(device))
+    def subset(self, indices: Tensor) -> Tensor:
+        """A copy of the images at `indices` (int64, on the CPU, ascending, each once)."""
+        return self.images[indices]
 
 
 @dataclass(frozen=True)
@@ -110,25 +110,21 @@ class Source(ABC):
             UserError: see `read`; also labels out of range, an empty class, images that do not fit.
         """
         splits, class_names = self.read()
-        ready = {}
+        ready, digest = {}, hashlib.sha256()
         for split in SPLITS:
-            raw = splits.pop(
-                split
-            )  # popped: the raw and the converted images of all splits are never in memory together
+            raw = splits.pop(split)  # the raw and the converted images of all splits are never in memory at once
             check_labels(raw, split, class_names, self.name)
             if split == "train" and self.max_per_class is not None:
                 raw = first_of_each_class(raw, self.max_per_class)
             images = fit_images(raw.images, self.size, self.fit, self.channels, where=f"{self.name} ({split})")
             ready[split] = Labelled(images, torch.from_numpy(raw.labels))
+            digest.update(images.numpy().data)
+            digest.update(raw.labels.data)
         if len({part.images.shape[1] for part in ready.values()}) > 1:
             raise UserError(
                 f"{self.name}: some splits are grey and some RGB; expected one kind, or dataset.channels set."
             )
-        digest = hashlib.sha256()
-        for part in ready.values():
-            digest.update(part.images.numpy().data)
-            digest.update(part.labels.numpy().data)
-        return Dataset(self.name, class_names, ready["train"], ready["val"], ready["test"], digest.hexdigest())
+        return Dataset(self.name, class_names, **ready, checksum=digest.hexdigest())
 
 
 def state_of(path: Path) -> str:
@@ -142,27 +138,22 @@ def state_of(path: Path) -> str:
 
 def check_labels(raw: Raw, split: str, class_names: tuple[str, ...], where: str) -> None:
     """Raise UserError unless every label is in range and every class present."""
-    n = len(class_names)
+    n, where = len(class_names), f"{where}: {split}"
     if len(raw.images) != len(raw.labels):
-        raise UserError(
-            f"{where}: {split} has {len(raw.images)} images but {len(raw.labels)} labels; expected as many."
-        )
-    if len(raw.labels) == 0:
-        raise UserError(f"{where}: {split} is empty; expected images of {n} classes.")
-    low, high = int(raw.labels.min()), int(raw.labels.max())
-    if low < 0 or high >= n:
-        bad = low if low < 0 else high
-        raise UserError(f"{where}: {split} has label {bad}; expected whole numbers from 0 to {n - 1}.")
-    counts = np.bincount(raw.labels, minlength=n)
-    if (counts == 0).any():
-        empty = int(np.flatnonzero(counts == 0)[0])
-        raise UserError(f"{where}: {split} has no image of class {empty} ({class_names[empty]}); each class needs one.")
+        raise UserError(f"{where} has {len(raw.images)} images but {len(raw.labels)} labels; expected as many.")
+    if not len(raw.labels):
+        raise UserError(f"{where} is empty; expected images of {n} classes.")
+    outside = raw.labels[(raw.labels < 0) | (raw.labels >= n)]
+    if len(outside):
+        raise UserError(f"{where} has label {outside[0]}; expected whole numbers from 0 to {n - 1}.")
+    for empty in np.setdiff1d(np.arange(n), raw.labels):
+        raise UserError(f"{where} has no image of class {empty} ({class_names[empty]}); each class needs one.")
 
 
 def first_of_each_class(raw: Raw, limit: int) -> Raw:
-    """At most `limit` images of each class, chosen by a permutation seeded with 0, in the original order."""
+    """At most `limit` images of each class, the first of a permutation seeded with 0, in the original order."""
     order = np.random.default_rng(0).permutation(len(raw.labels))
     keep = np.zeros(len(raw.labels), dtype=bool)
     for label in np.unique(raw.labels):
         keep[order[raw.labels[order] == label][:limit]] = True
-    return Raw(raw.images[keep], raw.labels[keep])
+    return raw[keep]

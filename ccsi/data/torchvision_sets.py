@@ -37,15 +37,12 @@ class TorchVision(Source):
     split_seed: NonNegativeInt = 0
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
-        """See `Source.read`."""
         from torchvision import datasets  # here: it takes a second that other data do not need
 
         kind = getattr(datasets, self.which)
         read = read_fashion if self.which == "FashionMNIST" else read_cifar
         both, test, names = read(kind, data_folder(self.root))
-        train, val = (
-            Raw(both.images[i], both.labels[i]) for i in stratified(both.labels, [self.val_share], self.split_seed)
-        )
+        train, val = stratified(both, [self.val_share], self.split_seed)
         return {"train": train, "val": val, "test": test}, names
 
 
