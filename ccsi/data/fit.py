@@ -17,17 +17,12 @@ CHUNK = 1024
 def fit_images(
     images: npt.NDArray[np.uint8], size: int, fit: Literal["pad", "resize"], channels: int | None, where: str
 ) -> Tensor:
-    """The images at the model's input size.
+    """The images at the model's input size: uint8 [N, H, W] (grey) or [N, H, W, 3] (RGB) to [N, C, size, size].
 
     Args:
-        images: uint8 [N, H, W] (grey) or [N, H, W, 3] (RGB).
-        size: side S of the square input in pixels.
         fit: `pad` (zeros on all sides, the odd pixel right and below) or `resize` (bilinear, antialiased).
         channels: 1, 3, or None to keep those of the images.
         where: name of the data, for messages.
-
-    Returns:
-        uint8 [N, C, S, S] on the CPU.
 
     Raises:
         UserError: `pad` with an image larger than `size`.

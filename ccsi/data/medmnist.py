@@ -47,7 +47,6 @@ class MedMNIST(Source):
     root: str | None = None
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
-        """See `Source.read`."""
         about = info()[self.flag]
         suffix = "" if self.resolution == 28 else f"_{self.resolution}"
         path = data_folder(self.root) / f"{self.flag}{suffix}.npz"
@@ -66,9 +65,6 @@ def info() -> dict[str, dict[str, Any]]:
         raise UserError("The package medmnist is not installed; expected it beside ccsi: pip install medmnist.")
     tree = ast.parse(Path(spec.origin).with_name("info.py").read_text(encoding="utf-8"))
     for statement in tree.body:
-        if isinstance(statement, ast.Assign) and any(
-            isinstance(t, ast.Name) and t.id == "INFO" for t in statement.targets
-        ):
-            table: dict[str, dict[str, Any]] = ast.literal_eval(statement.value)
-            return table
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "INFO":
+            return ast.literal_eval(statement.value)
     raise UserError(f"The installed medmnist ({spec.origin}) has no table INFO; expected version 3.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -72,22 +72,17 @@ class Scenario:
                 raise UserError(
                     f"scenario.class_order={order}: expected each of the classes 0 to {n_classes - 1} exactly once."
                 )
-        sizes = self.sizes(n_classes)
-        ends = list(accumulate(sizes))
-        return [order[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+        labels = iter(order)
+        return [list(islice(labels, size)) for size in self.sizes(n_classes)]
 
     def sizes(self, n_classes: int) -> list[int]:
-        """Classes in each task.
-
-        Raises:
-            UserError: they do not sum to `n_classes`.
-        """
+        """The number of classes in each task; UserError if they do not sum to `n_classes`."""
         per_task = self.classes_per_task
         if isinstance(per_task, int):
             sizes = [per_task] * (n_classes // per_task)
         elif isinstance(per_task, dict):
-            rest = n_classes - per_task["first"]
-            sizes = [per_task["first"]] + [per_task["increment"]] * (rest // per_task["increment"])
+            first, increment = per_task["first"], per_task["increment"]
+            sizes = [first] + [increment] * ((n_classes - first) // increment)
         else:
             sizes = list(per_task)
         if sum(sizes) != n_classes or not sizes:
@@ -126,11 +121,9 @@ def make_tasks(
         train, val: with original labels.
         everything: each task has the images of all classes so far (joint training, by permission).
     """
-    ends = list(accumulate(len(classes) for classes in plan))
     for index in range(start, len(plan)):
-        first = ends[index] - len(plan[index])
-        so_far = [label for classes in plan[: index + 1] for label in classes]
-        classes, begin = (so_far, 0) if everything else (plan[index], first)
-        yield Task(
-            index, range(first, ends[index]), take(train, classes, begin, device), take(val, classes, begin, device)
-        )
+        seen = [label for classes in plan[: index + 1] for label in classes]
+        n_old = len(seen) - len(plan[index])
+        classes, first = (seen, 0) if everything else (plan[index], n_old)
+        own, own_val = (take(part, classes, first, device) for part in (train, val))
+        yield Task(index, range(n_old, len(seen)), own, own_val)

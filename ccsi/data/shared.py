@@ -5,10 +5,10 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ccsi.errors import UserError
 from ccsi.io.atomic import replacing
 from ccsi.io.locks import locked
 
+T = TypeVar("T")
 STALE = 3600.0
 """Age in seconds from which a part of a file counts as left over."""
 CHUNK = 128
@@ -35,25 +36,15 @@ class Mapped(Labelled):
 
     file: Path
 
-    def subset(self, chosen: Tensor) -> Tensor:
-        """See `Labelled.subset`: a separate file and mapping, shared by runs that choose the same images.
+    def subset(self, indices: Tensor) -> Tensor:
+        """See `Labelled.subset`: a separate file and mapping, shared by runs that select the same images.
 
         The mapping does not refer to its path, and its pages hold no other image.
         """
-        path = self.file
-        if len(chosen) < len(self):
-            path = path.with_name(f"{path.stem}-{hashlib.sha256(chosen.numpy().data).hexdigest()[:16]}.npy")
-        shape = (len(chosen), *self.images.shape[1:])
-        with usable(path.parent):
-            images = mapped(path)
-            if images is None or images.shape != shape:
-                with locked(path.parent / ".lock", math.inf):
-                    images = mapped(path)
-                    if images is None or images.shape != shape:
-                        write_images(path, shape, (self.images[part] for part in chosen.split(CHUNK)))
-                        images = mapped(path)
-        assert images is not None
-        return images
+        path, n = self.file, len(indices)
+        if n < len(self):
+            path = path.with_name(f"{path.stem}-{hashlib.sha256(indices.numpy().data).hexdigest()[:16]}.npy")
+        return found_or_made(path.parent, lambda: mapped(path, n), lambda: write_images(path, self.images, indices))
 
 
 def opened(source: Source, folder: Path | None) -> Dataset:
@@ -73,28 +64,40 @@ def opened(source: Source, folder: Path | None) -> Dataset:
         return source.load()
     key = f"{type(source).__module__} {source!r} {source.stamp()} torch {torch.__version__}"  # torch: of `resize`
     home = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
-    with usable(folder):
-        data = found_in(home)
-        if data is None:
+    return found_or_made(home, lambda: found_in(home), lambda: fill(home, source.load()))
+
+
+def found_or_made(home: Path, find: Callable[[], T | None], make: Callable[[], None]) -> T:
+    """What `find` finds in the folder `home`; if that is None, one process calls `make` while the others wait.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        found = find()
+        if found is None:
             home.mkdir(parents=True, exist_ok=True)
             with locked(home / ".lock", math.inf) as held:
-                data = found_in(home)
-                if data is None:
-                    if held:  # of killed processes
-                        for left in home.glob(".*.part"):
-                            if time.time() - left.stat().st_mtime > STALE:
-                                left.unlink()
-                    fill(home, source.load())
-                    data = found_in(home)
-    assert data is not None
-    return data
+                found = find()
+                if found is None:
+                    for left in home.glob(".*.part") if held else ():  # of killed processes
+                        if time.time() - left.stat().st_mtime > STALE:
+                            left.unlink()
+                    make()
+                    found = find()
+    except OSError as error:
+        raise UserError(
+            f"share_data={home.parent} cannot be used ({error.strerror or error}); make room, or choose another folder."
+        ) from error
+    assert found is not None
+    return found
 
 
 def fill(home: Path, data: Dataset) -> None:
     """Write the files that `found_in` reads; about.json last."""
-    parts = {split: getattr(data, split) for split in SPLITS}
+    parts: dict[str, Labelled] = {split: getattr(data, split) for split in SPLITS}
     for split, part in parts.items():
-        write_images(home / f"{split}.npy", part.images.shape, part.images.split(CHUNK))
+        write_images(home / f"{split}.npy", part.images, torch.arange(len(part)))
     about = {
         "name": data.name,
         "class_names": data.class_names,
@@ -109,41 +112,31 @@ def found_in(home: Path) -> Dataset | None:
     """The data set in `home`; None if it is missing or incomplete."""
     try:
         about = json.loads((home / "about.json").read_bytes())
-        parts = []
+        parts = {}
         for split in SPLITS:
-            images, labels = mapped(home / f"{split}.npy"), torch.tensor(about["labels"][split])
-            if images is None or len(images) != len(labels):
+            labels, file = torch.tensor(about["labels"][split]), home / f"{split}.npy"
+            images = mapped(file, len(labels))
+            if images is None:
                 return None
-            parts.append(Mapped(images, labels, home / f"{split}.npy"))
-        return Dataset(about["name"], tuple(about["class_names"]), parts[0], parts[1], parts[2], about["checksum"])
+            parts[split] = Mapped(images, labels, file)
+        return Dataset(about["name"], tuple(about["class_names"]), **parts, checksum=about["checksum"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 
-def mapped(path: Path) -> Tensor | None:
-    """The array in a .npy file, memory-mapped; None if the file is missing or incomplete."""
+def mapped(path: Path, n: int) -> Tensor | None:
+    """The n images in a .npy file, memory-mapped; None if the file is missing or incomplete."""
     try:
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
+        images = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
     except (FileNotFoundError, ValueError, EOFError):
         return None
-    return torch.from_numpy(array)
+    return images if len(images) == n else None
 
 
-def write_images(path: Path, shape: Iterable[int], parts: Iterable[Tensor]) -> None:
-    """Write a .npy file of uint8 images of `shape`, given in `parts`."""
+def write_images(path: Path, images: Tensor, indices: Tensor) -> None:
+    """Write the uint8 images at `indices` to a .npy file."""
     with replacing(path, tag=uuid.uuid4().hex) as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(indices), *images.shape[1:])}
         np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:
-            file.write(part.contiguous().numpy().data)
-
-
-@contextmanager
-def usable(folder: Path) -> Iterator[None]:
-    """Turn an OSError into a UserError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"share_data={folder} cannot be used ({error.strerror or error}); make room, or choose another folder."
-        ) from error
+        for part in indices.split(CHUNK):
+            file.write(images[part].contiguous().numpy().data)
