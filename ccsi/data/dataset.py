@@ -20,11 +20,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Raw:
-    """One split as a source reads it.
-
-    Attributes:
-        images: uint8 [N, H, W] or [N, H, W, 3]. labels: int64 [N], in [0, number of classes).
-    """
+    """One split as a source reads it: images uint8 [N, H, W] or [N, H, W, 3], labels int64 [N] from 0."""
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
@@ -36,11 +32,7 @@ class Raw:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images at the model's input size with labels, on one device.
-
-    Attributes:
-        images: uint8 [N, C, S, S]. labels: int64 [N].
-    """
+    """Images at the model's input size, uint8 [N, C, S, S], with labels, int64 [N], on one device."""
 
     images: Tensor
     labels: Tensor
@@ -58,7 +50,7 @@ class Dataset:
     """A data set ready for use: three splits at the input size, on the CPU.
 
     Attributes:
-        name: of the source. class_names: in label order. train, val, test: the splits.
+        class_names: in label order.
         checksum: SHA-256 of all images and labels after padding, resizing and limits.
     """
 
@@ -93,7 +85,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
-        """The three splits by name ("train", "val", "test"), and the class names in label order.
+        """The splits "train", "val" and "test", and the class names in label order.
 
         Raises:
             UserError: data missing, damaged, or not what this source expects.

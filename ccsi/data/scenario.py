@@ -31,7 +31,6 @@ class Task:
     Attributes:
         index: 0 for the first task.
         classes: the task's labels, a range [n_old, n_old + n_new): labels are positions in the class order.
-        train, val: this task's images and labels.
         unlabeled: images without labels, uint8 [N, C, S, S], for a learner whose configuration asks for them by name
             (a transductive setting, named in the record); else None.
     """
@@ -115,10 +114,9 @@ def make_tasks(
     start: int = 0,
     everything: bool = False,
 ) -> Iterator[Task]:
-    """The tasks of `plan` from number `start` on, each made when it is requested.
+    """The tasks of `plan` from number `start` on, each made when it is requested, from splits with original labels.
 
     Args:
-        train, val: with original labels.
         everything: each task has the images of all classes so far (joint training, by permission).
     """
     for index in range(start, len(plan)):

@@ -48,9 +48,8 @@ class TorchVision(Source):
 
 def read_fashion(kind: Any, root: Path) -> tuple[Raw, Raw, tuple[str, ...]]:
     """Train and test of a set in MNIST's format, and the class names; `kind` is torchvision's class."""
-    arrays = {}
-    for name, md5 in kind.resources:
-        arrays[name] = read_idx(fetch(kind.mirrors[0] + name, root / kind.__name__ / "raw" / name, md5))
+    folder = root / kind.__name__ / "raw"
+    arrays = {name: read_idx(fetch(kind.mirrors[0] + name, folder / name, md5)) for name, md5 in kind.resources}
     train, test = (
         Raw(arrays[f"{part}-images-idx3-ubyte.gz"], arrays[f"{part}-labels-idx1-ubyte.gz"].astype(np.int64))
         for part in ("train", "t10k")
