@@ -138,8 +138,9 @@ def check_labels(raw: Raw, split: str, class_names: tuple[str, ...], where: str)
     outside = raw.labels[(raw.labels < 0) | (raw.labels >= n)]
     if len(outside):
         raise UserError(f"{where} has label {outside[0]}; expected whole numbers from 0 to {n - 1}.")
-    for empty in np.setdiff1d(np.arange(n), raw.labels):
-        raise UserError(f"{where} has no image of class {empty} ({class_names[empty]}); each class needs one.")
+    empty = np.setdiff1d(np.arange(n), raw.labels)
+    if len(empty):
+        raise UserError(f"{where} has no image of class {empty[0]} ({class_names[empty[0]]}); each class needs one.")
 
 
 def first_of_each_class(raw: Raw, limit: int) -> Raw:

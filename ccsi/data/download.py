@@ -13,8 +13,6 @@ from ccsi.errors import UserError
 from ccsi.io.atomic import replacing
 from ccsi.io.locks import locked
 
-TIMEOUT = 30.0
-"""Seconds without a byte after which a transfer counts as broken."""
 PAUSES = (1.0, 3.0)
 """Seconds before each further attempt, if the network fails."""
 
@@ -75,7 +73,8 @@ def download(url: str, path: Path, md5: str) -> None:
             size = f" ({megabytes:.1f} MB)" if megabytes else ""
             say(f"Downloading {path.name}{size} from {url} to {path.parent}")
 
-    get = HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 18, timeout=TIMEOUT, hooks={"response": announce})
+    # a transfer is broken after 30 seconds without a byte
+    get = HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 18, timeout=30.0, hooks={"response": announce})
     for pause in (*PAUSES, None):
         try:
             with replacing(path, tag=uuid.uuid4().hex) as file:

@@ -6,6 +6,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -28,18 +29,14 @@ CHUNK = 128
 
 @dataclass(frozen=True)
 class Mapped(Labelled):
-    """A split whose images map a file, copy-on-write.
-
-    Attributes:
-        file: the .npy that `images` maps.
-    """
+    """A split whose images map the .npy `file`, copy-on-write."""
 
     file: Path
 
     def subset(self, indices: Tensor) -> Tensor:
-        """See `Labelled.subset`: a separate file and mapping, shared by runs that select the same images.
+        """See `Labelled.subset`: the mapping of a separate file, shared by runs that select the same images.
 
-        The mapping does not refer to its path, and its pages hold no other image.
+        It does not refer to its path, and its pages hold no other image.
         """
         path, n = self.file, len(indices)
         if n < len(self):
@@ -48,14 +45,11 @@ class Mapped(Labelled):
 
 
 def opened(source: Source, folder: Path | None) -> Dataset:
-    """The source's data, read and checked once for all processes that use the same `folder`.
+    """The source's data, read and checked once for all processes that use the same `folder` (absolute).
 
     The first process writes the images at their input size to a sub-folder named by the source's configuration and
-    the state of its files (`Source.stamp`), while others wait. Later ones map the files: nothing is decoded or hashed
-    again. Files with a wrong size are written again.
-
-    Args:
-        folder: absolute, created if needed; None: a private copy from `Source.load`.
+    the state of its files (`Source.stamp`). Later ones map these files: nothing is decoded or hashed again. Without
+    `folder`, this is `Source.load`.
 
     Raises:
         UserError: as `Source.load`; also a folder that cannot be written.
@@ -67,70 +61,67 @@ def opened(source: Source, folder: Path | None) -> Dataset:
     return found_or_made(home, lambda: found_in(home), lambda: fill(home, source.load()))
 
 
-def found_or_made(home: Path, find: Callable[[], T | None], make: Callable[[], None]) -> T:
-    """What `find` finds in the folder `home`; if that is None, one process calls `make` while the others wait.
+def found_or_made(home: Path, find: Callable[[], T], make: Callable[[], None]) -> T:
+    """What `find` reads in the folder `home`; if it is missing or incomplete, one process calls `make` and others wait.
 
     Raises:
         UserError: the folder cannot be written.
     """
+
+    def found() -> T | None:
+        with suppress(FileNotFoundError, ValueError, EOFError, KeyError, TypeError):
+            return find()
+        return None
+
     try:
-        found = find()
-        if found is None:
+        result = found()
+        if result is None:
             home.mkdir(parents=True, exist_ok=True)
             with locked(home / ".lock", math.inf) as held:
-                found = find()
-                if found is None:
+                result = found()
+                if result is None:
                     for left in home.glob(".*.part") if held else ():  # of killed processes
                         if time.time() - left.stat().st_mtime > STALE:
                             left.unlink()
                     make()
-                    found = find()
+                    result = find()
+        return result
     except OSError as error:
         raise UserError(
             f"share_data={home.parent} cannot be used ({error.strerror or error}); make room, or choose another folder."
         ) from error
-    assert found is not None
-    return found
 
 
 def fill(home: Path, data: Dataset) -> None:
     """Write the files that `found_in` reads; about.json last."""
-    parts: dict[str, Labelled] = {split: getattr(data, split) for split in SPLITS}
+    parts = {split: getattr(data, split) for split in SPLITS}
     for split, part in parts.items():
         write_images(home / f"{split}.npy", part.images, torch.arange(len(part)))
-    about = {
-        "name": data.name,
-        "class_names": data.class_names,
-        "checksum": data.checksum,
-        "labels": {split: part.labels.tolist() for split, part in parts.items()},
-    }
+    labels = {split: part.labels.tolist() for split, part in parts.items()}
+    about = {"name": data.name, "class_names": data.class_names, "checksum": data.checksum, "labels": labels}
     with replacing(home / "about.json", tag=uuid.uuid4().hex) as file:
         file.write(json.dumps(about).encode())
 
 
-def found_in(home: Path) -> Dataset | None:
-    """The data set in `home`; None if it is missing or incomplete."""
-    try:
-        about = json.loads((home / "about.json").read_bytes())
-        parts = {}
-        for split in SPLITS:
-            labels, file = torch.tensor(about["labels"][split]), home / f"{split}.npy"
-            images = mapped(file, len(labels))
-            if images is None:
-                return None
-            parts[split] = Mapped(images, labels, file)
-        return Dataset(about["name"], tuple(about["class_names"]), **parts, checksum=about["checksum"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
+def found_in(home: Path) -> Dataset:
+    """The data set in `home`."""
+    about, parts = json.loads((home / "about.json").read_bytes()), {}
+    for split in SPLITS:
+        labels, file = torch.tensor(about["labels"][split]), home / f"{split}.npy"
+        parts[split] = Mapped(mapped(file, len(labels)), labels, file)
+    return Dataset(about["name"], tuple(about["class_names"]), **parts, checksum=about["checksum"])
 
 
-def mapped(path: Path, n: int) -> Tensor | None:
-    """The n images in a .npy file, memory-mapped; None if the file is missing or incomplete."""
-    try:
-        images = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-    except (FileNotFoundError, ValueError, EOFError):
-        return None
-    return images if len(images) == n else None
+def mapped(path: Path, n: int) -> Tensor:
+    """The n images in a .npy file, memory-mapped.
+
+    Raises:
+        ValueError, EOFError: the file is incomplete.
+    """
+    images = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+    if len(images) != n:
+        raise ValueError(f"{path} has {len(images)} images")
+    return images
 
 
 def write_images(path: Path, images: Tensor, indices: Tensor) -> None:
