@@ -137,39 +137,38 @@ class Training:
         return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
 
 
+@dataclass(eq=False)
 class TrainingLoop:
     """One call of `Training.fit`, with everything that its checkpoints hold."""
 
+    config: Training
+    net: IncrementalNet
+    data: TrainingData
+    objective: Objective
+    streams: TaskStreams
+    stage: Stage
+    train_old_prototypes: bool
+
     PARTS, POSITION = ("net", "optimizer", "objective"), ("epoch", "batch", "factor", "best", "wait", "kept")
 
-    def __init__(
-        self,
-        config: Training,
-        net: IncrementalNet,
-        data: TrainingData,
-        objective: Objective,
-        streams: TaskStreams,
-        stage: Stage,
-        train_old_prototypes: bool,
-    ) -> None:
-        self.config, self.net, self.data, self.objective = config, net, data, objective
-        self.streams, self.stage = streams, stage
+    def __post_init__(self) -> None:
+        config, net, data = self.config, self.net, self.data
         self.pool = Pool(data.train, data.replay)
         if len(self.pool) < 2:
-            raise UserError(f"task {streams.task + 1} has a single training image; expected at least two.")
+            raise UserError(f"task {self.streams.task + 1} has a single training image; expected at least two.")
         fresh = not len(net.old)  # nothing was learned before: the first task, and each task of joint training
         self.base_lr = config.first_lr if fresh and config.first_lr else config.lr
         self.epochs = config.first_epochs if fresh and config.first_epochs else config.epochs
-        net.old.requires_grad_(train_old_prototypes and not fresh)
+        net.old.requires_grad_(self.train_old_prototypes and not fresh)
         self.trained = [p for p in net.parameters() if p.requires_grad]
-        self.loss = averaging(Losses(net, objective), net.process_group)
+        self.loss = averaging(Losses(net, self.objective), net.process_group)
         self.optimizer = SGD(self.trained, momentum=config.momentum, weight_decay=config.weight_decay)
-        self.augmenting = streams.generator("augmentation", device=net.scale.device)
+        self.augmenting = self.streams.generator("augmentation", device=net.scale.device)
         self.epoch, self.batch = 0, 0
         self.factor, self.best, self.wait = 1.0, -1.0, 0  # of plateau: the rate's factor, best accuracy, epochs since
         self.kept: State | None = None  # the net of the best epoch
-        if stage.state is not None:
-            self.load_state_dict(stage.state)
+        if self.stage.state is not None:
+            self.load_state_dict(self.stage.state)
         self.per_epoch = draws_per_epoch(len(self.pool), len(data.train), data.replay_ratio)
         # a remainder of one image joins the last batch: alone it has no batch statistics
         self.n_batches = max(1, math.ceil((self.per_epoch - 1) / config.batch_size))

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from ccsi.models.norm import ContinualNorm2d, Tap
 if TYPE_CHECKING:  # its import takes seconds
     from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+M = TypeVar("M", bound=nn.Module)
 Norm = Literal["cn", "batch"]
 
 
@@ -137,8 +138,7 @@ def ccsi_small(
             negative.
     """
     net = ResidualNet(in_channels, [16, 32, 64], 1, 1, 2, last_relu, groups if norm == "cn" else None)
-    initialise(net, generator)
-    return net
+    return initialise(net, generator)
 
 
 def ccsi_large(
@@ -150,8 +150,7 @@ def ccsi_large(
         in_channels, generator, norm, groups, last_relu: as in `ccsi_small`.
     """
     net = ResidualNet(in_channels, [16, 32, 64, 128], 2, 2, 1, last_relu, groups if norm == "cn" else None)
-    initialise(net, generator)
-    return net
+    return initialise(net, generator)
 
 
 def resnet(
@@ -177,16 +176,14 @@ def resnet(
     """
     from torchvision import models as tv
 
-    net: ResNet = getattr(tv, arch)(weights=None)
-    initialise(net, generator)
+    net: ResNet = initialise(getattr(tv, arch)(weights=None), generator)
     if weights is not None:
         load_weights(net, arch, weights)
         if stem == "imagenet" and in_channels != 3:
             raise UserError(f"model.weights={weights} is for RGB images; set dataset.channels=3.")
     if stem == "small" or in_channels != 3:  # the first convolution is new, whatever the weights
         kernel, stride = (3, 1) if stem == "small" else (7, 2)
-        net.conv1 = nn.Conv2d(in_channels, 64, kernel, stride, kernel // 2, bias=False)
-        initialise(net.conv1, generator)
+        net.conv1 = initialise(nn.Conv2d(in_channels, 64, kernel, stride, kernel // 2, bias=False), generator)
     if stem == "small":
         net.maxpool = nn.Identity()
     return TorchvisionResNet(net, groups if norm == "cn" else None)
@@ -214,8 +211,9 @@ def load_weights(net: "ResNet", arch: str, weights: str) -> None:
         ) from error
 
 
-def initialise(net: nn.Module, generator: torch.Generator) -> None:
-    """Kaiming-normal (fan out, ReLU) for every convolution, drawn from `generator` in module order."""
+def initialise(net: M, generator: torch.Generator) -> M:
+    """`net`, with Kaiming-normal weights (fan out, ReLU) in every convolution, drawn in module order."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+    return net

@@ -25,15 +25,7 @@ from ccsi.models import IncrementalNet, Tap
 from ccsi.optim import Adam
 from ccsi.rng import Streams
 from ccsi.stage import LOG_EVERY, Stage, State
-from ccsi.synthesis.images import total_variation, transformed
-from ccsi.synthesis.moments import (
-    ClassMemory,
-    batch_norm_distance,
-    group_moments,
-    map_moments,
-    moment_distance,
-    normalized_moments,
-)
+from ccsi.synthesis.moments import ClassMemory, moment_distances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +115,7 @@ class Synthesis:
         The net's workers share the groups, and each returns the images of all.
 
         Args:
-            task: 0-based number of the task that replays them; chooses per-task values and random streams.
+            task: 0-based number of the task that replays them.
 
         Returns:
             `images` uint8 [n, C, S, S] and `labels` int64 [n], on the net's device.
@@ -245,29 +237,13 @@ class Synthesis:
                 z = net.scale * net.cosines(features)
                 terms["ce"] = weights["w_ce"] * F.cross_entropy(z, y, reduction="none").view(n_groups, size).mean(1)
             if taps is not None:
-                terms["moments"] = weights["w_f"] * self.moment_terms(taps, memory, y, n_groups)
+                weighted = self.stem_weight, self.class_moments, self.bn_moments
+                terms["moments"] = weights["w_f"] * moment_distances(taps, memory, y, n_groups, *weighted)
         if weights["w_tv"] > 0:
             terms["tv"] = weights["w_tv"] * total_variation(x)
         if weights["w_l2"] > 0:
             terms["l2"] = weights["w_l2"] * torch.linalg.vector_norm(x.flatten(2), dim=2).mean(1)
         return terms or {"none": x.flatten(1).sum(1) * 0}
-
-    def moment_terms(self, taps: list[Tap], memory: ClassMemory, y: Tensor, n_groups: int) -> Tensor:
-        """Σ_l a_l·R_l, [G]."""
-        total = torch.zeros(n_groups, device=y.device)
-        stored = zip(memory.group_means, memory.group_vars, strict=True)  # of the layers with groups
-        for number, tap in enumerate(taps):
-            norm, weight = tap.norm, self.stem_weight if number == 0 else 1.0
-            first, second = map_moments(tap.input.to(memory.means.dtype))
-            of_class = next(stored, None) if norm.groups is not None else None
-            if norm.groups is not None and of_class is not None and self.class_moments > 0:
-                mean, var = (moment[y] for moment in of_class)
-                distance = moment_distance(*group_moments(first, second, norm.groups), mean, var)
-                total = total + weight * self.class_moments * distance.view(n_groups, -1).mean(1)
-            if self.bn_moments > 0:
-                normalized = normalized_moments(first, second, norm.groups, norm.eps)
-                total = total + weight * self.bn_moments * batch_norm_distance(norm, *normalized, n_groups)
-        return total
 
 
 def on_cpu(value: Any) -> Any:
@@ -277,3 +253,27 @@ def on_cpu(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: on_cpu(one) for key, one in value.items()}
     return [on_cpu(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def transformed(x: Tensor, shifts: list[list[int]], flips: list[bool]) -> Tensor:
+    """x̃: each group of [G, B, C, S, S] shifted (cyclically) and flipped."""
+    groups = []
+    for group, (dy, dx), flip in zip(x, shifts, flips, strict=True):
+        moved = group.roll((dy, dx), (-2, -1)) if dy or dx else group
+        groups.append(moved.flip(-1) if flip else moved)
+    return torch.stack(groups)
+
+
+def total_variation(x: Tensor) -> Tensor:
+    """Sum of the Frobenius norms of the four difference images of each group: [G, B, C, H, W] to [G].
+
+    Horizontal, vertical and both diagonal neighbours, over the whole group (DeepInversion's TV-l2).
+    """
+    differences = (
+        x[..., :, 1:] - x[..., :, :-1],
+        x[..., 1:, :] - x[..., :-1, :],
+        x[..., 1:, 1:] - x[..., :-1, :-1],
+        x[..., 1:, :-1] - x[..., :-1, 1:],
+    )
+    norms = [torch.linalg.vector_norm(d.flatten(1), dim=1) for d in differences]
+    return torch.stack(norms).sum(0)

@@ -120,6 +120,32 @@ def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: in
     return ClassMemory(torch.stack(means), *layers_of)
 
 
+def moment_distances(
+    taps: list[Tap], memory: ClassMemory, y: Tensor, n_groups: int, stem: float, of_class: float, of_batch: float
+) -> Tensor:
+    """Σ_l a_l·R_l of each synthesis group, [n_groups] (METHOD section 4).
+
+    Args:
+        taps: the layers' inputs [N, C, H, W], `n_groups` groups of images one after the other. y: their classes, [N].
+        stem: a_l of the first layer; 1 for the others.
+        of_class, of_batch: weights of the class-adaptive part of R_l and of its BN part.
+    """
+    total = torch.zeros(n_groups, device=y.device)
+    stored = zip(memory.group_means, memory.group_vars, strict=True)  # of the layers with groups
+    for number, tap in enumerate(taps):
+        norm, weight = tap.norm, stem if number == 0 else 1.0
+        first, second = map_moments(tap.input.to(memory.means.dtype))
+        targets = next(stored, None) if norm.groups is not None else None
+        if norm.groups is not None and targets is not None and of_class > 0:
+            mean, var = (target[y] for target in targets)
+            distance = moment_distance(*group_moments(first, second, norm.groups), mean, var)
+            total = total + weight * of_class * distance.view(n_groups, -1).mean(1)
+        if of_batch > 0:
+            normalized = normalized_moments(first, second, norm.groups, norm.eps)
+            total = total + weight * of_batch * batch_norm_distance(norm, *normalized, n_groups)
+    return total
+
+
 def batch_norm_distance(norm: ContinualNorm2d, first: Tensor, second: Tensor, n_groups: int) -> Tensor:
     """‖μ − mean‖₂ + ‖σ² − var‖₂ over channels, against BN's running moments, for each synthesis group.
 

@@ -25,7 +25,7 @@ from ccsi.models import IncrementalNet, ccsi_small, random_prototypes
 from ccsi.rng import Streams, TaskStreams
 from ccsi.stage import Stage
 from ccsi.synthesis import Synthesis, remember
-from ccsi.synthesis.images import total_variation
+from ccsi.synthesis.inversion import total_variation
 from ccsi.synthesis.moments import (
     batch_norm_distance,
     group_moments,
