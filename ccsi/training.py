@@ -107,11 +107,7 @@ class Training:
         stage: Stage,
         train_old_prototypes: bool = True,
     ) -> State:
-        """Train `net` in place; its state (no copy), from which a finished stage can be restored.
-
-        Raises:
-            UserError: a single image, which has no batch statistics.
-        """
+        """Train `net` in place; its state (no copy), from which a finished stage can be restored."""
         loop = TrainingLoop(self, net, data, objective, streams, stage, train_old_prototypes)
         while loop.epoch < loop.epochs:
             loop.run_epoch()

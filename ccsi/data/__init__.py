@@ -14,18 +14,5 @@ from ccsi.data.scenario import Scenario, Task, make_tasks
 from ccsi.data.shared import opened
 from ccsi.data.torchvision_sets import TorchVision
 
-__all__ = [
-    "Augment",
-    "Dataset",
-    "Digits",
-    "Folder",
-    "Labelled",
-    "MedMNIST",
-    "Npz",
-    "Scenario",
-    "Source",
-    "Task",
-    "TorchVision",
-    "make_tasks",
-    "opened",
-]
+__all__ = ["Augment", "Dataset", "Digits", "Folder", "Labelled", "MedMNIST", "Npz", "Scenario", "Source", "Task"]
+__all__ += ["TorchVision", "make_tasks", "opened"]

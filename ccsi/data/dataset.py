@@ -2,13 +2,15 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Gt, Lt
 from torch import Tensor
 
 from ccsi.checks import PositiveInt
@@ -16,6 +18,8 @@ from ccsi.data.fit import fit_images
 from ccsi.errors import UserError
 
 SPLITS = ("train", "val", "test")
+OpenShare = Annotated[float, Gt(0), Lt(1)]
+"""A fraction of each class: (0, 1)."""
 
 
 @dataclass(frozen=True)
@@ -150,3 +154,18 @@ def first_of_each_class(raw: Raw, limit: int) -> Raw:
     for label in np.unique(raw.labels):
         keep[order[raw.labels[order] == label][:limit]] = True
     return raw[keep]
+
+
+def stratified(raw: Raw, shares: Sequence[float], seed: int) -> list[Raw]:
+    """A seeded split into the remainder and then each of the `shares`, each in the original order.
+
+    A share in (0, 1) gets round(share · n) of a class's n images, but at least one; the remainder gets the others.
+    """
+    draw = np.random.default_rng(seed)
+    number = np.zeros(len(raw.labels), dtype=np.int64)  # of each image's part
+    for label in np.unique(raw.labels):
+        members = draw.permutation(np.flatnonzero(raw.labels == label))
+        sizes = [max(1, round(share * len(members))) for share in shares]
+        for part, indices in enumerate(np.split(members, np.cumsum(sizes))[:-1], start=1):
+            number[indices] = part
+    return [raw[number == part] for part in range(1 + len(shares))]

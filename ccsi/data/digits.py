@@ -6,8 +6,7 @@ from typing import Literal
 import numpy as np
 
 from ccsi.checks import NonNegativeInt, PositiveInt
-from ccsi.data.dataset import SPLITS, Raw, Source
-from ccsi.data.split import stratified
+from ccsi.data.dataset import SPLITS, Raw, Source, stratified
 
 
 @dataclass(frozen=True, kw_only=True)

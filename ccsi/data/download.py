@@ -58,12 +58,7 @@ def fetch(url: str, path: Path, md5: str) -> Path:
 
 
 def download(url: str, path: Path, md5: str) -> None:
-    """Download `url` to `path`, complete or not at all; prints to stderr, with a progress bar if that is a terminal.
-
-    Raises:
-        OSError: the network failed each time, or the folder cannot be written.
-        UserError: a wrong checksum.
-    """
+    """Download `url` to `path`, complete or not at all; prints to stderr, with a progress bar if that is a terminal."""
     from pooch import HTTPDownloader  # here: most runs download nothing
     from requests import RequestException, Response
 

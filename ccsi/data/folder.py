@@ -9,9 +9,8 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from ccsi.checks import NonNegativeInt
-from ccsi.data.dataset import SPLITS, Raw, Source, state_of
+from ccsi.data.dataset import SPLITS, OpenShare, Raw, Source, state_of, stratified
 from ccsi.data.fit import fit_images
-from ccsi.data.split import OpenShare, stratified
 from ccsi.errors import UserError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -61,11 +60,7 @@ class Folder(Source):
         return dict(zip(SPLITS, parts, strict=True)), tuple(class_names)
 
     def files(self) -> tuple[list[str], list[tuple[str, int, Path]]]:
-        """The class names, and of each image its split (or "", if there are no folders for them), label and file.
-
-        Raises:
-            UserError: the folders are not as this class expects.
-        """
+        """The class names, and of each image its split (or "", if there are no folders for them), label and file."""
         root = Path(self.path).expanduser()
         if not root.is_dir():
             raise UserError(f"{root} is not a folder; expected one with a sub-folder for each class.")
@@ -114,11 +109,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_image(file: Path) -> npt.NDArray[np.uint8]:
-    """One image of any mode: uint8 [H, W] if it is grey, else [H, W, 3].
-
-    Raises:
-        UserError: the file is broken, or its pixels are no 8- or 16-bit grey levels or colours.
-    """
+    """One image of any mode: uint8 [H, W] if it is grey, else [H, W, 3]."""
     try:
         with Image.open(file) as image:
             image.load()

@@ -43,11 +43,7 @@ class Npz(Source):
 
 
 def read_npz(path: Path, class_names: list[str] | None) -> tuple[dict[str, Raw], tuple[str, ...]]:
-    """The splits and class names of a .npz file.
-
-    Raises:
-        UserError: the file is missing or damaged, lacks an array, or an array is not as `Npz` says.
-    """
+    """The splits and class names of a .npz file, checked to be as `Npz` says."""
     try:
         archive = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:

@@ -56,11 +56,7 @@ class Scenario:
     classes_per_task: PositiveInt | list[PositiveInt] | FirstIncrement = 2
 
     def plan(self, n_classes: int, streams: Streams) -> list[list[int]]:
-        """The original class numbers of each task, in order.
-
-        Raises:
-            UserError: the classes per task do not sum to `n_classes`, or the order is no permutation.
-        """
+        """The original class numbers of each task, in order; UserError if the configuration does not fit them."""
         if self.class_order == "natural":
             order = list(range(n_classes))
         elif self.class_order == "shuffle":

@@ -62,11 +62,7 @@ def opened(source: Source, folder: Path | None) -> Dataset:
 
 
 def found_or_made(home: Path, find: Callable[[], T], make: Callable[[], None]) -> T:
-    """What `find` reads in the folder `home`; if it is missing or incomplete, one process calls `make` and others wait.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+    """What `find` reads in the folder `home`; if it is incomplete, one process calls `make` and the others wait."""
 
     def found() -> T | None:
         with suppress(FileNotFoundError, ValueError, EOFError, KeyError, TypeError):
@@ -113,11 +109,7 @@ def found_in(home: Path) -> Dataset:
 
 
 def mapped(path: Path, n: int) -> Tensor:
-    """The n images in a .npy file, memory-mapped.
-
-    Raises:
-        ValueError, EOFError: the file is incomplete.
-    """
+    """The n images in a .npy file, memory-mapped; ValueError or EOFError if it is incomplete."""
     images = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
     if len(images) != n:
         raise ValueError(f"{path} has {len(images)} images")

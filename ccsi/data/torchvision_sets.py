@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ccsi.checks import NonNegativeInt
-from ccsi.data.dataset import Raw, Source
+from ccsi.data.dataset import OpenShare, Raw, Source, stratified
 from ccsi.data.download import data_folder, fetch
-from ccsi.data.split import OpenShare, stratified
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,9 +170,6 @@ def resnet(
         stem: `imagenet` (7x7, stride 2, max-pool) or `small` (3x3, stride 1, no pooling) for images up to 64 px.
         weights: null, the path of a state_dict file (.pt, .pth), or a name of torchvision's weights enum such as
             `IMAGENET1K_V1` (downloaded by torchvision to TORCH_HOME); not for a `small` stem's own convolution.
-
-    Raises:
-        UserError: weights that cannot be read, fetched, or that do not fit.
     """
     from torchvision import models as tv
 

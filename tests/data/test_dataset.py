@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccsi.data.dataset import Raw, check_labels, first_of_each_class
-from ccsi.data.split import stratified
+from ccsi.data.dataset import Raw, check_labels, first_of_each_class, stratified
 from ccsi.errors import UserError
 
 labels_of_4 = st.lists(st.integers(0, 3), min_size=1, max_size=60).map(np.array)
