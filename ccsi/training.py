@@ -118,8 +118,7 @@ class Training:
     def second_stage(self, epochs: int, lr_factor: float) -> "Training":
         """A copy for a second stage on balanced classes, with `lr_factor` times the learning rate.
 
-        It has a fixed schedule and keeps the last weights: the task's val images have new classes only, and selecting
-        by them would undo the balance.
+        It does not use the task's val images: they have new classes only, and would undo the balance.
         """
         schedule = "cosine" if self.schedule == "plateau" else self.schedule
         return replace(self, epochs=epochs, lr=self.lr * lr_factor, schedule=schedule, select="last")
@@ -247,7 +246,6 @@ class Losses(nn.Module):
         self.net, self.objective = net, objective
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """See `Objective`."""
         return self.objective(self.net, images, labels)
 
 

@@ -13,23 +13,20 @@ from ccsi.errors import UserError
 from ccsi.models.norm import ContinualNorm2d, Tap
 
 if TYPE_CHECKING:  # its import takes seconds
-    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+    from torchvision.models import ResNet
 
 M = TypeVar("M", bound=nn.Module)
 Norm = Literal["cn", "batch"]
 
 
 class Backbone(nn.Module):
-    """Images to features: `forward` maps float [N, C, H, W] in [0, 1] to [N, n_features].
+    """Images to features: `forward(x, taps, moving)` maps float [N, C, H, W] in [0, 1] to [N, n_features].
 
     Every norm layer appends to `taps` in order (the stem's first), and only the first `moving` images update its
     running moments (see `ContinualNorm2d`).
     """
 
     n_features: int
-
-    def forward(self, x: Tensor, taps: list[Tap] | None = None, moving: int | None = None) -> Tensor:
-        raise NotImplementedError
 
 
 class ResidualBlock(nn.Module):
@@ -109,19 +106,15 @@ class TorchvisionResNet(Backbone):
         h = net.maxpool(F.relu(net.bn1(net.conv1(x), taps, moving)))
         for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
             for block in layer:
-                h = self._block(block, h, taps, moving)
+                x, h = h, block.bn1(block.conv1(h), taps, moving)
+                h = block.bn2(block.conv2(F.relu(h)), taps, moving)
+                if hasattr(block, "conv3"):
+                    h = block.bn3(block.conv3(F.relu(h)), taps, moving)
+                if block.downsample is not None:
+                    conv, norm = block.downsample
+                    x = norm(conv(x), taps, moving)
+                h = F.relu(h + x)
         return net.avgpool(h).flatten(1)
-
-    @staticmethod
-    def _block(block: "BasicBlock | Bottleneck", x: Tensor, taps: list[Tap] | None, moving: int | None) -> Tensor:
-        h = block.bn1(block.conv1(x), taps, moving)
-        h = block.bn2(block.conv2(F.relu(h)), taps, moving)
-        if hasattr(block, "conv3"):
-            h = block.bn3(block.conv3(F.relu(h)), taps, moving)
-        if block.downsample is not None:
-            conv, norm = block.downsample
-            x = norm(conv(x), taps, moving)
-        return F.relu(h + x)
 
 
 def ccsi_small(

@@ -26,8 +26,6 @@ class ContinualNorm2d(nn.Module):
 
     Args:
         groups: G, or None for plain BatchNorm.
-        momentum: of BN's running moments.
-        eps: added to variances.
     """
 
     def __init__(self, channels: int, groups: int | None, momentum: float = 0.1, eps: float = 1e-5) -> None:

@@ -141,6 +141,5 @@ def blurred(x: Tensor) -> Tensor:
     line = torch.tensor([math.exp(-0.5), 1.0, math.exp(-0.5)]).to(x)
     kernel = (line[:, None] * line / line.sum() ** 2).expand(x.shape[1], 1, 3, 3)
     for dim in (2, 3):  # torch's padding has no deterministic gradient on a GPU
-        last = x.shape[dim] - 1
-        x = torch.cat([x.narrow(dim, 1, 1), x, x.narrow(dim, last - 1, 1)], dim)
+        x = torch.cat([x.narrow(dim, 1, 1), x, x.narrow(dim, -2, 1)], dim)
     return F.conv2d(x, kernel, groups=x.shape[1])

@@ -26,8 +26,8 @@ class ClassMemory:
 
     def n_bytes(self) -> dict[str, int]:
         """Bytes of `class means` and of `normalization moments`."""
-        moments = sum(t.numel() * t.element_size() for t in (*self.group_means, *self.group_vars))
-        return {"class means": self.means.numel() * self.means.element_size(), "normalization moments": moments}
+        moments = sum(t.nbytes for t in (*self.group_means, *self.group_vars))
+        return {"class means": self.means.nbytes, "normalization moments": moments}
 
     def to(self, device: torch.device) -> "ClassMemory":
         """The same on `device`."""
@@ -89,12 +89,9 @@ def normalized_moments(first: Tensor, second: Tensor, groups: int | None, eps: f
 
 @torch.no_grad()
 def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: int = 256) -> ClassMemory:
-    """The memory of `classes`, from one eval-mode pass over their images right after they were learned.
+    """The memory of `classes`, a row each, from one eval-mode pass over their images right after they were learned.
 
     The net's workers share each class's images, and each returns the memory of all.
-
-    Args:
-        data: images uint8 [N, C, S, S] and labels. classes: the classes in order, one row each.
     """
     was_training, total = net.training, net.process_group.all_reduce
     net.eval()
@@ -147,14 +144,10 @@ def moment_distances(
 
 
 def batch_norm_distance(norm: ContinualNorm2d, first: Tensor, second: Tensor, n_groups: int) -> Tensor:
-    """‖μ − mean‖₂ + ‖σ² − var‖₂ over channels, against BN's running moments, for each synthesis group.
+    """‖μ − mean‖₂ + ‖σ² − var‖₂ over channels, against BN's running moments, for each synthesis group: [n_groups].
 
-    Args:
-        first, second: `map_moments` of the input of the layer's BN part (the GN output under CN), [N, C]; the
-            batch is a sequence of `n_groups` synthesis groups, and μ and σ² are those of a group.
-
-    Returns:
-        [n_groups]. Source: DeepInversion, eq. 4 (norms not squared).
+    From `map_moments` [N, C] of BN's input (the GN output under CN); N images are `n_groups` groups, one after the
+    other. Source: DeepInversion, eq. 4 (norms not squared).
     """
     mean = first.unflatten(0, (n_groups, -1)).mean(1)
     var = (second.unflatten(0, (n_groups, -1)).mean(1) - mean.square()).clamp(min=0)
