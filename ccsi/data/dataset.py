@@ -12,14 +12,16 @@ import numpy.typing as npt
 import torch
 from annotated_types import Gt, Lt
 from torch import Tensor
+from torch.nn import functional as F
 
 from ccsi.checks import PositiveInt
-from ccsi.data.fit import fit_images
 from ccsi.errors import UserError
 
 SPLITS = ("train", "val", "test")
 OpenShare = Annotated[float, Gt(0), Lt(1)]
 """A fraction of each class: (0, 1)."""
+CHUNK = 1024
+"""Images converted at a time, which limits the memory of intermediate results."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,8 @@ def check_labels(raw: Raw, split: str, class_names: tuple[str, ...], where: str)
 def first_of_each_class(raw: Raw, limit: int) -> Raw:
     """At most `limit` images of each class, the first of a permutation seeded with 0, in the original order."""
     order = np.random.default_rng(0).permutation(len(raw.labels))
-    keep = np.zeros(len(raw.labels), dtype=bool)
-    for label in np.unique(raw.labels):
-        keep[order[raw.labels[order] == label][:limit]] = True
-    return raw[keep]
+    keep = [order[raw.labels[order] == label][:limit] for label in np.unique(raw.labels)]
+    return raw[np.sort(np.concatenate(keep))]
 
 
 def stratified(raw: Raw, shares: Sequence[float], seed: int) -> list[Raw]:
@@ -169,3 +169,38 @@ def stratified(raw: Raw, shares: Sequence[float], seed: int) -> list[Raw]:
         for part, indices in enumerate(np.split(members, np.cumsum(sizes))[:-1], start=1):
             number[indices] = part
     return [raw[number == part] for part in range(1 + len(shares))]
+
+
+def fit_images(
+    images: npt.NDArray[np.uint8], size: int, fit: Literal["pad", "resize"], channels: int | None, where: str
+) -> Tensor:
+    """The images at the model's input size: uint8 [N, H, W] (grey) or [N, H, W, 3] (RGB) to [N, C, size, size].
+
+    Args:
+        fit: `pad` (zeros on all sides, the odd pixel right and below) or `resize` (bilinear, antialiased).
+        channels: 1, 3, or None to keep those of the images.
+        where: name of the data, for messages.
+
+    Raises:
+        UserError: `pad` with an image larger than `size`.
+    """
+    n, (height, width) = len(images), images.shape[1:3]
+    if fit == "pad" and max(height, width) > size:
+        raise UserError(
+            f"{where}: images of {height}x{width} pixels do not fit into dataset.size={size} by padding; "
+            f"use dataset.fit=resize or a dataset.size of at least {max(height, width)}."
+        )
+    fitted = torch.empty(n, channels or (1 if images.ndim == 3 else 3), size, size, dtype=torch.uint8)
+    for at in range(0, n, CHUNK):
+        x = torch.from_numpy(np.ascontiguousarray(images[at : at + CHUNK]))
+        x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
+        if channels == 1 and x.shape[1] == 3:
+            x = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True).round()
+        if fit == "pad":
+            left, top = (size - width) // 2, (size - height) // 2
+            x = F.pad(x, (left, size - width - left, top, size - height - top))
+        elif (height, width) != (size, size):
+            x = F.interpolate(x.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
+            x = x.round().clamp(0, 255)
+        fitted[at : at + CHUNK] = x  # grey fills all channels
+    return fitted

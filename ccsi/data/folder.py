@@ -9,8 +9,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from ccsi.checks import NonNegativeInt
-from ccsi.data.dataset import SPLITS, OpenShare, Raw, Source, state_of, stratified
-from ccsi.data.fit import fit_images
+from ccsi.data.dataset import SPLITS, OpenShare, Raw, Source, fit_images, state_of, stratified
 from ccsi.errors import UserError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

@@ -23,12 +23,10 @@ class Pool:
         """Images and labels at `indices`, int64 [n]."""
         if len(self.images) == 1:
             return self.images[0][indices], self.labels[indices]
-        images = self.images[0].new_empty((len(indices), *self.images[0].shape[1:]))
-        start = 0
-        for part in self.images:  # separate on a CPU: other processes may share the memory of the real ones
-            here = (indices >= start) & (indices < start + len(part))
-            images[here] = part[indices[here] - start]
-            start += len(part)
+        first, second = self.images  # separate on a CPU: other processes may share the memory of the real ones
+        own = indices < len(first)
+        images = first.new_empty((len(indices), *first.shape[1:]))
+        images[own], images[~own] = first[indices[own]], second[indices[~own] - len(first)]
         return images, self.labels[indices]
 
 

@@ -70,10 +70,10 @@ def read_cifar(kind: Any, root: Path) -> tuple[Raw, Raw, tuple[str, ...]]:
     wanted = [name for name, _ in kind.train_list + kind.test_list] + [kind.meta["filename"]]
     with tarfile.open(path) as archive:
         for member in archive:  # in the file's order: seeking back would decompress it all again
-            name = Path(member.name).name
-            if member.isfile() and name in wanted:
-                # A pickle, but of an archive whose checksum `fetch` has just compared with torchvision's.
-                found[name] = pickle.load(archive.extractfile(member), encoding="latin1")  # type: ignore[arg-type]
+            name, file = Path(member.name).name, archive.extractfile(member)
+            if file is not None and name in wanted:
+                # a pickle, but of an archive whose checksum `fetch` has just compared with torchvision's
+                found[name] = pickle.load(file, encoding="latin1")
     parts = []
     for files in (kind.train_list, kind.test_list):
         pieces = [found[name] for name, _ in files]
