@@ -93,28 +93,22 @@ def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: in
 
     The net's workers share each class's images, and each returns the memory of all.
     """
-    was_training, total = net.training, net.process_group.all_reduce
+    was_training, rows = net.training, []
     net.eval()
-    means, group_means, group_vars = [], [], []
     for c in classes:
         members = (data.labels == c).nonzero()[:, 0]
-        n, members = len(members), members[net.process_group.shard(len(members))]
-        image_sum = torch.zeros(data.images.shape[1:], dtype=torch.float64, device=data.images.device)
-        sums: list[tuple[Tensor, Tensor]] = []
-        for part in members.split(batch_size):
+        sums: list[Tensor] = []  # of the images, and of mean and variance of each layer in turn
+        for part in members[net.process_group.shard(len(members))].split(batch_size):
             x = data.images[part].to(net.scale.dtype) / 255
             taps: list[Tap] = []
             net.features(x, taps)
-            image_sum += x.sum(0, dtype=torch.float64)
             layers = [group_moments(*map_moments(tap.input), tap.norm.groups) for tap in taps if tap.norm.groups]
-            new = [(mean.sum(0), var.sum(0)) for mean, var in layers]
-            sums = [(m + dm, v + dv) for (m, v), (dm, dv) in zip(sums, new, strict=True)] if sums else new
-        means.append((total(image_sum) / n).to(net.scale.dtype))
-        group_means.append([total(m) / n for m, _ in sums])
-        group_vars.append([total(v) / n for _, v in sums])
+            new = [x.sum(0, dtype=torch.float64), *(moment.sum(0) for layer in layers for moment in layer)]
+            sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
+        rows.append([net.process_group.all_reduce(value) / len(members) for value in sums])
     net.train(was_training)
-    layers_of = ([torch.stack(layer) for layer in zip(*moments, strict=True)] for moments in (group_means, group_vars))
-    return ClassMemory(torch.stack(means), *layers_of)
+    means, *moments = (torch.stack(column) for column in zip(*rows, strict=True))
+    return ClassMemory(means.to(net.scale.dtype), moments[::2], moments[1::2])
 
 
 def moment_distances(
