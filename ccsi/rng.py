@@ -25,16 +25,12 @@ class Streams:
 
 @dataclass(frozen=True)
 class TaskStreams:
-    """The random streams of one training stage.
-
-    Attributes:
-        streams: those of the run. task: 0-based. prefix: of the streams' names, where a task has a second stage.
-    """
+    """The random streams of one training stage of the 0-based `task`; a second stage has a `prefix` in their names."""
 
     streams: Streams
     task: int
     prefix: str = ""
 
     def generator(self, purpose: str, *key: int, device: torch.device | str = "cpu") -> torch.Generator:
-        """The stream `purpose` of this task."""
+        """See `Streams.generator`."""
         return self.streams.generator(f"{self.prefix}{purpose}", self.task, *key, device=device)

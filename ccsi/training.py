@@ -39,11 +39,9 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The images of one training stage, uint8 on the net's device.
+    """The images of one training stage: the task's own, and replayed ones of old classes, real or synthetic.
 
     Attributes:
-        train, val: images of the task that is learned.
-        replay: images of old classes, real or synthetic.
         replay_ratio: share of each epoch's draws that come from `replay` (METHOD section 5); None: every image once
             an epoch.
     """
@@ -60,7 +58,7 @@ class Training:
 
     Args:
         epochs: passes over the training images; 100 in the release.
-        batch_size: images of a batch, over all workers together; 40 in the release.
+        batch_size: images of a batch, over all workers; 40 in the release.
         lr: learning rate for that batch, whatever the number of workers; 0.1 in the release.
         momentum: of SGD; 0 in the release.
         weight_decay: L2 penalty of SGD; 0 in the release.
@@ -109,24 +107,18 @@ class Training:
         stage: Stage,
         train_old_prototypes: bool = True,
     ) -> State:
-        """Train `net` in place.
-
-        Args:
-            stage: gives the state to resume from, and takes logs and checkpoints.
-
-        Returns:
-            The net's state (no copy), from which a finished stage can be restored.
-
-        Raises:
-            UserError: a single image, which has no batch statistics.
-        """
-        return TrainingLoop(self, net, data, objective, streams, stage, train_old_prototypes).run()
+        """Train `net` in place; its state (no copy), from which a finished stage can be restored."""
+        loop = TrainingLoop(self, net, data, objective, streams, stage, train_old_prototypes)
+        while loop.epoch < loop.epochs:
+            loop.run_epoch()
+        if loop.kept is not None:
+            net.load_state_dict(loop.kept)
+        return net.eval().state_dict()
 
     def second_stage(self, epochs: int, lr_factor: float) -> "Training":
         """A copy for a second stage on balanced classes, with `lr_factor` times the learning rate.
 
-        It has a fixed schedule and keeps the last weights: the task's val images have new classes only, and selecting
-        by them would undo the balance.
+        It does not use the task's val images: they have new classes only, and would undo the balance.
         """
         schedule = "cosine" if self.schedule == "plateau" else self.schedule
         return replace(self, epochs=epochs, lr=self.lr * lr_factor, schedule=schedule, select="last")
@@ -140,51 +132,42 @@ class Training:
         return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
 
 
+@dataclass(eq=False)
 class TrainingLoop:
     """One call of `Training.fit`, with everything that its checkpoints hold."""
 
-    def __init__(
-        self,
-        config: Training,
-        net: IncrementalNet,
-        data: TrainingData,
-        objective: Objective,
-        streams: TaskStreams,
-        stage: Stage,
-        train_old_prototypes: bool,
-    ) -> None:
-        self.config, self.net, self.data, self.objective = config, net, data, objective
-        self.streams, self.stage = streams, stage
-        self.pool, n_train = Pool(data.train, data.replay), len(data.train)
+    config: Training
+    net: IncrementalNet
+    data: TrainingData
+    objective: Objective
+    streams: TaskStreams
+    stage: Stage
+    train_old_prototypes: bool
+
+    PARTS, POSITION = ("net", "optimizer", "objective"), ("epoch", "batch", "factor", "best", "wait", "kept")
+
+    def __post_init__(self) -> None:
+        config, net, data = self.config, self.net, self.data
+        self.pool = Pool(data.train, data.replay)
         if len(self.pool) < 2:
-            raise UserError(f"task {streams.task + 1} has a single training image; expected at least two.")
+            raise UserError(f"task {self.streams.task + 1} has a single training image; expected at least two.")
         fresh = not len(net.old)  # nothing was learned before: the first task, and each task of joint training
         self.base_lr = config.first_lr if fresh and config.first_lr else config.lr
         self.epochs = config.first_epochs if fresh and config.first_epochs else config.epochs
-        net.old.requires_grad_(train_old_prototypes and not fresh)
+        net.old.requires_grad_(self.train_old_prototypes and not fresh)
         self.trained = [p for p in net.parameters() if p.requires_grad]
-        self.loss = shared(Losses(net, objective), net.process_group)
+        self.loss = averaging(Losses(net, self.objective), net.process_group)
         self.optimizer = SGD(self.trained, momentum=config.momentum, weight_decay=config.weight_decay)
-        self.augmenting = streams.generator("augmentation", device=net.scale.device)
+        self.augmenting = self.streams.generator("augmentation", device=net.scale.device)
         self.epoch, self.batch = 0, 0
         self.factor, self.best, self.wait = 1.0, -1.0, 0  # of plateau: the rate's factor, best accuracy, epochs since
         self.kept: State | None = None  # the net of the best epoch
-        if stage.state is not None:
-            self.load_state_dict(stage.state)
-        self.per_epoch = draws_per_epoch(len(self.pool), n_train, data.replay_ratio)
+        if self.stage.state is not None:
+            self.load_state_dict(self.stage.state)
+        self.per_epoch = draws_per_epoch(len(self.pool), len(data.train), data.replay_ratio)
         # a remainder of one image joins the last batch: alone it has no batch statistics
         self.n_batches = max(1, math.ceil((self.per_epoch - 1) / config.batch_size))
         self.steps = self.epochs * self.n_batches
-
-    def run(self) -> State:
-        """Train to the end; the net's state."""
-        while self.epoch < self.epochs:
-            self.run_epoch()
-        if self.kept is not None:
-            self.net.load_state_dict(self.kept)
-        self.net.eval()
-        state: State = self.net.state_dict()
-        return state
 
     def run_epoch(self) -> None:
         """Train from the current batch to the end of the epoch."""
@@ -193,14 +176,13 @@ class TrainingLoop:
         generator = self.streams.generator("batches", self.epoch)
         order = epoch_order(len(self.pool), len(self.data.train), self.data.replay_ratio, generator)
         order = order.to(self.net.scale.device)
-        while True:
-            metrics = self.step(order)
-            if self.batch == self.n_batches:
-                break
+        metrics = self.step(order)
+        while self.batch < self.n_batches:
             step = self.epoch * self.n_batches + self.batch
             if step % LOG_EVERY == 0:
                 self.stage.log(step, self.steps, metrics())
             self.stage.maybe_checkpoint(self.state_dict)
+            metrics = self.step(order)
         accuracy = own_accuracy(self.net, self.data.val)
         self.epoch, self.batch = self.epoch + 1, 0
         self.stage.log(self.epoch * self.n_batches, self.steps, metrics() | {"val_accuracy": accuracy})
@@ -220,9 +202,9 @@ class TrainingLoop:
         step = self.epoch * self.n_batches + self.batch
         lr = self.base_lr * self.factor * config.multiplier(step, self.steps)
         start, self.batch = self.batch * config.batch_size, self.batch + 1
-        chosen = order[start : self.batch * config.batch_size if self.batch < self.n_batches else self.per_epoch]
-        whole, part = len(chosen), process_group.shard(len(chosen))
-        images, labels = self.pool[chosen[part]]
+        indices = order[start : self.batch * config.batch_size if self.batch < self.n_batches else self.per_epoch]
+        whole, part = len(indices), process_group.shard(len(indices))
+        images, labels = self.pool[indices[part]]
         x = images.to(self.net.scale.dtype) / 255
         if config.augment is not None:
             x = config.augment(x, self.augmenting, whole, part)
@@ -235,26 +217,25 @@ class TrainingLoop:
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.trained, config.clip_norm)
         self.optimizer.step(lr)
-        return lambda: metrics_of(terms, lr, process_group)
+
+        def metrics() -> dict[str, float]:
+            values = torch.stack([value.detach().float() for value in terms.values()])  # to the host in one transfer
+            losses = dict(zip(terms, process_group.all_reduce(values).tolist(), strict=True))
+            return {"loss": sum(losses.values()), **{f"loss_{name}": value for name, value in losses.items()}, "lr": lr}
+
+        return metrics
 
     def state_dict(self) -> State:
-        """The state that a checkpoint holds."""
-        return {
-            "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "objective": self.objective.state_dict(),
-            "augmenting": self.augmenting.get_state(),
-            **{name: getattr(self, name) for name in ("epoch", "batch", "factor", "best", "wait", "kept")},
-        }
+        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
+        position = {name: getattr(self, name) for name in self.POSITION}
+        return {**parts, **position, "augmenting": self.augmenting.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.objective.load_state_dict(state["objective"])
-        self.augmenting.set_state(state["augmenting"])
-        for name in ("epoch", "batch", "factor", "best", "wait", "kept"):
+        for name in self.PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        for name in self.POSITION:
             setattr(self, name, state[name])
+        self.augmenting.set_state(state["augmenting"])
 
 
 class Losses(nn.Module):
@@ -265,11 +246,10 @@ class Losses(nn.Module):
         self.net, self.objective = net, objective
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """See `Objective`."""
         return self.objective(self.net, images, labels)
 
 
-def shared(losses: Losses, process_group: ProcessGroup) -> Callable[..., dict[str, Tensor]]:
+def averaging(losses: Losses, process_group: ProcessGroup) -> Callable[..., dict[str, Tensor]]:
     """`losses`, with gradients averaged over the workers if there are several."""
     if process_group.world_size == 1:
         return losses
@@ -280,13 +260,6 @@ def shared(losses: Losses, process_group: ProcessGroup) -> Callable[..., dict[st
         return nn.parallel.DistributedDataParallel(
             losses, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
         )
-
-
-def metrics_of(terms: Mapping[str, Tensor], lr: float, process_group: ProcessGroup) -> dict[str, float]:
-    """Loss terms of a batch on the host (one transfer), and the learning rate."""
-    values = process_group.all_reduce(torch.stack([value.detach().float() for value in terms.values()])).tolist()
-    metrics = {f"loss_{name}": value for name, value in zip(terms, values, strict=True)}
-    return {"loss": sum(values), **metrics, "lr": lr}
 
 
 @torch.no_grad()

@@ -126,6 +126,9 @@ def test_targets_of_earlier_versions_have_new_names_in_what_is_read_and_old_ones
     before = config.original_targets(now)
     assert before["learner"]["budget"]["_target_"] == "ccsi.exemplars.Budget"
     assert config.current_targets(before) == now and before["dataset"] == now["dataset"]
+    other = config.load(["learner=ccsi"])
+    assert "together" in config.original_targets(other)["learner"]["synthesis"]
+    assert config.current_targets(config.original_targets(other)) == other != config.original_targets(other)
     (tmp_path / "old.yaml").write_text(config.to_yaml(before))
     assert config.from_arguments([str(tmp_path / "old.yaml")]) == now
 

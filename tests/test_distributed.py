@@ -269,7 +269,7 @@ def test_a_learner_on_two_workers_is_the_learner_on_one(pair, norm, options):
     assert torch.equal(two[0]["impressions"], two[1]["impressions"])
 
 
-def synthesize(together: int, per_class: int) -> Tensor:
+def synthesize(groups_at_once: int, per_class: int) -> Tensor:
     net = IncrementalNet(net_of(1, torch.Generator().manual_seed(0), "cn"))
     net.grow(torch.randn(3, net.backbone.n_features, generator=torch.Generator().manual_seed(1)))
     net.eval()
@@ -278,14 +278,14 @@ def synthesize(together: int, per_class: int) -> Tensor:
     memory.means = memory.means.clone()
     for kept in (memory.means, *memory.group_means, *memory.group_vars):  # its last bits depend on who summed it
         kept.copy_((kept * 2**12).round() / 2**12)
-    synthesis = Synthesis(iterations=8, warmup=2, per_class=per_class, group_size=4, together=together)
+    synthesis = Synthesis(iterations=8, warmup=2, per_class=per_class, group_size=4, groups_at_once=groups_at_once)
     return synthesis.run(net, memory, 1, Streams(0), Stage())["images"]
 
 
-@pytest.mark.parametrize(("together", "per_class"), [(1, 8), (1, 12), (2, 7), (4, 3)])
-def test_impressions_made_in_shards_are_those_made_by_one_bit_for_bit(pair, together, per_class):
-    one = synthesize(together, per_class)
-    for images in pair(synthesize, together, per_class):
+@pytest.mark.parametrize(("groups_at_once", "per_class"), [(1, 8), (1, 12), (2, 7), (4, 3)])
+def test_impressions_made_in_shards_are_those_made_by_one_bit_for_bit(pair, groups_at_once, per_class):
+    one = synthesize(groups_at_once, per_class)
+    for images in pair(synthesize, groups_at_once, per_class):
         assert torch.equal(images, one)
 
 

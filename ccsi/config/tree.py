@@ -13,8 +13,11 @@ from ccsi.errors import UserError
 
 Config = dict[str, Any]
 
-RENAMED = {"ccsi.exemplars.Budget": "ccsi.learners.ExemplarBudget"}
-"""`_target_`s that files of earlier versions hold, and what each is called now."""
+RENAMED = {
+    "ccsi.exemplars.Budget": "ccsi.learners.ExemplarBudget",
+    "ccsi.synthesis.Synthesis.together": "ccsi.synthesis.Synthesis.groups_at_once",
+}
+"""`_target_`s, and parameters of a target, that files of earlier versions hold, and what each is called now."""
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -96,7 +99,8 @@ def original_targets(config: Mapping[str, Any]) -> Config:
 
 def _with_targets(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
-        copy = {key: _with_targets(item, names) for key, item in value.items()}
-        target = copy.get("_target_")
+        target = value.get("_target_")
+        keys = {key: names.get(f"{target}.{key}", key).removeprefix(f"{target}.") for key in value}
+        copy = {keys[key]: _with_targets(item, names) for key, item in value.items()}
         return copy | {"_target_": names.get(target, target)} if isinstance(target, str) else copy
     return [_with_targets(item, names) for item in value] if isinstance(value, list) else value

@@ -1,8 +1,7 @@
 """Data: sources of images, the scenario that divides their classes into tasks, and the tasks.
 
-A source reads uint8 images in three splits and converts them to the model's input size (`Source.load`); `opened` shares
-them between the runs of a machine. A `Scenario` gives the order of classes, and `make_tasks` divides a `Dataset` into
-`Task`s on the training device. Only the evaluator is handed `Dataset.test`.
+A `Source` reads a `Dataset`, which `opened` shares between the runs of a machine. `make_tasks` divides it into `Task`s,
+as a `Scenario` plans. Only the evaluator receives `Dataset.test`.
 """
 
 from ccsi.data.augment import Augment
@@ -15,18 +14,5 @@ from ccsi.data.scenario import Scenario, Task, make_tasks
 from ccsi.data.shared import opened
 from ccsi.data.torchvision_sets import TorchVision
 
-__all__ = [
-    "Augment",
-    "Dataset",
-    "Digits",
-    "Folder",
-    "Labelled",
-    "MedMNIST",
-    "Npz",
-    "Scenario",
-    "Source",
-    "Task",
-    "TorchVision",
-    "make_tasks",
-    "opened",
-]
+__all__ = ["Augment", "Dataset", "Digits", "Folder", "Labelled", "MedMNIST", "Npz", "Scenario", "Source", "Task"]
+__all__ += ["TorchVision", "make_tasks", "opened"]

@@ -63,8 +63,7 @@ class Augment:
             zoom = factor(self.scale)
             cos, sin = angle.cos() * zoom, angle.sin() * zoom
             rows = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)  # [N, 2, 2]
-            flips = torch.stack([sign(self.flip_horizontal), sign(self.flip_vertical)], 1).to(x.dtype)
-            rows = rows * flips[:, :, None]
+            rows = rows * torch.stack([sign(self.flip_horizontal), sign(self.flip_vertical)], 1).to(x.dtype)[:, :, None]
             if self.transpose:
                 rows = torch.where(uniform()[:, None, None] < 0, rows.flip(1), rows)
             pixels = torch.randint(-self.shift, self.shift + 1, (whole, 2, 1), generator=generator, device=x.device)

@@ -6,8 +6,7 @@ from typing import Literal
 import numpy as np
 
 from ccsi.checks import NonNegativeInt, PositiveInt
-from ccsi.data.dataset import Raw, Source
-from ccsi.data.split import stratified
+from ccsi.data.dataset import SPLITS, Raw, Source, stratified
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +26,9 @@ class Digits(Source):
     split_seed: NonNegativeInt = 0
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
-        """See `Source.read`."""
         from sklearn.datasets import load_digits  # here: it takes a second that other data do not need
 
         bunch = load_digits()
         images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-        labels = bunch.target.astype(np.int64)
-        train, val, test = (Raw(images[i], labels[i]) for i in stratified(labels, (0.2, 0.2), self.split_seed))
-        return {"train": train, "val": val, "test": test}, tuple(map(str, bunch.target_names))
+        parts = stratified(Raw(images, bunch.target.astype(np.int64)), (0.2, 0.2), self.split_seed)
+        return dict(zip(SPLITS, parts, strict=True)), tuple(map(str, bunch.target_names))

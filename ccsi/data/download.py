@@ -13,8 +13,6 @@ from ccsi.errors import UserError
 from ccsi.io.atomic import replacing
 from ccsi.io.locks import locked
 
-TIMEOUT = 30.0
-"""Seconds without a byte after which a transfer counts as broken."""
 PAUSES = (1.0, 3.0)
 """Seconds before each further attempt, if the network fails."""
 
@@ -25,16 +23,10 @@ def data_folder(root: str | None) -> Path:
 
 
 def fetch(url: str, path: Path, md5: str) -> Path:
-    """`path`, which exists afterwards and has the checksum; downloaded from `url` if it is missing.
+    """The absolute `path`, which has the MD5 `md5` (hexadecimal); downloaded from `url` (http, https) if it is missing.
 
     An existing file is only read, so a read-only folder suffices. The transfer goes to a hidden file beside `path`,
-    which is renamed when it is complete and verified, and removed otherwise. Processes that fetch at the same time
-    wait for the first, and then find the finished file.
-
-    Args:
-        url: http or https.
-        path: where the file belongs, absolute.
-        md5: expected checksum, hexadecimal.
+    which is renamed when it is complete and verified. Processes that fetch at the same time wait for the first.
 
     Raises:
         UserError: no network, a folder that cannot be written, or a wrong checksum (of the download, or of an existing
@@ -66,24 +58,18 @@ def fetch(url: str, path: Path, md5: str) -> Path:
 
 
 def download(url: str, path: Path, md5: str) -> None:
-    """Download `url` to `path`, complete or not at all, with further attempts if the network fails.
-
-    Prints a line to stderr, and a progress bar if that is a terminal.
-
-    Raises:
-        OSError: the network failed each time, or the folder cannot be written.
-        UserError: a wrong checksum.
-    """
+    """Download `url` to `path`, complete or not at all; prints to stderr, with a progress bar if that is a terminal."""
     from pooch import HTTPDownloader  # here: most runs download nothing
-    from requests import HTTPError, RequestException, Response
+    from requests import RequestException, Response
 
     def announce(response: Response, *args: Any, **options: Any) -> None:
         if response.status_code == 200:
-            size = response.headers.get("Content-Length")
-            size = f" ({int(size) / 1e6:.1f} MB)" if size else ""
+            megabytes = int(response.headers.get("Content-Length", 0)) / 1e6
+            size = f" ({megabytes:.1f} MB)" if megabytes else ""
             say(f"Downloading {path.name}{size} from {url} to {path.parent}")
 
-    get = HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 18, timeout=TIMEOUT, hooks={"response": announce})
+    # a transfer is broken after 30 seconds without a byte
+    get = HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 18, timeout=30.0, hooks={"response": announce})
     for pause in (*PAUSES, None):
         try:
             with replacing(path, tag=uuid.uuid4().hex) as file:
@@ -95,8 +81,7 @@ def download(url: str, path: Path, md5: str) -> None:
                     )
             return
         except RequestException as error:
-            refused = isinstance(error, HTTPError) and error.response is not None and error.response.status_code < 500
-            if pause is None or refused:
+            if pause is None or (error.response is not None and error.response.status_code < 500):
                 raise
             say(f"The download of {path.name} failed ({reason(error)}); trying again.")
             time.sleep(pause)
@@ -110,11 +95,9 @@ def reason(error: BaseException) -> str:
 
 
 def md5_of(path: Path) -> str:
-    """Hexadecimal MD5 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def say(line: str) -> None:
-    """Print a plain line to stderr."""
     print(line, file=sys.stderr, flush=True)

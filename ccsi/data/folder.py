@@ -9,9 +9,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from ccsi.checks import NonNegativeInt
-from ccsi.data.dataset import SPLITS, Raw, Source, state_of
-from ccsi.data.fit import fit_images
-from ccsi.data.split import OpenShare, stratified
+from ccsi.data.dataset import SPLITS, OpenShare, Raw, Source, fit_images, state_of, stratified
 from ccsi.errors import UserError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -41,56 +39,42 @@ class Folder(Source):
     split_seed: NonNegativeInt = 0
 
     def stamp(self) -> str:
-        """See `Source.stamp`."""
-        root = Path(self.path).expanduser()
-        tops = [root / split for split in SPLITS if (root / split).is_dir()] or [root]
-        try:
-            kinds = [top / name for top in tops for name in class_folders(top)]
-            return "\n".join(state_of(file) for kind in kinds for file in image_files(kind))
-        except UserError:  # `read` raises it too
-            return ""
+        return "\n".join(state_of(file) for _, _, file in self.files()[1])
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
-        """See `Source.read`."""
         if self.val_share + self.test_share >= 1:
             raise UserError(
                 f"dataset.val_share={self.val_share} and dataset.test_share={self.test_share} leave nothing to train "
                 "on; expected a sum below 1."
             )
+        class_names, files = self.files()
+        images = [self.read_fitted(file) for _, _, file in files]
+        if any(image.ndim == 3 for image in images):  # all become RGB
+            images = [np.broadcast_to(np.atleast_3d(image), (self.size, self.size, 3)) for image in images]
+        raw = Raw(np.stack(images), np.array([label for _, label, _ in files], dtype=np.int64))
+        del images
+        split_of = np.array([split for split, _, _ in files])
+        parts = [raw[split_of == split] for split in SPLITS if split in split_of]
+        parts = parts or stratified(raw, (self.val_share, self.test_share), self.split_seed)
+        return dict(zip(SPLITS, parts, strict=True)), tuple(class_names)
+
+    def files(self) -> tuple[list[str], list[tuple[str, int, Path]]]:
+        """The class names, and of each image its split (or "", if there are no folders for them), label and file."""
         root = Path(self.path).expanduser()
         if not root.is_dir():
             raise UserError(f"{root} is not a folder; expected one with a sub-folder for each class.")
-        named = [split for split in SPLITS if (root / split).is_dir()]
-        if not named:
-            everything, names = self.read_classes(root)
-            parts = stratified(everything.labels, (self.val_share, self.test_share), self.split_seed)
-            cut = [Raw(everything.images[i], everything.labels[i]) for i in parts]
-            return dict(zip(SPLITS, cut, strict=True)), names
-        if len(named) < len(SPLITS):
+        splits = [split for split in SPLITS if (root / split).is_dir()]
+        if splits and len(splits) < len(SPLITS):
             raise UserError(
-                f"{root} has a folder {named[0]} but not all of train, val and test; expected these three, "
+                f"{root} has a folder {splits[0]} but not all of train, val and test; expected these three, "
                 "or only a folder for each class."
             )
-        classes = {split: class_folders(root / split) for split in SPLITS}
-        for split in SPLITS:
-            if odd := set(classes["train"]) ^ set(classes[split]):
+        names = class_folders(root / "train" if splits else root)
+        for split in splits:
+            if odd := set(names) ^ set(class_folders(root / split)):
                 raise UserError(f"{root}: train and {split} do not have the same classes: {min(odd)} is in one only.")
-        read = {split: self.read_classes(root / split)[0] for split in SPLITS}
-        if any(raw.images.ndim == 4 for raw in read.values()):
-            read = {
-                split: raw if raw.images.ndim == 4 else Raw(as_rgb(raw.images), raw.labels)
-                for split, raw in read.items()
-            }
-        return read, tuple(classes["train"])
-
-    def read_classes(self, folder: Path) -> tuple[Raw, tuple[str, ...]]:
-        """All images of `folder`/<class>/ at `size`, and the class names."""
-        names = class_folders(folder)
-        files = [(file, label) for label, name in enumerate(names) for file in image_files(folder / name)]
-        images = [self.read_fitted(file) for file, _ in files]
-        if any(image.ndim == 3 for image in images):
-            images = [image if image.ndim == 3 else as_rgb(image) for image in images]
-        return Raw(np.stack(images), np.array([label for _, label in files], dtype=np.int64)), names
+        folders = [(split, label, root / split / name) for split in splits or [""] for label, name in enumerate(names)]
+        return names, [(split, label, file) for split, label, folder in folders for file in image_files(folder)]
 
     def read_fitted(self, file: Path) -> npt.NDArray[np.uint8]:
         """One image at `size`: uint8 [S, S] or [S, S, 3]."""
@@ -98,7 +82,7 @@ class Folder(Source):
         return (fitted[0] if len(fitted) == 1 else fitted.permute(1, 2, 0)).numpy()
 
 
-def class_folders(folder: Path) -> tuple[str, ...]:
+def class_folders(folder: Path) -> list[str]:
     """Names of the class folders, in alphabetical order."""
     try:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -106,7 +90,7 @@ def class_folders(folder: Path) -> tuple[str, ...]:
         raise UserError(f"{folder} cannot be read ({error.strerror}); expected a folder for each class.") from error
     if not names:
         raise UserError(f"{folder} has no sub-folders; expected one for each class.")
-    return tuple(names)
+    return names
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -124,32 +108,22 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_image(file: Path) -> npt.NDArray[np.uint8]:
-    """One image of any mode: uint8 [H, W] if it is grey, else [H, W, 3].
-
-    Raises:
-        UserError: the file is broken, or its pixels are no 8- or 16-bit grey levels or colours.
-    """
+    """One image of any mode: uint8 [H, W] if it is grey, else [H, W, 3]."""
     try:
         with Image.open(file) as image:
             image.load()
             if image.mode.startswith("I"):
-                deep = np.asarray(image)
-                if deep.min() < 0 or deep.max() > 0xFFFF:
+                levels = np.asarray(image)
+                if levels.min() < 0 or levels.max() > 0xFFFF:
                     raise ValueError("more than 16 bits a pixel")
-                return (deep >> 8).astype(np.uint8)
+                return (levels >> 8).astype(np.uint8)
             if image.mode == "F":
                 raise ValueError("floating-point pixels")
-            if "A" in image.getbands() or "transparency" in image.info:
-                grey = image.mode in ("L", "LA", "La")
-                black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-                flat = Image.alpha_composite(black, image.convert("RGBA"))
-                return np.array(flat.convert("L" if grey else "RGB"))
-            return np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+            mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+            if "A" not in image.getbands() and "transparency" not in image.info:
+                return np.array(image.convert(mode))
+            black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+            return np.array(Image.alpha_composite(black, image.convert("RGBA")).convert(mode))
     except Exception as error:  # Pillow's decoders raise almost anything on broken files
         reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UserError(f"{file} cannot be read as an image ({reason}); expected a whole picture file.") from error
-
-
-def as_rgb(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """[..., H, W] to [..., H, W, 3] by repetition."""
-    return np.repeat(grey[..., None], 3, axis=-1)

@@ -3,14 +3,13 @@
 import ast
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any, Literal
 
 from ccsi.data.dataset import Raw, Source
 from ccsi.data.download import data_folder, fetch
 from ccsi.data.npz import read_npz
-from ccsi.errors import UserError
 
 Flag = Literal[
     "bloodmnist",
@@ -47,7 +46,6 @@ class MedMNIST(Source):
     root: str | None = None
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
-        """See `Source.read`."""
         about = info()[self.flag]
         suffix = "" if self.resolution == 28 else f"_{self.resolution}"
         path = data_folder(self.root) / f"{self.flag}{suffix}.npz"
@@ -61,14 +59,6 @@ def info() -> dict[str, dict[str, Any]]:
 
     Importing the package would create ~/.medmnist; nothing may be written outside the data folder.
     """
-    spec = find_spec("medmnist")
-    if spec is None or spec.origin is None:
-        raise UserError("The package medmnist is not installed; expected it beside ccsi: pip install medmnist.")
-    tree = ast.parse(Path(spec.origin).with_name("info.py").read_text(encoding="utf-8"))
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign) and any(
-            isinstance(t, ast.Name) and t.id == "INFO" for t in statement.targets
-        ):
-            table: dict[str, dict[str, Any]] = ast.literal_eval(statement.value)
-            return table
-    raise UserError(f"The installed medmnist ({spec.origin}) has no table INFO; expected version 3.")
+    source = Path(str(distribution("medmnist").locate_file("medmnist/info.py"))).read_text(encoding="utf-8")
+    assigned = [line for line in ast.parse(source).body if isinstance(line, ast.Assign)]
+    return next(ast.literal_eval(line.value) for line in assigned if ast.unparse(line.targets[0]) == "INFO")

@@ -12,6 +12,13 @@ import numpy.typing as npt
 from ccsi.data.dataset import SPLITS, Raw, Source, state_of
 from ccsi.errors import UserError
 
+LAYOUT: dict[str, tuple[type[np.generic], str, str]] = {
+    "images": (np.uint8, "uint8 grey levels from 0 to 255", "(N, H, W) or (N, H, W, 3)"),
+    "labels": (np.integer, "whole numbers (an integer type)", "one label an image: (N,) or (N, 1)"),
+}
+"""Type and shape of the arrays `<split>_images` and `<split>_labels`, the last two for messages."""
+KEYS = [f"{split}_{kind}" for split in SPLITS for kind in LAYOUT]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Npz(Source):
@@ -29,20 +36,14 @@ class Npz(Source):
     class_names: list[str] | None = None
 
     def stamp(self) -> str:
-        """See `Source.stamp`."""
         return state_of(Path(self.path).expanduser())
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
-        """See `Source.read`."""
         return read_npz(Path(self.path).expanduser(), self.class_names)
 
 
 def read_npz(path: Path, class_names: list[str] | None) -> tuple[dict[str, Raw], tuple[str, ...]]:
-    """The splits and class names of a .npz file.
-
-    Raises:
-        UserError: the file is missing or damaged, lacks an array, or an array is not as `Npz` says.
-    """
+    """The splits and class names of a .npz file, checked to be as `Npz` says."""
     try:
         archive = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
@@ -52,7 +53,8 @@ def read_npz(path: Path, class_names: list[str] | None) -> tuple[dict[str, Raw],
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise UserError(f"{path} holds a single array; expected an .npz file in MedMNIST's layout.")
     with archive:
-        splits = {split: Raw(read_images(archive, split, path), read_labels(archive, split, path)) for split in SPLITS}
+        arrays = {key: read_array(archive, key, path) for key in KEYS}
+    splits = {split: Raw(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in SPLITS}
     if class_names is None:
         train = splits["train"].labels
         largest = int(train.max(initial=-1))
@@ -62,34 +64,10 @@ def read_npz(path: Path, class_names: list[str] | None) -> tuple[dict[str, Raw],
     return splits, tuple(class_names)
 
 
-def read_images(archive: Any, split: str, path: Path) -> npt.NDArray[np.uint8]:
-    """uint8 [N, H, W] or [N, H, W, 3]."""
-    key = f"{split}_images"
-    array = read_array(archive, key, path)
-    if array.dtype != np.uint8:
-        raise UserError(f"{path}: {key} is {dtype_of(array)}; expected uint8 grey levels from 0 to 255.")
-    if array.ndim not in (3, 4) or 0 in array.shape[1:] or (array.ndim == 4 and array.shape[3] != 3):
-        raise UserError(f"{path}: {key} has shape {array.shape}; expected (N, H, W) or (N, H, W, 3).")
-    return array
-
-
-def read_labels(archive: Any, split: str, path: Path) -> npt.NDArray[np.int64]:
-    """int64 [N]."""
-    key = f"{split}_labels"
-    array = read_array(archive, key, path)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise UserError(f"{path}: {key} is {dtype_of(array)}; expected whole numbers (an integer type).")
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise UserError(f"{path}: {key} has shape {array.shape}; expected one label an image: (N,) or (N, 1).")
-    return array.astype(np.int64)
-
-
 def read_array(archive: Any, key: str, path: Path) -> npt.NDArray[Any]:
-    """One array of the archive."""
+    """Images, uint8 [N, H, W] or [N, H, W, 3], or labels, int64 [N]."""
     if key not in archive.files:
-        raise UserError(f"{path} has no array {key}; expected {', '.join(ALL_KEYS)}.")
+        raise UserError(f"{path} has no array {key}; expected {', '.join(KEYS)}.")
     try:
         array: npt.NDArray[Any] = archive[key]
     except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
@@ -98,13 +76,15 @@ def read_array(archive: Any, key: str, path: Path) -> npt.NDArray[Any]:
                 f"{path}: {key} holds pickled objects, which are never loaded; expected numbers."
             ) from error
         raise UserError(f"{path} is damaged: {key} cannot be read; expected a complete .npz file.") from error
-    return array
-
-
-ALL_KEYS = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
-
-
-def dtype_of(array: npt.NDArray[Any]) -> str:
-    """The array's type in words, and whether it has a NaN."""
-    has_nan = np.issubdtype(array.dtype, np.inexact) and bool(np.isnan(array).any())
-    return f"{array.dtype} with NaN in it" if has_nan else str(array.dtype)
+    kind = key.partition("_")[2]
+    dtype, expected, shapes = LAYOUT[kind]
+    if not np.issubdtype(array.dtype, dtype):
+        has_nan = np.issubdtype(array.dtype, np.inexact) and bool(np.isnan(array).any())
+        raise UserError(f"{path}: {key} is {array.dtype}{' with NaN in it' * has_nan}; expected {expected}.")
+    if kind == "images":
+        fits = array.ndim in (3, 4) and array.shape[3:] in ((), (3,)) and 0 not in array.shape[1:]
+    else:
+        fits = array.ndim > 0 and array.shape[1:] in ((), (1,))
+    if not fits:
+        raise UserError(f"{path}: {key} has shape {array.shape}; expected {shapes}.")
+    return array if kind == "images" else array.reshape(len(array)).astype(np.int64)

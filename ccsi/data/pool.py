@@ -13,25 +13,21 @@ class Pool:
         parts = [train] if replay is None else [train, replay]
         self.labels = torch.cat([part.labels for part in parts])
         self.images = [part.images for part in parts]
-        if (
-            len(parts) > 1 and self.labels.device.type != "cpu"
-        ):  # separate parts would make each batch wait for the device
+        if replay is not None and self.labels.device.type != "cpu":  # separate parts would make each batch wait for it
             self.images = [torch.cat(self.images)]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and labels at the positions `chosen`, int64 [n]."""
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels at `indices`, int64 [n]."""
         if len(self.images) == 1:
-            return self.images[0][chosen], self.labels[chosen]
-        images = self.images[0].new_empty((len(chosen), *self.images[0].shape[1:]))
-        start = 0
-        for part in self.images:  # separate on a CPU: other processes may share the memory of the real ones
-            here = (chosen >= start) & (chosen < start + len(part))
-            images[here] = part[chosen[here] - start]
-            start += len(part)
-        return images, self.labels[chosen]
+            return self.images[0][indices], self.labels[indices]
+        first, second = self.images  # separate on a CPU: other processes may share the memory of the real ones
+        own = indices < len(first)
+        images = first.new_empty((len(indices), *first.shape[1:]))
+        images[own], images[~own] = first[indices[own]], second[indices[~own] - len(first)]
+        return images, self.labels[indices]
 
 
 def draws_per_epoch(n: int, n_train: int, ratio: float | None) -> int:

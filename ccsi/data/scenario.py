@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -31,7 +31,6 @@ class Task:
     Attributes:
         index: 0 for the first task.
         classes: the task's labels, a range [n_old, n_old + n_new): labels are positions in the class order.
-        train, val: this task's images and labels.
         unlabeled: images without labels, uint8 [N, C, S, S], for a learner whose configuration asks for them by name
             (a transductive setting, named in the record); else None.
     """
@@ -57,11 +56,7 @@ class Scenario:
     classes_per_task: PositiveInt | list[PositiveInt] | FirstIncrement = 2
 
     def plan(self, n_classes: int, streams: Streams) -> list[list[int]]:
-        """The original class numbers of each task, in order.
-
-        Raises:
-            UserError: the classes per task do not sum to `n_classes`, or the order is no permutation.
-        """
+        """The original class numbers of each task, in order; UserError if the configuration does not fit them."""
         if self.class_order == "natural":
             order = list(range(n_classes))
         elif self.class_order == "shuffle":
@@ -72,22 +67,17 @@ class Scenario:
                 raise UserError(
                     f"scenario.class_order={order}: expected each of the classes 0 to {n_classes - 1} exactly once."
                 )
-        sizes = self.sizes(n_classes)
-        ends = list(accumulate(sizes))
-        return [order[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+        labels = iter(order)
+        return [list(islice(labels, size)) for size in self.sizes(n_classes)]
 
     def sizes(self, n_classes: int) -> list[int]:
-        """Classes in each task.
-
-        Raises:
-            UserError: they do not sum to `n_classes`.
-        """
+        """The number of classes in each task; UserError if they do not sum to `n_classes`."""
         per_task = self.classes_per_task
         if isinstance(per_task, int):
             sizes = [per_task] * (n_classes // per_task)
         elif isinstance(per_task, dict):
-            rest = n_classes - per_task["first"]
-            sizes = [per_task["first"]] + [per_task["increment"]] * (rest // per_task["increment"])
+            first, increment = per_task["first"], per_task["increment"]
+            sizes = [first] + [increment] * ((n_classes - first) // increment)
         else:
             sizes = list(per_task)
         if sum(sizes) != n_classes or not sizes:
@@ -120,17 +110,14 @@ def make_tasks(
     start: int = 0,
     everything: bool = False,
 ) -> Iterator[Task]:
-    """The tasks of `plan` from number `start` on, each made when it is requested.
+    """The tasks of `plan` from number `start` on, each made when it is requested, from splits with original labels.
 
     Args:
-        train, val: with original labels.
         everything: each task has the images of all classes so far (joint training, by permission).
     """
-    ends = list(accumulate(len(classes) for classes in plan))
     for index in range(start, len(plan)):
-        first = ends[index] - len(plan[index])
-        so_far = [label for classes in plan[: index + 1] for label in classes]
-        classes, begin = (so_far, 0) if everything else (plan[index], first)
-        yield Task(
-            index, range(first, ends[index]), take(train, classes, begin, device), take(val, classes, begin, device)
-        )
+        seen = [label for classes in plan[: index + 1] for label in classes]
+        n_old = len(seen) - len(plan[index])
+        classes, first = (seen, 0) if everything else (plan[index], n_old)
+        own, own_val = (take(part, classes, first, device) for part in (train, val))
+        yield Task(index, range(n_old, len(seen)), own, own_val)

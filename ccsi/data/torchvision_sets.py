@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ccsi.checks import NonNegativeInt
-from ccsi.data.dataset import Raw, Source
+from ccsi.data.dataset import OpenShare, Raw, Source, stratified
 from ccsi.data.download import data_folder, fetch
-from ccsi.data.split import OpenShare, stratified
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,23 +36,19 @@ class TorchVision(Source):
     split_seed: NonNegativeInt = 0
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
-        """See `Source.read`."""
         from torchvision import datasets  # here: it takes a second that other data do not need
 
         kind = getattr(datasets, self.which)
         read = read_fashion if self.which == "FashionMNIST" else read_cifar
         both, test, names = read(kind, data_folder(self.root))
-        train, val = (
-            Raw(both.images[i], both.labels[i]) for i in stratified(both.labels, [self.val_share], self.split_seed)
-        )
+        train, val = stratified(both, [self.val_share], self.split_seed)
         return {"train": train, "val": val, "test": test}, names
 
 
 def read_fashion(kind: Any, root: Path) -> tuple[Raw, Raw, tuple[str, ...]]:
     """Train and test of a set in MNIST's format, and the class names; `kind` is torchvision's class."""
-    arrays = {}
-    for name, md5 in kind.resources:
-        arrays[name] = read_idx(fetch(kind.mirrors[0] + name, root / kind.__name__ / "raw" / name, md5))
+    folder = root / kind.__name__ / "raw"
+    arrays = {name: read_idx(fetch(kind.mirrors[0] + name, folder / name, md5)) for name, md5 in kind.resources}
     train, test = (
         Raw(arrays[f"{part}-images-idx3-ubyte.gz"], arrays[f"{part}-labels-idx1-ubyte.gz"].astype(np.int64))
         for part in ("train", "t10k")
@@ -75,10 +70,10 @@ def read_cifar(kind: Any, root: Path) -> tuple[Raw, Raw, tuple[str, ...]]:
     wanted = [name for name, _ in kind.train_list + kind.test_list] + [kind.meta["filename"]]
     with tarfile.open(path) as archive:
         for member in archive:  # in the file's order: seeking back would decompress it all again
-            name = Path(member.name).name
-            if member.isfile() and name in wanted:
-                # A pickle, but of an archive whose checksum `fetch` has just compared with torchvision's.
-                found[name] = pickle.load(archive.extractfile(member), encoding="latin1")  # type: ignore[arg-type]
+            name, file = Path(member.name).name, archive.extractfile(member)
+            if file is not None and name in wanted:
+                # a pickle, but of an archive whose checksum `fetch` has just compared with torchvision's
+                found[name] = pickle.load(file, encoding="latin1")
     parts = []
     for files in (kind.train_list, kind.test_list):
         pieces = [found[name] for name, _ in files]

@@ -1,7 +1,8 @@
 """The networks of METHOD section 2, and torchvision's ResNets with their norms replaced."""
 
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,34 +13,33 @@ from ccsi.errors import UserError
 from ccsi.models.norm import ContinualNorm2d, Tap
 
 if TYPE_CHECKING:  # its import takes seconds
-    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+    from torchvision.models import ResNet
 
+M = TypeVar("M", bound=nn.Module)
 Norm = Literal["cn", "batch"]
 
 
 class Backbone(nn.Module):
-    """Images to features. Subclasses set `n_features`.
+    """Images to features: `forward(x, taps, moving)` maps float [N, C, H, W] in [0, 1] to [N, n_features].
 
-    `forward(x, taps, moving)` maps float [N, C, H, W] in [0, 1] to [N, n_features]; every norm layer appends to `taps`
-    in order (the stem's first). Only the first `moving` images update running moments (see `ContinualNorm2d`).
+    Every norm layer appends to `taps` in order (the stem's first), and only the first `moving` images update its
+    running moments (see `ContinualNorm2d`).
     """
 
     n_features: int
 
-    def forward(self, x: Tensor, taps: list[Tap] | None = None, moving: int | None = None) -> Tensor:
-        raise NotImplementedError
-
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut; `relu=False` leaves out the last ReLU (LUCIR)."""
+    """Two 3x3 convolutions with a shortcut."""
 
-    def __init__(self, n_in: int, n_out: int, stride: int, groups: int | None, relu: bool = True) -> None:
+    relu = True  # after the sum
+
+    def __init__(self, n_in: int, n_out: int, stride: int, groups: int | None) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
         self.norm1 = ContinualNorm2d(n_out, groups)
         self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
         self.norm2 = ContinualNorm2d(n_out, groups)
-        self.relu = relu
         self.shortcut: nn.Conv2d | None = None
         if n_in != n_out or stride != 1:
             self.shortcut = nn.Conv2d(n_in, n_out, 1, stride, bias=False)
@@ -69,16 +69,13 @@ class ResidualNet(Backbone):
         super().__init__()
         self.stem = nn.Conv2d(in_channels, widths[0], 3, 2, 1, bias=False)
         self.stem_norm = ContinualNorm2d(widths[0], groups)
-        self.blocks = nn.ModuleList()
-        n_in = widths[0]
-        for stage, width in enumerate(widths):
-            for number in range(blocks):
-                is_last = stage == len(widths) - 1 and number == blocks - 1
-                relu = last_relu or not is_last
-                self.blocks.append(ResidualBlock(n_in, width, stride if number == 0 else 1, groups, relu))
-                n_in = width
-        self.pool = pool
-        self.n_features = n_in * pool * pool
+        layers = []
+        for n_in, width in pairwise([widths[0], *widths]):
+            layers.append(ResidualBlock(n_in, width, stride, groups))
+            layers += [ResidualBlock(width, width, 1, groups) for _ in range(blocks - 1)]
+        layers[-1].relu = last_relu
+        self.blocks = nn.ModuleList(layers)
+        self.pool, self.n_features = pool, widths[-1] * pool * pool
 
     def forward(self, x: Tensor, taps: list[Tap] | None = None, moving: int | None = None) -> Tensor:
         h = F.relu(self.stem_norm(self.stem(x), taps, moving))
@@ -88,17 +85,15 @@ class ResidualNet(Backbone):
 
 
 class TorchvisionResNet(Backbone):
-    """A torchvision ResNet without its classifier, every BatchNorm2d replaced by ContinualNorm2d.
+    """A torchvision ResNet without its classifier, every BatchNorm2d replaced by ContinualNorm2d with its state.
 
-    Learned scale, shift and running moments are copied. The modules are called one by one here, because their own
-    `forward` cannot return the norm layers' inputs.
+    The modules are called one by one here, because their own `forward` cannot return the norm layers' inputs.
     """
 
     def __init__(self, net: "ResNet", groups: int | None) -> None:
         super().__init__()
-        self.n_features = net.fc.in_features
+        self.net, self.n_features = net, net.fc.in_features
         net.fc = nn.Identity()
-        self.net = net
         for parent in list(net.modules()):
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.BatchNorm2d):
@@ -111,22 +106,15 @@ class TorchvisionResNet(Backbone):
         h = net.maxpool(F.relu(net.bn1(net.conv1(x), taps, moving)))
         for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
             for block in layer:
-                h = self._block(block, h, taps, moving)
-        features: Tensor = net.avgpool(h).flatten(1)
-        return features
-
-    @staticmethod
-    def _block(block: "BasicBlock | Bottleneck", x: Tensor, taps: list[Tap] | None, moving: int | None) -> Tensor:
-        parts = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
-        if hasattr(block, "conv3"):
-            parts.append((block.conv3, block.bn3))
-        h = x
-        for number, (conv, norm) in enumerate(parts):
-            h = norm(conv(h if number == 0 else F.relu(h)), taps, moving)
-        if block.downsample is not None:
-            conv, norm = block.downsample
-            x = norm(conv(x), taps, moving)
-        return F.relu(h + x)
+                x, h = h, block.bn1(block.conv1(h), taps, moving)
+                h = block.bn2(block.conv2(F.relu(h)), taps, moving)
+                if hasattr(block, "conv3"):
+                    h = block.bn3(block.conv3(F.relu(h)), taps, moving)
+                if block.downsample is not None:
+                    conv, norm = block.downsample
+                    x = norm(conv(x), taps, moving)
+                h = F.relu(h + x)
+        return net.avgpool(h).flatten(1)
 
 
 def ccsi_small(
@@ -143,8 +131,7 @@ def ccsi_small(
             negative.
     """
     net = ResidualNet(in_channels, [16, 32, 64], 1, 1, 2, last_relu, groups if norm == "cn" else None)
-    initialise(net, generator)
-    return net
+    return initialise(net, generator)
 
 
 def ccsi_large(
@@ -156,8 +143,7 @@ def ccsi_large(
         in_channels, generator, norm, groups, last_relu: as in `ccsi_small`.
     """
     net = ResidualNet(in_channels, [16, 32, 64, 128], 2, 2, 1, last_relu, groups if norm == "cn" else None)
-    initialise(net, generator)
-    return net
+    return initialise(net, generator)
 
 
 def resnet(
@@ -177,34 +163,24 @@ def resnet(
         stem: `imagenet` (7x7, stride 2, max-pool) or `small` (3x3, stride 1, no pooling) for images up to 64 px.
         weights: null, the path of a state_dict file (.pt, .pth), or a name of torchvision's weights enum such as
             `IMAGENET1K_V1` (downloaded by torchvision to TORCH_HOME); not for a `small` stem's own convolution.
-
-    Raises:
-        UserError: weights that cannot be read, fetched, or that do not fit.
     """
     from torchvision import models as tv
 
-    net: ResNet = getattr(tv, arch)(weights=None)
-    initialise(net, generator)
+    net: ResNet = initialise(getattr(tv, arch)(weights=None), generator)
     if weights is not None:
         load_weights(net, arch, weights)
-    if stem == "small":  # its first convolution is new, whatever the weights
-        net.conv1 = nn.Conv2d(in_channels, 64, 3, 1, 1, bias=False)
-        net.maxpool = nn.Identity()
-        initialise(net.conv1, generator)
-    elif in_channels != 3:
-        if weights is not None:
+        if stem == "imagenet" and in_channels != 3:
             raise UserError(f"model.weights={weights} is for RGB images; set dataset.channels=3.")
-        net.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
-        initialise(net.conv1, generator)
+    if stem == "small" or in_channels != 3:  # the first convolution is new, whatever the weights
+        kernel, stride = (3, 1) if stem == "small" else (7, 2)
+        net.conv1 = initialise(nn.Conv2d(in_channels, 64, kernel, stride, kernel // 2, bias=False), generator)
+    if stem == "small":
+        net.maxpool = nn.Identity()
     return TorchvisionResNet(net, groups if norm == "cn" else None)
 
 
 def load_weights(net: "ResNet", arch: str, weights: str) -> None:
-    """Load `weights` (see `resnet`) without those of the classifier.
-
-    Raises:
-        UserError: see `resnet`.
-    """
+    """Load `weights` (see `resnet`) without those of the classifier."""
     from torchvision import models as tv
 
     try:
@@ -212,23 +188,22 @@ def load_weights(net: "ResNet", arch: str, weights: str) -> None:
             state = torch.load(weights, map_location="cpu", weights_only=True)
         else:
             state = tv.get_model_weights(arch)[weights].get_state_dict(progress=False, check_hash=True)
-        own = net.state_dict()
-        taken = {key: value for key, value in state.items() if not key.startswith("fc.")}
-        absent = [key for key in own if key not in taken and not key.startswith("fc.") and "num_batches" not in key]
-        if absent or not taken.keys() <= own.keys():
-            other = min(absent) if absent else min(taken.keys() - own.keys())
-            raise ValueError(f"its names do not match: {other}")
-        net.load_state_dict(taken, strict=False)
+        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+        absent, unknown = net.load_state_dict(state, strict=False)
+        absent = [key for key in absent if not key.startswith("fc.") and "num_batches" not in key]
+        if absent or unknown:
+            raise ValueError(f"its names do not match: {min(absent or unknown)}")
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"model.weights={weights}: cannot be used for {arch} ({reason}); expected a state_dict file "
             f"ending in .pt or .pth, or one of {', '.join(w.name for w in tv.get_model_weights(arch))}."
         ) from error
 
 
-def initialise(net: nn.Module, generator: torch.Generator) -> None:
-    """Kaiming-normal (fan out, ReLU) for every convolution, drawn from `generator` in module order."""
+def initialise(net: M, generator: torch.Generator) -> M:
+    """`net`, with Kaiming-normal weights (fan out, ReLU) in every convolution, drawn in module order."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+    return net

@@ -30,19 +30,16 @@ class IncrementalNet(nn.Module):
 
     @property
     def n_classes(self) -> int:
-        """Number of classes."""
         return len(self.old) + len(self.new)
 
     def features(self, x: Tensor, taps: list[Tap] | None = None, moving: int | None = None) -> Tensor:
         """f(x): float [N, C, H, W] in [0, 1] to [N, D]. `moving`: see `ContinualNorm2d`."""
-        features: Tensor = self.backbone(x, taps, moving)
-        return features
+        return self.backbone(x, taps, moving)
 
     def features_apart(self, x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        """f of two batches, [N, C, H, W] and [M, C, H, W] to [N, D] and [M, D].
+        """f of two batches; in training mode each has its own moments, and `other` does not update the running ones.
 
-        In training mode each is normalized by its own moments, and `other` does not update the running ones. Several
-        workers use one pass, which halves their communication; for one worker it is not faster on a CPU.
+        Several workers use one pass, which halves their communication; for one worker it is not faster on a CPU.
         """
         if self.process_group.world_size == 1:
             return self.features(x), self.features(other, moving=0)
@@ -65,9 +62,9 @@ class IncrementalNet(nn.Module):
 
     def resize(self, n_old: int, n_new: int, prototypes: Tensor | None = None) -> None:
         """Allocate prototypes (before a state is loaded), filled with `prototypes` if given."""
-        shape = (n_old + n_new, self.backbone.n_features)
-        rows = torch.zeros(shape).to(self.old) if prototypes is None else prototypes.detach().clone()
-        self.old, self.new = nn.Parameter(rows[:n_old].clone()), nn.Parameter(rows[n_old:].clone())
+        if prototypes is None:
+            prototypes = self.old.new_zeros(n_old + n_new, self.backbone.n_features)
+        self.old, self.new = (nn.Parameter(rows.detach().clone()) for rows in prototypes.split([n_old, n_new]))
 
 
 def random_prototypes(n: int, dim: int, generator: torch.Generator) -> Tensor:
@@ -78,11 +75,8 @@ def random_prototypes(n: int, dim: int, generator: torch.Generator) -> Tensor:
 def imprinted_prototypes(features: Tensor, labels: Tensor, classes: range, old: Tensor) -> Tensor:
     """The mean of the normalized features of each class, rescaled to the mean norm of the old prototypes.
 
-    Args:
-        features: [N, D]. labels: int64 [N]. classes: one row each. old: [n_old, D], n_old >= 1.
-
-    Returns:
-        [len(classes), D]. Source: Qi et al., CVPR 2018 (imprinting); METHOD section 3.
+    [N, D] and int64 [N] to [len(classes), D]; `old` is [n_old, D], n_old >= 1. Source: Qi et al., CVPR 2018
+    (imprinting); METHOD section 3.
     """
     unit = F.normalize(features)
     means = torch.stack([unit[labels == c].mean(0) for c in classes])

@@ -13,11 +13,7 @@ from ccsi.errors import UserError
 
 @dataclass(frozen=True)
 class Tap:
-    """The input of one norm layer in a forward pass, for the moment losses of synthesis.
-
-    Attributes:
-        norm: the layer. input: [N, C, H, W].
-    """
+    """The input [N, C, H, W] of one norm layer in a forward pass, for the moment losses of synthesis."""
 
     norm: "ContinualNorm2d"
     input: Tensor
@@ -29,10 +25,7 @@ class ContinualNorm2d(nn.Module):
     If workers share a batch, BN's moments are those of the whole batch.
 
     Args:
-        channels: C.
         groups: G, or None for plain BatchNorm.
-        momentum: of BN's running moments.
-        eps: added to variances.
     """
 
     def __init__(self, channels: int, groups: int | None, momentum: float = 0.1, eps: float = 1e-5) -> None:
@@ -43,12 +36,8 @@ class ContinualNorm2d(nn.Module):
             )
         self.groups, self.momentum, self.eps = groups, momentum, eps
         self.process_group = ProcessGroup.current()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.running_mean: Tensor
-        self.running_var: Tensor
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.running_mean, self.running_var = nn.Buffer(torch.zeros(channels)), nn.Buffer(torch.ones(channels))
 
     def forward(self, a: Tensor, taps: list[Tap] | None = None, moving: int | None = None) -> Tensor:
         """Normalize [N, C, H, W]; in eval mode by the running moments, in training mode by the batch's own.
@@ -72,7 +61,6 @@ class ContinualNorm2d(nn.Module):
             parts = zip(h.split(sizes), (True, False), strict=False)
             out = [self._normalized(part, moves) for part, moves in parts if len(part)]
             return out[0] if len(out) == 1 else torch.cat(out)
-        shared: Tensor
         shared, moments = _SharedBatchNorm.apply(h, self.weight, self.bias, self.eps, sizes, self.process_group)
         mean, var, n = moments[0]
         with torch.no_grad():  # other workers may have images that update them
@@ -115,9 +103,9 @@ class _SharedBatchNorm(torch.autograd.Function):
             )
         ctx.save_for_backward(h, weight, mean, var, n)
         ctx.eps, ctx.sizes, ctx.process_group = eps, sizes, process_group
-        moved = torch.stack([mean, var, n], 1)
-        ctx.mark_non_differentiable(moved)
-        return out, moved
+        moments_of_all = torch.stack([mean, var, n], 1)
+        ctx.mark_non_differentiable(moments_of_all)
+        return out, moments_of_all
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
@@ -132,13 +120,11 @@ class _SharedBatchNorm(torch.autograd.Function):
                 )
         shared = ctx.process_group.all_reduce(own) / n[:, None].clamp(min=1)
         d_h = torch.empty_like(h)
-        for (part, grad, mean, var), out, (all_weight, all_bias) in zip(
-            parts, d_h.split(ctx.sizes), shared, strict=True
-        ):
+        for (part, grad, mean, var), out, of_all in zip(parts, d_h.split(ctx.sizes), shared, strict=True):
             inverse = torch.rsqrt(var + ctx.eps)
             a = weight * inverse
-            b = -a * inverse * all_weight
-            c = -a * all_bias - b * mean
+            b = -a * inverse * of_all[0]
+            c = -a * of_all[1] - b * mean
             a, b, c = (v[:, None, None] for v in (a, b, c))
             out.copy_(torch.addcmul(c, part, b).addcmul_(grad, a))
         return d_h, own[:, 0].sum(0), own[:, 1].sum(0), None, None, None

@@ -1,8 +1,9 @@
 """A generator of old classes' images, trained on the frozen net alone (ABD, Smith et al., ICCV 2021)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -19,20 +20,15 @@ from ccsi.synthesis.moments import batch_norm_divergence, map_moments, normalize
 class Generator(nn.Module):
     """Noise to images: a linear layer to a quarter of the size, two doublings, three convolutions (ABD, appendix)."""
 
-    def __init__(self, latent: int, width: int, shape: tuple[int, int, int], draws: torch.Generator) -> None:
+    def __init__(self, latent: int, width: int, shape: Sequence[int], draws: torch.Generator) -> None:
         super().__init__()
         channels, height, breadth = shape
         self.latent, self.shape = latent, shape
         self.start = (width, math.ceil(height / 4), math.ceil(breadth / 4))
         self.linear = nn.Linear(latent, math.prod(self.start))
-        self.norms = nn.ModuleList([nn.BatchNorm2d(width), nn.BatchNorm2d(width), nn.BatchNorm2d(width // 2)])
-        self.convolutions = nn.ModuleList(
-            [
-                nn.Conv2d(width, width, 3, 1, 1),
-                nn.Conv2d(width, width // 2, 3, 1, 1),
-                nn.Conv2d(width // 2, channels, 3, 1, 1),
-            ]
-        )
+        widths = [width, width, width // 2, channels]
+        self.norms = nn.ModuleList([nn.BatchNorm2d(n) for n in widths[:3]])
+        self.convolutions = nn.ModuleList([nn.Conv2d(n, m, 3, 1, 1) for n, m in pairwise(widths)])
         with torch.no_grad():
             for layer in (self.linear, *self.convolutions):
                 bound = layer.weight[0].numel() ** -0.5
@@ -44,21 +40,19 @@ class Generator(nn.Module):
         x = self.norms[0](self.linear(z).view(-1, *self.start))
         for conv, norm in zip(self.convolutions[:2], self.norms[1:], strict=True):
             x = F.leaky_relu(norm(conv(F.interpolate(x, scale_factor=2.0))), 0.2)
-        images: Tensor = self.convolutions[2](x).sigmoid()
-        return images[..., : self.shape[1], : self.shape[2]]
+        return self.convolutions[2](x).sigmoid()[..., : self.shape[1], : self.shape[2]]
 
     def sample(self, n: int, draws: torch.Generator, part: slice = slice(None)) -> Tensor:
         """The images `part` of a batch of `n`: [len(part), C, S, S]."""
         z = torch.randn(n, self.latent, generator=draws)[part]
-        images: Tensor = self(z.to(self.linear.weight))
-        return images
+        return self(z.to(self.linear.weight))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
     """How a generator of old classes' images is trained (ABD, section 4.1).
 
-    Defaults are R-DFCIL's released settings for CIFAR-100 (ABD's differ in twice the steps). Unlike the released code,
+    Defaults are those of R-DFCIL's code for CIFAR-100 (ABD's differ in twice the steps). Unlike the released code,
     each task trains a new generator, images come from a sigmoid because pixels are in [0, 1], the blur is over 3x3
     pixels (5x5 there), and norms add 1e-5 to a variance (0.8 there).
 
@@ -89,8 +83,7 @@ class Generation:
 
     def run(self, net: IncrementalNet, shape: torch.Size, task: int, streams: Streams, stage: Stage) -> State:
         """The state of a generator of `shape` images, trained on `net` (frozen, in eval mode)."""
-        generator = self.fresh(net, shape, task, streams)
-        draws = streams.generator("generation", task)
+        generator, draws = self.fresh(net, shape, task, streams), streams.generator("generation", task)
         weights = list(generator.parameters())
         optimizer, first = Adam(weights), 0
         if stage.state is not None:
@@ -101,13 +94,9 @@ class Generation:
             first = saved["step"]
         generator.train()
 
-        def state(step: int) -> State:
-            return {
-                "generator": generator.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "draws": draws.get_state(),
-                "step": step,
-            }
+        def state() -> State:
+            parts = {"generator": generator.state_dict(), "optimizer": optimizer.state_dict()}
+            return {**parts, "draws": draws.get_state(), "step": step + 1}
 
         for step in range(first, self.steps):
             terms = self.objective(net, generator.sample(self.batch_size, draws))
@@ -115,15 +104,12 @@ class Generation:
             optimizer.step(grads, self.lr)
             if (step + 1) % LOG_EVERY == 0 or step + 1 == self.steps:
                 stage.log(step + 1, self.steps, {f"loss_{name}": value.item() for name, value in terms.items()})
-            stage.maybe_checkpoint(lambda step=step: state(step + 1))  # type: ignore[misc]
-        done: State = net.process_group.broadcast_object(generator.state_dict())  # each worker has trained one
-        return done
+            stage.maybe_checkpoint(state)
+        return net.process_group.broadcast_object(generator.state_dict())  # each worker has trained one
 
     def fresh(self, net: IncrementalNet, shape: torch.Size, task: int, streams: Streams) -> Generator:
         """A generator at its random start, on the net's device."""
-        channels, height, breadth = shape
-        made = Generator(self.latent, self.width, (channels, height, breadth), streams.generator("generator", task))
-        return made.to(net.scale.device, net.scale.dtype)
+        return Generator(self.latent, self.width, shape, streams.generator("generator", task)).to(net.scale)
 
     def trained(
         self, state: Mapping[str, Tensor], net: IncrementalNet, shape: torch.Size, task: int, streams: Streams
@@ -144,16 +130,10 @@ class Generation:
             "smooth": self.w_smooth * (x - blurred(x)).square().mean(),
         }
         if taps:
-            terms["moments"] = self.w_moments * torch.stack([divergence(tap) for tap in taps]).mean()
+            moments = [normalized_moments(*map_moments(tap.input), tap.norm.groups, tap.norm.eps) for tap in taps]
+            divergences = [batch_norm_divergence(tap.norm, *pair) for tap, pair in zip(taps, moments, strict=True)]
+            terms["moments"] = self.w_moments * torch.stack(divergences).mean()
         return terms
-
-
-def divergence(tap: Tap) -> Tensor:
-    """`batch_norm_divergence` of one norm layer's input."""
-    first, second = map_moments(tap.input)
-    if tap.norm.groups is not None:
-        first, second = normalized_moments(first, second, tap.norm.groups, tap.norm.eps)
-    return batch_norm_divergence(tap.norm, first, second)
 
 
 def blurred(x: Tensor) -> Tensor:
@@ -161,6 +141,5 @@ def blurred(x: Tensor) -> Tensor:
     line = torch.tensor([math.exp(-0.5), 1.0, math.exp(-0.5)]).to(x)
     kernel = (line[:, None] * line / line.sum() ** 2).expand(x.shape[1], 1, 3, 3)
     for dim in (2, 3):  # torch's padding has no deterministic gradient on a GPU
-        last = x.shape[dim] - 1
-        x = torch.cat([x.narrow(dim, 1, 1), x, x.narrow(dim, last - 1, 1)], dim)
+        x = torch.cat([x.narrow(dim, 1, 1), x, x.narrow(dim, -2, 1)], dim)
     return F.conv2d(x, kernel, groups=x.shape[1])

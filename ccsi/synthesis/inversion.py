@@ -1,7 +1,7 @@
 """Class impressions: images optimised under a frozen model (METHOD section 4)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,15 +25,7 @@ from ccsi.models import IncrementalNet, Tap
 from ccsi.optim import Adam
 from ccsi.rng import Streams
 from ccsi.stage import LOG_EVERY, Stage, State
-from ccsi.synthesis.images import total_variation, transformed
-from ccsi.synthesis.moments import (
-    ClassMemory,
-    batch_norm_distance,
-    class_moment_distance,
-    group_moments,
-    map_moments,
-    normalized_moments,
-)
+from ccsi.synthesis.moments import ClassMemory, moment_distances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +41,8 @@ class Synthesis:
         per_class: impressions of each old class.
         batches: groups of `group_size` in all, as in the release; one number, or one a task from the second on.
         group_size: B, images whose batch statistics are matched together; with `per_class`, the most of them.
-        together: groups optimised as one tensor; `auto` takes one at a time on a CPU, where more would not fit the
-            cache, and up to 2,048 images on a GPU, but leaves no worker without a group. The result does not depend
-            on it.
+        groups_at_once: groups optimised as one tensor; `auto` takes one on a CPU, where more would not fit the cache,
+            and up to 2,048 images on a GPU, but leaves no worker without a group. The result does not depend on it.
         statistics: `group`, or `pooled`: all impressions of the task form one group (another method).
         w_ce: weight of the cross-entropy; like the next three one number, or one a task from the second on, and 0
             switches the term off.
@@ -76,7 +67,7 @@ class Synthesis:
     per_class: PositiveInt | None = 100
     batches: PerTaskCount | None = None
     group_size: PositiveInt = 40
-    together: Literal["auto"] | PositiveInt = "auto"
+    groups_at_once: Literal["auto"] | PositiveInt = "auto"
     statistics: Literal["group", "pooled"] = "group"
     w_ce: PerTaskNonNegative = 1.0
     w_f: PerTaskNonNegative = 1.0
@@ -101,11 +92,11 @@ class Synthesis:
     def labels(self, n_old: int, task: int) -> Tensor:
         """Labels of all impressions, one row a group: int64 [groups, B]; classes alternate."""
         if self.batches is not None:
-            n, size = per_task(self.batches, task) * self.group_size, self.group_size
+            n = per_task(self.batches, task) * self.group_size
         else:
             assert self.per_class is not None
-            n, size = self.per_class * n_old, self.group_size
-        groups = 1 if self.statistics == "pooled" else math.ceil(n / size)
+            n = self.per_class * n_old
+        groups = 1 if self.statistics == "pooled" else math.ceil(n / self.group_size)
         size = math.ceil(n / groups)
         return (torch.arange(groups * size) % n_old).view(groups, size)
 
@@ -116,12 +107,6 @@ class Synthesis:
             return self.lr * (step + 1) / warmup
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (self.iterations - warmup)))
 
-    def groups_together(self, groups: int, size: int, device: torch.device, workers: int = 1) -> int:
-        """Number of groups of `size` images that are optimised as one tensor."""
-        if self.together != "auto":
-            return self.together
-        return 1 if device.type == "cpu" else max(1, min(2048 // size, math.ceil(groups / workers)))
-
     def run(
         self, net: IncrementalNet, memory: ClassMemory, task: int, streams: Streams, stage: Stage
     ) -> dict[str, Tensor]:
@@ -130,7 +115,7 @@ class Synthesis:
         The net's workers share the groups, and each returns the images of all.
 
         Args:
-            task: 0-based number of the task that replays them; chooses per-task values and random streams.
+            task: 0-based number of the task that replays them.
 
         Returns:
             `images` uint8 [n, C, S, S] and `labels` int64 [n], on the net's device.
@@ -139,31 +124,32 @@ class Synthesis:
         weights = {name: per_task(getattr(self, name), task) for name in ("w_ce", "w_f", "w_tv", "w_l2")}
         device, process_group = net.scale.device, net.process_group
         n_groups, size = labels.shape
-        together = self.groups_together(n_groups, size, device, process_group.world_size)
-        chunks = torch.arange(n_groups).split(together)
+        at_once = self.groups_at_once
+        if at_once == "auto":
+            share = math.ceil(n_groups / process_group.world_size)
+            at_once = 1 if device.type == "cpu" else max(1, min(2048 // size, share))
+        chunks = torch.arange(n_groups).split(at_once)
         rounds = math.ceil(len(chunks) / process_group.world_size)  # in each, every worker makes one chunk
         saved: Mapping[str, Any] = stage.state or {"done": [], "chunks": None}
         done: list[Tensor] = [images.to(device) for images in saved["done"]]
-        for number in range(len(done), rounds):
+        state = saved["chunks"] and saved["chunks"][process_group.rank]
 
-            def maybe_checkpoint(step: int, make: Callable[[], State], done: list[Tensor] = done) -> None:
-                if process_group.world_size == 1:
-                    stage.maybe_checkpoint(lambda: {"done": done, "chunks": [make()]})
-                elif step % LOG_EVERY == 0 and process_group.broadcast_object(stage.due()):  # all are at the same step
-                    stage.save({"done": done, "chunks": process_group.all_gather_object(on_cpu(make()))})
+        def save(state: State) -> None:
+            stage.save({"done": done, "chunks": process_group.all_gather_object(on_cpu(state))})
 
-            def log(step: int, metrics: Mapping[str, float], number: int = number) -> None:
-                stage.log(number * self.iterations + step, rounds * self.iterations, metrics)
+        def log(step: int, steps: int, metrics: Mapping[str, float]) -> None:
+            stage.log(len(done) * steps + step, rounds * steps, metrics)
 
-            mine = number * process_group.world_size + process_group.rank
+        while len(done) < rounds:
+            number = len(done) * process_group.world_size + process_group.rank
             # a worker without a chunk repeats the last one, to stay at the same step as the others
-            groups = chunks[min(mine, len(chunks) - 1)]
+            groups = chunks[min(number, len(chunks) - 1)]
             draws = [self.draw(memory, labels[g], task, int(g), streams) for g in groups]
-            state = saved["chunks"] and saved["chunks"][process_group.rank]
-            images = self.invert(net, memory, labels[groups].to(device), draws, weights, state, maybe_checkpoint, log)
+            part = Stage(state, lambda: process_group.broadcast_object(stage.due()), save, log)
+            images = self.invert(net, memory, labels[groups].to(device), draws, weights, part)
             made = (images.flatten(0, 1) * 255).round().to(torch.uint8)
-            done.append(process_group.all_gather_rows(made if mine < len(chunks) else made[:0]))
-            saved = {"done": done, "chunks": None}
+            done.append(process_group.all_gather_rows(made if number < len(chunks) else made[:0]))
+            state = None
         keep = labels.numel() if self.per_class is None else self.per_class * len(memory.means)
         return {"images": torch.cat(done)[:keep], "labels": labels.flatten()[:keep].to(device)}
 
@@ -185,39 +171,36 @@ class Synthesis:
         labels: Tensor,
         draws: list[tuple[Tensor, Tensor, Tensor]],
         weights: Mapping[str, float],
-        saved: Mapping[str, Any] | None = None,
-        maybe_checkpoint: Callable[[int, Callable[[], State]], None] = lambda step, make: None,
-        log: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
+        stage: Stage | None = None,
     ) -> Tensor:
-        """Optimise G groups of B images together; each has its own statistics, jitter, flips and best state.
+        """Optimise G groups of B images as one tensor; each has its own statistics, jitter, flips and best state.
 
         Args:
             labels: int64 [G, B].
             draws: the result of `draw` for each group.
-            saved: state to resume from.
-            maybe_checkpoint, log: called with the number of steps done.
 
         Returns:
             float [G, B, C, S, S] in [0, 1]: each group's state of lowest loss.
         """
+        stage = stage or Stage()
         net.eval()
         trainable = [p for p in net.parameters() if p.requires_grad]
         for p in trainable:
             p.requires_grad_(False)
-        x = torch.stack([start for start, _, _ in draws])
-        x.requires_grad_(True)
+        x = torch.stack([start for start, _, _ in draws]).requires_grad_(True)
         shifts = torch.stack([shift for _, shift, _ in draws], 1).tolist()  # [steps][G][2]
         flips = torch.stack([flip for _, _, flip in draws], 1).tolist()
         optimizer = Adam([x], beta1=self.beta1, beta2=self.beta2)
         best, lowest, first = x.detach().clone(), torch.full((len(labels),), torch.inf).to(x), 0
-        if saved is not None:
+        if stage.state is not None:
+            saved = stage.state
             x.data.copy_(saved["x"])
             best, lowest, first = saved["best"].to(x), saved["lowest"].to(x), saved["step"]
             optimizer.load_state_dict(saved["optimizer"])
 
         def state() -> State:
             position = {"best": best, "lowest": lowest, "step": step + 1}
-            return {"x": x.detach(), "optimizer": optimizer.state_dict()} | position
+            return {"x": x.detach(), "optimizer": optimizer.state_dict(), **position}
 
         for step in range(first, self.iterations):
             terms = self.objective(net, memory, transformed(x, shifts[step], flips[step]), labels, weights)
@@ -230,8 +213,10 @@ class Synthesis:
                 optimizer.step([grad], self.learning_rate(step))
                 x.clamp_(0, 1)
             if (step + 1) % LOG_EVERY == 0 or step + 1 == self.iterations:
-                log(step + 1, {f"loss_{name}": value.mean().item() for name, value in terms.items()})
-            maybe_checkpoint(step + 1, state)
+                metrics = {f"loss_{name}": value.mean().item() for name, value in terms.items()}
+                stage.log(step + 1, self.iterations, metrics)
+            if net.process_group.world_size == 1 or (step + 1) % LOG_EVERY == 0:  # where all are at the same step
+                stage.maybe_checkpoint(state)
         for p in trainable:
             p.requires_grad_(True)
         return best.clamp_(0, 1)  # the start may lie outside
@@ -241,44 +226,24 @@ class Synthesis:
     ) -> dict[str, Tensor]:
         """The weighted terms of L, each [G], for images [G, B, C, S, S] with labels [G, B]."""
         n_groups, size = labels.shape
-        flat, y = x.flatten(0, 1), labels.flatten()
+        y = labels.flatten()
         moments = weights["w_f"] > 0 and (self.bn_moments > 0 or self.class_moments > 0)
         terms: dict[str, Tensor] = {}
         if weights["w_ce"] > 0 or moments:
             taps: list[Tap] | None = [] if moments else None
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                features = net.features(flat, taps)
+                features = net.features(x.flatten(0, 1), taps)
             if weights["w_ce"] > 0:
                 z = net.scale * net.cosines(features)
                 terms["ce"] = weights["w_ce"] * F.cross_entropy(z, y, reduction="none").view(n_groups, size).mean(1)
             if taps is not None:
-                terms["moments"] = weights["w_f"] * self.moment_terms(taps, memory, y, n_groups)
+                weighted = self.stem_weight, self.class_moments, self.bn_moments
+                terms["moments"] = weights["w_f"] * moment_distances(taps, memory, y, n_groups, *weighted)
         if weights["w_tv"] > 0:
             terms["tv"] = weights["w_tv"] * total_variation(x)
         if weights["w_l2"] > 0:
             terms["l2"] = weights["w_l2"] * torch.linalg.vector_norm(x.flatten(2), dim=2).mean(1)
         return terms or {"none": x.flatten(1).sum(1) * 0}
-
-    def moment_terms(self, taps: list[Tap], memory: ClassMemory, y: Tensor, n_groups: int) -> Tensor:
-        """Σ_l a_l·R_l, [G]."""
-        total = torch.zeros(n_groups, device=y.device)
-        layer = 0
-        for number, tap in enumerate(taps):
-            norm, a = tap.norm, tap.input.to(memory.means.dtype)
-            first, second = map_moments(a)
-            weight = self.stem_weight if number == 0 else 1.0
-            if norm.groups is not None and memory.group_means:
-                if self.class_moments > 0:
-                    of_class = memory.group_means[layer][y], memory.group_vars[layer][y]
-                    distance = class_moment_distance(*group_moments(first, second, norm.groups), *of_class)
-                    total = total + weight * self.class_moments * distance.view(n_groups, -1).mean(1)
-                layer += 1
-            if self.bn_moments > 0:
-                if norm.groups is not None:
-                    first, second = normalized_moments(first, second, norm.groups, norm.eps)
-                distance = batch_norm_distance(norm, first, second, n_groups)
-                total = total + weight * self.bn_moments * distance
-        return total
 
 
 def on_cpu(value: Any) -> Any:
@@ -288,3 +253,27 @@ def on_cpu(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: on_cpu(one) for key, one in value.items()}
     return [on_cpu(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def transformed(x: Tensor, shifts: list[list[int]], flips: list[bool]) -> Tensor:
+    """x̃: each group of [G, B, C, S, S] shifted (cyclically) and flipped."""
+    groups = []
+    for group, (dy, dx), flip in zip(x, shifts, flips, strict=True):
+        moved = group.roll((dy, dx), (-2, -1)) if dy or dx else group
+        groups.append(moved.flip(-1) if flip else moved)
+    return torch.stack(groups)
+
+
+def total_variation(x: Tensor) -> Tensor:
+    """Sum of the Frobenius norms of the four difference images of each group: [G, B, C, H, W] to [G].
+
+    Horizontal, vertical and both diagonal neighbours, over the whole group (DeepInversion's TV-l2).
+    """
+    differences = (
+        x[..., :, 1:] - x[..., :, :-1],
+        x[..., 1:, :] - x[..., :-1, :],
+        x[..., 1:, 1:] - x[..., :-1, :-1],
+        x[..., 1:, :-1] - x[..., :-1, 1:],
+    )
+    norms = [torch.linalg.vector_norm(d.flatten(1), dim=1) for d in differences]
+    return torch.stack(norms).sum(0)

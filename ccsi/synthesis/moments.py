@@ -12,7 +12,7 @@ from ccsi.models import ContinualNorm2d, IncrementalNet, Tap
 
 @dataclass
 class ClassMemory:
-    """Aggregates of real images for each class seen so distance; no single image is kept.
+    """Aggregates of the real images of each class seen so far; no single image is kept.
 
     Attributes:
         means: mean image of each class, float [n, C, S, S] in [0, 1].
@@ -26,26 +26,21 @@ class ClassMemory:
 
     def n_bytes(self) -> dict[str, int]:
         """Bytes of `class means` and of `normalization moments`."""
-        moments = sum(t.numel() * t.element_size() for t in (*self.group_means, *self.group_vars))
-        return {"class means": self.means.numel() * self.means.element_size(), "normalization moments": moments}
+        moments = sum(t.nbytes for t in (*self.group_means, *self.group_vars))
+        return {"class means": self.means.nbytes, "normalization moments": moments}
 
     def to(self, device: torch.device) -> "ClassMemory":
         """The same on `device`."""
-        return ClassMemory(
-            self.means.to(device), [t.to(device) for t in self.group_means], [t.to(device) for t in self.group_vars]
-        )
+        layers = ([t.to(device) for t in moments] for moments in (self.group_means, self.group_vars))
+        return ClassMemory(self.means.to(device), *layers)
 
     def extended(self, other: "ClassMemory") -> "ClassMemory":
         """The classes of this memory followed by those of `other`."""
         if not len(self.means):
             return other
-        means, variances = (
-            zip(self.group_means, other.group_means, strict=True),
-            zip(self.group_vars, other.group_vars, strict=True),
-        )
-        return ClassMemory(
-            torch.cat([self.means, other.means]), [torch.cat(a) for a in means], [torch.cat(a) for a in variances]
-        )
+        pairs = (self.group_means, other.group_means), (self.group_vars, other.group_vars)
+        layers = ([torch.cat(both) for both in zip(*pair, strict=True)] for pair in pairs)
+        return ClassMemory(torch.cat([self.means, other.means]), *layers)
 
 
 class _Moments(torch.autograd.Function):
@@ -66,8 +61,7 @@ class _Moments(torch.autograd.Function):
 def map_moments(a: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and mean square of each map of [N, C, H, W] over its pixels, each [N, C].
 
-    Group and batch statistics of a layer's input, and of its GN output, follow from these two, so that the maps are
-    read once.
+    Group and batch statistics of a layer's input, and of its GN output, follow from these two.
     """
     first, second = _Moments.apply(a)
     return first, second
@@ -79,8 +73,13 @@ def group_moments(first: Tensor, second: Tensor, groups: int) -> tuple[Tensor, T
     return mean, (second.unflatten(1, (groups, -1)).mean(2) - mean.square()).clamp(min=0)
 
 
-def normalized_moments(first: Tensor, second: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
-    """`map_moments` of GN_G(a), from those of a: GN subtracts a group's mean and divides by its deviation."""
+def normalized_moments(first: Tensor, second: Tensor, groups: int | None, eps: float) -> tuple[Tensor, Tensor]:
+    """`map_moments` of GN_G(a), from those of a: GN subtracts a group's mean and divides by its deviation.
+
+    Without groups there is no GN.
+    """
+    if groups is None:
+        return first, second
     mean, var = group_moments(first, second, groups)
     size = first.shape[1] // groups
     mean = mean.repeat_interleave(size, 1)
@@ -90,55 +89,63 @@ def normalized_moments(first: Tensor, second: Tensor, groups: int, eps: float) -
 
 @torch.no_grad()
 def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: int = 256) -> ClassMemory:
-    """The memory of `classes`, from one eval-mode pass over their images right after they were learned.
+    """The memory of `classes`, a row each, from one eval-mode pass over their images right after they were learned.
 
     The net's workers share each class's images, and each returns the memory of all.
-
-    Args:
-        data: images uint8 [N, C, S, S] and labels. classes: the classes in order, one row each.
     """
-    was_training = net.training
+    was_training, rows = net.training, []
     net.eval()
-    means, group_means, group_vars = [], [], []
     for c in classes:
         members = (data.labels == c).nonzero()[:, 0]
-        n, members = len(members), members[net.process_group.shard(len(members))]
-        image_sum = torch.zeros(data.images.shape[1:], dtype=torch.float64, device=data.images.device)
-        sums: list[tuple[Tensor, Tensor]] = []
-        for part in members.split(batch_size):
+        sums: list[Tensor] = []  # of the images, and of mean and variance of each layer in turn
+        for part in members[net.process_group.shard(len(members))].split(batch_size):
             x = data.images[part].to(net.scale.dtype) / 255
             taps: list[Tap] = []
             net.features(x, taps)
-            image_sum += x.sum(0, dtype=torch.float64)
             layers = [group_moments(*map_moments(tap.input), tap.norm.groups) for tap in taps if tap.norm.groups]
-            new = [(mean.sum(0), var.sum(0)) for mean, var in layers]
-            sums = [(m + dm, v + dv) for (m, v), (dm, dv) in zip(sums, new, strict=True)] if sums else new
-        total = net.process_group.all_reduce
-        means.append((total(image_sum) / n).to(net.scale.dtype))
-        group_means.append([total(m) / n for m, _ in sums])
-        group_vars.append([total(v) / n for _, v in sums])
+            new = [x.sum(0, dtype=torch.float64), *(moment.sum(0) for layer in layers for moment in layer)]
+            sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
+        rows.append([net.process_group.all_reduce(value) / len(members) for value in sums])
     net.train(was_training)
-    return ClassMemory(
-        torch.stack(means),
-        [torch.stack(layer) for layer in zip(*group_means, strict=True)],
-        [torch.stack(layer) for layer in zip(*group_vars, strict=True)],
-    )
+    means, *moments = (torch.stack(column) for column in zip(*rows, strict=True))
+    return ClassMemory(means.to(net.scale.dtype), moments[::2], moments[1::2])
+
+
+def moment_distances(
+    taps: list[Tap], memory: ClassMemory, y: Tensor, n_groups: int, stem: float, of_class: float, of_batch: float
+) -> Tensor:
+    """Σ_l a_l·R_l of each synthesis group, [n_groups] (METHOD section 4).
+
+    Args:
+        taps: the layers' inputs [N, C, H, W], `n_groups` groups of images one after the other. y: their classes, [N].
+        stem: a_l of the first layer; 1 for the others.
+        of_class, of_batch: weights of the class-adaptive part of R_l and of its BN part.
+    """
+    total = torch.zeros(n_groups, device=y.device)
+    stored = zip(memory.group_means, memory.group_vars, strict=True)  # of the layers with groups
+    for number, tap in enumerate(taps):
+        norm, weight = tap.norm, stem if number == 0 else 1.0
+        first, second = map_moments(tap.input.to(memory.means.dtype))
+        targets = next(stored, None) if norm.groups is not None else None
+        if norm.groups is not None and targets is not None and of_class > 0:
+            mean, var = (target[y] for target in targets)
+            distance = moment_distance(*group_moments(first, second, norm.groups), mean, var)
+            total = total + weight * of_class * distance.view(n_groups, -1).mean(1)
+        if of_batch > 0:
+            normalized = normalized_moments(first, second, norm.groups, norm.eps)
+            total = total + weight * of_batch * batch_norm_distance(norm, *normalized, n_groups)
+    return total
 
 
 def batch_norm_distance(norm: ContinualNorm2d, first: Tensor, second: Tensor, n_groups: int) -> Tensor:
-    """‖μ − mean‖₂ + ‖σ² − var‖₂ over channels, against BN's running moments, for each synthesis group.
+    """‖μ − mean‖₂ + ‖σ² − var‖₂ over channels, against BN's running moments, for each synthesis group: [n_groups].
 
-    Args:
-        first, second: `map_moments` of the input of the layer's BN part (the GN output under CN), [N, C]; the
-            batch is a sequence of `n_groups` synthesis groups, and μ and σ² are those of a group.
-
-    Returns:
-        [n_groups]. Source: DeepInversion, eq. 4 (norms not squared).
+    From `map_moments` [N, C] of BN's input (the GN output under CN); N images are `n_groups` groups, one after the
+    other. Source: DeepInversion, eq. 4 (norms not squared).
     """
     mean = first.unflatten(0, (n_groups, -1)).mean(1)
     var = (second.unflatten(0, (n_groups, -1)).mean(1) - mean.square()).clamp(min=0)
-    distance: Tensor = torch.linalg.vector_norm(mean - norm.running_mean, dim=1)
-    return distance + torch.linalg.vector_norm(var - norm.running_var, dim=1)
+    return moment_distance(mean, var, norm.running_mean, norm.running_var)
 
 
 def batch_norm_divergence(norm: ContinualNorm2d, first: Tensor, second: Tensor) -> Tensor:
@@ -149,15 +156,12 @@ def batch_norm_divergence(norm: ContinualNorm2d, first: Tensor, second: Tensor) 
     mean = first.mean(0)
     var = (second.mean(0) - mean.square()).clamp(min=norm.eps)
     ratio = (norm.running_var + norm.eps) / var
-    distance: Tensor = ratio - ratio.log() - 1 + (norm.running_mean - mean).square() / var
-    return distance.mean() / 2
+    return (ratio - ratio.log() - 1 + (norm.running_mean - mean).square() / var).mean() / 2
 
 
-def class_moment_distance(mean: Tensor, var: Tensor, mean_of_class: Tensor, var_of_class: Tensor) -> Tensor:
-    """‖GN group means − m_y‖₂ + ‖GN group variances − v_y‖₂ for each image. All [N, G], result [N].
+def moment_distance(mean: Tensor, var: Tensor, target_mean: Tensor, target_var: Tensor) -> Tensor:
+    """‖mean − target mean‖₂ + ‖variance − target variance‖₂ of each row: all [N, D] to [N].
 
-    `mean_of_class` and `var_of_class` are those of each image's class. Source: CCSI, class-adaptive moments (METHOD
-    section 4).
+    Of GN group moments, with those of each image's class as targets: CCSI's class-adaptive moments (METHOD section 4).
     """
-    distance: Tensor = torch.linalg.vector_norm(mean - mean_of_class, dim=1)
-    return distance + torch.linalg.vector_norm(var - var_of_class, dim=1)
+    return torch.linalg.vector_norm(mean - target_mean, dim=1) + torch.linalg.vector_norm(var - target_var, dim=1)

@@ -25,12 +25,12 @@ from ccsi.models import IncrementalNet, ccsi_small, random_prototypes
 from ccsi.rng import Streams, TaskStreams
 from ccsi.stage import Stage
 from ccsi.synthesis import Synthesis, remember
-from ccsi.synthesis.images import total_variation
+from ccsi.synthesis.inversion import total_variation
 from ccsi.synthesis.moments import (
     batch_norm_distance,
-    class_moment_distance,
     group_moments,
     map_moments,
+    moment_distance,
     normalized_moments,
 )
 from ccsi.training import Training, TrainingData
@@ -135,7 +135,7 @@ def synthesis_loops(device: torch.device, steps: int) -> tuple[Timed, Timed]:
             for layer, tap in enumerate(taps):
                 first, second = map_moments(tap.input)
                 of_class = memory.group_means[layer][y], memory.group_vars[layer][y]
-                r = class_moment_distance(*group_moments(first, second, 8), *of_class).mean()
+                r = moment_distance(*group_moments(first, second, 8), *of_class).mean()
                 r = r + batch_norm_distance(tap.norm, *normalized_moments(first, second, 8, 1e-5), 1)[0]
                 far = far + (10.0 if layer == 0 else 1.0) * r
             l2 = seen.flatten(1).norm(dim=1).mean()
@@ -153,11 +153,11 @@ def grouped(device: torch.device, steps: int, groups: int, choices: list[int | L
     net = net_of(2, 2, device).eval().requires_grad_(False)
     memory = remember(net, random_images(160, range(4), device), range(4))
 
-    def made(together: int | Literal["auto"]) -> Timed:
-        synthesis = Synthesis(iterations=steps, per_class=None, batches=groups, together=together)
+    def made(groups_at_once: int | Literal["auto"]) -> Timed:
+        synthesis = Synthesis(iterations=steps, per_class=None, batches=groups, groups_at_once=groups_at_once)
         return lambda: synthesis.run(net, memory, 1, Streams(0), Stage()) and None
 
-    return [made(together) for together in choices]
+    return [made(choice) for choice in choices]
 
 
 def in_turn(loops: list[Timed], repetitions: int, clock: Callable[[], float]) -> list[list[float]]:
@@ -219,7 +219,7 @@ def main() -> int:
     for choice, seconds in zip(choices[1:], others, strict=True):
         # on a CPU `auto` is one by one (more leave the cache): there this shows the noise of the clock
         target = 1.05 if choice == "auto" else None
-        met &= show(f"{groups} groups, together={choice}, against one by one", seconds, loop, steps * groups, target)
+        met &= show(f"{groups} groups, {choice} at once, against one by one", seconds, loop, steps * groups, target)
     return 0 if met else 1
 
 

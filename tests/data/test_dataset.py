@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccsi.data.dataset import Raw, check_labels, first_of_each_class
-from ccsi.data.split import stratified
+from ccsi.data.dataset import Raw, check_labels, first_of_each_class, stratified
 from ccsi.errors import UserError
 
 labels_of_4 = st.lists(st.integers(0, 3), min_size=1, max_size=60).map(np.array)
@@ -31,7 +30,9 @@ def test_first_of_each_class(labels: np.ndarray[tuple[int], np.dtype[np.int64]],
     seed=st.integers(0, 9),
 )
 def test_stratified(labels: np.ndarray[tuple[int], np.dtype[np.int64]], shares: list[float], seed: int) -> None:
-    parts = stratified(labels, shares, seed)
+    raw = Raw(np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1), labels)
+    made, again = (stratified(raw, shares, seed) for _ in range(2))
+    parts = [part.images.ravel() for part in made]
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
     assert all(part.tolist() == sorted(part) for part in parts)
     for label in np.unique(labels):
@@ -39,7 +40,8 @@ def test_stratified(labels: np.ndarray[tuple[int], np.dtype[np.int64]], shares: 
         if total >= 5:  # with fewer, "at least one" may not leave any
             for share, part in zip(shares, parts[1:], strict=True):
                 assert np.sum(labels[part] == label) == max(1, round(share * total))
-    assert all(np.array_equal(a, b) for a, b in zip(parts, stratified(labels, shares, seed), strict=True))
+    for part, copy, numbers in zip(made, again, parts, strict=True):
+        assert part.labels.tolist() == labels[numbers].tolist() and np.array_equal(copy.images.ravel(), numbers)
 
 
 @given(labels=st.lists(st.integers(-1, 4), max_size=12), n_images=st.integers(0, 12))

@@ -26,12 +26,12 @@ def test_grouped_equals_the_loop_over_single_groups(made, norm):
     synthesis = Synthesis(iterations=50, warmup=10)
     labels = torch.arange(4 * 6).view(4, 6) % 3
     draws = draws_of(synthesis, memory, labels)
-    together = synthesis.invert(net, memory, labels, draws, WEIGHTS)
+    at_once = synthesis.invert(net, memory, labels, draws, WEIGHTS)
     alone = [synthesis.invert(net, memory, labels[i : i + 1], draws[i : i + 1], WEIGHTS) for i in range(4)]
-    assert (together - torch.cat(alone)).abs().max().item() <= 1e-6
+    assert (at_once - torch.cat(alone)).abs().max().item() <= 1e-6
     start = torch.stack([start for start, *_ in draws]).clamp(0, 1)
-    assert (together - start).abs().max().item() > 0.1  # something was done
-    assert (together[0] - together[1]).abs().max().item() > 0.1
+    assert (at_once - start).abs().max().item() > 0.1  # something was done
+    assert (at_once[0] - at_once[1]).abs().max().item() > 0.1
 
 
 def test_a_group_is_not_moved_by_its_neighbours(made):
@@ -49,8 +49,8 @@ def test_a_group_is_not_moved_by_its_neighbours(made):
 def test_run_gives_the_same_images_however_many_groups_go_together(made, norm):
     net, memory = made(norm)
     results = []
-    for together in (1, 2, 4, "auto"):
-        synthesis = Synthesis(iterations=20, together=together, **SMALL)
+    for groups_at_once in (1, 2, 4, "auto"):
+        synthesis = Synthesis(iterations=20, groups_at_once=groups_at_once, **SMALL)
         results.append(synthesis.run(net, memory, 1, Streams(0), Stage()))
     for result in results[1:]:
         assert torch.equal(result["labels"], results[0]["labels"])
@@ -252,11 +252,12 @@ class StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("groups_at_once", [1, 3])
 @pytest.mark.parametrize("at", [1, 8, 9, 16])
-def test_interrupted_and_gone_on_gives_the_same_bits(made, together, at):
+def test_interrupted_and_gone_on_gives_the_same_bits(made, groups_at_once, at):
     net, memory = made("cn", torch.float32)
-    synthesis = Synthesis(iterations=8, together=together, per_class=8, group_size=4, warmup=3)  # six groups
+    six_groups = {"per_class": 8, "group_size": 4, "groups_at_once": groups_at_once}
+    synthesis = Synthesis(iterations=8, warmup=3, **six_groups)
     whole = synthesis.run(net, memory, 1, Streams(0), Stage())
     saved, offers = None, 0
 
@@ -275,14 +276,14 @@ def test_interrupted_and_gone_on_gives_the_same_bits(made, together, at):
     steps = []
     rest = synthesis.run(fresh, memory, 1, Streams(0), Stage(saved, lambda: True, lambda state: steps.append(1)))
     assert torch.equal(rest["images"], whole["images"]) and torch.equal(rest["labels"], whole["labels"])
-    assert len(steps) == 8 * (6 // together) - at  # no step twice
+    assert len(steps) == 8 * (6 // groups_at_once) - at  # no step twice
 
 
 def test_progress_is_told_over_all_chunks(made):
     net, memory = made("cn", torch.float32)
     told = []
     stage = Stage(log=lambda step, steps, values: told.append((step, steps, set(values))))
-    Synthesis(iterations=60, together=2, **SMALL).run(net, memory, 1, Streams(0), stage)
+    Synthesis(iterations=60, groups_at_once=2, **SMALL).run(net, memory, 1, Streams(0), stage)
     names = {"loss_ce", "loss_moments", "loss_tv", "loss_l2"}
     assert told == [(step, 120, names) for step in (50, 60, 110, 120)]
 

@@ -9,9 +9,9 @@ from ccsi.models import ContinualNorm2d, Tap
 from ccsi.synthesis import remember
 from ccsi.synthesis.moments import (
     batch_norm_distance,
-    class_moment_distance,
     group_moments,
     map_moments,
+    moment_distance,
     normalized_moments,
 )
 
@@ -61,11 +61,9 @@ def test_batch_norm_distance_is_each_groups_own(n_groups, size, seed):
         assert got[number].item() == pytest.approx(far.item())
 
 
-def test_class_moment_distance_by_hand():
+def test_moment_distance_by_hand():
     mean, var = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[1.0, 1.0], [2.0, 2.0]])
-    far = class_moment_distance(
-        mean, var, torch.tensor([[1.0, 5.0], [3.0, 4.0]]), torch.tensor([[1.0, 1.0], [2.0, 1.0]])
-    )
+    far = moment_distance(mean, var, torch.tensor([[1.0, 5.0], [3.0, 4.0]]), torch.tensor([[1.0, 1.0], [2.0, 1.0]]))
     assert far.tolist() == [3.0, 6.0]
 
 
@@ -79,7 +77,7 @@ def test_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(
         lambda a: batch_norm_distance(norm, *normalized_moments(*map_moments(a), 4, 1e-5), 2), (a,)
     )
-    assert torch.autograd.gradcheck(lambda a: class_moment_distance(*group_moments(*map_moments(a), 4), m, v), (a,))
+    assert torch.autograd.gradcheck(lambda a: moment_distance(*group_moments(*map_moments(a), 4), m, v), (a,))
 
 
 def test_gradients_of_a_flat_map_are_finite():

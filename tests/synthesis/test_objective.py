@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ccsi.models import ContinualNorm2d
 from ccsi.synthesis import Synthesis
-from ccsi.synthesis.images import total_variation, transformed
+from ccsi.synthesis.inversion import total_variation, transformed
 
 WEIGHTS = {"w_ce": 0.7, "w_f": 0.3, "w_tv": 0.05, "w_l2": 0.2}
 
