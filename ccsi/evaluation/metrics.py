@@ -15,7 +15,7 @@ Matrix = Sequence[Sequence[float]]
 
 
 def mean(values: Sequence[float], empty: float = float("nan")) -> float:
-    """The mean of some values, `empty` of none."""
+    """The mean of the values; `empty` if there are none."""
     return float(np.mean(values)) if len(values) else empty
 
 
@@ -68,45 +68,41 @@ def backward_transfer(r: Matrix) -> float:
 def forward_transfer(r: Matrix, reference: Sequence[float]) -> float:
     """Mean over j > 1 of R[j][j] − reference[j]: what earlier tasks are worth to a new one. 0 for a single task.
 
-    Lopez-Paz and Ranzato (2017) take R[j−1][j], which is 0 where classes that have not come yet are never called;
-    this is the form for growing classifiers (Wang et al., TPAMI 2024). With joint training as the reference it is
-    minus Chaudhry et al.'s (2018) intransigence.
+    The form for growing classifiers (Wang et al., TPAMI 2024), which never call classes still to come, so that
+    Lopez-Paz and Ranzato's R[j−1][j] (2017) is 0. With joint training as reference: minus Chaudhry et al.'s (2018)
+    intransigence.
 
     Args:
-        reference: for each task, its accuracy right after it came under a model that did not learn tasks in sequence.
+        reference: accuracy on each task right after it is learned, of a model that did not learn tasks in sequence.
     """
     return mean([r[j][j] - reference[j] for j in range(1, len(r))], empty=0.0)
 
 
 def recall_per_class(confusion: npt.ArrayLike) -> list[float]:
     """Recall of each class: n_aa / Σ_b n_ab; NaN for a class without images."""
-    counts = np.asarray(confusion)
-    images = counts.sum(1)
-    return [float(hits / n) if n else float("nan") for hits, n in zip(counts.diagonal(), images, strict=True)]
+    return [float(row[c] / row.sum()) if row.any() else float("nan") for c, row in enumerate(np.asarray(confusion))]
 
 
 def auc(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> float:
     """MedMNIST's AUC for multi-class sets: the mean over classes of the one-against-rest ROC area.
 
+    A class without images, or with all of them, has no area; the mean is over the others.
+
     Args:
-        labels: [N]. probabilities: [N, n], or whatever rises with them. A class without images, or with all of them,
-            has no area; the mean is over the others (MedMNIST's own sets have none such).
+        labels: [N]. probabilities: [N, n], or whatever rises with them.
     """
     from sklearn.metrics import roc_auc_score
 
-    areas = []
-    for c in range(probabilities.shape[1]):
-        positive = labels == c
-        if 0 < positive.sum() < len(labels):
-            areas.append(roc_auc_score(positive, probabilities[:, c]))
-    return mean(areas)
+    counts = np.bincount(labels, minlength=probabilities.shape[1])
+    classes = np.flatnonzero((counts > 0) & (counts < len(labels)))
+    return mean([roc_auc_score(labels == c, probabilities[:, c]) for c in classes])
 
 
 def figures(confusions: Sequence[npt.ArrayLike], sizes: Sequence[int], aucs: Sequence[float]) -> dict[str, Any]:
     """Every figure of a run so far, under the one name it has everywhere.
 
     Args:
-        confusions: after each task done. sizes: classes of each task. aucs: `auc` after each task.
+        confusions, aucs: after each task done. sizes: number of classes of each task.
     """
     r = [accuracy_row(confusion, sizes) for confusion in confusions]
     micros = [micro(confusion) for confusion in confusions]

@@ -18,13 +18,13 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def set_up_torch(device: DeviceName, threads: int) -> torch.device:
-    """Set what holds for the whole process, so that a run computes the same bits each time; returns `torch_device`."""
+    """The device of this name, after setting what makes the whole process compute the same bits each time."""
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # NumPy's and scikit-learn's, whatever the environment said when they were imported
     where = torch_device(device)
     if where.type == "cuda":
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        torch.backends.cudnn.allow_tf32 = False  # float32 shall be float32; bfloat16 is a setting
+        torch.backends.cudnn.allow_tf32 = False  # float32 shall be float32; bfloat16 is an option
     return where
 
 
@@ -34,12 +34,13 @@ def torch_device(wanted: DeviceName) -> torch.device:
     Raises:
         UserError: `cuda` or `mps` where there is none.
     """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: this machine has no CUDA GPU that torch can use; expected device=cpu or auto.")
-    if wanted == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device=mps: this machine has no Apple GPU that torch can use; expected device=cpu or auto.")
+    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = "cuda" if usable["cuda"] else "cpu"
+    if not usable[wanted]:
+        kind = "CUDA" if wanted == "cuda" else "Apple"
+        problem = f"this machine has no {kind} GPU that torch can use; expected device=cpu or auto."
+        raise UserError(f"device={wanted}: {problem}")
     return torch.device(wanted)
 
 
@@ -60,21 +61,17 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes since `reset_peak_memory`: of allocations on a CUDA GPU, else of the process's resident set.
-
-    0 where the system does not say (Windows).
-    """
+    """The most bytes since `reset_peak_memory`: allocated on a CUDA GPU, else resident; 0 if unknown (Windows)."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     with suppress(OSError):
         if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
             return int(found[1]) * 1024
-    try:
+    with suppress(ImportError):
         import resource
-    except ImportError:
-        return 0
-    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024)
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return 0
 
 
 def commit() -> str | None:

@@ -28,8 +28,7 @@ def locked(path: Path, wait: float = 0.0, on_wait: Callable[[], None] | None = N
         on_wait: called once if there is a wait.
 
     Yields:
-        Whether the lock is held. False on a file system without locks (some NFS mounts): two processes may then
-        work at the same time.
+        Whether the lock is held: a file system without locks (some NFS mounts) lets two processes work at a time.
 
     Raises:
         InUseError: another process holds it after `wait` seconds.
@@ -49,13 +48,14 @@ def locked(path: Path, wait: float = 0.0, on_wait: Callable[[], None] | None = N
         if held and os.fstat(descriptor).st_nlink:  # 0: its last holder removed it meanwhile
             break
         os.close(descriptor)
-        if not held and time.monotonic() >= deadline:
+        if held:
+            continue
+        if time.monotonic() >= deadline:
             raise InUseError(str(path))
-        if not held:
-            if on_wait is not None:
-                on_wait()
-                on_wait = None
-            time.sleep(POLL)
+        if on_wait is not None:
+            on_wait()
+            on_wait = None
+        time.sleep(POLL)
     try:
         yield True
     finally:
@@ -66,16 +66,11 @@ def locked(path: Path, wait: float = 0.0, on_wait: Callable[[], None] | None = N
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock file `path`, as far as this file system can say. Nothing is written."""
-    try:
+    with suppress(OSError):  # no such file, it may not be read, or there are no locks
+        # NFS locks only what is open for writing
+        descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
         try:
-            descriptor = os.open(path, os.O_RDWR)  # NFS locks only what is open for writing
-        except PermissionError:
-            descriptor = os.open(path, os.O_RDONLY)
-    except OSError:  # no such file, or it may not be read
-        return False
-    try:
-        return not lock_descriptor(descriptor, blocking=False)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
+            return not lock_descriptor(descriptor, blocking=False)
+        finally:
+            os.close(descriptor)
+    return False

@@ -1,4 +1,4 @@
-"""Files of a run's folder as others read them, without importing torch: result.json, and which checkpoint there is."""
+"""Files of a run's folder, read without importing torch: result.json, and a fingerprint of the checkpoint."""
 
 import hashlib
 import json
@@ -13,13 +13,13 @@ from ccsi.errors import UserError
 
 RESULT, CHECKPOINT = "result.json", "checkpoint.pt"
 SCHEMA = 2
-"""Of result.json. 1 held the figures on test at the top level, and some of them under other names."""
+"""Of result.json. Schema 1 has the figures on test at the top level, and some of them under other names."""
 RENAMED = {
     "final_accuracy_macro": "macro",
     "final_accuracy_micro": "micro",
     "average_incremental_accuracy": "average_incremental",
 }
-"""Figures of schema 1 that have another name since."""
+"""Figures of schema 1 that have another name now."""
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -41,7 +41,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def finite(value: Any) -> Any:
-    """`value` with null for every number that JSON has no word for (the AUC of a single class)."""
+    """`value` with None for every number that JSON cannot hold (the AUC of a single class is NaN)."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -64,21 +64,16 @@ def classes_of_tasks(result: Mapping[str, Any]) -> list[list[str]]:
 def upgraded(result: dict[str, Any]) -> dict[str, Any]:
     """A result of schema 1 in the present one."""
     val = result["val"]
-    rest = {key: value for key, value in result.items() if key not in val}
-    splits = {
-        split: {RENAMED.get(key, key): figures.get(key) for key in val if key != "acc"}  # acc was micro
-        for split, figures in (("test", result), ("val", val))
-    }
-    return {**rest, "schema": SCHEMA, **splits}
+    names = {key: RENAMED.get(key, key) for key in val if key != "acc"}  # acc was micro
+    splits = {"test": result, "val": val}
+    figures = {split: {new: own.get(old) for old, new in names.items()} for split, own in splits.items()}
+    return {key: result[key] for key in result if key not in val} | {"schema": SCHEMA} | figures
 
 
 def fingerprint(checkpoint: Path) -> str:
     """A short text that is the same for copies of a checkpoint file, and another for every other state.
 
-    Reads the file's ends only, where its digest is (see `ccsi.experiment.checkpoint`).
-
-    Raises:
-        OSError: there is no such file, or it cannot be read.
+    Reads the file's ends only, where its digest is (see `ccsi.experiment.checkpoint`). Raises OSError if it cannot.
     """
     with checkpoint.open("rb") as file:
         ends = file.read(128)

@@ -1,5 +1,6 @@
 """Progress in the terminal, and the figures at the end."""
 
+import math
 import sys
 import textwrap
 import time
@@ -18,10 +19,10 @@ from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
 SECONDS_BETWEEN_LINES = 10.0
 MIN_WIDTH = 110
-"""Of tables that do not go to a terminal: a log has no width of its own."""
+"""Columns of tables that do not go to a terminal: a log has no width of its own."""
 BAR_WIDTH, LABEL_WIDTH = 10, 20
 MOST_NAMES = 4
-"""Classes of a task that a table names; of more it gives the number."""
+"""The most classes of a task that a table names; of more it gives the number."""
 FIGURES = {
     "macro": "final accuracy, mean over tasks",
     "micro": "final accuracy over all images (ACC)",
@@ -44,25 +45,24 @@ class Console:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._run: RunStart | None = None
+        self._folder: Path | None = None
+        self._tasks = 0
         self._bar: Bar | None = None
         self._bar_task: TaskID | None = None
         # lines are soft-wrapped where they are printed: a log file has 80 columns for rich; a path may hold [brackets]
-        self._err = Terminal(stderr=True, markup=False, highlight=False)
+        self._err = Terminal(stderr=True, markup=False, highlight=False, quiet=quiet)
         self._last: Progress | None = None
         self._phase_began = self._last_line = 0.0
         self._first_step = 0
 
     def start(self, run: RunStart) -> None:
-        self._run = run
-        if self.quiet:
-            return
-        tasks, classes = len(run.tasks), sum(map(len, run.tasks))
-        line = f"{run.name} {'resumes' if run.resumed_at else 'starts'}: {classes} classes in {tasks} tasks"
+        self._folder, self._tasks = run.folder, len(run.tasks)
+        on_terminal, verb = self._err.is_terminal, "resumes" if run.resumed_at else "starts"
+        line = f"{run.name} {verb}: {sum(map(len, run.tasks))} classes in {self._tasks} tasks"
         whole = f"{line}, folder {run.folder}"
-        too_long = self._err.is_terminal and len(whole) > self._err.width
+        too_long = on_terminal and len(whole) > self._err.width
         self._err.print(f"{line}\nfolder {run.folder}" if too_long else whole, soft_wrap=True)
-        if self._err.is_terminal:
+        if on_terminal:
             self._bar = Bar(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=BAR_WIDTH),
@@ -70,38 +70,33 @@ class Console:
                 TextColumn("[dim]{task.fields[left]}"),
                 TextColumn("{task.fields[metrics]}", markup=False),
                 console=self._err,
+                disable=self.quiet,
             )
             self._bar.start()
 
     def progress(self, event: Progress) -> None:
-        if self.quiet or self._run is None:
-            return
         now = time.monotonic()
         if self._last is None or (self._last.task, self._last.phase) != (event.task, event.phase):
             self._close_phase()
             self._phase_began, self._first_step, self._last_line = now, event.step, -SECONDS_BETWEEN_LINES
         self._last = event
         done = event.step - self._first_step  # in this process: a resumed phase does not start at step 1
-        left = (now - self._phase_began) / done * (event.steps - event.step) if done else None
-        time_left = "" if left is None else f"{clock(left)} left"
+        left = f"{clock((now - self._phase_began) / done * (event.steps - event.step))} left" if done else ""
         title = self._title(event)
         if self._bar is not None:
             if self._bar_task is None:
-                self._bar_task = self._bar.add_task(title, total=event.steps, metrics="", left="")
-            taken = len(title) + BAR_WIDTH + 2 * len(str(event.steps)) + 1 + len(time_left) + 5  # 5: between columns
+                self._bar_task = self._bar.add_task(title, metrics="", left="")
+            taken = len(title) + BAR_WIDTH + 2 * len(str(event.steps)) + 1 + len(left) + 5  # 5: between columns
             shown = show_metrics(event.metrics, self._err.width - taken)
-            self._bar.update(self._bar_task, total=event.steps, completed=event.step, metrics=shown, left=time_left)
+            self._bar.update(self._bar_task, total=event.steps, completed=event.step, metrics=shown, left=left)
         elif now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            parts = title, f"{event.step}/{event.steps}", show_metrics(event.metrics), time_left
-            self._err.print("  ".join(filter(None, parts)), soft_wrap=True)
+            self._print(title, f"{event.step}/{event.steps}", show_metrics(event.metrics), left)
 
     def task_end(self, event: TaskEnd) -> None:
-        if self.quiet:
-            return
         self._close_phase()
         after = f" after {clock(event.figures['seconds'])}" if "seconds" in event.figures else ""
-        self._err.print(f"task {event.task + 1}/{event.tasks} done{after}: {accuracies(event.figures)}", soft_wrap=True)
+        self._print(f"task {event.task + 1}/{event.tasks} done{after}: {accuracies(event.figures)}")
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
         """The final tables on stdout; nothing for a run that was stopped."""
@@ -110,11 +105,13 @@ class Console:
             self._bar.stop()
             self._bar = None
         if result is not None and not self.quiet:
-            show_result(result, self._run.folder if self._run else None)
-        self._run = None
+            show_result(result, self._folder)
+
+    def _print(self, *parts: str) -> None:
+        self._err.print("  ".join(filter(None, parts)), soft_wrap=True)
 
     def _title(self, event: Progress) -> str:
-        return f"task {event.task + 1}/{len(self._run.tasks) if self._run else 0}  {event.phase:<9}"
+        return f"task {event.task + 1}/{self._tasks}  {event.phase:<9}"
 
     def _close_phase(self) -> None:
         """Turn the live line into a permanent one, so that never more than one line is redrawn."""
@@ -122,8 +119,7 @@ class Console:
             line = f"{self._title(self._last)}  {self._last.step}/{self._last.steps}"
             took = f"in {clock(time.monotonic() - self._phase_began)}"
             self._bar.remove_task(self._bar_task)
-            metrics = show_metrics(self._last.metrics, self._err.width - len(line) - len(took) - 4)
-            self._err.print("  ".join(filter(None, (line, metrics, took))), soft_wrap=True)
+            self._print(line, show_metrics(self._last.metrics, self._err.width - len(line) - len(took) - 4), took)
         self._bar_task = self._last = None
 
 
@@ -147,8 +143,9 @@ def show_result(result: Mapping[str, Any], folder: Path | None, file: Any = None
     table.add_column("test", justify="right", no_wrap=True, style="bold")
     table.add_column("", style="dim")
     for key, meaning in FIGURES.items():
-        if any(result[part].get(key) is not None for part in ("val", "test")):
-            table.add_row(key, percent(result["val"].get(key)), percent(result["test"].get(key)), meaning)
+        val, test = result["val"].get(key), result["test"].get(key)
+        if val is not None or test is not None:
+            table.add_row(key, percent(val), percent(test), meaning)
     out.print(table)
 
     kept = [f"{item['count']} {item['kind']} {size(item['bytes'])}" for item in result["stored"]]
@@ -168,6 +165,7 @@ def show_result(result: Mapping[str, Any], folder: Path | None, file: Any = None
 def accuracy_matrix(figures: Mapping[str, Any], title: str, names: Sequence[str], out: Terminal) -> list[Table]:
     """The matrix as one table with class names as heads; where `out` is too narrow, with numbers, or as several."""
     matrix = figures["accuracy_matrix"]
+    tasks, numbers = len(matrix), [str(number + 1) for number in range(len(matrix))]
 
     def table(first: int, end: int, heads: Sequence[str]) -> Table:
         made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -178,14 +176,13 @@ def accuracy_matrix(figures: Mapping[str, Any], title: str, names: Sequence[str]
             made.add_column("all, micro", justify="right", no_wrap=True, style="bold")
         for number, (row, micro) in enumerate(zip(matrix, figures["accuracy_after_task"], strict=True), start=1):
             if number > first:
-                cells = [percent(value) for value in row[first:end]] + [""] * (end - max(first, len(row)))
+                cells = [*map(percent, row), *[""] * (tasks - len(row))][first:end]
                 made.add_row(str(number), *cells, *([percent(micro)] if first == 0 else []))
         return made
 
     def fits(heads: Sequence[str]) -> bool:  # a column has two spaces and a divider
         return 1 + sum(head_width(head) + 3 for head in ("after-task", *heads, "all,-micro")) <= out.width
 
-    tasks, numbers = len(matrix), [str(number + 1) for number in range(len(matrix))]
     if fits(names):
         return [table(0, tasks, names)]
     most = next((n for n in range(tasks, 1, -1) if fits(numbers[:n])), 1)
@@ -207,11 +204,10 @@ def accuracies(figures: Mapping[str, float]) -> str:
     return f"{'/'.join(names)} {', '.join(parts)}"
 
 
-def show_metrics(metrics: Mapping[str, float], room: int | None = None) -> str:
+def show_metrics(metrics: Mapping[str, float], width: float = math.inf) -> str:
     """Metrics in a line: `loss 1.23 (ce 0.9, distillation 0.33)  val 81.2 %  lr 0.05`.
 
-    Args:
-        room: the most characters; the loss's parts are left out first, then the last metrics. None: no limit.
+    Where the line is longer than `width` characters, the loss's parts are left out first, then the last metrics.
     """
     loss = [f"loss {metrics['loss']:.3g}"] if "loss" in metrics else []
     parts = ", ".join(f"{key.removeprefix('loss_')} {v:.3g}" for key, v in metrics.items() if key.startswith("loss_"))
@@ -223,7 +219,7 @@ def show_metrics(metrics: Mapping[str, float], room: int | None = None) -> str:
     whole = [" ".join([*loss, f"({parts})"])] if parts else loss
     shorter = [(loss + rest)[:n] for n in range(len(loss + rest), 0, -1)]
     lines = ("  ".join(words) for words in [whole + rest, *shorter])
-    return next((line for line in lines if room is None or len(line) <= room), "")
+    return next((line for line in lines if len(line) <= width), "")
 
 
 def percent(fraction: float | None) -> str:
@@ -240,9 +236,7 @@ def clock(seconds: float) -> str:
 
 def size(count: int) -> str:
     """Bytes with a unit: 2048 is `2.0 kB` (1 kB = 1,000 bytes)."""
-    value, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count:.0f} B"
