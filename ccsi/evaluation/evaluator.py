@@ -15,12 +15,9 @@ from ccsi.learners import Learner
 
 
 class Evaluator:
-    """Accuracy on one split (val or test) of all classes seen so far, once after each task.
+    """Accuracy on one split (val or test, original labels) of all classes seen so far, once after each task.
 
     Each worker of a run scores a part of the images; all of them compute the figures from all scores.
-
-    Args:
-        split: uint8 images with original labels. plan: original classes of each task.
     """
 
     def __init__(self, split: Labelled, plan: Sequence[Sequence[int]], device: torch.device, batch: int = 512) -> None:
@@ -32,12 +29,9 @@ class Evaluator:
 
     @torch.no_grad()
     def __call__(self, learner: Learner) -> None:
-        """Score the images of the classes seen so far and keep confusion matrix and AUC.
+        """Score the images of the classes seen so far, and keep confusion matrix and AUC; UserError if not finite.
 
         The learner receives pixels in a buffer that is overwritten afterwards, so that it can keep no image.
-
-        Raises:
-            UserError: scores that are not finite.
         """
         tasks = len(self.confusions) + 1
         n_seen = sum(map(len, self.plan[:tasks]))

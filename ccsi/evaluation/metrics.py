@@ -5,7 +5,7 @@ i + 1 entries. confusion[i][a][b] counts images of class a called b after task i
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,14 @@ def mean(values: Sequence[float], empty: float = float("nan")) -> float:
 
 
 def accuracy_row(confusion: npt.ArrayLike, sizes: Sequence[int]) -> list[float]:
-    """R[i]: recall averaged over the images of each task seen so far.
+    """R[i] from confusion[i]: recall averaged over the images of each task seen so far.
 
     Args:
-        confusion: counts [n_seen, n_seen], rows are true classes.
         sizes: number of classes of each task; may include tasks that were not learned yet.
     """
     counts = np.asarray(confusion)
-    ends = zip(accumulate(sizes), sizes, strict=True)
-    tasks = [slice(end - size, end) for end, size in ends if end <= len(counts)]
+    ends = [end for end in accumulate(sizes) if end <= len(counts)]
+    tasks = [slice(*bounds) for bounds in pairwise([0, *ends])]
     return [float(counts[task, task].trace() / counts[task].sum()) for task in tasks]
 
 
@@ -38,26 +37,14 @@ def micro(confusion: npt.ArrayLike) -> float:
     return float(np.trace(counts) / counts.sum())
 
 
-def macro(row: Sequence[float]) -> float:
-    """Mean over tasks of one row of R (LifeLonger's final accuracy, for the last row)."""
-    return mean(row)
-
-
-def average_incremental(micros: Sequence[float]) -> float:
-    """Mean over i of the micro accuracy after task i."""
-    return mean(micros)
-
-
 def forgetting(r: Matrix) -> float:
     """Mean over j < T of max_{j <= i < T} R[i][j] − R[T][j]. May be negative. 0 for a single task."""
-    last = len(r) - 1
-    return mean([max(r[i][j] for i in range(j, last)) - r[last][j] for j in range(last)], empty=0.0)
+    return mean([max(row[j] for row in r[j:-1]) - last for j, last in enumerate(r[-1][:-1])], empty=0.0)
 
 
 def forgetting_nonnegative(r: Matrix) -> float:
     """The definition with the final row inside the max: mean over j < T of max_{i <= T} R[i][j] − R[T][j]."""
-    last = len(r) - 1
-    return mean([max(r[i][j] for i in range(j, last + 1)) - r[last][j] for j in range(last)], empty=0.0)
+    return mean([max(row[j] for row in r[j:]) - last for j, last in enumerate(r[-1][:-1])], empty=0.0)
 
 
 def backward_transfer(r: Matrix) -> float:
@@ -68,12 +55,9 @@ def backward_transfer(r: Matrix) -> float:
 def forward_transfer(r: Matrix, reference: Sequence[float]) -> float:
     """Mean over j > 1 of R[j][j] − reference[j]: what earlier tasks are worth to a new one. 0 for a single task.
 
-    The form for growing classifiers (Wang et al., TPAMI 2024), which never call classes still to come, so that
-    Lopez-Paz and Ranzato's R[j−1][j] (2017) is 0. With joint training as reference: minus Chaudhry et al.'s (2018)
-    intransigence.
-
-    Args:
-        reference: accuracy on each task right after it is learned, of a model that did not learn tasks in sequence.
+    The form for growing classifiers (Wang et al., TPAMI 2024), for which Lopez-Paz and Ranzato's R[j−1][j] (2017) is 0.
+    `reference` is the accuracy on each new task of a model that did not learn the tasks in sequence; if it is joint
+    training, this is minus Chaudhry et al.'s (2018) intransigence.
     """
     return mean([r[j][j] - reference[j] for j in range(1, len(r))], empty=0.0)
 
@@ -86,10 +70,8 @@ def recall_per_class(confusion: npt.ArrayLike) -> list[float]:
 def auc(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> float:
     """MedMNIST's AUC for multi-class sets: the mean over classes of the one-against-rest ROC area.
 
-    A class without images, or with all of them, has no area; the mean is over the others.
-
-    Args:
-        labels: [N]. probabilities: [N, n], or whatever rises with them.
+    Of labels [N] and probabilities [N, n], or whatever rises with them. A class without images, or with all of them,
+    has no area; the mean is over the others.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -101,15 +83,15 @@ def auc(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -
 def figures(confusions: Sequence[npt.ArrayLike], sizes: Sequence[int], aucs: Sequence[float]) -> dict[str, Any]:
     """Every figure of a run so far, under the one name it has everywhere.
 
-    Args:
-        confusions, aucs: after each task done. sizes: number of classes of each task.
+    `macro` is the mean over tasks of the last row of R (LifeLonger's final accuracy), `average_incremental` the mean
+    over i of the micro accuracy after task i. `confusions` and `aucs` have an entry for each task done.
     """
     r = [accuracy_row(confusion, sizes) for confusion in confusions]
     micros = [micro(confusion) for confusion in confusions]
     return {
-        "macro": macro(r[-1]),
+        "macro": mean(r[-1]),
         "micro": micros[-1],
-        "average_incremental": average_incremental(micros),
+        "average_incremental": mean(micros),
         "forgetting": forgetting(r),
         "forgetting_nonnegative": forgetting_nonnegative(r),
         "backward_transfer": backward_transfer(r),

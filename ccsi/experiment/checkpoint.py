@@ -4,15 +4,14 @@ import hashlib
 import io
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ccsi.errors import UserError
 from ccsi.io.atomic import write_atomically
 from ccsi.io.run_files import CHECKPOINT
+from ccsi.stage import State
 
-State = dict[str, Any]
 MARK = b"sha256="
 COMMENT = len(MARK) + 64
 
@@ -30,11 +29,7 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def load(self) -> State | None:
-        """The newest state, tensors on the CPU; None if there is none.
-
-        Raises:
-            UserError: the file is damaged or cannot be read. It is left as it is.
-        """
+        """The newest state, tensors on the CPU; None if there is none. UserError if it is damaged or unreadable."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:

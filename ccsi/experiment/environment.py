@@ -29,11 +29,7 @@ def set_up_torch(device: DeviceName, threads: int) -> torch.device:
 
 
 def torch_device(wanted: DeviceName) -> torch.device:
-    """The device of this name. `auto` is a CUDA GPU if there is one, else the CPU; `mps` is taken only by its name.
-
-    Raises:
-        UserError: `cuda` or `mps` where there is none.
-    """
+    """The device of this name, UserError where there is none; `auto`: a CUDA GPU if there is one, else the CPU."""
     usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
         wanted = "cuda" if usable["cuda"] else "cpu"
@@ -54,8 +50,7 @@ def hardware(device: torch.device) -> str:
 def reset_peak_memory(device: torch.device) -> None:
     """Start measuring `peak_memory` anew."""
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
+        return torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):  # Linux; elsewhere the peak is the process's since its start
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -80,7 +75,6 @@ def commit() -> str | None:
     if not (checkout / ".git").exists():  # installed: a repository further up would be of something else
         return None
     command = ["git", "--no-optional-locks", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    try:
+    with suppress(OSError, subprocess.SubprocessError):
         return subprocess.check_output(command, cwd=checkout, stderr=subprocess.PIPE, text=True, timeout=10).strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    return None

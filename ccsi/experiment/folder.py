@@ -5,16 +5,17 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ccsi.config import flat, original_targets, read, shown, to_yaml
 from ccsi.errors import UserError
-from ccsi.experiment.checkpoint import Checkpoints, State
+from ccsi.experiment.checkpoint import Checkpoints
 from ccsi.io.atomic import write_atomically
 from ccsi.io.locks import InUseError, locked
 from ccsi.io.run_files import RESULT
+from ccsi.stage import State
 
 CONFIG, LOCK = "config.yaml", ".lock"
 NOT_COMPARED = ("run_dir", "tracking", "report", "checkpoint_every", "share_data")
@@ -32,25 +33,23 @@ def lock_run_dir(folder: Path, config: Mapping[str, Any]) -> Iterator[State | No
         UserError: it holds a finished run, a run of another configuration or other files, or is in use, or it cannot be
             written (now, or by what is done inside).
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made, held = [path for path in (folder, *folder.parents) if not path.exists()], False
     try:
-        with ExitStack() as stack:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(folder / LOCK))
-            except InUseError as error:
-                raise UserError(f"run_dir={folder} is in use by another process; wait or choose another.") from error
-            except OSError as error:
-                raise UserError(f"run_dir={folder} cannot be written ({error.strerror}); choose another.") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / LOCK):
+            held = True
             check_run_dir(folder, config)  # again: another process may have used it since
             state = Checkpoints(folder, 0).load()
             if not (folder / CONFIG).exists():
                 write_atomically(folder / CONFIG, to_yaml(config).encode())
             yield state
+    except InUseError as error:
+        raise UserError(f"run_dir={folder} is in use by another process; wait or choose another.") from error
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if held and error.errno not in UNWRITABLE:
             raise
-        raise UserError(f"{folder} cannot be written ({error.strerror}); make room, or set another run_dir.") from error
+        problem = f"cannot be written ({error.strerror}); make room, or choose another folder."
+        raise UserError(f"run_dir={folder} {problem}") from error
     finally:
         if made and folder.is_dir() and not content_of(folder):
             with suppress(OSError):

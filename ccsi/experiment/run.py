@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ccsi.checks import NonNegative, NonNegativeInt, PositiveInt
 from ccsi.data import Labelled, Scenario, Source
 from ccsi.data.scenario import relabelled
@@ -18,7 +16,7 @@ from ccsi.experiment.checkpoint import Checkpoints
 from ccsi.experiment.environment import DeviceName, set_up_torch
 from ccsi.experiment.folder import check_run_dir, default_run_dir, lock_run_dir
 from ccsi.experiment.record import result_of
-from ccsi.experiment.tasks import LearnerFactory, RunSession, Setup, learn_all, set_up
+from ccsi.experiment.tasks import LearnerFactory, RunSession, learn_all, set_up
 from ccsi.io.atomic import write_atomically
 from ccsi.io.run_files import RESULT
 from ccsi.learners.base import ModelFactory
@@ -77,7 +75,7 @@ def run(
     on_checkpoint, on_task_end = on_checkpoint or (lambda: None), on_task_end or (lambda event: None)
     session = RunSession(folder, where, tracking, Checkpoints(folder, checkpoint_every), on_checkpoint, on_task_end)
     group.on_main(lambda: check_run_dir(folder, resolved))  # before the data is read, which may take long
-    parts = dataset, share_data, scenario, model, learner, training, evaluate_test, seed, where
+    parts = dataset, scenario, model, learner, training, evaluate_test, share_data, seed, where
     setup = group.on_all(lambda: set_up(*parts))
     with ExitStack() as stack:
         saved = group.on_main(lambda: stack.enter_context(lock_run_dir(folder, resolved)))
@@ -89,30 +87,11 @@ def run(
         result = result_of(setup, session, name, seed)
         if session.writes:
             if report:
-                draw(folder, result, setup)
+                draw(folder, result, setup.data.train)
             # last: a run that has it is finished
             write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
         session.result = result
     return RunResult(folder, result)
-
-
-def validate(
-    *,
-    dataset: Source,
-    scenario: Scenario,
-    model: ModelFactory,
-    learner: LearnerFactory,
-    training: Training,
-    evaluate_test: bool = True,
-    share_data: str | None = None,
-    **others: Any,
-) -> None:
-    """Do what `run` does before it writes to its folder, on the CPU, and leave the data in the folder `share_data`.
-
-    Raises:
-        UserError: values that do not fit the data or each other; a sweep finds them so before its first trial.
-    """
-    set_up(dataset, share_data, scenario, model, learner, training, evaluate_test, 0, torch.device("cpu"))
 
 
 def check_workers(wanted: int, here: int) -> None:
@@ -124,9 +103,9 @@ def check_workers(wanted: int, here: int) -> None:
         )
 
 
-def draw(folder: Path, result: Mapping[str, Any], setup: Setup) -> None:
+def draw(folder: Path, result: Mapping[str, Any], train: Labelled) -> None:
     """Draw the run's pictures, with a few training images beside the impressions."""
     from ccsi.report.run import draw_run  # matplotlib takes a second to import; most sweeps' trials do not draw
 
-    train = setup.data.train
-    draw_run(folder, result, Labelled(train.images, relabelled(train.labels, setup.order, 0)))
+    labels = relabelled(train.labels, result["scenario"]["class_order"], 0)
+    draw_run(folder, result, Labelled(train.images, labels))

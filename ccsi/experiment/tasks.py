@@ -20,15 +20,16 @@ from ccsi.data.scenario import make_tasks, take
 from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
 from ccsi.evaluation import Evaluator, metrics
-from ccsi.experiment.checkpoint import Checkpoints, State, sha256_of
+from ccsi.experiment.checkpoint import Checkpoints, sha256_of
 from ccsi.experiment.environment import commit, peak_memory, reset_peak_memory
 from ccsi.io.atomic import write_atomically
-from ccsi.learners import Learner
-from ccsi.learners.base import ModelFactory
+from ccsi.learners.base import Learner, ModelFactory
 from ccsi.rng import Streams
-from ccsi.stage import Stages
+from ccsi.stage import Stages, State
 from ccsi.tracking import Progress, TaskEnd, Trackers
 from ccsi.training import Training
+
+CPU = torch.device("cpu")
 
 
 class LearnerFactory(Protocol):
@@ -41,39 +42,31 @@ class LearnerFactory(Protocol):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run works on.
-
-    Attributes:
-        plan: original classes of each task. evaluators: of `val`, and of `test` if the run is evaluated on it.
-    """
+    """What a run works on; `plan`: original classes of each task, `evaluators`: of `val`, and of `test` if wanted."""
 
     data: Dataset
     plan: list[list[int]]
     learner: Learner
     evaluators: dict[str, Evaluator]
 
-    @property
-    def order(self) -> list[int]:
-        """Original classes in the order in which they are learned."""
-        return [c for classes in self.plan for c in classes]
-
     def figures(self) -> dict[str, dict[str, Any]]:
-        """The figures of each split after the tasks evaluated so far."""
+        """Those of each split after the tasks evaluated so far."""
         return {split: evaluator.figures() for split, evaluator in self.evaluators.items()}
 
 
 def set_up(
     dataset: Source,
-    share_data: str | None,
     scenario: Scenario,
     model: ModelFactory,
     learner: LearnerFactory,
     training: Training,
-    evaluate_test: bool,
-    seed: int,
-    device: torch.device,
+    evaluate_test: bool = True,
+    share_data: str | None = None,
+    seed: int = 0,
+    where: torch.device = CPU,
+    **others: Any,
 ) -> Setup:
-    """Read the data, plan the tasks and make the learner, in all workers of the run.
+    """Read the data, plan the tasks and make the learner, in all workers of the run; `others` are not used.
 
     Raises:
         UserError: the parts do not fit together, or another worker of this run has other images.
@@ -88,7 +81,7 @@ def set_up(
         )
     streams, channels = Streams(seed), data.train.images.shape[1]
     plan = scenario.plan(len(data.class_names), streams)
-    made = learner(model=model, in_channels=channels, training=training, streams=streams, device=device)
+    made = learner(model=model, in_channels=channels, training=training, streams=streams, device=where)
     made.check([len(classes) for classes in plan])
     if "test_images" in made.permissions and not evaluate_test:
         raise UserError(
@@ -96,7 +89,7 @@ def set_up(
             "out of reach (as a sweep's first phase does); expected another target."
         )
     splits = {"val": data.val} | ({"test": data.test} if evaluate_test else {})
-    return Setup(data, plan, made, {split: Evaluator(part, plan, device) for split, part in splits.items()})
+    return Setup(data, plan, made, {split: Evaluator(part, plan, where) for split, part in splits.items()})
 
 
 @dataclass
@@ -106,10 +99,9 @@ class RunSession:
     Holds no image, because a learner may reach it. Of the workers of a run, the main one alone writes files.
 
     Attributes:
-        on_checkpoint: called after each checkpoint. on_task_end: called after each task's checkpoint.
         seconds, peak_bytes: per phase. phase_began: when the present phase started, in this process.
-        record: `impressions_sha256` of each task that made some, `stored_after_task`: what was kept after each.
-        fixed: the part of a checkpoint that does not change while a task is learned. result: of a finished run.
+        record: what result.json has of each task. result: the whole of it, at the end.
+        fixed: the part of a checkpoint that does not change while a task is learned.
     """
 
     folder: Path
@@ -173,11 +165,7 @@ class RunSession:
             self.on_checkpoint()
 
     def load(self, saved: State, setup: Setup) -> int:
-        """Continue from a checkpoint; returns how many lines of metrics.jsonl it counted.
-
-        Raises:
-            UserError: it is of other images, another kind of device, or too old a version.
-        """
+        """Continue from a checkpoint (UserError if it does not fit); returns how many lines of metrics.jsonl it has."""
         begun, device = f"{self.folder} was begun", self.device.type
         if saved["data"] != setup.data.checksum:
             raise UserError(f"{begun} on other images (their checksum differs); choose another run_dir.")

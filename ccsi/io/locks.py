@@ -11,8 +11,7 @@ from filelock import lock_descriptor
 
 UNSUPPORTED = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """Error numbers by which a file system says that it has no locks."""
-POLL = 0.05
-"""Seconds between two attempts to take a lock."""
+POLL = 0.05  # seconds between two attempts to take a lock
 
 
 class InUseError(Exception):
@@ -21,18 +20,13 @@ class InUseError(Exception):
 
 @contextmanager
 def locked(path: Path, wait: float = 0.0, on_wait: Callable[[], None] | None = None) -> Iterator[bool]:
-    """Hold the lock file `path`, which is created, and removed at the end.
+    """Hold the lock file `path`, which is created, and removed at the end; yields False where files have no locks.
+
+    Some NFS mounts have none: two processes may then work at the same time.
 
     Args:
-        wait: seconds to wait for a process that holds it; math.inf waits until it is free.
+        wait: seconds to wait for a process that holds it, after which InUseError is raised; math.inf waits forever.
         on_wait: called once if there is a wait.
-
-    Yields:
-        Whether the lock is held: a file system without locks (some NFS mounts) lets two processes work at a time.
-
-    Raises:
-        InUseError: another process holds it after `wait` seconds.
-        OSError: the file cannot be created.
     """
     deadline = time.monotonic() + wait
     while True:

@@ -29,7 +29,7 @@ class Progress:
 
     Attributes:
         task: 0-based. phase: `synthesis`, `training`, … step: 1-based, of `steps` in this phase.
-        metrics: name → value: loss parts (`loss`, `loss_ce`, `loss_distillation`, …), `val_accuracy`, `lr`.
+        metrics: the loss and its parts (`loss`, `loss_ce`, `loss_distillation`, …), `val_accuracy`, `lr`.
     """
 
     task: int

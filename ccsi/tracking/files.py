@@ -32,11 +32,7 @@ class Files:
         return self._lines
 
     def start(self, run: RunStart) -> None:
-        """Keep the first `run.resumed_at` lines of an existing file and append from there.
-
-        Raises:
-            UserError: the file holds fewer lines than the checkpoint counted.
-        """
+        """Keep the first `run.resumed_at` lines of an existing file (UserError if it has fewer); append from there."""
         path, self._lines = run.folder / NAME, run.resumed_at
         kept = path.read_bytes().splitlines(keepends=True)[: run.resumed_at] if path.exists() else []
         complete = sum(line.endswith(b"\n") for line in kept)
@@ -51,7 +47,7 @@ class Files:
 
     def progress(self, event: Progress) -> None:
         where = {"task": event.task + 1, "phase": event.phase, "step": event.step, "steps": event.steps}
-        self._write(where | {**event.metrics})
+        self._write({**where, **event.metrics})
 
     def task_end(self, event: TaskEnd) -> None:
         self._write({"task": event.task + 1, "phase": "task_end", **event.figures, "stored": [*event.stored]})

@@ -18,11 +18,10 @@ class Trackers:
           _target_: my_module.MyTracker
 
     Args:
-        trackers: by name; the names are the keys under `tracking`.
+        trackers: by their keys under `tracking`.
 
     Attributes:
-        watch: one more, set by the function that drives the run.
-        enabled: false in the workers of a run that are not the main one: every event is dropped.
+        watch: one more, set by a run. enabled: false in workers that are not the main one; events are dropped.
     """
 
     def __init__(self, **trackers: Tracker) -> None:

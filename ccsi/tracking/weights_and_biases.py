@@ -4,6 +4,7 @@ A module called wandb.py would import itself. The package, an extra, takes a sec
 """
 
 import importlib.util
+import json
 import netrc
 import os
 import shutil
@@ -14,25 +15,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ccsi.errors import UserError
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
-
-if TYPE_CHECKING:
-    import wandb
-
-SECONDS_TO_CONNECT = 30.0
-SECONDS_TO_UPLOAD = 300.0
-"""At the end of an online run; what is left then stays on disk for `wandb sync`."""
 
 OPTIONS: Any = {
     **dict.fromkeys(("x_disable_meta", "x_disable_machine_info", "x_disable_stats"), True),  # host, user, git remote, …
     **dict.fromkeys(("disable_code", "disable_git", "disable_job_creation", "silent"), True),
     **dict.fromkeys(("x_save_requirements", "save_code", "symlink"), False),  # links would hold absolute paths
     **dict.fromkeys(("host", "username", "email"), ""),
-    **{"program": "ccsi", "console": "off", "finish_timeout": SECONDS_TO_UPLOAD},
-    **dict.fromkeys(("init_timeout", "login_timeout"), SECONDS_TO_CONNECT),
+    **{"program": "ccsi", "console": "off", "init_timeout": 30.0, "login_timeout": 30.0},
+    "finish_timeout": 300.0,  # s for the upload at the end; what is left then stays on disk for `wandb sync`
 }
 """Of `wandb.Settings`."""
 
@@ -51,7 +45,7 @@ class WeightsAndBiases:
         name: shown for the run; None: the run's own name.
 
     Raises:
-        UserError: the package is missing, or `online` and there is no key.
+        UserError: the package or the key (of `online`) is missing; later, W&B refuses the key or cannot be reached.
     """
 
     def __init__(
@@ -63,9 +57,7 @@ class WeightsAndBiases:
         name: str | None = None,
     ) -> None:
         self.mode, self.project, self.group, self.job_type, self.name = mode, project, group, job_type, name
-        self._run: wandb.Run | None = None
-        self._scratch = Path()
-        self._class_names: list[str] = []
+        self._run: Any = None  # wandb.Run
         self._clean_up = ExitStack()
         if mode != "disabled" and importlib.util.find_spec("wandb") is None:
             raise UserError(
@@ -78,15 +70,10 @@ class WeightsAndBiases:
             )
 
     def start(self, run: RunStart) -> None:
-        """Start the W&B run, or resume it (online), under an id kept in the run's folder.
-
-        Raises:
-            UserError: W&B refuses the key or cannot be reached.
-        """
+        """Start the W&B run, or resume it (online), under an id kept in the run's folder."""
         if self.mode == "disabled":
             return
-        folder = run.folder.resolve()
-        self._class_names = list(chain(*run.tasks))
+        folder, self._class_names = run.folder.resolve(), list(chain(*run.tasks))
         self._scratch = self._clean_up.enter_context(only_inside(folder))
         import wandb
 
@@ -104,7 +91,7 @@ class WeightsAndBiases:
                 name=self.name or run.name,
                 resume="allow",
                 dir=str(folder),
-                config={key: portable(value) for key, value in run.config.items() if key != "tracking"},
+                config=portable({key: value for key, value in run.config.items() if key != "tracking"}),
                 settings=OPTIONS,
             )
         except (wandb.errors.Error, ValueError, OSError) as error:
@@ -114,13 +101,13 @@ class WeightsAndBiases:
                 f"tracking.wandb.mode={self.mode}: W&B did not start ({reason}); check the key and the network, "
                 "or use tracking.wandb.mode=offline."
             ) from error
-        for figures in ("val_*", "test_*", "confusion/*", "impressions"):
-            self._run.define_metric(figures, step_metric="task")
+        for names in ("val_*", "test_*", "confusion/*", "impressions"):
+            self._run.define_metric(names, step_metric="task")
 
     def progress(self, event: Progress) -> None:
         if self._run is not None:
-            values = {"step": event.step, **event.metrics}
-            self._run.log({"task": event.task + 1} | {f"{event.phase}/{key}": v for key, v in values.items()})
+            values = {f"{event.phase}/{key}": value for key, value in {"step": event.step, **event.metrics}.items()}
+            self._run.log({"task": event.task + 1} | values)
 
     def task_end(self, event: TaskEnd) -> None:
         if self._run is None:
@@ -185,12 +172,9 @@ def has_key() -> bool:
 
 
 def portable(value: Any) -> Any:
-    """A config value with the home folder written as `~`: its path usually holds the account's name."""
-    if isinstance(value, Mapping):
-        return {key: portable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
-    return str(value).replace(str(Path.home()), "~") if isinstance(value, str | Path) else value
+    """A configuration with the home folder written as `~`: its path usually holds the account's name."""
+    home = json.dumps(str(Path.home())).strip('"')  # as it is spelt inside a text in JSON
+    return json.loads(json.dumps(value, default=str).replace(home, "~"))
 
 
 def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
