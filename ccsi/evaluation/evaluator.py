@@ -1,4 +1,4 @@
-"""The only place that holds images of other tasks: it has the learner, which has no reference to it."""
+"""The only place that holds images of other tasks: it calls the learner, which has no reference to it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

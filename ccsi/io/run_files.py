@@ -11,8 +11,7 @@ from typing import Any
 from ccsi.errors import UserError
 
 RESULT, CHECKPOINT = "result.json", "checkpoint.pt"
-SCHEMA = 2
-"""Of result.json."""
+SCHEMA = 2  # of result.json
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

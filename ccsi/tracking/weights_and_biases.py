@@ -20,7 +20,7 @@ from typing import Any, Literal
 from ccsi.errors import UserError
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
-OPTIONS: Any = {
+OPTIONS: Any = {  # of wandb.Settings
     **dict.fromkeys(("x_disable_meta", "x_disable_machine_info", "x_disable_stats"), True),  # host, user, git remote, …
     **dict.fromkeys(("disable_code", "disable_git", "disable_job_creation", "silent"), True),
     **dict.fromkeys(("x_save_requirements", "save_code", "symlink"), False),  # links would hold absolute paths
@@ -28,7 +28,6 @@ OPTIONS: Any = {
     **{"program": "ccsi", "console": "off", "init_timeout": 30.0, "login_timeout": 30.0},
     "finish_timeout": 300.0,  # s for the upload at the end; what is left then stays on disk for `wandb sync`
 }
-"""Of `wandb.Settings`."""
 
 
 class WeightsAndBiases:
@@ -151,7 +150,7 @@ def only_inside(folder: Path) -> Iterator[Path]:
         finally:
             import wandb
 
-            wandb.teardown()  # or its process and its settings would outlive this run
+            wandb.teardown()  # or its process and its options would outlive this run
             for key in changes:
                 os.environ.pop(key, None)
             os.environ.update(before)
