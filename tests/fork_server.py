@@ -65,7 +65,7 @@ def child(job: dict[str, Any], stages: Path) -> None:
 
     def fatal_replace(part: Path, path: Path) -> None:
         nonlocal written
-        if path.name != ccsi.experiment.checkpoint.NAME:
+        if path.name != ccsi.experiment.checkpoint.CHECKPOINT:
             return replace(part, path)
         written += 1
         here = written == job.get("at")

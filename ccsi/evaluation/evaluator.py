@@ -1,9 +1,8 @@
-"""The only place that holds images of other tasks: it sees the learner, never the other way round."""
+"""The only place that holds images of other tasks: it calls the learner, which has no reference to it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,13 +15,9 @@ from ccsi.learners import Learner
 
 
 class Evaluator:
-    """Accuracy on one split (val or test) of all classes seen so far, once after each task.
+    """Accuracy on one split (val or test, original labels) of all classes seen so far, once after each task.
 
     Each worker of a run scores a part of the images; all of them compute the figures from all scores.
-
-    Args:
-        split: uint8 images with original labels. plan: original classes of each task.
-        device: where scores are computed.
     """
 
     def __init__(self, split: Labelled, plan: Sequence[Sequence[int]], device: torch.device, batch: int = 512) -> None:
@@ -34,29 +29,25 @@ class Evaluator:
 
     @torch.no_grad()
     def __call__(self, learner: Learner) -> None:
-        """Score the images of the classes seen so far and keep confusion matrix and AUC.
+        """Score the images of the classes seen so far, and keep confusion matrix and AUC; UserError if not finite.
 
-        The learner receives batches of pixels in a buffer that is overwritten afterwards, so that nothing it
-        might keep of them holds an image.
-
-        Raises:
-            UserError: scores that are not finite.
+        The learner receives pixels in a buffer that is overwritten afterwards, so that it can keep no image.
         """
-        n_seen = sum(len(classes) for classes in self.plan[: len(self.confusions) + 1])
+        tasks = len(self.confusions) + 1
+        n_seen = sum(map(len, self.plan[:tasks]))
         wanted = (self.images.labels < n_seen).nonzero()[:, 0]
         labels = self.images.labels[wanted]
-        process_group, scores = ProcessGroup.current(), []
+        process_group, shards = ProcessGroup.current(), []
         for part in wanted[process_group.shard(len(wanted))].split(self.batch):
             x = self.images.images[part].to(self.device).float() / 255
-            scores.append(learner.scores(x).cpu().double())
+            shards.append(learner.scores(x).cpu().double())
             x.zero_()
-        everyones = process_group.all_gather_rows(torch.cat(scores))
-        if not everyones.isfinite().all():
-            raise diverged(learner.name, "scores", len(self.confusions) + 1)
-        guesses = everyones.argmax(1)
-        counts = torch.bincount(labels * n_seen + guesses, minlength=n_seen * n_seen).view(n_seen, n_seen)
+        scores = process_group.all_gather_rows(torch.cat(shards))
+        if not scores.isfinite().all():
+            raise diverged(learner.name, "scores", tasks)
+        counts = torch.bincount(labels * n_seen + scores.argmax(1), minlength=n_seen * n_seen).view(n_seen, n_seen)
         self.confusions.append(counts.tolist())
-        self.aucs.append(metrics.auc(labels.numpy(), log_odds(everyones).numpy().astype(np.float64)))
+        self.aucs.append(metrics.auc(labels.numpy(), log_odds(scores).numpy()))
 
     def figures(self) -> dict[str, Any]:
         """All figures after the tasks evaluated so far (see `ccsi.evaluation.metrics.figures`)."""

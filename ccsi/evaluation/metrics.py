@@ -5,7 +5,7 @@ i + 1 entries. confusion[i][a][b] counts images of class a called b after task i
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,19 @@ Matrix = Sequence[Sequence[float]]
 
 
 def mean(values: Sequence[float], empty: float = float("nan")) -> float:
-    """The mean of some values, `empty` of none."""
+    """The mean of the values; `empty` if there are none."""
     return float(np.mean(values)) if len(values) else empty
 
 
 def accuracy_row(confusion: npt.ArrayLike, sizes: Sequence[int]) -> list[float]:
-    """R[i]: recall averaged over the images of each task seen so far.
+    """R[i] from confusion[i]: recall averaged over the images of each task seen so far.
 
     Args:
-        confusion: counts [n_seen, n_seen], rows are true classes.
         sizes: number of classes of each task; may include tasks that were not learned yet.
     """
     counts = np.asarray(confusion)
-    ends = zip(accumulate(sizes), sizes, strict=True)
-    tasks = [slice(end - size, end) for end, size in ends if end <= len(counts)]
+    ends = [end for end in accumulate(sizes) if end <= len(counts)]
+    tasks = [slice(*bounds) for bounds in pairwise([0, *ends])]
     return [float(counts[task, task].trace() / counts[task].sum()) for task in tasks]
 
 
@@ -38,26 +37,14 @@ def micro(confusion: npt.ArrayLike) -> float:
     return float(np.trace(counts) / counts.sum())
 
 
-def macro(row: Sequence[float]) -> float:
-    """Mean over tasks of one row of R (LifeLonger's final accuracy, for the last row)."""
-    return mean(row)
-
-
-def average_incremental(micros: Sequence[float]) -> float:
-    """Mean over i of the micro accuracy after task i."""
-    return mean(micros)
-
-
 def forgetting(r: Matrix) -> float:
     """Mean over j < T of max_{j <= i < T} R[i][j] − R[T][j]. May be negative. 0 for a single task."""
-    last = len(r) - 1
-    return mean([max(r[i][j] for i in range(j, last)) - r[last][j] for j in range(last)], empty=0.0)
+    return mean([max(row[j] for row in r[j:-1]) - last for j, last in enumerate(r[-1][:-1])], empty=0.0)
 
 
 def forgetting_nonnegative(r: Matrix) -> float:
     """The definition with the final row inside the max: mean over j < T of max_{i <= T} R[i][j] − R[T][j]."""
-    last = len(r) - 1
-    return mean([max(r[i][j] for i in range(j, last + 1)) - r[last][j] for j in range(last)], empty=0.0)
+    return mean([max(row[j] for row in r[j:]) - last for j, last in enumerate(r[-1][:-1])], empty=0.0)
 
 
 def backward_transfer(r: Matrix) -> float:
@@ -68,52 +55,43 @@ def backward_transfer(r: Matrix) -> float:
 def forward_transfer(r: Matrix, reference: Sequence[float]) -> float:
     """Mean over j > 1 of R[j][j] − reference[j]: what earlier tasks are worth to a new one. 0 for a single task.
 
-    Lopez-Paz and Ranzato (2017) take R[j−1][j], which is 0 where classes that have not come yet are never called;
-    this is the form for growing classifiers (Wang et al., TPAMI 2024). With joint training as the reference it is
-    minus Chaudhry et al.'s (2018) intransigence.
-
-    Args:
-        reference: for each task, its accuracy right after it came under a model that did not learn tasks in sequence.
+    The form for growing classifiers (Wang et al., TPAMI 2024), for which Lopez-Paz and Ranzato's R[j−1][j] (2017) is 0.
+    `reference` is the accuracy on each new task of a model that did not learn the tasks in sequence; if it is joint
+    training, this is minus Chaudhry et al.'s (2018) intransigence.
     """
     return mean([r[j][j] - reference[j] for j in range(1, len(r))], empty=0.0)
 
 
 def recall_per_class(confusion: npt.ArrayLike) -> list[float]:
     """Recall of each class: n_aa / Σ_b n_ab; NaN for a class without images."""
-    counts = np.asarray(confusion)
-    images = counts.sum(1)
-    return [float(hits / n) if n else float("nan") for hits, n in zip(counts.diagonal(), images, strict=True)]
+    return [float(row[c] / row.sum()) if row.any() else float("nan") for c, row in enumerate(np.asarray(confusion))]
 
 
 def auc(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> float:
     """MedMNIST's AUC for multi-class sets: the mean over classes of the one-against-rest ROC area.
 
-    Args:
-        labels: [N]. probabilities: [N, n], or whatever rises with them. A class without images, or with all of them,
-            has no area; the mean is over the others (MedMNIST's own sets have none such).
+    Of labels [N] and probabilities [N, n], or whatever rises with them. A class without images, or with all of them,
+    has no area; the mean is over the others.
     """
     from sklearn.metrics import roc_auc_score
 
-    areas = []
-    for c in range(probabilities.shape[1]):
-        positive = labels == c
-        if 0 < positive.sum() < len(labels):
-            areas.append(roc_auc_score(positive, probabilities[:, c]))
-    return mean(areas)
+    counts = np.bincount(labels, minlength=probabilities.shape[1])
+    classes = np.flatnonzero((counts > 0) & (counts < len(labels)))
+    return mean([roc_auc_score(labels == c, probabilities[:, c]) for c in classes])
 
 
 def figures(confusions: Sequence[npt.ArrayLike], sizes: Sequence[int], aucs: Sequence[float]) -> dict[str, Any]:
     """Every figure of a run so far, under the one name it has everywhere.
 
-    Args:
-        confusions: after each task done. sizes: classes of each task. aucs: `auc` after each task.
+    `macro` is the mean over tasks of the last row of R (LifeLonger's final accuracy), `average_incremental` the mean
+    over i of the micro accuracy after task i. `confusions` and `aucs` have an entry for each task done.
     """
     r = [accuracy_row(confusion, sizes) for confusion in confusions]
     micros = [micro(confusion) for confusion in confusions]
     return {
-        "macro": macro(r[-1]),
+        "macro": mean(r[-1]),
         "micro": micros[-1],
-        "average_incremental": average_incremental(micros),
+        "average_incremental": mean(micros),
         "forgetting": forgetting(r),
         "forgetting_nonnegative": forgetting_nonnegative(r),
         "backward_transfer": backward_transfer(r),

@@ -4,31 +4,24 @@ import hashlib
 import io
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ccsi.errors import UserError
 from ccsi.io.atomic import write_atomically
 from ccsi.io.run_files import CHECKPOINT
+from ccsi.stage import State
 
-NAME = CHECKPOINT
-State = dict[str, Any]
 MARK = b"sha256="
 COMMENT = len(MARK) + 64
 
 
 class Checkpoints:
-    """The newest state of a run, in `<folder>/checkpoint.pt`.
+    """The newest state of a run, in `<folder>/checkpoint.pt`; `every` is the seconds between two inside a stage.
 
     The file is what `torch.save` writes, and `torch.load(path, weights_only=True)` reads it. That is a zip archive; its
-    comment is the SHA-256 of all bytes before it. Readers of zip files skip a comment, every byte is covered (the
-    archive's own CRCs leave out headers and padding), and a kill cannot separate digest and state, as it could two
-    files. The file is written beside its place, synced and renamed: a kill at any moment leaves the state before or the
-    state after. Earlier versions put the digest (32 bytes) in front of the archive; that is still read.
-
-    Args:
-        folder: the run's folder. every: seconds between checkpoints inside a stage.
+    comment, which readers skip, is the SHA-256 of all bytes before it (the archive's own CRCs leave out headers and
+    padding). Earlier versions put the digest (32 bytes) in front of the archive; that is still read.
     """
 
     def __init__(self, folder: Path, every: float) -> None:
@@ -36,19 +29,14 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def load(self) -> State | None:
-        """The newest state, tensors on the CPU; None if there is none.
-
-        Raises:
-            UserError: the file is damaged or cannot be read. It is left as it is.
-        """
+        """The newest state, tensors on the CPU; None if there is none. UserError if it is damaged or unreadable."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise UserError(f"{self.path} cannot be read ({error.strerror}).") from error
-        archive = verified(data)
-        if archive is None:
+        if (archive := verified(data)) is None:
             raise UserError(
                 f"{self.path} is damaged (its checksum does not match); put back a good copy to resume, "
                 "or start anew with another run_dir."
@@ -61,11 +49,7 @@ class Checkpoints:
         return time.monotonic() - self._last >= self.every
 
     def save(self, state: State) -> None:
-        """Replace the newest state.
-
-        Raises:
-            UserError: the folder cannot be written (full, read-only); the state before is left.
-        """
+        """Replace the newest state; a kill or a full disk leaves the state before."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         buffer.seek(-2, io.SEEK_END)  # a zip archive ends with its comment, whose length is in the two bytes before
@@ -84,8 +68,7 @@ def verified(data: bytes) -> bytes | None:
     """The archive in a checkpoint file's bytes; None if any of them has changed."""
     if data[-COMMENT:] == comment(data[:-COMMENT]):
         return data
-    old = data[:32] == hashlib.sha256(data[32:]).digest()
-    return data[32:] if old else None
+    return data[32:] if data[:32] == hashlib.sha256(data[32:]).digest() else None
 
 
 def sha256_of(tensors: dict[str, torch.Tensor]) -> str:

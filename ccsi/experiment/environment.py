@@ -18,28 +18,25 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def set_up_torch(device: DeviceName, threads: int) -> torch.device:
-    """Set what holds for the whole process, so that a run computes the same bits each time; returns `torch_device`."""
+    """The device of this name, after setting what makes the whole process compute the same bits each time."""
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # NumPy's and scikit-learn's, whatever the environment said when they were imported
     where = torch_device(device)
     if where.type == "cuda":
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        torch.backends.cudnn.allow_tf32 = False  # float32 shall be float32; bfloat16 is a setting
+        torch.backends.cudnn.allow_tf32 = False  # float32 shall be float32; bfloat16 is an option
     return where
 
 
 def torch_device(wanted: DeviceName) -> torch.device:
-    """The device of this name. `auto` is a CUDA GPU if there is one, else the CPU; `mps` is taken only by its name.
-
-    Raises:
-        UserError: `cuda` or `mps` where there is none.
-    """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: this machine has no CUDA GPU that torch can use; expected device=cpu or auto.")
-    if wanted == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device=mps: this machine has no Apple GPU that torch can use; expected device=cpu or auto.")
+    """The device of this name, UserError where there is none; `auto`: a CUDA GPU if there is one, else the CPU."""
+    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = "cuda" if usable["cuda"] else "cpu"
+    if not usable[wanted]:
+        kind = "CUDA" if wanted == "cuda" else "Apple"
+        problem = f"this machine has no {kind} GPU that torch can use; expected device=cpu or auto."
+        raise UserError(f"device={wanted}: {problem}")
     return torch.device(wanted)
 
 
@@ -53,28 +50,23 @@ def hardware(device: torch.device) -> str:
 def reset_peak_memory(device: torch.device) -> None:
     """Start measuring `peak_memory` anew."""
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
+        return torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):  # Linux; elsewhere the peak is the process's since its start
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes since `reset_peak_memory`: of allocations on a CUDA GPU, else of the process's resident set.
-
-    0 where the system does not say (Windows).
-    """
+    """The most bytes since `reset_peak_memory`: allocated on a CUDA GPU, else resident; 0 if unknown (Windows)."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     with suppress(OSError):
         if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
             return int(found[1]) * 1024
-    try:
+    with suppress(ImportError):
         import resource
-    except ImportError:
-        return 0
-    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024)
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return 0
 
 
 def commit() -> str | None:
@@ -83,7 +75,6 @@ def commit() -> str | None:
     if not (checkout / ".git").exists():  # installed: a repository further up would be of something else
         return None
     command = ["git", "--no-optional-locks", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    try:
+    with suppress(OSError, subprocess.SubprocessError):
         return subprocess.check_output(command, cwd=checkout, stderr=subprocess.PIPE, text=True, timeout=10).strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    return None

@@ -1,81 +1,74 @@
-"""A run's folder: used by one run at a time, never overwritten, compared with the settings that it was begun with."""
+"""A run's folder: used by one run at a time, never overwritten, and resumed only with the same configuration."""
 
 import errno
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ccsi.config import flat, original_targets, read, shown, to_yaml
 from ccsi.errors import UserError
-from ccsi.experiment.checkpoint import Checkpoints, State
+from ccsi.experiment.checkpoint import Checkpoints
 from ccsi.io.atomic import write_atomically
 from ccsi.io.locks import InUseError, locked
 from ccsi.io.run_files import RESULT
+from ccsi.stage import State
 
 CONFIG, LOCK = "config.yaml", ".lock"
 NOT_COMPARED = ("run_dir", "tracking", "report", "checkpoint_every", "share_data")
-"""Settings that may differ when a run is resumed: they do not touch the result."""
+"""Keys whose values may differ when a run is resumed: they do not touch the result."""
 UNWRITABLE = (errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS)
 
 
 @contextmanager
-def lock_run_dir(folder: Path, settings: Mapping[str, Any]) -> Iterator[State | None]:
+def lock_run_dir(folder: Path, config: Mapping[str, Any]) -> Iterator[State | None]:
     """Make the folder, with config.yaml, for this run alone; yields the state to resume from (None: a fresh start).
 
     A folder made here is removed again if the run ends before it wrote anything.
 
     Raises:
-        UserError: it holds a finished run, a run with other settings, something else, or is in use, or it cannot
-            be written (also later, by what is done inside).
+        UserError: it holds a finished run, a run of another configuration or other files, or is in use, or it cannot be
+            written (now, or by what is done inside).
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made, held = [path for path in (folder, *folder.parents) if not path.exists()], False
     try:
-        with ExitStack() as stack:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(folder / LOCK))
-            except InUseError as error:
-                raise UserError(f"run_dir={folder} is in use by another process; wait or choose another.") from error
-            except OSError as error:
-                raise UserError(f"run_dir={folder} cannot be written ({error.strerror}); choose another.") from error
-            check_run_dir(folder, settings)  # again: another process may have used it since
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / LOCK):
+            held = True
+            check_run_dir(folder, config)  # again: another process may have used it since
             state = Checkpoints(folder, 0).load()
             if not (folder / CONFIG).exists():
-                write_atomically(folder / CONFIG, to_yaml(settings).encode())
+                write_atomically(folder / CONFIG, to_yaml(config).encode())
             yield state
+    except InUseError as error:
+        raise UserError(f"run_dir={folder} is in use by another process; wait or choose another.") from error
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if held and error.errno not in UNWRITABLE:
             raise
-        raise UserError(f"{folder} cannot be written ({error.strerror}); make room, or set another run_dir.") from error
+        problem = f"cannot be written ({error.strerror}); make room, or choose another folder."
+        raise UserError(f"run_dir={folder} {problem}") from error
     finally:
         if made and folder.is_dir() and not content_of(folder):
             with suppress(OSError):
-                for path in folder.iterdir():
-                    path.unlink()
-                for path in made:
+                shutil.rmtree(folder)
+                for path in made[1:]:
                     path.rmdir()
 
 
 def content_of(folder: Path) -> set[str]:
-    """Names of what a folder holds, apart from what a killed run may leave before it wrote anything."""
+    """Names of a folder's files, except what a killed run may leave before it wrote anything."""
     return {path.name for path in folder.iterdir() if path.name != LOCK and path.suffix != ".part"}
 
 
-def check_run_dir(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse a folder that this run must not touch.
-
-    Raises:
-        UserError: see `lock_run_dir`.
-    """
+def check_run_dir(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise UserError (see `lock_run_dir`) for a folder that this run must not touch."""
     try:
-        if not folder.exists():
-            return
-        if not folder.is_dir():
-            raise UserError(f"run_dir={folder} is a file; expected a folder, or a path that does not exist yet.")
-        content = content_of(folder)
+        content = content_of(folder) if folder.exists() else set()
+    except NotADirectoryError:
+        raise UserError(f"run_dir={folder} is a file; expected a folder, or a path that does not exist yet.") from None
     except OSError as error:  # a name too long, a folder that may not be read
         raise UserError(f"run_dir={folder} cannot be read ({error.strerror}); choose another folder.") from error
     if not content:
@@ -84,12 +77,11 @@ def check_run_dir(folder: Path, settings: Mapping[str, Any]) -> None:
         raise UserError(f"run_dir={folder} holds other files ({min(content)}); choose an empty or new folder.")
     if RESULT in content:
         raise UserError(f"run_dir={folder} holds a finished run; choose another run_dir, or move that folder away.")
-    path = folder / CONFIG
     try:
-        old, new = flat(read(path)), flat(settings)
+        old, new = flat(read(folder / CONFIG)), flat(config)
     except UserError as error:
-        text = f"{path} is not a run's configuration; put it back to resume, or choose another run_dir."
-        raise UserError(text) from error
+        problem = "is not a run's configuration; put it back to resume, or choose another run_dir."
+        raise UserError(f"{folder / CONFIG} {problem}") from error
     for key in sorted(old.keys() | new.keys()):
         if key.split(".")[0] not in NOT_COMPARED and old.get(key) != new.get(key):
             raise UserError(
@@ -98,11 +90,8 @@ def check_run_dir(folder: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
-def default_run_dir(run_dir: str | None, name: str, seed: int, settings: Mapping[str, Any]) -> Path:
-    """A run's folder, absolute: `run_dir`, or else runs/<name>-s<seed>-<hash of the settings>.
-
-    The hash differs between runs with different settings, and stays the same over versions.
-    """
-    compared = {key: value for key, value in original_targets(settings).items() if key not in NOT_COMPARED}
+def default_run_dir(run_dir: str | None, name: str, seed: int, config: Mapping[str, Any]) -> Path:
+    """A run's folder, absolute: `run_dir`, else runs/<name>-s<seed>-<hash of `config`, the same in all versions>."""
+    compared = {key: value for key, value in original_targets(config).items() if key not in NOT_COMPARED}
     digest = hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()
     return Path(run_dir or f"runs/{name}-s{seed}-{digest[:6]}").expanduser().absolute()

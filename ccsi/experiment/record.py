@@ -11,9 +11,8 @@ from ccsi.distributed import ProcessGroup
 from ccsi.evaluation import metrics
 from ccsi.experiment.checkpoint import sha256_of
 from ccsi.experiment.environment import hardware
-from ccsi.experiment.tasks import Evaluators, RunSession, Setup
+from ccsi.experiment.tasks import RunSession, Setup
 from ccsi.io.run_files import SCHEMA, finite
-from ccsi.learners import Learner
 
 PROTOCOLS = {
     "all_tasks": "joint training on the images of all tasks (upper bound)",
@@ -23,13 +22,16 @@ PROTOCOLS = {
 """What a permission means for the figures it was used for."""
 
 
-def result_of(setup: Setup, evaluators: Evaluators, session: RunSession, name: str, seed: int) -> dict[str, Any]:
+def result_of(setup: Setup, session: RunSession, name: str, seed: int) -> dict[str, Any]:
     """The content of a finished run's result.json.
 
     `val` and `test` hold the same figures (see `ccsi.evaluation.metrics.figures`); null if a split was not evaluated.
     """
-    data, order = setup.data, setup.order
-    figures = {split: evaluator.figures() for split, evaluator in evaluators.items()}
+    data, learner, order = setup.data, setup.learner, [c for classes in setup.plan for c in classes]
+    stored, weights = learner.stored(), dict(learner.weights())
+    exemplars = any(item.kind == "exemplars" for item in stored)
+    protocol = "; ".join(PROTOCOLS[p] for p in learner.permissions) or ("exemplar replay" if exemplars else "data-free")
+    versions = {package: version(package) for package in ("torch", "torchvision", "numpy")}
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "name": f"{name}-s{seed}",
@@ -37,34 +39,10 @@ def result_of(setup: Setup, evaluators: Evaluators, session: RunSession, name: s
             "name": data.name,
             "checksum": data.checksum,
             "class_names": [data.class_names[c] for c in order],
-            "train": len(data.train),
-            "val": len(data.val),
-            "test": len(data.test),
+            **{split: len(getattr(data, split)) for split in ("train", "val", "test")},
         },
         "scenario": {"class_order": order, "classes_per_task": [len(classes) for classes in setup.plan]},
         "seed": seed,
-        **about(setup.learner),
-        "test": figures.get("test", metrics.EMPTY),
-        "val": figures["val"],
-        **session.record,
-        "seconds": session.seconds | {"total": session.total()},
-        "peak_memory_bytes": session.peak_bytes,
-        "threads": torch.get_num_threads(),
-        "workers": ProcessGroup.current().world_size,
-        "device": hardware(session.device),
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in ("torch", "torchvision", "numpy")},
-        "commit": session.commit,
-    }
-    return finite(result)
-
-
-def about(learner: Learner) -> dict[str, Any]:
-    """What the learner was allowed and what it kept, its weights' SHA-256 and how many there are."""
-    stored, weights = learner.stored(), dict(learner.weights())
-    exemplars = any(item.kind == "exemplars" for item in stored)
-    protocol = "; ".join(PROTOCOLS[p] for p in learner.permissions) or ("exemplar replay" if exemplars else "data-free")
-    return {
         "learner": learner.name,
         "kind": learner.kind,
         "data_free": not learner.permissions and not exemplars,
@@ -73,4 +51,15 @@ def about(learner: Learner) -> dict[str, Any]:
         "stored": [dataclasses.asdict(item) for item in stored],
         "weights_sha256": sha256_of(weights),
         "parameters": sum(value.numel() for key, value in weights.items() if "running_" not in key),
+        "test": metrics.EMPTY,
+        **setup.figures(),
+        **session.record,
+        "seconds": session.seconds | {"total": session.total()},
+        "peak_memory_bytes": session.peak_bytes,
+        "threads": torch.get_num_threads(),
+        "workers": ProcessGroup.current().world_size,
+        "device": hardware(session.device),
+        "versions": {"python": platform.python_version(), **versions},
+        "commit": session.commit,
     }
+    return finite(result)

@@ -11,12 +11,11 @@ from ccsi.errors import UserError
 
 @contextmanager
 def replacing(path: Path, tag: str = "", durable: bool = True) -> Iterator[BinaryIO]:
-    """A binary file to write, which takes the name `path` at the end: synced to disk if `durable`, then renamed.
-
-    It is removed if the block raises. A killed process leaves it, and the next write replaces it.
+    """A binary file to write, which takes the name `path` at the end, and is removed if the block raises.
 
     Args:
-        tag: makes the temporary name `.<name>.<tag>.part` unique where several processes may write at once.
+        tag: makes the temporary name `.<name>.<tag>.part` unique where several processes may write at once; a killed
+            process leaves that file, and the next write replaces it.
         durable: whether it must survive a power cut; if not, nothing is synced to disk.
     """
     part = path.with_name(f".{path.name}.{tag}.part" if tag else f".{path.name}.part")
@@ -45,11 +44,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace the content of `path` by `data`.
-
-    Raises:
-        UserError: the folder is read-only or full; the old content is left.
-    """
+    """Replace the content of `path` by `data`, or raise UserError (a full disk, no permission) and leave the old."""
     try:
         with replacing(path) as file:
             file.write(data)

@@ -11,8 +11,7 @@ from filelock import lock_descriptor
 
 UNSUPPORTED = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """Error numbers by which a file system says that it has no locks."""
-POLL = 0.05
-"""Seconds between two attempts to take a lock."""
+POLL = 0.05  # seconds between two attempts to take a lock
 
 
 class InUseError(Exception):
@@ -21,19 +20,13 @@ class InUseError(Exception):
 
 @contextmanager
 def locked(path: Path, wait: float = 0.0, on_wait: Callable[[], None] | None = None) -> Iterator[bool]:
-    """Hold the lock file `path`, which is created, and removed at the end.
+    """Hold the lock file `path`, which is created, and removed at the end; yields False where files have no locks.
+
+    Some NFS mounts have none: two processes may then work at the same time.
 
     Args:
-        wait: seconds to wait for a process that holds it; math.inf waits until it is free.
+        wait: seconds to wait for a process that holds it, after which InUseError is raised; math.inf waits forever.
         on_wait: called once if there is a wait.
-
-    Yields:
-        Whether the lock is held. False on a file system without locks (some NFS mounts): two processes may then
-        work at the same time.
-
-    Raises:
-        InUseError: another process holds it after `wait` seconds.
-        OSError: the file cannot be created.
     """
     deadline = time.monotonic() + wait
     while True:
@@ -49,13 +42,14 @@ def locked(path: Path, wait: float = 0.0, on_wait: Callable[[], None] | None = N
         if held and os.fstat(descriptor).st_nlink:  # 0: its last holder removed it meanwhile
             break
         os.close(descriptor)
-        if not held and time.monotonic() >= deadline:
+        if held:
+            continue
+        if time.monotonic() >= deadline:
             raise InUseError(str(path))
-        if not held:
-            if on_wait is not None:
-                on_wait()
-                on_wait = None
-            time.sleep(POLL)
+        if on_wait is not None:
+            on_wait()
+            on_wait = None
+        time.sleep(POLL)
     try:
         yield True
     finally:
@@ -66,16 +60,11 @@ def locked(path: Path, wait: float = 0.0, on_wait: Callable[[], None] | None = N
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock file `path`, as far as this file system can say. Nothing is written."""
-    try:
+    with suppress(OSError):  # no such file, it may not be read, or there are no locks
+        # NFS locks only what is open for writing
+        descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
         try:
-            descriptor = os.open(path, os.O_RDWR)  # NFS locks only what is open for writing
-        except PermissionError:
-            descriptor = os.open(path, os.O_RDONLY)
-    except OSError:  # no such file, or it may not be read
-        return False
-    try:
-        return not lock_descriptor(descriptor, blocking=False)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
+            return not lock_descriptor(descriptor, blocking=False)
+        finally:
+            os.close(descriptor)
+    return False

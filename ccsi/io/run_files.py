@@ -1,8 +1,7 @@
-"""Files of a run's folder as others read them, without importing torch: result.json, and which checkpoint there is."""
+"""Files of a run's folder, read without importing torch: result.json, and a fingerprint of the checkpoint."""
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from itertools import islice
@@ -12,22 +11,11 @@ from typing import Any
 from ccsi.errors import UserError
 
 RESULT, CHECKPOINT = "result.json", "checkpoint.pt"
-SCHEMA = 2
-"""Of result.json. 1 held the figures on test at the top level, and some of them under other names."""
-RENAMED = {
-    "final_accuracy_macro": "macro",
-    "final_accuracy_micro": "micro",
-    "average_incremental_accuracy": "average_incremental",
-}
-"""Figures of schema 1 that have another name since."""
+SCHEMA = 2  # of result.json
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The content of a finished run's result.json, in the present schema; None if the run is not finished.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """The content of a finished run's result.json, in the present schema; None without one, UserError if damaged."""
     path = folder / RESULT
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -41,12 +29,8 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def finite(value: Any) -> Any:
-    """`value` with null for every number that JSON has no word for (the AUC of a single class)."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """A copy of `value` with None for every number that JSON cannot hold (the AUC of a single class is NaN)."""
+    return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
 def split_to_show(result: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -62,24 +46,17 @@ def classes_of_tasks(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def upgraded(result: dict[str, Any]) -> dict[str, Any]:
-    """A result of schema 1 in the present one."""
+    """A result of schema 1, with the figures on test at the top level and longer names, in the present schema."""
     val = result["val"]
-    rest = {key: value for key, value in result.items() if key not in val}
-    splits = {
-        split: {RENAMED.get(key, key): figures.get(key) for key in val if key != "acc"}  # acc was micro
-        for split, figures in (("test", result), ("val", val))
-    }
-    return {**rest, "schema": SCHEMA, **splits}
+    # final_accuracy_macro, final_accuracy_micro (equal to acc) and average_incremental_accuracy are shorter now
+    names = {key: key.removeprefix("final_accuracy_").removesuffix("_accuracy") for key in val if key != "acc"}
+    splits = {"test": result, "val": val}
+    figures = {split: {new: own.get(old) for old, new in names.items()} for split, own in splits.items()}
+    return {key: result[key] for key in result if key not in val} | {"schema": SCHEMA} | figures
 
 
 def fingerprint(checkpoint: Path) -> str:
-    """A short text that is the same for copies of a checkpoint file, and another for every other state.
-
-    Reads the file's ends only, where its digest is (see `ccsi.experiment.checkpoint`).
-
-    Raises:
-        OSError: there is no such file, or it cannot be read.
-    """
+    """A text that is the same for copies of a checkpoint file only, from its ends, where its digest is (or OSError)."""
     with checkpoint.open("rb") as file:
         ends = file.read(128)
         size = file.seek(0, os.SEEK_END)

@@ -1,6 +1,6 @@
 """Progress in the terminal, and the figures at the end."""
 
-import sys
+import math
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console as Terminal
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -17,11 +17,9 @@ from ccsi.io.run_files import classes_of_tasks, split_to_show
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
 SECONDS_BETWEEN_LINES = 10.0
-MIN_WIDTH = 110
-"""Of tables that do not go to a terminal: a log has no width of its own."""
+MIN_WIDTH = 110  # of tables that do not go to a terminal: a log has no width of its own
 BAR_WIDTH, LABEL_WIDTH = 10, 20
-MOST_NAMES = 4
-"""Classes of a task that a table names; of more it gives the number."""
+MOST_NAMES = 4  # of a task's classes in a table; of more it gives the number
 FIGURES = {
     "macro": "final accuracy, mean over tasks",
     "micro": "final accuracy over all images (ACC)",
@@ -44,64 +42,47 @@ class Console:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._run: RunStart | None = None
+        self._folder: Path | None = None
         self._bar: Bar | None = None
-        self._bar_task: TaskID | None = None
         # lines are soft-wrapped where they are printed: a log file has 80 columns for rich; a path may hold [brackets]
-        self._err = Terminal(stderr=True, markup=False, highlight=False)
+        self._err = Terminal(stderr=True, markup=False, highlight=False, quiet=quiet)
         self._last: Progress | None = None
-        self._phase_began = self._last_line = 0.0
-        self._first_step = 0
+        self._first_step, self._phase_began, self._last_line = 0, 0.0, 0.0
 
     def start(self, run: RunStart) -> None:
-        self._run = run
-        if self.quiet:
-            return
-        tasks, classes = len(run.tasks), sum(map(len, run.tasks))
-        line = f"{run.name} {'resumes' if run.resumed_at else 'starts'}: {classes} classes in {tasks} tasks"
-        whole = f"{line}, folder {run.folder}"
-        too_long = self._err.is_terminal and len(whole) > self._err.width
-        self._err.print(f"{line}\nfolder {run.folder}" if too_long else whole, soft_wrap=True)
+        self._folder, self._tasks = run.folder, len(run.tasks)
+        verb, classes = "resumes" if run.resumed_at else "starts", sum(map(len, run.tasks))
+        line, folder = f"{run.name} {verb}: {classes} classes in {self._tasks} tasks", f"folder {run.folder}"
+        too_long = self._err.is_terminal and len(f"{line}, {folder}") > self._err.width
+        self._print(f"{line}\n{folder}" if too_long else f"{line}, {folder}")
         if self._err.is_terminal:
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=BAR_WIDTH),
-                MofNCompleteColumn(),
-                TextColumn("[dim]{task.fields[left]}"),
-                TextColumn("{task.fields[metrics]}", markup=False),
-                console=self._err,
-            )
+            columns = TextColumn("{task.description}"), BarColumn(bar_width=BAR_WIDTH), MofNCompleteColumn()
+            fields = TextColumn("[dim]{task.fields[left]}"), TextColumn("{task.fields[metrics]}", markup=False)
+            self._bar = Bar(*columns, *fields, console=self._err, disable=self.quiet)
             self._bar.start()
 
     def progress(self, event: Progress) -> None:
-        if self.quiet or self._run is None:
-            return
         now = time.monotonic()
         if self._last is None or (self._last.task, self._last.phase) != (event.task, event.phase):
             self._close_phase()
             self._phase_began, self._first_step, self._last_line = now, event.step, -SECONDS_BETWEEN_LINES
         self._last = event
         done = event.step - self._first_step  # in this process: a resumed phase does not start at step 1
-        left = (now - self._phase_began) / done * (event.steps - event.step) if done else None
-        time_left = "" if left is None else f"{clock(left)} left"
+        left = f"{clock((now - self._phase_began) / done * (event.steps - event.step))} left" if done else ""
         title = self._title(event)
         if self._bar is not None:
-            if self._bar_task is None:
-                self._bar_task = self._bar.add_task(title, total=event.steps, metrics="", left="")
-            taken = len(title) + BAR_WIDTH + 2 * len(str(event.steps)) + 1 + len(time_left) + 5  # 5: between columns
+            (line,) = self._bar.task_ids or [self._bar.add_task(title, metrics="", left="")]
+            taken = len(title) + BAR_WIDTH + 2 * len(str(event.steps)) + 1 + len(left) + 5  # 5: between columns
             shown = show_metrics(event.metrics, self._err.width - taken)
-            self._bar.update(self._bar_task, total=event.steps, completed=event.step, metrics=shown, left=time_left)
+            self._bar.update(line, total=event.steps, completed=event.step, metrics=shown, left=left)
         elif now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            parts = title, f"{event.step}/{event.steps}", show_metrics(event.metrics), time_left
-            self._err.print("  ".join(filter(None, parts)), soft_wrap=True)
+            self._print(title, f"{event.step}/{event.steps}", show_metrics(event.metrics), left)
 
     def task_end(self, event: TaskEnd) -> None:
-        if self.quiet:
-            return
         self._close_phase()
         after = f" after {clock(event.figures['seconds'])}" if "seconds" in event.figures else ""
-        self._err.print(f"task {event.task + 1}/{event.tasks} done{after}: {accuracies(event.figures)}", soft_wrap=True)
+        self._print(f"task {event.task + 1}/{event.tasks} done{after}: {accuracies(event.figures)}")
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
         """The final tables on stdout; nothing for a run that was stopped."""
@@ -110,35 +91,36 @@ class Console:
             self._bar.stop()
             self._bar = None
         if result is not None and not self.quiet:
-            show_result(result, self._run.folder if self._run else None)
-        self._run = None
+            show_result(result, self._folder)
+
+    def _print(self, *parts: str) -> None:
+        self._err.print("  ".join(filter(None, parts)), soft_wrap=True)
 
     def _title(self, event: Progress) -> str:
-        return f"task {event.task + 1}/{len(self._run.tasks) if self._run else 0}  {event.phase:<9}"
+        return f"task {event.task + 1}/{self._tasks}  {event.phase:<9}"
 
     def _close_phase(self) -> None:
         """Turn the live line into a permanent one, so that never more than one line is redrawn."""
-        if self._bar is not None and self._bar_task is not None and self._last is not None:
+        if self._bar is not None and self._last is not None:
             line = f"{self._title(self._last)}  {self._last.step}/{self._last.steps}"
             took = f"in {clock(time.monotonic() - self._phase_began)}"
-            self._bar.remove_task(self._bar_task)
-            metrics = show_metrics(self._last.metrics, self._err.width - len(line) - len(took) - 4)
-            self._err.print("  ".join(filter(None, (line, metrics, took))), soft_wrap=True)
-        self._bar_task = self._last = None
+            self._bar.remove_task(self._bar.task_ids[0])
+            self._print(line, show_metrics(self._last.metrics, self._err.width - len(line) - len(took) - 4), took)
+        self._last = None
 
 
-def show_result(result: Mapping[str, Any], folder: Path | None, file: Any = None) -> None:
-    """Print a finished run's figures (the content of result.json) as tables, in percent, on stdout or `file`."""
-    out = Terminal(file=file or sys.stdout, markup=False, highlight=False)
+def show_result(result: Mapping[str, Any], folder: Path | None) -> None:
+    """Print a finished run's figures (the content of result.json) as tables, in percent, on stdout."""
+    out = Terminal(markup=False, highlight=False)
     if not out.is_terminal:
         out.width = max(out.width, MIN_WIDTH)
     dataset = result["dataset"]
     out.print()
     out.print(f"{result['name']}: {result['learner']} on {dataset['name']}, seed {result['seed']}", style="bold")
     split, figures = split_to_show(result)
-    tasks = enumerate(classes_of_tasks(result), start=1)
-    names = [f"{n}: {', '.join(own) if len(own) <= MOST_NAMES else f'{len(own)} classes'}" for n, own in tasks]
-    for table in accuracy_matrix(figures, f"accuracy matrix, {split} (%)", names, out):
+    names = [", ".join(own) if len(own) <= MOST_NAMES else f"{len(own)} classes" for own in classes_of_tasks(result)]
+    heads = [f"{number}: {name}" for number, name in enumerate(names, start=1)]
+    for table in accuracy_matrix(figures, f"accuracy matrix, {split} (%)", heads, out):
         out.print(table)
 
     table = Table(title="figures (%)", title_justify="left", box=box.SIMPLE_HEAD)
@@ -147,8 +129,9 @@ def show_result(result: Mapping[str, Any], folder: Path | None, file: Any = None
     table.add_column("test", justify="right", no_wrap=True, style="bold")
     table.add_column("", style="dim")
     for key, meaning in FIGURES.items():
-        if any(result[part].get(key) is not None for part in ("val", "test")):
-            table.add_row(key, percent(result["val"].get(key)), percent(result["test"].get(key)), meaning)
+        val, test = result["val"].get(key), result["test"].get(key)
+        if val is not None or test is not None:
+            table.add_row(key, percent(val), percent(test), meaning)
     out.print(table)
 
     kept = [f"{item['count']} {item['kind']} {size(item['bytes'])}" for item in result["stored"]]
@@ -165,31 +148,30 @@ def show_result(result: Mapping[str, Any], folder: Path | None, file: Any = None
         out.print(f"{'folder':<{LABEL_WIDTH}}{folder}", soft_wrap=True)
 
 
-def accuracy_matrix(figures: Mapping[str, Any], title: str, names: Sequence[str], out: Terminal) -> list[Table]:
+def accuracy_matrix(figures: Mapping[str, Any], title: str, heads: Sequence[str], out: Terminal) -> list[Table]:
     """The matrix as one table with class names as heads; where `out` is too narrow, with numbers, or as several."""
-    matrix = figures["accuracy_matrix"]
-
-    def table(first: int, end: int, heads: Sequence[str]) -> Table:
-        made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        made.add_column("after task", justify="right", no_wrap=True)
-        for head in heads[first:end]:
-            made.add_column(head, justify="right", min_width=head_width(head))
-        if first == 0:
-            made.add_column("all, micro", justify="right", no_wrap=True, style="bold")
-        for number, (row, micro) in enumerate(zip(matrix, figures["accuracy_after_task"], strict=True), start=1):
-            if number > first:
-                cells = [percent(value) for value in row[first:end]] + [""] * (end - max(first, len(row)))
-                made.add_row(str(number), *cells, *([percent(micro)] if first == 0 else []))
-        return made
+    matrix, micros, tables = figures["accuracy_matrix"], figures["accuracy_after_task"], []
+    tasks = len(matrix)
 
     def fits(heads: Sequence[str]) -> bool:  # a column has two spaces and a divider
         return 1 + sum(head_width(head) + 3 for head in ("after-task", *heads, "all,-micro")) <= out.width
 
-    tasks, numbers = len(matrix), [str(number + 1) for number in range(len(matrix))]
-    if fits(names):
-        return [table(0, tasks, names)]
-    most = next((n for n in range(tasks, 1, -1) if fits(numbers[:n])), 1)
-    return [table(first, min(first + most, tasks), numbers) for first in range(0, tasks, most)]
+    if not fits(heads):
+        heads = [str(number) for number in range(1, tasks + 1)]
+    most = next((n for n in range(tasks, 1, -1) if fits(heads[:n])), 1)
+    for first in range(0, tasks, most):
+        part = slice(first, first + most)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_column("after task", justify="right", no_wrap=True)
+        for head in heads[part]:
+            table.add_column(head, justify="right", min_width=head_width(head))
+        if first == 0:
+            table.add_column("all, micro", justify="right", no_wrap=True, style="bold")
+        for task in range(first, tasks):
+            cells = [percent(value) for value in matrix[task]] + [""] * (tasks - 1 - task)
+            table.add_row(str(task + 1), *cells[part], *([percent(micros[task])] if first == 0 else []))
+        tables.append(table)
+    return tables
 
 
 def head_width(head: str) -> int:
@@ -207,11 +189,10 @@ def accuracies(figures: Mapping[str, float]) -> str:
     return f"{'/'.join(names)} {', '.join(parts)}"
 
 
-def show_metrics(metrics: Mapping[str, float], room: int | None = None) -> str:
+def show_metrics(metrics: Mapping[str, float], width: float = math.inf) -> str:
     """Metrics in a line: `loss 1.23 (ce 0.9, distillation 0.33)  val 81.2 %  lr 0.05`.
 
-    Args:
-        room: the most characters; the loss's parts are left out first, then the last metrics. None: no limit.
+    Where the line is longer than `width` characters, the loss's parts are left out first, then the last metrics.
     """
     loss = [f"loss {metrics['loss']:.3g}"] if "loss" in metrics else []
     parts = ", ".join(f"{key.removeprefix('loss_')} {v:.3g}" for key, v in metrics.items() if key.startswith("loss_"))
@@ -223,7 +204,7 @@ def show_metrics(metrics: Mapping[str, float], room: int | None = None) -> str:
     whole = [" ".join([*loss, f"({parts})"])] if parts else loss
     shorter = [(loss + rest)[:n] for n in range(len(loss + rest), 0, -1)]
     lines = ("  ".join(words) for words in [whole + rest, *shorter])
-    return next((line for line in lines if room is None or len(line) <= room), "")
+    return next((line for line in lines if len(line) <= width), "")
 
 
 def percent(fraction: float | None) -> str:
@@ -240,9 +221,7 @@ def clock(seconds: float) -> str:
 
 def size(count: int) -> str:
     """Bytes with a unit: 2048 is `2.0 kB` (1 kB = 1,000 bytes)."""
-    value, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count:.0f} B"

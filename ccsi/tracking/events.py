@@ -11,10 +11,8 @@ class RunStart:
     """A run starts or resumes.
 
     Attributes:
-        name: short and readable, e.g. `pbcblood-ccsi-s0`.
-        folder: the run's folder, absolute; it exists.
-        config: the resolved configuration.
-        tasks: classes' names of each task, in order.
+        name: short and readable, e.g. `pbcblood-ccsi-s0`. folder: the run's, absolute; it exists.
+        config: the resolved configuration. tasks: names of each task's classes, in order.
         resumed_at: how many lines of `metrics.jsonl` are valid (0 for a fresh start).
     """
 
@@ -31,7 +29,7 @@ class Progress:
 
     Attributes:
         task: 0-based. phase: `synthesis`, `training`, … step: 1-based, of `steps` in this phase.
-        metrics: name → value: loss parts (`loss`, `loss_ce`, `loss_distillation`, …), `val_accuracy`, `lr`.
+        metrics: the loss and its parts (`loss`, `loss_ce`, `loss_distillation`, …), `val_accuracy`, `lr`.
     """
 
     task: int
@@ -50,8 +48,7 @@ class TaskEnd:
         figures: `val_<name>` of each of `ccsi.evaluation.metrics.SCALARS`, the same with `test_` when test is
             evaluated (fractions in [0, 1]; `auc` is NaN while there is one class), and `seconds` spent so far.
         confusion: split → counts [n_seen][n_seen], rows are true classes.
-        impressions: `impressions/task<k>.npz` in the run's folder (`images` uint8 [N, C, S, S], `labels` int64
-            [N]), if this task used any.
+        impressions: the file of this task's, if any (`images` uint8 [N, C, S, S], `labels` int64 [N]).
         stored: what the learner keeps of real data now: `kind`, `count` and `bytes` of each.
     """
 
@@ -64,10 +61,7 @@ class TaskEnd:
 
 
 class Tracker(Protocol):
-    """Something that shows or stores what happens. All methods are called from the run's own thread.
-
-    A subclass overrides what it needs: what it leaves out does nothing.
-    """
+    """Shows or stores what happens, called from the run's own thread. A subclass overrides what it needs."""
 
     def __init__(self) -> None: ...
 

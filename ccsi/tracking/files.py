@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from ccsi.errors import UserError
+from ccsi.io.atomic import replacing
 from ccsi.io.run_files import finite
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
@@ -31,12 +32,8 @@ class Files:
         return self._lines
 
     def start(self, run: RunStart) -> None:
-        """Keep the first `run.resumed_at` lines of an existing file and append from there.
-
-        Raises:
-            UserError: the file holds fewer lines than the checkpoint counted.
-        """
-        path = run.folder / NAME
+        """Keep the first `run.resumed_at` lines of an existing file (UserError if it has fewer); append from there."""
+        path, self._lines = run.folder / NAME, run.resumed_at
         kept = path.read_bytes().splitlines(keepends=True)[: run.resumed_at] if path.exists() else []
         complete = sum(line.endswith(b"\n") for line in kept)
         if complete < run.resumed_at:
@@ -44,15 +41,13 @@ class Files:
                 f"{path} holds {complete} whole lines, but the checkpoint was made after {run.resumed_at}; "
                 "expected the file as the run left it: put it back, or start anew with another run_dir."
             )
-        new = path.with_name(NAME + ".new")
-        new.write_bytes(b"".join(kept))
-        os.replace(new, path)
-        self._lines = run.resumed_at
+        with replacing(path) as file:
+            file.writelines(kept)
         self._file = path.open("a", buffering=1, encoding="utf-8")  # line-buffered: a kill loses no whole line
 
     def progress(self, event: Progress) -> None:
         where = {"task": event.task + 1, "phase": event.phase, "step": event.step, "steps": event.steps}
-        self._write(where | {**event.metrics})
+        self._write({**where, **event.metrics})
 
     def task_end(self, event: TaskEnd) -> None:
         self._write({"task": event.task + 1, "phase": "task_end", **event.figures, "stored": [*event.stored]})

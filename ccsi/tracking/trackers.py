@@ -18,27 +18,30 @@ class Trackers:
           _target_: my_module.MyTracker
 
     Args:
-        trackers: by name; the names are the keys under `tracking`.
+        trackers: by their keys under `tracking`.
 
     Attributes:
-        watch: one more, set by the function that drives the run.
+        watch: one more, set by a run. enabled: false in workers that are not the main one; events are dropped.
     """
 
     def __init__(self, **trackers: Tracker) -> None:
         self.named, self.files = trackers, Files()
         self.watch: Tracker | None = None
+        self.enabled = True
 
     @property
-    def _all(self) -> tuple[Tracker, ...]:
-        return self.files, *self.named.values(), *([self.watch] if self.watch else [])
+    def _all(self) -> list[Tracker]:
+        trackers = [self.files, *self.named.values(), self.watch] if self.enabled else []
+        return [tracker for tracker in trackers if tracker is not None]
 
     def start(self, run: RunStart) -> None:
-        """Start all; if one cannot work, those already started are closed again."""
-        with ExitStack() as undo:
+        """Start all; if one cannot work, all are closed again, those that have not started too."""
+        try:
             for tracker in self._all:
-                undo.callback(tracker.finish, None)  # before start: one that half started is closed too
                 tracker.start(run)
-            undo.pop_all()
+        except BaseException:
+            self.finish(None)
+            raise
 
     def progress(self, event: Progress) -> None:
         for tracker in self._all:
@@ -53,11 +56,3 @@ class Trackers:
         with ExitStack() as stack:
             for tracker in reversed(self._all):  # the stack is called last in, first out
                 stack.callback(tracker.finish, result)
-
-
-class NullTrackers(Trackers):
-    """Drops every event: for the workers of a run that are not the main one."""
-
-    @property
-    def _all(self) -> tuple[Tracker, ...]:
-        return ()

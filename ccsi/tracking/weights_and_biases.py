@@ -1,42 +1,33 @@
 """Weights & Biases receives only what is about the experiment: no key, account, machine or code.
 
-The module is not called wandb.py because it would then import itself. The package is imported only when
-it is used: it is an extra, and costs a second.
+A module called wandb.py would import itself. The package, an extra, takes a second to import: only where it is used.
 """
 
 import importlib.util
+import json
 import netrc
 import os
 import shutil
 import tempfile
 import urllib.parse
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ccsi.errors import UserError
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
-if TYPE_CHECKING:
-    import wandb
-
-SECONDS_TO_CONNECT = 30.0
-SECONDS_TO_UPLOAD = 300.0
-"""At the end of an online run; what is left then stays on disk for `wandb sync`."""
-
-
-SETTINGS: Any = {
+OPTIONS: Any = {  # of wandb.Settings
     **dict.fromkeys(("x_disable_meta", "x_disable_machine_info", "x_disable_stats"), True),  # host, user, git remote, …
     **dict.fromkeys(("disable_code", "disable_git", "disable_job_creation", "silent"), True),
     **dict.fromkeys(("x_save_requirements", "save_code", "symlink"), False),  # links would hold absolute paths
     **dict.fromkeys(("host", "username", "email"), ""),
-    **{"program": "ccsi", "console": "off", "finish_timeout": SECONDS_TO_UPLOAD},
-    **dict.fromkeys(("init_timeout", "login_timeout"), SECONDS_TO_CONNECT),
+    **{"program": "ccsi", "console": "off", "init_timeout": 30.0, "login_timeout": 30.0},
+    "finish_timeout": 300.0,  # s for the upload at the end; what is left then stays on disk for `wandb sync`
 }
-"""Of `wandb.Settings`."""
 
 
 class WeightsAndBiases:
@@ -53,7 +44,7 @@ class WeightsAndBiases:
         name: shown for the run; None: the run's own name.
 
     Raises:
-        UserError: the package is missing, or `online` and there is no key.
+        UserError: the package or the key (of `online`) is missing; later, W&B refuses the key or cannot be reached.
     """
 
     def __init__(
@@ -65,11 +56,8 @@ class WeightsAndBiases:
         name: str | None = None,
     ) -> None:
         self.mode, self.project, self.group, self.job_type, self.name = mode, project, group, job_type, name
-        self._run: wandb.Run | None = None
-        self._folder = Path()
-        self._class_names: list[str] = []
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._environment_before: dict[str, str | None] = {}
+        self._run: Any = None  # wandb.Run
+        self._clean_up = ExitStack()
         if mode != "disabled" and importlib.util.find_spec("wandb") is None:
             raise UserError(
                 f"tracking.wandb.mode={mode} needs the package wandb: install ccsi[wandb], or set it to disabled."
@@ -81,16 +69,11 @@ class WeightsAndBiases:
             )
 
     def start(self, run: RunStart) -> None:
-        """Start the W&B run, or resume it (online), under an id kept in the run's folder.
-
-        Raises:
-            UserError: W&B refuses the key or cannot be reached.
-        """
+        """Start the W&B run, or resume it (online), under an id kept in the run's folder."""
         if self.mode == "disabled":
             return
-        self._folder = folder = run.folder.resolve()
-        self._class_names = list(chain(*run.tasks))
-        self._keep_inside(folder)
+        folder, self._class_names = run.folder.resolve(), list(chain(*run.tasks))
+        self._scratch = self._clean_up.enter_context(only_inside(folder))
         import wandb
 
         id_file = folder / "wandb" / "run_id"
@@ -107,23 +90,23 @@ class WeightsAndBiases:
                 name=self.name or run.name,
                 resume="allow",
                 dir=str(folder),
-                config={key: portable(value) for key, value in run.config.items() if key != "tracking"},
-                settings=SETTINGS,
+                config=portable({key: value for key, value in run.config.items() if key != "tracking"}),
+                settings=OPTIONS,
             )
         except (wandb.errors.Error, ValueError, OSError) as error:
             self.finish(None)
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise UserError(
                 f"tracking.wandb.mode={self.mode}: W&B did not start ({reason}); check the key and the network, "
                 "or use tracking.wandb.mode=offline."
             ) from error
-        for figures in ("val_*", "test_*", "confusion/*", "impressions"):
-            self._run.define_metric(figures, step_metric="task")
+        for names in ("val_*", "test_*", "confusion/*", "impressions"):
+            self._run.define_metric(names, step_metric="task")
 
     def progress(self, event: Progress) -> None:
         if self._run is not None:
-            values = {"step": event.step, **event.metrics}
-            self._run.log({"task": event.task + 1} | {f"{event.phase}/{key}": v for key, v in values.items()})
+            values = {f"{event.phase}/{key}": value for key, value in {"step": event.step, **event.metrics}.items()}
+            self._run.log({"task": event.task + 1} | values)
 
     def task_end(self, event: TaskEnd) -> None:
         if self._run is None:
@@ -133,54 +116,46 @@ class WeightsAndBiases:
         # pictures, not W&B's own confusion chart: that is an artifact, whose record holds an absolute path
         from ccsi.report.run import draw_confusion, draw_impressions, load_images
 
-        scratch = Path(tempfile.mkdtemp(dir=self._scratch.name if self._scratch else None))
-        row: dict[str, Any] = {"task": event.task + 1, **event.figures}
-        for split, counts in event.confusion.items():
-            picture = draw_confusion(scratch / f"confusion_{split}.png", counts, self._class_names, split)
-            row[f"confusion/{split}"] = wandb.Image(str(picture))
+        scratch, names = Path(tempfile.mkdtemp(dir=self._scratch)), self._class_names
+        pictures = {
+            f"confusion/{split}": draw_confusion(scratch / f"confusion_{split}.png", counts, names, split)
+            for split, counts in event.confusion.items()
+        }
         if event.impressions is not None:
             images, labels = load_images(event.impressions)
-            picture = draw_impressions(scratch / "impressions.png", images, labels, self._class_names)
-            row["impressions"] = wandb.Image(str(picture))
-        self._run.log(row)
+            pictures["impressions"] = draw_impressions(scratch / "impressions.png", images, labels, names)
+        row = {key: wandb.Image(str(path)) for key, path in pictures.items()}
+        self._run.log({"task": event.task + 1, **event.figures, **row})
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
         """Put the final figures into the summary and end W&B's own process; a stopped run is marked failed."""
-        try:
-            if self._run is not None:
+        run, self._run = self._run, None
+        with self._clean_up:
+            if run is not None:
                 if result is not None:
-                    self._run.summary.update(summary_of(result))
-                self._run.finish(exit_code=0 if result is not None else 1)
+                    run.summary.update(summary_of(result))
+                run.finish(exit_code=0 if result is not None else 1)
+
+
+@contextmanager
+def only_inside(folder: Path) -> Iterator[Path]:
+    """Let W&B write in `folder` and a temporary folder (yielded) only, report no errors to its makers, and end it."""
+    with tempfile.TemporaryDirectory(prefix="ccsi-wandb-", ignore_cleanup_errors=True) as scratch:
+        changes = {f"WANDB_{kind}_DIR": scratch for kind in ("CACHE", "CONFIG", "DATA", "ARTIFACT")}
+        changes |= {"WANDB_DIR": str(folder), "WANDB_ERROR_REPORTING": "false"}
+        before = {key: os.environ[key] for key in changes if key in os.environ}
+        os.environ.update(changes)
+        try:
+            yield Path(scratch)
         finally:
-            self._run = None
-            self._clean_up()
+            import wandb
 
-    def _keep_inside(self, folder: Path) -> None:
-        """Let W&B write in `folder` and a temporary folder only, and report no errors to its makers."""
-        self._scratch = tempfile.TemporaryDirectory(prefix="ccsi-wandb-", ignore_cleanup_errors=True)
-        wanted = {
-            "WANDB_DIR": str(folder),
-            "WANDB_ERROR_REPORTING": "false",
-            **{f"WANDB_{kind}_DIR": self._scratch.name for kind in ("CACHE", "CONFIG", "DATA", "ARTIFACT")},
-        }
-        self._environment_before = {key: os.environ.get(key) for key in wanted}
-        os.environ.update(wanted)
-
-    def _clean_up(self) -> None:
-        if self._scratch is None:
-            return
-        import wandb
-
-        wandb.teardown()  # or its process and its settings would outlive this run
-        for key, value in self._environment_before.items():
-            if value is None:
+            wandb.teardown()  # or its process and its options would outlive this run
+            for key in changes:
                 os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
-        for logs in (self._folder / "wandb").glob("*run-*/logs"):
-            shutil.rmtree(logs, ignore_errors=True)  # W&B's own debug logs: they name absolute paths
-        self._scratch.cleanup()
-        self._scratch = None
+            os.environ.update(before)
+            for logs in (folder / "wandb").glob("*run-*/logs"):
+                shutil.rmtree(logs, ignore_errors=True)  # W&B's own debug logs: they name absolute paths
 
 
 def has_key() -> bool:
@@ -196,19 +171,15 @@ def has_key() -> bool:
 
 
 def portable(value: Any) -> Any:
-    """A config value with the home folder written as `~`: its path usually holds the account's name."""
-    if isinstance(value, Mapping):
-        return {key: portable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
-    return str(value).replace(str(Path.home()), "~") if isinstance(value, str | Path) else value
+    """A configuration with the home folder written as `~`: its path usually holds the account's name."""
+    home = json.dumps(str(Path.home())).strip('"')  # as it is spelt inside a text in JSON
+    return json.loads(json.dumps(value, default=str).replace(home, "~"))
 
 
 def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of result.json and the accuracy matrices, flat: those of a split are named `<split>_<name>`."""
-    flat = {key: value for key, value in result.items() if not isinstance(value, Mapping)}
+    """The numbers of result.json and the accuracy matrices, in one level: those of a split are `<split>_<name>`."""
+    values = dict(result)
     for prefix, part in (("test_", "test"), ("val_", "val"), ("seconds/", "seconds")):
-        flat |= {f"{prefix}{key}": value for key, value in result.get(part, {}).items()}
-    stored = {"stored_bytes": sum(item["bytes"] for item in result.get("stored") or [])}
-    kept = {key for key, value in flat.items() if isinstance(value, int | float) or key.endswith("accuracy_matrix")}
-    return {key: flat[key] for key in flat if key in kept and flat[key] is not None} | stored
+        values |= {f"{prefix}{key}": value for key, value in result.get(part, {}).items()}
+    shown = {k: v for k, v in values.items() if isinstance(v, int | float) or (v and k.endswith("accuracy_matrix"))}
+    return shown | {"stored_bytes": sum(item["bytes"] for item in result.get("stored") or [])}

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from ccsi.errors import UserError
-from ccsi.experiment.checkpoint import NAME, Checkpoints, verified
-from ccsi.io.run_files import fingerprint
+from ccsi.experiment.checkpoint import Checkpoints, verified
+from ccsi.io.run_files import CHECKPOINT, fingerprint
 
 STATE = {"net": {"weight": torch.arange(6.0).view(2, 3)}, "tasks_done": 1, "stages": None, "lines": 3}
 
@@ -78,4 +78,4 @@ def test_a_fingerprint_names_the_content(checkpoints: Checkpoints, tmp_path: Pat
 def test_a_runs_files_its_configuration_and_its_trackers_take_no_torch() -> None:
     program = "import sys, ccsi.io.run_files, ccsi.config, ccsi.tracking; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
-    assert NAME == "checkpoint.pt"
+    assert CHECKPOINT == "checkpoint.pt"

@@ -1,7 +1,6 @@
 """What a person sees: on a terminal, in a log file, and at the end."""
 
 import functools
-import io
 import os
 import pty
 import re
@@ -179,20 +178,19 @@ def test_the_final_tables_go_to_stdout_with_val_beside_test(run: RunStart, capsy
     assert f"folder              {run.folder}\n" in out  # in one line, however long
 
 
-def test_without_test_figures_the_tables_say_val() -> None:
-    file = io.StringIO()
-    show_result(result(evaluate_test=False), Path("x"), file)
-    assert "accuracy matrix, val (%)" in file.getvalue()
-    assert cells(file.getvalue(), "2 ") == ["2", "35.0", "65.0", "51.0"]
-    assert cells(file.getvalue(), "forgetting")[:3] == ["forgetting", "45.0", "-"]
+def test_without_test_figures_the_tables_say_val(capsys: pytest.CaptureFixture[str]) -> None:
+    show_result(result(evaluate_test=False), Path("x"))
+    out = capsys.readouterr().out
+    assert "accuracy matrix, val (%)" in out
+    assert cells(out, "2 ") == ["2", "35.0", "65.0", "51.0"]
+    assert cells(out, "forgetting")[:3] == ["forgetting", "45.0", "-"]
 
 
-def test_many_classes_a_task_are_counted() -> None:
-    file = io.StringIO()
+def test_many_classes_a_task_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"c{i}" for i in range(10)]
     changes: dict[str, Any] = {"dataset": {"name": "x", "class_names": names}, "scenario": {"classes_per_task": [5, 5]}}
-    show_result(result(**changes), None, file)
-    assert "2: 5 classes" in file.getvalue()
+    show_result(result(**changes), None)
+    assert "2: 5 classes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (65, "1:05"), (3725, "1:02:05")])
