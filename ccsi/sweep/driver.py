@@ -93,10 +93,8 @@ def _run_to_end(recorder: SweepRecorder, console: Console) -> int:
 
 def results_at_start(recorder: SweepRecorder, console: Console) -> dict[RunId, RunFinished]:
     """The ends of all finished runs; waits for those of the journal that NFS may still hide."""
-    definition, state = recorder.definition, recorder.state
-    results = finished_runs(definition)
-    hidden = [run for run in state.results if run not in results and run_folder(definition, run).is_dir()]
-    if hidden:
+    definition, state, results = recorder.definition, recorder.state, finished_runs(recorder.definition)
+    if hidden := [run for run in state.results if run not in results and run_folder(definition, run).is_dir()]:
         console.print(f"Waiting for the results of {len(hidden)} finished runs to be visible …", highlight=False)
         found = read_results(definition, hidden, recorder.remote)
         results |= {run: summary_of(run, result) for run, result in found.items()}
@@ -105,10 +103,10 @@ def results_at_start(recorder: SweepRecorder, console: Console) -> dict[RunId, R
 
 
 def validate(definition: Definition) -> None:
-    """Check that data, scenario, model and learner fit together, from where the command was typed at first.
+    """Check that data, scenario, model and learner fit together, from the folder where the sweep was first typed.
 
     Raises:
-        UserError: they do not; or that place is gone.
+        UserError: they do not; or that folder is missing.
     """
     try:
         os.chdir(definition.cwd)
@@ -120,8 +118,8 @@ def validate(definition: Definition) -> None:
     for base in definition.bases.values():
         if base["_target_"] == "ccsi.experiment.run":
             shared = base.get("share_data") or str(definition.shared_data)
-            as_in_phase_1 = {"evaluate_test": False, "share_data": shared}
-            build(base | {"_target_": "ccsi.experiment.validate"} | as_in_phase_1)()
+            as_in_phase_1 = {"_target_": "ccsi.experiment.validate", "evaluate_test": False, "share_data": shared}
+            build(base | as_in_phase_1)()
 
 
 def run_phases(recorder: SweepRecorder, console: Console) -> None:
@@ -159,8 +157,8 @@ def write_tables(recorder: SweepRecorder, console: Console) -> int:
         console.print(f"failed: {row['run']}: {row['error']}", highlight=False, markup=False)
     board = leaderboard(sweep)
     if not any(row["status"] == "done" for row in board):
-        phase = 2 if board else 1
         why = f"; the first error: {failed.iloc[0]['error']}" if len(failed) else ""
+        phase = 2 if board else 1
         print(f"ccsi: nothing to report: no trial completed phase {phase}{why} (see runs.csv)", file=sys.stderr)
         return 1
     write_leaderboard(sweep, console)
@@ -171,15 +169,10 @@ def write_tables(recorder: SweepRecorder, console: Console) -> int:
         print(f"ccsi: plots were not drawn ({type(error).__name__}: {error})", file=sys.stderr)
     best = "best.yaml" if definition.compared is None else "best/"
     console.print(f"Tables, {best} and plots: {definition.folder}", highlight=False, soft_wrap=True)
-    incomplete = compared or [row["trial"] for row in board if row["status"] != "done"]
-    if incomplete:
-        print(
-            f"ccsi: {', '.join(incomplete)} lack reporting seeds and are not averaged; "
-            f"retry them with resume={definition.folder}",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    if incomplete := compared or [row["trial"] for row in board if row["status"] != "done"]:
+        problem = f"{', '.join(incomplete)} lack reporting seeds and are not averaged"
+        print(f"ccsi: {problem}; retry them with resume={definition.folder}", file=sys.stderr)
+    return int(bool(incomplete))
 
 
 def draw_plots(definition: Definition) -> None:

@@ -11,7 +11,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,22 +63,18 @@ class Remote:
             self.system = fs.PyFileSystem(fs.FSSpecHandler(other))
         self.root = root.rstrip("/")
         self._copied: dict[Path, tuple[int, int]] = {}
-        self._claimed: float | None = None
+        self._renewed: float | None = None  # when this driver renewed its claim; None: it has none
 
     def check(self) -> None:
-        """Write a file, read it and remove it.
-
-        Raises:
-            UserError: that failed, or took too long.
-        """
+        """Write a file, read it and remove it; raises UserError if that fails, or takes too long."""
         problem: list[str] = ["no answer"]
 
         def touch() -> None:
-            path = f"{self.root}/.room-{uuid.uuid4().hex}"  # every node asks, at the same time
+            path = f"{self.root}/.probe-{uuid.uuid4().hex}"  # every node asks, at the same time
             try:
                 self.system.create_dir(self.root, recursive=True)
-                self._put(path, b"room")
-                same = self._get(path) == b"room"
+                self._put(path, b"probe")
+                same = self._get(path) == b"probe"
                 self.system.delete_file(path)
                 problem[0] = "" if same else "what was written did not come back"
             except Exception as error:
@@ -87,7 +84,7 @@ class Remote:
         thread.start()
         thread.join(ANSWER_WITHIN)
         if problem[0]:
-            raise UserError(f"sweep.storage={self.url} cannot be written ({problem[0]}); choose another place.")
+            raise UserError(f"sweep.storage={self.url} cannot be written ({problem[0]}); choose another folder.")
 
     def claim(self) -> None:
         """Become the one driver that works on the sweep kept here, until `release`; call `renew` now and then.
@@ -99,75 +96,74 @@ class Remote:
             owner = json.loads(self._get(f"{self.root}/{OWNER}"))
         except (FileNotFoundError, ValueError):
             owner = {"time": 0.0}
-        age, here = time.time() - owner["time"], owner.get("host") == socket.gethostname()
-        if age < CLAIM and not (here and not is_alive(owner["process"])):
+        age = time.time() - owner["time"]
+        ended = owner.get("host") == socket.gethostname() and not is_alive(owner["process"])
+        if age < CLAIM and not ended:
             raise UserError(
                 f"sweep.storage={self.url} is in use: process {owner['process']} on {owner['host']} worked on it "
                 f"{max(0.0, age):.0f} s ago; if it is gone, try again in {CLAIM - age:.0f} s."
             )
-        self._claimed = 0.0
+        self._renewed = 0.0
         self.renew()
 
     def renew(self) -> None:
         """Renew the claim, at most every ten seconds."""
-        if self._claimed is not None and time.time() - self._claimed >= 10:
-            self._claimed = time.time()
-            owner = {"process": os.getpid(), "host": socket.gethostname(), "time": self._claimed}
+        if self._renewed is not None and time.time() - self._renewed >= 10:
+            self._renewed = time.time()
+            owner = {"process": os.getpid(), "host": socket.gethostname(), "time": self._renewed}
             with contextlib.suppress(OSError):
                 self._put(f"{self.root}/{OWNER}", json.dumps(owner).encode())
 
     def release(self) -> None:
         """Give the claim back: another driver may start at once."""
-        if self._claimed is not None:
-            self._claimed = None
+        if self._renewed is not None:
+            self._renewed = None
             with contextlib.suppress(OSError):
                 self.system.delete_file(f"{self.root}/{OWNER}")
 
     def holds_a_sweep(self) -> bool:
         """Whether a sweep has been kept here."""
-        found = self.system.get_file_info(f"{self.root}/sweep/sweep.yaml")
-        return bool(found.type == self.fs.FileType.File) or bool(self.results())
+        return bool(self.system.get_file_info(f"{self.root}/sweep/sweep.yaml").is_file or self.results())
 
     def push(self, folder: Path, name: str, leave: Sequence[str] = ()) -> None:
         """Copy what changed in `folder` since the last time to `name`, but for the inner folders to be left."""
         files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
         files = [path for path in files if path.relative_to(folder).parts[0] not in leave]
-        order = {path: LAST.index(path.name) + 1 if path.name in LAST else 0 for path in files}
-        for path in sorted(files, key=lambda path: order[path]):
-            about = path.stat()
-            version = (about.st_mtime_ns, about.st_size)
+        for path in sorted(files, key=lambda path: LAST.index(path.name) if path.name in LAST else -1):
+            version = version_of(path)
             if self._copied.get(path) != version:
                 self._put(f"{self.root}/{name}/{path.relative_to(folder)}", path.read_bytes())
                 self._copied[path] = version
 
     def pull(self, name: str, folder: Path) -> None:
         """Make `folder` what was pushed to `name`; if nothing was, it is left as it is."""
-        start = f"{self.root}/{name}"
-        found = self.system.get_file_info(self.fs.FileSelector(start, recursive=True, allow_not_found=True))
-        for info in found:
-            if info.type == self.fs.FileType.File:
-                path = folder / info.path.removeprefix(start).lstrip("/")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(self._get(info.path))
-                about = path.stat()
-                self._copied[path] = (about.st_mtime_ns, about.st_size)
+        for stored in self._files(name):
+            path = folder / stored.removeprefix(f"{self.root}/{name}").lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self._get(stored))
+            self._copied[path] = version_of(path)
 
     def results(self) -> set[str]:
         """The names of all finished runs."""
-        found = self.system.get_file_info(
-            self.fs.FileSelector(f"{self.root}/runs", recursive=True, allow_not_found=True)
-        )
-        return {Path(info.path).parent.name for info in found if info.base_name == "result.json"}
+        return {Path(path).parent.name for path in self._files("runs") if path.endswith("/result.json")}
 
-    def fetch_result(self, run: str, folder: Path) -> None:
-        """Copy a run's result.json to `folder`, if there is one."""
-        try:
-            data = self._get(f"{self.root}/runs/{run}/result.json")
-        except FileNotFoundError:
-            return
-        json.loads(data)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "result.json", data)
+    def fetch_results(self, runs: Iterable[str], folder: Path) -> None:
+        """Copy the result.json of these runs, as far as there is one, to their folders in `folder`."""
+
+        def fetch(run: str) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                data = self._get(f"{self.root}/runs/{run}/result.json")
+                json.loads(data)
+                (folder / run).mkdir(parents=True, exist_ok=True)
+                write_atomically(folder / run / "result.json", data)
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(fetch, runs))
+
+    def _files(self, name: str) -> list[str]:
+        """The addresses of all files below `name`."""
+        below = self.fs.FileSelector(f"{self.root}/{name}", recursive=True, allow_not_found=True)
+        return [info.path for info in self.system.get_file_info(below) if info.is_file]
 
     def _put(self, path: str, data: bytes) -> None:
         """Write a file so that a reader meets the old one or the new one: object stores do so by themselves."""
@@ -186,14 +182,18 @@ class Remote:
         return bytes(data)
 
 
+def version_of(path: Path) -> tuple[int, int]:
+    """What changes when a file is written."""
+    about = path.stat()
+    return about.st_mtime_ns, about.st_size
+
+
 def is_alive(process: int) -> bool:
     """Whether this machine has such a process."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
-        pass
+    except OSError as error:
+        return isinstance(error, PermissionError)  # another user's
     return True
 
 

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ from ccsi.tracking.files import NAME as METRICS
 
 VISIBLE_WITHIN = 90.0
 """Seconds after which a machine sees what another has written; NFS caches for 30 to 60 s that a file is absent."""
+TAIL = 2**16
+"""Bytes that are read of the end of a metrics.jsonl."""
 Result = Mapping[str, Any]
 
 
@@ -67,8 +68,9 @@ def finished_runs(definition: Definition, damaged_as_absent: bool = False) -> di
         try:
             result = read_result(folder)
             if result is not None:
-                found[run] = summary_of(run, result)
-                found[run].val[definition.sweep.metric.removeprefix("val_")]
+                end = summary_of(run, result)
+                end.val[definition.sweep.metric.removeprefix("val_")]  # a KeyError, if it is missing
+                found[run] = end
         except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
             if damaged_as_absent:
                 continue
@@ -89,23 +91,13 @@ def read_results(
     Raises:
         UserError: one is damaged.
     """
-    absent, found = set(runs), dict[RunId, Result]()
+    folders = {run: run_folder(definition, run) for run in runs}
     if remote is not None:
-
-        def fetch(run: RunId) -> None:
-            with suppress(OSError):
-                remote.fetch_result(str(run), run_folder(definition, run))
-
-        with ThreadPoolExecutor(16) as pool:
-            hidden = [run for run in absent if not (run_folder(definition, run) / RESULT).exists()]
-            list(pool.map(fetch, hidden))
-    deadline = time.monotonic() + wait
-    while True:
-        new = {run: result for run in absent if (result := read_result(run_folder(definition, run))) is not None}
-        found, absent = found | new, absent - new.keys()
-        if not absent or time.monotonic() >= deadline:
-            return found
-        time.sleep(min(1.0, wait))
+        with suppress(OSError):
+            hidden = [folder.name for folder in folders.values() if not (folder / RESULT).exists()]
+            remote.fetch_results(hidden, definition.folder / "runs")
+    results = _wait_for_results(folders.values(), wait)
+    return {run: results[folder] for run, folder in folders.items() if folder in results}
 
 
 def wait_for_result(folder: Path) -> Result:
@@ -114,20 +106,25 @@ def wait_for_result(folder: Path) -> Result:
     Raises:
         RuntimeError: it does not appear within `VISIBLE_WITHIN`.
     """
-    deadline = time.monotonic() + VISIBLE_WITHIN
-    while (result := read_result(folder)) is None:
-        if time.monotonic() >= deadline:
-            raise RuntimeError(f"the run ended without writing {folder / RESULT}")
-        time.sleep(1.0)
-    return result
+    results = _wait_for_results([folder], VISIBLE_WITHIN)
+    if not results:
+        raise RuntimeError(f"the run ended without writing {folder / RESULT}")
+    return results[folder]
+
+
+def _wait_for_results(folders: Collection[Path], wait: float) -> dict[Path, Result]:
+    """The contents of result.json in these folders, as far as they appear within `wait` seconds."""
+    found, deadline = dict[Path, Result](), time.monotonic() + wait
+    while True:
+        absent = [folder for folder in folders if folder not in found]
+        found |= {folder: result for folder in absent if (result := read_result(folder)) is not None}
+        if len(found) == len(folders) or time.monotonic() >= deadline:
+            return found
+        time.sleep(min(1.0, wait))
 
 
 def check_known(state: SweepState, results: Iterable[RunId]) -> None:
-    """Make sure that results that the journal lacks belong to the trials whose numbers they have.
-
-    Raises:
-        UserError: a trial is unknown, or a run had another config: the journal is another sweep's, or damaged.
-    """
+    """Raise UserError unless results that the journal lacks belong to the trials whose numbers they have."""
     for run in results:
         if run in state.results:
             continue
@@ -145,25 +142,19 @@ def check_known(state: SweepState, results: Iterable[RunId]) -> None:
                     )
 
 
-def last_events(folder: Path, tail: int = 2**16) -> list[Mapping[str, Any]]:
-    """The last events in a run's metrics.jsonl, oldest first, without lines that are damaged or being written.
-
-    Args:
-        tail: bytes that are read.
-    """
+def last_events(folder: Path) -> list[Mapping[str, Any]]:
+    """The last events in a run's metrics.jsonl, oldest first, without lines that are damaged or being written."""
     try:
         with (folder / METRICS).open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - tail))
-            lines = file.read().decode(errors="replace").splitlines()
+            file.seek(max(0, file.seek(0, 2) - TAIL))
+            lines = file.read().splitlines()
     except OSError:
         return []
-    events = list[Mapping[str, Any]]()
+    events = []
     for line in lines:
         with suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict):
-                events.append(event)
-    return events
+            events.append(json.loads(line))
+    return [event for event in events if isinstance(event, dict)]
 
 
 @dataclass(frozen=True)
