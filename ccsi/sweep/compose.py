@@ -2,9 +2,9 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -21,6 +21,7 @@ FREE |= {"sweep.max_concurrent", "sweep.max_failures", "sweep.dir", "sweep.budge
 EQUAL_BUDGET: dict[str, Any] = {"search": "random", "scheduler": "none", "top_k": 1, "warm_start": []}
 EQUAL_BUDGET |= dict.fromkeys(("minimize", "patience", "budget.hours", "budget.trials"))
 """Keys of `sweep` that a comparison fixes."""
+SECTIONS = {"sweep": Sweep, "resources": Resources, "ray": Cluster}
 
 
 def compose(overrides: Sequence[str]) -> Definition:
@@ -36,7 +37,7 @@ def compose(overrides: Sequence[str]) -> Definition:
         else:
             typed += ["~sweep.space", "+" + override] if override.startswith("sweep.space=") else [override]
     tree = ccsi.config.load(typed, name="sweep")
-    sections = {key: tree.get(key) for key in ("sweep", "resources", "ray")}
+    sections: Config = {key: tree.get(key) for key in SECTIONS}
     if entries:
         make_sections(sections)  # so there is a space that they change
     for entry in entries:
@@ -82,7 +83,7 @@ def define(
     Raises:
         UserError: see `compose`.
     """
-    definition = Definition(*make_sections(sections), bases, overrides, dict(sections))
+    definition = Definition(*make_sections(sections), bases, overrides)
     if check:
         _check_sweep(definition)
         _check_compared(definition)
@@ -93,19 +94,14 @@ def define(
 
 def make_sections(tree: Mapping[str, Any]) -> tuple[Sweep, Resources, Cluster]:
     """The sweep's own sections as objects, their types and ranges checked against `ccsi.sweep.definition`."""
-    sweep, resources, ray = (
-        section(tree, "sweep", Sweep),
-        section(tree, "resources", Resources),
-        section(tree, "ray", Cluster),
-    )
+    nodes = {key: section(tree, key, kind) for key, kind in SECTIONS.items()}
     for part, kind, expected in (
         ("seeds", Seeds, "sweep.seeds.tuning=[…] and sweep.seeds.reporting=[…]"),
         ("budget", Budget, "sweep.budget.hours=… or sweep.budget.trials=…"),
     ):
-        sweep[part] = section(sweep, part, kind, f"sweep.{part}: expected {expected}.")
-    nodes = {"_target_": f"{__name__}.sections", "_partial_": True, "sweep": sweep, "resources": resources, "ray": ray}
-    made: tuple[Sweep, Resources, Cluster] = ccsi.config.build(nodes)()
-    return made
+        nodes["sweep"][part] = section(tree["sweep"], part, kind, f"sweep.{part}: expected {expected}.")
+    made = ccsi.config.build({"_target_": f"{__name__}.sections", "_partial_": True, **nodes})()
+    return cast(tuple[Sweep, Resources, Cluster], made)
 
 
 def sections(sweep: Sweep, resources: Resources, ray: Cluster) -> tuple[Sweep, Resources, Cluster]:
@@ -175,7 +171,7 @@ def _check_candidates(definition: Definition) -> None:
 
 def _check_compared(definition: Definition) -> None:
     """UserError for what a comparison on an equal budget excludes."""
-    space, sweep = definition.space, flat(definition.sections["sweep"])
+    space, sweep = definition.space, flat(asdict(definition.sweep))
     arms = compared(space)
     if arms is None:
         return
@@ -208,7 +204,7 @@ def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
     """
     try:
         record = yaml.safe_load((folder / "sweep.yaml").read_text())
-        saved = {key: record[key] for key in ("sweep", "resources", "ray")}
+        saved = {key: record[key] for key in SECTIONS}
         bases = {key: ccsi.config.current_targets(base) for key, base in record["bases"].items()}
         definition = define(saved, bases, list(record["overrides"]), check)
         return placed(replace(definition, cwd=str(record["cwd"])), folder)  # the folder may have been moved
@@ -233,7 +229,7 @@ def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
     again = {override.lstrip("+~").split("=")[0] for override in overrides}
     kept = [override for override in saved.overrides if override.lstrip("+~").split("=")[0] not in again]
     typed = compose([*kept, *overrides])
-    before, after = (flat({**d.sections, **d.bases}) for d in (saved, typed))
+    before, after = (flat({**one.sections, **one.bases}) for one in (saved, typed))
     for key in [*before, *after]:
         if key not in FREE and not same(before.get(key), after.get(key)):
             raise UserError(
@@ -245,5 +241,4 @@ def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
 
 def placed(definition: Definition, folder: Path) -> Definition:
     """The same sweep with `folder` (absolute) as its output folder."""
-    sections = {**definition.sections, "sweep": {**definition.sections["sweep"], "dir": str(folder)}}
-    return replace(definition, sweep=replace(definition.sweep, dir=str(folder)), sections=sections)
+    return replace(definition, sweep=replace(definition.sweep, dir=str(folder)))

@@ -4,7 +4,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,44 +43,44 @@ class Sweep:
     """The keys under `sweep`.
 
     Args:
+        name: shown in Weights & Biases as the group; null is the folder's name.
+        storage: where runs are kept if machines share no folder, e.g. s3://bucket/folder; null: in `dir`.
+        dir: the output folder; null is `sweeps/<name>`, or `sweeps/<date-time>-<four digits>` without a name.
         space: config key -> candidates; see `ccsi.sweep.search_space`.
+        search: how configs are drawn. `optuna` is TPE.
         num_samples: configs drawn for phase 1, for each candidate of `each`; `search=grid` takes every combination.
-        seeds: of the two phases; no seed may be in both.
-        top_k: how many trials phase 2 reports; with `each` it is 1, for each candidate.
+        scheduler: `asha` and `median` stop trials of phase 1 that are worse than others at equal tasks done.
         metric: what phase 1 selects on and phase 2 ranks by; always on val, larger is better.
         minimize: a second aim: `seconds` of a run. Phase 2 takes Pareto fronts of phase 1, Optuna searches for both.
-        search: how configs are drawn. `optuna` is TPE.
-        scheduler: `asha` and `median` stop trials of phase 1 that are worse than others at equal tasks done.
         budget: how far phase 1 goes at most.
         patience: phase 1 ends once its best `top_k` are the same for so many completed trials in a row; null is never.
         warm_start: earlier sweeps over the same keys: their best `top_k` configs are tried first, as part of
             `num_samples`, and Optuna gets all their scores.
+        seed: of the search.
+        seeds: of the two phases; no seed may be in both.
+        top_k: how many trials phase 2 reports; with `each` it is 1, for each candidate.
         max_concurrent: trials at a time; null is as many as fit.
         max_failures: how often in a row a crashed trial is restarted without having got further.
-        seed: of the search.
-        name: shown in Weights & Biases as the group; null is the folder's name.
-        dir: the output folder; null is `sweeps/<name>`, or `sweeps/<date-time>-<four digits>` without a name.
-        storage: where runs are kept if machines share no folder, e.g. s3://bucket/folder; null: in `dir`.
         debug: run the first trial in this process, without Ray, and stop.
     """
 
+    name: str | None
+    storage: str | None
+    dir: str | None
     space: dict[str, dict[str, Any] | None]
+    search: Literal["random", "grid", "optuna"]
     num_samples: PositiveInt
-    seeds: Seeds
-    top_k: PositiveInt
+    scheduler: Literal["none", "asha", "median"]
     metric: Literal["val_average_incremental", "val_macro", "val_micro"]
     minimize: Literal["seconds"] | None
-    search: Literal["random", "grid", "optuna"]
-    scheduler: Literal["none", "asha", "median"]
     budget: Budget
     patience: PositiveInt | None
     warm_start: list[str]
+    seed: NonNegativeInt
+    seeds: Seeds
+    top_k: PositiveInt
     max_concurrent: PositiveInt | None
     max_failures: NonNegativeInt
-    seed: NonNegativeInt
-    name: str | None
-    dir: str | None
-    storage: str | None
     debug: bool
 
 
@@ -124,7 +124,6 @@ class Definition:
         bases: the run's configuration for every combination of swept config groups, by `learner=ccsi&dataset=digits`;
             without swept groups there is one, under "".
         overrides: as typed, without `resume`; with the current tree they give `bases` again.
-        sections: the sweep's own part of the tree, as it is kept in sweep.yaml.
         cwd: where the command was typed; relative paths in the configuration start there.
     """
 
@@ -133,8 +132,12 @@ class Definition:
     ray: Cluster
     bases: dict[str, Config]
     overrides: list[str]
-    sections: dict[str, Any] = field(repr=False)
     cwd: str = field(default_factory=os.getcwd)
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        """The sweep's own part of the tree."""
+        return {"sweep": asdict(self.sweep), "resources": asdict(self.resources), "ray": asdict(self.ray)}
 
     @property
     def space(self) -> list[Dimension]:
@@ -183,14 +186,14 @@ class Definition:
         is_grid = self.sweep.search == "grid"
         return grid(space) if is_grid else sample(space, self.sweep.num_samples, self.sweep.seed)
 
-    def base(self, values: Values) -> Config:
+    def _base(self, values: Values) -> Config:
         """The one of `bases` that a trial with these values builds on."""
         return self.bases["&".join(f"{group}={values[group]}" for group in self.groups)]
 
     def config(self, values: Values) -> Config:
         """The run's configuration with a trial's values, before the sweep's own keys are set."""
         changes = {key: value for key, value in values.items() if key not in self.groups}
-        return ccsi.config.apply(self.base(values), changes)
+        return ccsi.config.apply(self._base(values), changes)
 
     def run_config(self, values: Values, phase: int, seed: int, run_dir: Path) -> Config:
         """The configuration of one run: phase 1 on val alone, phase 2 with test."""
@@ -210,7 +213,7 @@ class Definition:
 
     def threads(self, values: Values) -> int:
         """Threads of a run: its CPUs."""
-        return max(1, int(self.resources.cpu or self.base(values).get("threads", 1)))
+        return max(1, int(self.resources.cpu or self._base(values).get("threads", 1)))
 
     def cpus(self) -> float:
         """CPUs of a trial."""

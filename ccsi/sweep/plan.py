@@ -29,8 +29,7 @@ def describe_plan(definition: Definition) -> list[str]:
     workers = f"{resources.workers} workers of {each} each" if resources.workers > 1 else each
     lines.append(f"Asked of Ray: {workers} for a trial, {sweep.max_concurrent or 'as many as fit'} at a time")
     cpus = definition.ray.num_cpus or os.cpu_count() or 1
-    where = (
-        f"this machine, {cpus} CPUs" if definition.ray.address is None else f"the cluster at {definition.ray.address}"
-    )
+    address = definition.ray.address
+    where = f"this machine, {cpus} CPUs" if address is None else f"the cluster at {address}"
     name = sweep.name or "<date-time>-<4 signs>"
     return [*lines, f"On: {where}", f"Folder: {sweep.dir or f'sweeps/{name}'}"]
