@@ -25,11 +25,7 @@ SECTIONS = {"sweep": Sweep, "resources": Resources, "ray": Cluster}
 
 
 def compose(overrides: Sequence[str]) -> Definition:
-    """The definition from what was typed; `sweep.space=…` replaces the whole space, `sweep.space.KEY=…` an entry.
-
-    Raises:
-        UserError: anything wrong with a key, a value, or a candidate of the space, with its full key.
-    """
+    """The definition from what was typed; `sweep.space=…` replaces the whole space, `sweep.space.KEY=…` an entry."""
     typed, entries = list[str](), list[str]()
     for override in overrides:
         if override.lstrip("+~").startswith("sweep.space."):
@@ -67,22 +63,18 @@ def _set(space: dict[str, Any], override: str) -> None:
         if not isinstance(candidates, dict):
             raise UserError(f"{override}: sweep.space.{key} compares nothing; expected sweep.space.{key}={{each: …}}.")
         space, key = candidates, candidate
-    if parsed.is_delete():
-        if key not in space:
-            raise UserError(f"{override}: there is no {key} to be taken out; expected one of {', '.join(space)}.")
+    if not parsed.is_delete():
+        space[key] = parsed.value()
+    elif key in space:
         del space[key]
     else:
-        space[key] = parsed.value()
+        raise UserError(f"{override}: there is no {key} to be taken out; expected one of {', '.join(space)}.")
 
 
 def define(
     sections: Mapping[str, Any], bases: dict[str, Config], overrides: list[str], check: bool = True
 ) -> Definition:
-    """Check everything that can be checked without running anything; without `check` only the sweep's own sections.
-
-    Raises:
-        UserError: see `compose`.
-    """
+    """Check everything that can be checked without running anything; without `check` only the sweep's own sections."""
     definition = Definition(*make_sections(sections), bases, overrides)
     if check:
         _check_sweep(definition)
@@ -139,10 +131,7 @@ def _check_resources(definition: Definition) -> None:
     sweep, ray, gpu = definition.sweep, definition.ray, definition.resources.gpu
     several = definition.resources.workers > 1
     if ray.autoscale and (ray.address is None or sweep.max_concurrent is None):
-        raise UserError(
-            "ray.autoscale=true: expected ray.address of a cluster that starts nodes on demand, and "
-            "sweep.max_concurrent, the trials that it is to make room for."
-        )
+        raise UserError("ray.autoscale=true: expected ray.address of an autoscaling cluster, and sweep.max_concurrent.")
     if sweep.storage is not None and several:
         raise UserError("resources.workers: several workers need a shared sweep.dir; expected sweep.storage=null.")
     if gpu == "auto" and ray.autoscale:
@@ -197,11 +186,7 @@ def _check_compared(definition: Definition) -> None:
 
 
 def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
-    """The definition an earlier call left in `folder`; see `define`. `key`: names the folder in messages.
-
-    Raises:
-        UserError: no sweep there, or its sweep.yaml is damaged.
-    """
+    """The definition an earlier call left in `folder`; see `define`. key: names the folder in messages."""
     try:
         record = yaml.safe_load((folder / "sweep.yaml").read_text())
         saved = {key: record[key] for key in SECTIONS}
@@ -218,11 +203,7 @@ def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
 
 
 def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
-    """The definition in `folder`, with the overrides typed beside `resume=` merged in where that is harmless.
-
-    Raises:
-        UserError: an override changes what the sweep is, naming the key.
-    """
+    """The definition in `folder` with the overrides typed beside `resume=`, none of which may change its results."""
     saved = read(folder)
     if not overrides:
         return saved

@@ -3,8 +3,9 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,9 +30,7 @@ class Seeds:
 class Budget:
     """When phase 1 starts no further trial; started ones are finished, and phase 2 runs. null: no limit.
 
-    Args:
-        hours: of wall-clock time, summed over all starts of the sweep.
-        trials: started in phase 1.
+    hours: of wall-clock time, summed over all starts of the sweep. trials: started in phase 1.
     """
 
     hours: Positive | None
@@ -54,8 +53,7 @@ class Sweep:
         minimize: a second aim: `seconds` of a run. Phase 2 takes Pareto fronts of phase 1, Optuna searches for both.
         budget: how far phase 1 goes at most.
         patience: phase 1 ends once its best `top_k` are the same for so many completed trials in a row; null is never.
-        warm_start: earlier sweeps over the same keys: their best `top_k` configs are tried first, as part of
-            `num_samples`, and Optuna gets all their scores.
+        warm_start: earlier sweeps whose best `top_k` configs are tried first; Optuna gets all their scores.
         seed: of the search.
         seeds: of the two phases; no seed may be in both.
         top_k: how many trials phase 2 reports; with `each` it is 1, for each candidate.
@@ -177,14 +175,12 @@ class Definition:
 
     def listed_configs(self) -> list[Values]:
         """The configs of phase 1's trials when they are known beforehand (not for Optuna)."""
-        space, mine = self.space, compared(self.space)
-        if mine is None:
-            return self._drawn(space)
-        return [{mine.key: one, **values} for one in mine.values for values in self._drawn(within(space, one))]
-
-    def _drawn(self, space: Sequence[Dimension]) -> list[Values]:
-        is_grid = self.sweep.search == "grid"
-        return grid(space) if is_grid else sample(space, self.sweep.num_samples, self.sweep.seed)
+        sweep, space, arms = self.sweep, self.space, compared(self.space)
+        random = partial(sample, number=sweep.num_samples, seed=sweep.seed)
+        draw: Callable[[list[Dimension]], list[Values]] = grid if sweep.search == "grid" else random
+        if arms is None:
+            return draw(space)
+        return [{arms.key: one, **values} for one in arms.values for values in draw(within(space, one))]
 
     def _base(self, values: Values) -> Config:
         """The one of `bases` that a trial with these values builds on."""

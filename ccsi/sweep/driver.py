@@ -1,8 +1,7 @@
 """The driver of a sweep: both phases (METHOD section 8), then the tables.
 
-Phase 1: one job is one *trial*, which runs its tuning seeds in turn. So a config is suggested, pruned, scored and
-counted as a whole, schedulers compare trials at the same seed and task, and no mean is ever taken over the seeds that
-happened to survive. Phase 2: one job is one run, (trial, reporting seed), and no job is pruned.
+Phase 1: a job is a *trial*, which runs its tuning seeds in turn; so no mean is taken over the seeds that happened to
+survive. Phase 2: a job is a run, (trial, reporting seed), and none is pruned.
 """
 
 import contextlib
@@ -103,11 +102,7 @@ def results_at_start(recorder: SweepRecorder, console: Console) -> dict[RunId, R
 
 
 def validate(definition: Definition) -> None:
-    """Check that data, scenario, model and learner fit together, from the folder where the sweep was first typed.
-
-    Raises:
-        UserError: they do not; or that folder is missing.
-    """
+    """Check that data, scenario, model and learner fit together, from the folder where the sweep was first typed."""
     try:
         os.chdir(definition.cwd)
     except OSError as error:
@@ -162,12 +157,12 @@ def write_tables(recorder: SweepRecorder, console: Console) -> int:
         print(f"ccsi: nothing to report: no trial completed phase {phase}{why} (see runs.csv)", file=sys.stderr)
         return 1
     write_leaderboard(sweep, console)
-    compared = [] if definition.compared is None else write_comparison(sweep, console)
+    compared = write_comparison(sweep, console) if definition.compared else []
     try:  # an error in a picture must not cost a sweep its tables
         draw_plots(definition)
     except Exception as error:
         print(f"ccsi: plots were not drawn ({type(error).__name__}: {error})", file=sys.stderr)
-    best = "best.yaml" if definition.compared is None else "best/"
+    best = "best/" if definition.compared else "best.yaml"
     console.print(f"Tables, {best} and plots: {definition.folder}", highlight=False, soft_wrap=True)
     if incomplete := compared or [row["trial"] for row in board if row["status"] != "done"]:
         problem = f"{', '.join(incomplete)} lack reporting seeds and are not averaged"

@@ -24,20 +24,13 @@ LOCK_WITHIN = 1.0
 
 
 def earlier_sweep(arguments: Sequence[str]) -> str | None:
-    """What a command line resumes, a folder or a storage; None for a new sweep."""
+    """The folder or storage of the sweep that a command line resumes; None for a new one."""
     typed = [one.removeprefix("resume=") for one in arguments if one.startswith("resume=")]
     return typed[-1] if typed and typed[-1] != "null" else None
 
 
 def resolve(arguments: Sequence[str], fetch: bool = True) -> Definition:
-    """The sweep that a command line asks for: composed, or an earlier one with what may change.
-
-    Args:
-        fetch: whether an earlier one may be copied here from its storage.
-
-    Raises:
-        UserError: anything wrong with the input.
-    """
+    """The sweep that a command line asks for. fetch: whether an earlier one may be copied here from its storage."""
     overrides, earlier = [one for one in arguments if not one.startswith("resume=")], earlier_sweep(arguments)
     if earlier is None:
         return compose(overrides)
@@ -53,9 +46,6 @@ def open_sweep(arguments: Sequence[str]) -> Iterator[Definition]:
     """The sweep that was asked for, its folder made or found, and locked.
 
     A new folder in which nothing ran is removed again when the user's input turns out to be wrong.
-
-    Raises:
-        UserError: anything wrong with the input; a folder that is taken, in use, or cannot be written.
     """
     definition, is_new = resolve(arguments), earlier_sweep(arguments) is None
     if is_new:
@@ -64,13 +54,13 @@ def open_sweep(arguments: Sequence[str]) -> Iterator[Definition]:
         definition = placed(definition, Path(typed).expanduser().absolute())
     folder = definition.folder
     with lock_sweep(folder) as made:
-        if is_new and visible(folder):
+        if is_new and any(folder.glob("[!.]*")):  # a lock is hidden
             raise UserError(f"sweep.dir={folder} exists already; choose another, or resume it: resume={shown(typed)}.")
         try:
             prepare_folder(definition)
             yield definition
         except UserError:
-            if is_new and not visible(folder / "runs"):
+            if is_new and not any((folder / "runs").glob("[!.]*")):
                 shutil.rmtree(folder if made else folder / "runs", ignore_errors=True)
                 for name in ("sweep.yaml", "journal.jsonl"):
                     with contextlib.suppress(OSError):
@@ -83,11 +73,7 @@ def open_sweep(arguments: Sequence[str]) -> Iterator[Definition]:
 
 @contextlib.contextmanager
 def lock_sweep(folder: Path) -> Iterator[bool]:
-    """Make a folder, if need be, and hold its lock; yields whether it was made.
-
-    Raises:
-        UserError: another process holds it; the folder cannot be made or written.
-    """
+    """Make a folder, if need be, and hold its lock; yields whether it was made."""
     with contextlib.ExitStack() as stack:
         try:
             made = not folder.exists()
@@ -129,20 +115,11 @@ def unwritable(folder: Path, error: OSError) -> UserError:
     return UserError(f"sweep.dir={folder} cannot be written ({error.strerror}); choose another folder.")
 
 
-def visible(folder: Path) -> list[Path]:
-    """The files of a folder, without hidden ones (locks)."""
-    return [path for path in folder.glob("*") if not path.name.startswith(".")]
-
-
 def open_remote(definition: Definition, url: str) -> Remote:
-    """The storage of a sweep whose machines share no folder, claimed by this driver; its results are copied here.
-
-    Raises:
-        UserError: it cannot be written, is in use, or holds another sweep.
-    """
+    """The storage of a sweep whose machines share no folder, claimed by this driver; its results are copied here."""
     remote, mark = Remote(url), definition.folder / ".stored"
     remote.check()
-    if not mark.exists() and remote.holds_a_sweep():
+    if not mark.exists() and (remote.files("sweep") or remote.results()):
         raise UserError(f"sweep.storage={url} holds another sweep; choose an empty folder.")
     remote.claim()
     mark.touch()
@@ -151,11 +128,7 @@ def open_remote(definition: Definition, url: str) -> Remote:
 
 
 def fetch_sweep(url: str) -> Path:
-    """The folder of a sweep whose machine is lost, copied here from its storage.
-
-    Raises:
-        UserError: there is none; or it is here already.
-    """
+    """The folder of a sweep whose machine is lost, copied here from its storage."""
     remote = Remote(url)
     folder = Path("sweeps", remote.root.rpartition("/")[2]).absolute()
     if folder.exists():

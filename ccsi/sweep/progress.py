@@ -1,9 +1,8 @@
 """Where a sweep stands while it runs: a line of counts, and the best trials so far."""
 
 import time
-from collections import Counter
+from collections import Counter, namedtuple
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
 
 from rich.console import Console
 from rich.padding import Padding
@@ -17,22 +16,10 @@ from ccsi.sweep.state import SweepState
 
 LINE_SECONDS = 10.0
 """Seconds between two lines, if there is news; without news it is a minute."""
-LINE_WIDTH = 80
-"""Signs of a line: it must not wrap in a terminal of this width."""
 BOARD_SECONDS = 30.0
 """Seconds between two tables of the best trials."""
-
-
-class Standing(NamedTuple):
-    """A row of the table of the best trials. value: the metric as last reported, mean over the trial's runs."""
-
-    phase: str
-    trial: str
-    status: str
-    runs: str
-    tasks: str
-    value: str
-    seconds: str
+Standing = namedtuple("Standing", ("phase", "trial", "status", "runs", "tasks", "value", "seconds"))
+"""A row of the table of the best trials. value: the metric as last reported, mean over the trial's runs."""
 
 
 def standings(state: SweepState, running: Collection[JobId], n_best: int = 5) -> list[Standing]:
@@ -139,7 +126,7 @@ def progress_line(state: SweepState, running: Collection[JobId], phase: int, n_j
     """`3 of 6 done, 1 running, best 0.945 (p2-c05-s1)`; what pruned and failed is counted where there is any."""
     ended = {job: shown_status(state, job.trial, end.status) for job, end in state.ends.items() if job.phase == phase}
     counts = Counter(status for job, status in ended.items() if job not in running)
-    width = LINE_WIDTH - len("phase 1  99:59  ")
+    width = 80 - len("phase 1  99:59  ")  # of a terminal in which the whole line must not wrap
     parts = [f"{counts[Status.DONE]} of {n_jobs} done", f"{len(running)} running"]
     parts += [f"{counts[one]} {one}" for one in (Status.WAITING, Status.PRUNED, Status.FAILED) if counts[one]]
     values = {job: reports[-1].value for job, reports in state.reports.items() if ended.get(job) is Status.DONE}

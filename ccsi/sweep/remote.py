@@ -1,7 +1,6 @@
 """Where runs are kept when machines share no folder: any address that Apache Arrow or fsspec can write to.
 
-A run then works in a folder of its machine. After each of its checkpoints what changed is copied to the storage, the
-checkpoint last, and wherever it starts again it begins with what is there.
+A run works in a folder of its machine, is copied to the storage at each checkpoint, and resumes from there anywhere.
 """
 
 import contextlib
@@ -32,11 +31,7 @@ LAST = ("checkpoint.pt", "result.json")
 
 
 class Remote:
-    """A folder at `url` (s3://bucket/folder, gs://…, file:///…, or any scheme of an installed fsspec package).
-
-    Raises:
-        UserError: no installed package knows such an address.
-    """
+    """A folder at `url` (s3://bucket/folder, gs://…, file:///…, or any scheme of an installed fsspec package)."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -87,11 +82,7 @@ class Remote:
             raise UserError(f"sweep.storage={self.url} cannot be written ({problem[0]}); choose another folder.")
 
     def claim(self) -> None:
-        """Become the one driver that works on the sweep kept here, until `release`; call `renew` now and then.
-
-        Raises:
-            UserError: another has claimed it within `CLAIM` seconds, and is not known to be gone.
-        """
+        """Become the one driver that works on the sweep kept here, until `release`; call `renew` now and then."""
         try:
             owner = json.loads(self._get(f"{self.root}/{OWNER}"))
         except (FileNotFoundError, ValueError):
@@ -121,10 +112,6 @@ class Remote:
             with contextlib.suppress(OSError):
                 self.system.delete_file(f"{self.root}/{OWNER}")
 
-    def holds_a_sweep(self) -> bool:
-        """Whether a sweep has been kept here."""
-        return bool(self.system.get_file_info(f"{self.root}/sweep/sweep.yaml").is_file or self.results())
-
     def push(self, folder: Path, name: str, leave: Sequence[str] = ()) -> None:
         """Copy what changed in `folder` since the last time to `name`, but for the inner folders to be left."""
         files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
@@ -137,7 +124,7 @@ class Remote:
 
     def pull(self, name: str, folder: Path) -> None:
         """Make `folder` what was pushed to `name`; if nothing was, it is left as it is."""
-        for stored in self._files(name):
+        for stored in self.files(name):
             path = folder / stored.removeprefix(f"{self.root}/{name}").lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self._get(stored))
@@ -145,7 +132,7 @@ class Remote:
 
     def results(self) -> set[str]:
         """The names of all finished runs."""
-        return {Path(path).parent.name for path in self._files("runs") if path.endswith("/result.json")}
+        return {Path(path).parent.name for path in self.files("runs") if path.endswith("/result.json")}
 
     def fetch_results(self, runs: Iterable[str], folder: Path) -> None:
         """Copy the result.json of these runs, as far as there is one, to their folders in `folder`."""
@@ -160,7 +147,7 @@ class Remote:
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(fetch, runs))
 
-    def _files(self, name: str) -> list[str]:
+    def files(self, name: str) -> list[str]:
         """The addresses of all files below `name`."""
         below = self.fs.FileSelector(f"{self.root}/{name}", recursive=True, allow_not_found=True)
         return [info.path for info in self.system.get_file_info(below) if info.is_file]
@@ -178,8 +165,7 @@ class Remote:
 
     def _get(self, path: str) -> bytes:
         with self.system.open_input_stream(path) as stream:
-            data: Any = stream.read()
-        return bytes(data)
+            return bytes(stream.read())
 
 
 def version_of(path: Path) -> tuple[int, int]:
@@ -199,4 +185,4 @@ def is_alive(process: int) -> bool:
 
 def first_line(error: Exception) -> str:
     """The first line of an exception's message."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -4,9 +4,8 @@ import json
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -22,8 +21,6 @@ from ccsi.tracking.files import NAME as METRICS
 
 VISIBLE_WITHIN = 90.0
 """Seconds after which a machine sees what another has written; NFS caches for 30 to 60 s that a file is absent."""
-TAIL = 2**16
-"""Bytes that are read of the end of a metrics.jsonl."""
 Result = Mapping[str, Any]
 
 
@@ -33,18 +30,9 @@ def run_folder(definition: Definition, run: RunId) -> Path:
 
 
 def summary_of(run: RunId, result: Result) -> RunFinished:
-    """The end of a run, from the contents of its result.json.
-
-    Raises:
-        KeyError, TypeError, AttributeError: a part is missing.
-    """
+    """The end of a run, from the contents of its result.json; a KeyError, TypeError or AttributeError if parts lack."""
     val = {name: float(value) for name, value in result["val"].items() if isinstance(value, int | float)}
-    return RunFinished(run, n_tasks(result), val, float(result["seconds"]["total"]))
-
-
-def n_tasks(result: Result) -> int:
-    """The number of tasks of a finished run."""
-    return len(result["scenario"]["classes_per_task"])
+    return RunFinished(run, len(result["scenario"]["classes_per_task"]), val, float(result["seconds"]["total"]))
 
 
 def run_folders(definition: Definition) -> Iterator[tuple[RunId, Path]]:
@@ -55,19 +43,11 @@ def run_folders(definition: Definition) -> Iterator[tuple[RunId, Path]]:
 
 
 def finished_runs(definition: Definition, damaged_as_absent: bool = False) -> dict[RunId, RunFinished]:
-    """The ends of all finished runs.
-
-    Args:
-        damaged_as_absent: leave out a result.json that cannot be read: another process may be writing it.
-
-    Raises:
-        UserError: a result.json is damaged.
-    """
+    """The ends of all finished runs. damaged_as_absent: another process may be writing them."""
     found = {}
     for run, folder in run_folders(definition):
         try:
-            result = read_result(folder)
-            if result is not None:
+            if (result := read_result(folder)) is not None:
                 end = summary_of(run, result)
                 end.val[definition.sweep.metric.removeprefix("val_")]  # a KeyError, if it is missing
                 found[run] = end
@@ -83,14 +63,7 @@ def finished_runs(definition: Definition, damaged_as_absent: bool = False) -> di
 def read_results(
     definition: Definition, runs: Iterable[RunId], remote: Remote | None = None, wait: float = VISIBLE_WITHIN
 ) -> dict[RunId, Result]:
-    """The contents of result.json of these finished runs; those that cannot be had are left out.
-
-    Args:
-        wait: seconds to wait for files that NFS still hides.
-
-    Raises:
-        UserError: one is damaged.
-    """
+    """The contents of result.json of these runs, without those that NFS still hides after `wait` seconds."""
     folders = {run: run_folder(definition, run) for run in runs}
     if remote is not None:
         with suppress(OSError):
@@ -101,11 +74,7 @@ def read_results(
 
 
 def wait_for_result(folder: Path) -> Result:
-    """The content of a run's result.json, which another machine may have written.
-
-    Raises:
-        RuntimeError: it does not appear within `VISIBLE_WITHIN`.
-    """
+    """The content of a run's result.json, which another machine may have written (RuntimeError: it does not appear)."""
     results = _wait_for_results([folder], VISIBLE_WITHIN)
     if not results:
         raise RuntimeError(f"the run ended without writing {folder / RESULT}")
@@ -125,28 +94,25 @@ def _wait_for_results(folders: Collection[Path], wait: float) -> dict[Path, Resu
 
 def check_known(state: SweepState, results: Iterable[RunId]) -> None:
     """Raise UserError unless results that the journal lacks belong to the trials whose numbers they have."""
-    for run in results:
-        if run in state.results:
-            continue
+    for run in sorted(set(results) - state.results.keys()):
         folder = run_folder(state.definition, run)
         if run.trial >= len(state.configs):
             raise UserError(f"{folder} belongs to a trial that journal.jsonl does not know; put back a whole journal.")
         path = folder / "config.yaml"
-        if path.exists():
-            ran = ccsi.config.flat(yaml.safe_load(path.read_text()))
-            for key, value in state.configs[run.trial].items():
-                if key in ran and not same(ran[key], value):
-                    raise UserError(
-                        f"{folder} was run with {key}={ran[key]}, but trial {trial_name(run.trial)} has {value}; put "
-                        "back the journal.jsonl of this sweep."
-                    )
+        ran = ccsi.config.flat(yaml.safe_load(path.read_text())) if path.exists() else {}
+        for key, value in state.configs[run.trial].items():
+            if key in ran and not same(ran[key], value):
+                raise UserError(
+                    f"{folder} was run with {key}={ran[key]}, but trial {trial_name(run.trial)} has {value}; put "
+                    "back the journal.jsonl of this sweep."
+                )
 
 
 def last_events(folder: Path) -> list[Mapping[str, Any]]:
     """The last events in a run's metrics.jsonl, oldest first, without lines that are damaged or being written."""
     try:
         with (folder / METRICS).open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - TAIL))
+            file.seek(max(0, file.seek(0, 2) - 2**16))
             lines = file.read().splitlines()
     except OSError:
         return []
@@ -157,13 +123,8 @@ def last_events(folder: Path) -> list[Mapping[str, Any]]:
     return [event for event in events if isinstance(event, dict)]
 
 
-@dataclass(frozen=True)
-class OpenRun:
-    """A run that was started and has not ended.
-
-    Attributes:
-        task: 1-based; None before the first line of its metrics.jsonl. age: seconds since its newest file was written.
-    """
+class OpenRun(NamedTuple):
+    """A run that was started and has not ended. task: 1-based, None before the first event. age: of its newest file."""
 
     run: RunId
     task: int | None

@@ -26,9 +26,7 @@ from ccsi.tracking.console import clock
 class SweepStatus:
     """A sweep as its files show it.
 
-    Attributes:
-        has_driver: whether a process works on it, on this machine or, as far as its file system shows, on another.
-        n_skipped: damaged journal lines.
+    has_driver: whether a process works on it, as far as its file system shows. n_skipped: damaged journal lines.
     """
 
     state: SweepState
@@ -38,11 +36,7 @@ class SweepStatus:
 
 
 def read_status(folder: Path) -> SweepStatus:
-    """The sweep in `folder`. What cannot be read counts as absent, because it may be half written.
-
-    Raises:
-        UserError: there is none, or its sweep.yaml cannot be read.
-    """
+    """The sweep in `folder`. A result that cannot be read counts as absent, because it may be half written."""
     if not os.path.isfile(folder / "sweep.yaml"):
         raise UserError(f"{folder} holds no sweep.yaml; expected the folder of a sweep, e.g. sweeps/NAME.")
     definition = read(folder, check=False)
@@ -108,8 +102,7 @@ def print_status(status: SweepStatus, console: Console) -> None:
         say(f"phase {phase}  runs: " + ", ".join(f"{counts[k]} {k}" for k in order if counts[k] or k == "done"))
     if definition.sweep.storage is not None and not done:
         say(f"runs are kept at {definition.sweep.storage}: those at work are not seen from here and count as to do")
-    left = time_left(status)
-    if working and left is not None:
+    if working and (left := time_left(status)) is not None:
         say(f"about {clock(left)} left")
     if status.open_runs:
         heads = (running, "task", "phase", "step", "last sign of life")

@@ -6,10 +6,9 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -39,11 +38,19 @@ def train(arguments: Sequence[str]) -> None:
     """Run what the command line asks for, and print its figures.
 
     Raises:
-        UserError: bad input. SweepInterruptedError: a worker crashed too often, or Ray did.
+        SweepInterruptedError: a worker crashed too often, or Ray did.
     """
     config = configuration(arguments)
-    resources, cluster, max_failures = own_sections(config)
-    cpu, gpu = resources.cpu or float(config["threads"]), float(resources.gpu)
+    own = {key: config.pop(key) for key in OWN}
+    own |= {"resources": section(own, "resources", Resources), "ray": section(own, "ray", Cluster)}
+    resources, cluster, max_failures = build({"_target_": f"{__name__}.sections", "_partial_": True, **own})()
+    if resources.gpu == "auto":
+        raise UserError("resources.gpu=auto: only a sweep has trials to pack; expected a number.")
+    cpu, gpu, local = resources.cpu or float(config["threads"]), float(resources.gpu), cluster.address is None
+    if 0 < gpu < 1 and config["workers"] > 1:
+        raise UserError(f"resources.gpu={gpu}: NCCL joins no two workers on one card; expected a whole number.")
+    if cluster.autoscale and local:
+        raise UserError("ray.autoscale=true: expected ray.address of a cluster that starts nodes on demand.")
     if str(config["device"]).startswith("cuda") and gpu == 0:
         raise UserError("device=cuda, but resources.gpu is 0: say how many cards a worker gets, resources.gpu=1.")
     if config["device"] == "mps":
@@ -54,7 +61,6 @@ def train(arguments: Sequence[str]) -> None:
     config["run_dir"] = str(folder)
     shared_data = folder.with_name(f".{folder.name}.data")
     config["share_data"] = config["share_data"] or str(shared_data)
-    local = cluster.address is None
     context = TrialContext(config["workers"], cpu, gpu, max_failures, {}, os.getcwd(), local=local)
     with sole_driver(folder):
         try:
@@ -103,40 +109,23 @@ def sole_driver(folder: Path) -> Iterator[None]:
 
 def configuration(arguments: Sequence[str]) -> Config:
     """What the command line asks for: configs/train.yaml with changes, or a run's complete .yaml file first."""
-    mine = {a for a in arguments if a.partition("=")[0].partition(".")[0] in OWN}
     if not any("=" not in a and a.endswith((".yaml", ".yml")) for a in arguments):
         return ccsi.config.load(arguments, name="train")
-    sections = ccsi.config.load([a for a in arguments if a in mine], name="train")
-    run = ccsi.config.from_arguments([a for a in arguments if a not in mine])
-    return {key: sections[key] for key in OWN} | run
-
-
-def own_sections(config: Config) -> tuple[Resources, Cluster, int]:
-    """Take what is not the run's own out of the composed tree, as checked objects."""
-    own = {key: config.pop(key) for key in OWN}
-    own |= {"resources": section(own, "resources", Resources), "ray": section(own, "ray", Cluster)}
-    resources, cluster, max_failures = build({"_target_": f"{__name__}.sections", "_partial_": True, **own})()
-    gpu = resources.gpu
-    if gpu == "auto":
-        raise UserError("resources.gpu=auto: only a sweep has trials to pack; expected a number.")
-    if 0 < gpu < 1 and config["workers"] > 1:
-        raise UserError(f"resources.gpu={gpu}: NCCL joins no two workers on one card; expected a whole number.")
-    if cluster.autoscale and cluster.address is None:
-        raise UserError("ray.autoscale=true: expected ray.address of a cluster that starts nodes on demand.")
-    return resources, cluster, max_failures
+    own = [a for a in arguments if a.partition("=")[0].partition(".")[0] in OWN]
+    tree = ccsi.config.load(own, name="train")
+    return {key: tree[key] for key in OWN} | ccsi.config.from_arguments([a for a in arguments if a not in own])
 
 
 def sections(resources: Resources, ray: Cluster, max_failures: NonNegativeInt) -> tuple[Resources, Cluster, int]:
-    """What `own_sections` has `ccsi.config.build` call."""
+    """What `train` has `ccsi.config.build` call."""
     return resources, ray, max_failures
 
 
 def show_progress(job: Callable[[], None], folder: Path) -> None:
-    """Do `job` in a thread, and print meanwhile what the run in `folder` writes.
+    """Do `job` in a thread, so that Ctrl-C does not wait for the workers, and print what the run in `folder` writes.
 
     Raises:
-        UserError: raised by the job. SweepInterruptedError: any other error of it. KeyboardInterrupt: Ctrl-C (Ray
-        Train's own handler would wait for the workers).
+        SweepInterruptedError: any error of the job that is no UserError.
     """
     failed: list[Exception] = []
 
@@ -152,24 +141,19 @@ def show_progress(job: Callable[[], None], folder: Path) -> None:
     while thread.is_alive():
         thread.join(0.5)
         before, events = events, last_events(folder)
-        lines = [task_line(event) for event in events if event.get("phase") == "task_end" and event not in before]
+        ends = [event for event in events if event.get("phase") == "task_end" and event not in before]
+        for event in ends:
+            figures = [f"{key.replace('_', ' ')} {percent(event[key])} %" for key in SHOWN if key in event]
+            print(f"task {event['task']} done: {', '.join(figures)}", file=sys.stderr, flush=True)
         is_step = events and "step" in events[-1] and events[-1] not in before
         if is_step and time.monotonic() - printed_at > SECONDS_BETWEEN_LINES:
             printed_at = time.monotonic()
-            lines.append(step_line(**events[-1]))
-        for line in lines:
-            print(line, file=sys.stderr, flush=True)
+            print(step_line(**events[-1]), file=sys.stderr, flush=True)
     for error in failed:
         if isinstance(error, UserError):
             raise error
         text = str(error) if isinstance(error, GivenUpError) else f"{type(error).__name__}: {error}"
         raise SweepInterruptedError(reason(text)) from error
-
-
-def task_line(event: Mapping[str, Any]) -> str:
-    """A task's end: its figures, in percent."""
-    figures = [f"{key.replace('_', ' ')} {percent(event[key])} %" for key in SHOWN if key in event]
-    return f"task {event['task']} done: {', '.join(figures)}"
 
 
 def step_line(task: int, phase: str, step: int, steps: int, **metrics: float | None) -> str:
