@@ -34,9 +34,8 @@ def compose(overrides: Sequence[str]) -> Definition:
             typed += ["~sweep.space", "+" + override] if override.startswith("sweep.space=") else [override]
     tree = ccsi.config.load(typed, name="sweep")
     sections: Config = {key: tree.get(key) for key in SECTIONS}
-    if entries:
-        make_sections(sections)  # so there is a space that they change
     for entry in entries:
+        make_sections(sections)  # raises unless there is a space to change
         _set(sections["sweep"]["space"], entry)
     space = parse(make_sections(sections)[0].space)
     groups = [d for d in space if d.listed and is_group(d.key) and all(isinstance(value, str) for value in d.values)]
@@ -71,9 +70,7 @@ def _set(space: dict[str, Any], override: str) -> None:
         raise UserError(f"{override}: there is no {key} to be taken out; expected one of {', '.join(space)}.")
 
 
-def define(
-    sections: Mapping[str, Any], bases: dict[str, Config], overrides: list[str], check: bool = True
-) -> Definition:
+def define(sections: Config, bases: dict[str, Config], overrides: list[str], check: bool = True) -> Definition:
     """Check everything that can be checked without running anything; without `check` only the sweep's own sections."""
     definition = Definition(*make_sections(sections), bases, overrides)
     if check:
@@ -122,7 +119,7 @@ def _check_sweep(definition: Definition) -> None:
     if sweep.search == "optuna":
         check_optuna(definition.space)
     if sweep.search == "grid":
-        definition.listed_configs()
+        definition.listed_configs()  # raises for a range
     if sweep.name is not None and (Path(sweep.name).name != sweep.name or sweep.name in (".", "..")):
         raise UserError(f"sweep.name={sweep.name}: expected a name without slashes; the folder is sweep.dir.")
 
@@ -189,9 +186,8 @@ def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
     """The definition an earlier call left in `folder`; see `define`. key: names the folder in messages."""
     try:
         record = yaml.safe_load((folder / "sweep.yaml").read_text())
-        saved = {key: record[key] for key in SECTIONS}
         bases = {key: ccsi.config.current_targets(base) for key, base in record["bases"].items()}
-        definition = define(saved, bases, list(record["overrides"]), check)
+        definition = define({key: record[key] for key in SECTIONS}, bases, list(record["overrides"]), check)
         return placed(replace(definition, cwd=str(record["cwd"])), folder)  # the folder may have been moved
     except UserError as error:
         raise UserError(f"{key}={folder}: {error}") from error

@@ -28,10 +28,7 @@ class Seeds:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """When phase 1 starts no further trial; started ones are finished, and phase 2 runs. null: no limit.
-
-    hours: of wall-clock time, summed over all starts of the sweep. trials: started in phase 1.
-    """
+    """Limits of phase 1: hours of wall-clock time over all starts, trials started. What has started is finished."""
 
     hours: Positive | None
     trials: PositiveInt | None
@@ -119,8 +116,7 @@ class Definition:
     """A checked sweep.
 
     Attributes:
-        bases: the run's configuration for every combination of swept config groups, by `learner=ccsi&dataset=digits`;
-            without swept groups there is one, under "".
+        bases: the run's configuration by swept config groups (`learner=ccsi&dataset=digits`), without any under "".
         overrides: as typed, without `resume`; with the current tree they give `bases` again.
         cwd: where the command was typed; relative paths in the configuration start there.
     """

@@ -59,16 +59,6 @@ def run_sweep(definition: Definition, console: Console) -> int:
         recorder.remote = open_remote(definition, definition.sweep.storage)
         recorder.sync()
     try:
-        return _run_to_end(recorder, console)
-    finally:
-        recorder.sync()
-        if recorder.remote is not None:
-            recorder.remote.release()
-
-
-def _run_to_end(recorder: SweepRecorder, console: Console) -> int:
-    folder = recorder.definition.folder
-    try:
         recorder.start(results_at_start(recorder, console))
         try:
             if not selection.is_complete(recorder.state):
@@ -82,12 +72,17 @@ def _run_to_end(recorder: SweepRecorder, console: Console) -> int:
         write_rows(collect_results(recorder, wait=0.0))
         done = len(recorder.state.results)
         console.print(f"Interrupted: {done} runs are done (runs.csv). Resume with:", highlight=False)
-        console.print(f"  ccsi sweep resume={folder}", highlight=False, soft_wrap=True)
+        console.print(f"  ccsi sweep resume={definition.folder}", highlight=False, soft_wrap=True)
         return 130
     except SweepInterruptedError as error:
-        print(f"ccsi: interrupted: {error}; fix it, and resume with resume={folder}.", file=sys.stderr)
+        print(f"ccsi: interrupted: {error}; fix it, and resume with resume={definition.folder}.", file=sys.stderr)
         return 1
-    return write_tables(recorder, console)
+    else:
+        return write_tables(recorder, console)
+    finally:
+        recorder.sync()
+        if recorder.remote is not None:
+            recorder.remote.release()
 
 
 def results_at_start(recorder: SweepRecorder, console: Console) -> dict[RunId, RunFinished]:

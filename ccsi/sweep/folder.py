@@ -88,8 +88,7 @@ def lock_sweep(folder: Path) -> Iterator[bool]:
 
 def prepare_folder(definition: Definition) -> None:
     """Write what a sweep's folder holds before anything runs; raises UserError if the disk is full."""
-    folder = definition.folder
-    probe = folder / ".probe"
+    folder, probe = definition.folder, definition.folder / ".probe"
     try:
         probe.write_bytes(bytes(MIN_FREE))
         probe.unlink()

@@ -23,10 +23,7 @@ Standing = namedtuple("Standing", ("phase", "trial", "status", "runs", "tasks", 
 
 
 def standings(state: SweepState, running: Collection[JobId], n_best: int = 5) -> list[Standing]:
-    """The best trials of phase 2, or of phase 1 before phase 2 has reported, by their last reports; best first.
-
-    Trials are compared at what each has done so far, so that a young one may still fall.
-    """
+    """The best trials of phase 2, or of phase 1 before phase 2 has reported, by the last report of each; best first."""
     phase = 2 if any(job.phase == 2 for job in state.reports) else 1
     values = {}
     for trial in range(len(state.configs)):
@@ -50,9 +47,8 @@ def _standing(state: SweepState, running: Collection[JobId], phase: int, trial: 
         tasks += tasks_reported(state, run)
         written = last_events(run_folder(state.definition, run))
         seconds += next((event["seconds"] for event in reversed(written) if "seconds" in event), 0.0)
-    name, key = trial_name(trial), state.definition.compared
-    if key is not None:
-        name += f" {state.configs[trial][key]}"
+    key = state.definition.compared
+    name = trial_name(trial) + (f" {state.configs[trial][key]}" if key else "")
     return Standing(str(phase), name, str(status), f"{done}/{len(runs)}", str(tasks), f"{value:.3f}", f"{seconds:.0f}")
 
 
@@ -116,9 +112,9 @@ class ProgressPrinter:
             return
         line = progress_line(state, self.recorder.running, self._phase, self._n_jobs)
         if line != self._line or now - self._line_at > 60:
-            seconds = int(now - self._phase_began)
-            clock = f"{seconds // 60:2d}:{seconds % 60:02d}"
-            self.console.print(f"phase {self._phase}  {clock}  {line}", highlight=False, soft_wrap=True)
+            minutes, seconds = divmod(int(now - self._phase_began), 60)
+            line_start = f"phase {self._phase}  {minutes:2d}:{seconds:02d}"
+            self.console.print(f"{line_start}  {line}", highlight=False, soft_wrap=True)
             self._line_at, self._line = now, line
 
 

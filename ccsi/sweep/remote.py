@@ -19,15 +19,15 @@ from ccsi.errors import UserError
 from ccsi.io.atomic import write_atomically
 
 OBJECT_STORES = ("s3", "gcs", "abfs", "py::fsspec+s3", "py::fsspec+gcs", "py::fsspec+abfs")
-"""Arrow's names of systems in which a file is there as a whole or not at all."""
+"""Arrow's names of systems that write a file whole or not at all."""
 ANSWER_WITHIN = 15.0
 """Seconds a storage has to take a first file."""
 OWNER = "owner.json"
-"""Says who works on the sweep; beside its files, as it is not to come along with them."""
+"""Says who works on the sweep; it lies beside the sweep's files, so that `pull` leaves it out."""
 CLAIM = 60.0
 """Seconds for which a driver's claim to a sweep holds."""
 LAST = ("checkpoint.pt", "result.json")
-"""What makes the rest valid is copied behind it, in this order."""
+"""These make the other files valid, so they are copied after them, in this order."""
 
 
 class Remote:
@@ -88,7 +88,7 @@ class Remote:
         except (FileNotFoundError, ValueError):
             owner = {"time": 0.0}
         age = time.time() - owner["time"]
-        ended = owner.get("host") == socket.gethostname() and not is_alive(owner["process"])
+        ended = owner.get("host") == socket.gethostname() and not process_exists(owner["process"])
         if age < CLAIM and not ended:
             raise UserError(
                 f"sweep.storage={self.url} is in use: process {owner['process']} on {owner['host']} worked on it "
@@ -113,12 +113,11 @@ class Remote:
                 self.system.delete_file(f"{self.root}/{OWNER}")
 
     def push(self, folder: Path, name: str, leave: Sequence[str] = ()) -> None:
-        """Copy what changed in `folder` since the last time to `name`, but for the inner folders to be left."""
+        """Copy what changed in `folder` since the last time to `name`, except the inner folders `leave`."""
         files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
         files = [path for path in files if path.relative_to(folder).parts[0] not in leave]
         for path in sorted(files, key=lambda path: LAST.index(path.name) if path.name in LAST else -1):
-            version = version_of(path)
-            if self._copied.get(path) != version:
+            if self._copied.get(path) != (version := version_of(path)):
                 self._put(f"{self.root}/{name}/{path.relative_to(folder)}", path.read_bytes())
                 self._copied[path] = version
 
@@ -174,7 +173,7 @@ def version_of(path: Path) -> tuple[int, int]:
     return about.st_mtime_ns, about.st_size
 
 
-def is_alive(process: int) -> bool:
+def process_exists(process: int) -> bool:
     """Whether this machine has such a process."""
     try:
         os.kill(process, 0)

@@ -24,10 +24,7 @@ from ccsi.tracking.console import clock
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """A sweep as its files show it.
-
-    has_driver: whether a process works on it, as far as its file system shows. n_skipped: damaged journal lines.
-    """
+    """A sweep as its files show it. has_driver: as far as the file system shows. n_skipped: damaged journal lines."""
 
     state: SweepState
     has_driver: bool

@@ -35,11 +35,7 @@ SHOWN = ("val_micro", "val_macro", "test_micro", "test_macro")
 
 
 def train(arguments: Sequence[str]) -> None:
-    """Run what the command line asks for, and print its figures.
-
-    Raises:
-        SweepInterruptedError: a worker crashed too often, or Ray did.
-    """
+    """Run what the command line asks for, print its figures; SweepInterruptedError if workers crash too often."""
     config = configuration(arguments)
     own = {key: config.pop(key) for key in OWN}
     own |= {"resources": section(own, "resources", Resources), "ray": section(own, "ray", Cluster)}
@@ -124,8 +120,7 @@ def sections(resources: Resources, ray: Cluster, max_failures: NonNegativeInt) -
 def show_progress(job: Callable[[], None], folder: Path) -> None:
     """Do `job` in a thread, so that Ctrl-C does not wait for the workers, and print what the run in `folder` writes.
 
-    Raises:
-        SweepInterruptedError: any error of the job that is no UserError.
+    Errors of the job other than UserError are raised as SweepInterruptedError.
     """
     failed: list[Exception] = []
 
