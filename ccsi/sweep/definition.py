@@ -1,11 +1,11 @@
 """What a sweep is: everything that decides its result, checked before it starts and kept in sweep.yaml."""
 
-import copy
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,12 +28,7 @@ class Seeds:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """When phase 1 starts no further trial; started ones are finished, and phase 2 runs. null: no limit.
-
-    Args:
-        hours: of wall-clock time, summed over all starts of the sweep.
-        trials: started in phase 1.
-    """
+    """Limits of phase 1: hours of wall-clock time over all starts, trials started. What has started is finished."""
 
     hours: Positive | None
     trials: PositiveInt | None
@@ -44,48 +39,43 @@ class Sweep:
     """The keys under `sweep`.
 
     Args:
+        name: shown in Weights & Biases as the group; null is the folder's name.
+        storage: where runs are kept if machines share no folder, e.g. s3://bucket/folder; null: in `dir`.
+        dir: the output folder; null is `sweeps/<name>`, or `sweeps/<date-time>-<four digits>` without a name.
         space: config key -> candidates; see `ccsi.sweep.search_space`.
-        num_samples: configs drawn for phase 1 (`search=grid` takes every combination instead); where `each` of several
-            is compared, for each.
-        seeds: of the two phases; no seed may be in both.
-        top_k: how many trials phase 2 reports; where `each` of several is compared 1 of each (and a candidate that
-            has only one needs no phase 1).
-        metric: what phase 1 selects on and phase 2 ranks by; always on val, larger is better.
-        minimize: a second aim. With `seconds` (a run's, mean over the seeds), phase 2 takes its trials from the
-            Pareto fronts of phase 1, and Optuna searches for both.
-        search: how configs are chosen. `optuna` is TPE.
+        search: how configs are drawn. `optuna` is TPE.
+        num_samples: configs drawn for phase 1, for each candidate of `each`; `search=grid` takes every combination.
         scheduler: `asha` and `median` stop trials of phase 1 that are worse than others at equal tasks done.
+        metric: what phase 1 selects on and phase 2 ranks by; always on val, larger is better.
+        minimize: a second aim: `seconds` of a run. Phase 2 takes Pareto fronts of phase 1, Optuna searches for both.
         budget: how far phase 1 goes at most.
-        patience: phase 1 starts no further trial once its best `top_k` have been the same for so many completed
-            trials in a row; null is never.
-        warm_start: folders of earlier sweeps over the same keys: their best `top_k` configs are tried first (and
-            count among `num_samples`), and Optuna gets all their scores.
+        patience: phase 1 ends once its best `top_k` are the same for so many completed trials in a row; null is never.
+        warm_start: earlier sweeps whose best `top_k` configs are tried first; Optuna gets all their scores.
+        seed: of the search.
+        seeds: of the two phases; no seed may be in both.
+        top_k: how many trials phase 2 reports; with `each` it is 1, for each candidate.
         max_concurrent: trials at a time; null is as many as fit.
         max_failures: how often in a row a crashed trial is restarted without having got further.
-        seed: of the search.
-        name: shown in Weights & Biases as the group; null is the folder's name.
-        dir: the output folder; null is `sweeps/<name>`, or `sweeps/<date-time>-<four digits>` without a name.
-        storage: where runs are kept if machines share no folder, e.g. s3://bucket/folder; null: in `dir`.
         debug: run the first trial in this process, without Ray, and stop.
     """
 
+    name: str | None
+    storage: str | None
+    dir: str | None
     space: dict[str, dict[str, Any] | None]
+    search: Literal["random", "grid", "optuna"]
     num_samples: PositiveInt
-    seeds: Seeds
-    top_k: PositiveInt
+    scheduler: Literal["none", "asha", "median"]
     metric: Literal["val_average_incremental", "val_macro", "val_micro"]
     minimize: Literal["seconds"] | None
-    search: Literal["random", "grid", "optuna"]
-    scheduler: Literal["none", "asha", "median"]
     budget: Budget
     patience: PositiveInt | None
     warm_start: list[str]
+    seed: NonNegativeInt
+    seeds: Seeds
+    top_k: PositiveInt
     max_concurrent: PositiveInt | None
     max_failures: NonNegativeInt
-    seed: NonNegativeInt
-    name: str | None
-    dir: str | None
-    storage: str | None
     debug: bool
 
 
@@ -94,8 +84,8 @@ class Resources:
     """What one trial gets.
 
     Args:
-        cpu, gpu: of each of its workers. cpu: null is the run's `threads`; gpu: a fraction shares a card, `auto`
-            measures how small it may be (see `execution.gpu_packing`).
+        cpu: of each of its workers; null is the run's `threads`.
+        gpu: of each of its workers; a fraction shares a card, `auto` measures it (see `execution.gpu_packing`).
         workers: processes that share a run (see `ccsi.sweep.train`).
     """
 
@@ -110,8 +100,7 @@ class Cluster:
 
     Args:
         address: null starts Ray on this machine for the time of the sweep, `auto` or host:port joins a cluster.
-        autoscale: the cluster starts nodes when trials wait for them: always `sweep.max_concurrent` trials are sent,
-            however few fit the nodes that are there now.
+        autoscale: the cluster starts nodes when trials wait: `sweep.max_concurrent` are sent, however few fit now.
         dashboard: serve Ray's dashboard on 127.0.0.1:8265 (local only; a cluster has its own).
         num_cpus: CPUs Ray may use locally; null is all.
     """
@@ -127,10 +116,8 @@ class Definition:
     """A checked sweep.
 
     Attributes:
-        bases: the run's configuration for every combination of swept config groups, by `group_key`;
-            without swept groups there is one, under "".
+        bases: the run's configuration by swept config groups (`learner=ccsi&dataset=digits`), without any under "".
         overrides: as typed, without `resume`; with the current tree they give `bases` again.
-        sections: the sweep's own part of the tree, as it is kept in sweep.yaml.
         cwd: where the command was typed; relative paths in the configuration start there.
     """
 
@@ -139,8 +126,12 @@ class Definition:
     ray: Cluster
     bases: dict[str, Config]
     overrides: list[str]
-    sections: dict[str, Any] = field(repr=False)
     cwd: str = field(default_factory=os.getcwd)
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        """The sweep's own part of the tree."""
+        return {"sweep": asdict(self.sweep), "resources": asdict(self.resources), "ray": asdict(self.ray)}
 
     @property
     def space(self) -> list[Dimension]:
@@ -149,8 +140,7 @@ class Definition:
     @property
     def compared(self) -> str | None:
         """The key whose candidates are compared (`each` in the space), if any."""
-        mine = compared(self.space)
-        return None if mine is None else mine.key
+        return next((dimension.key for dimension in self.space if dimension.kind == "each"), None)
 
     @property
     def groups(self) -> list[str]:
@@ -164,7 +154,7 @@ class Definition:
 
     @property
     def shared_data(self) -> Path:
-        """Where its runs share the data, unless `share_data` names a place; removed when the sweep ends or stops."""
+        """Where its runs share the data, unless `share_data` names a folder; removed when the sweep ends or stops."""
         return (Path(self.sweep.dir or "") if self.sweep.storage is None else self.runs) / ".data"
 
     @property
@@ -181,30 +171,21 @@ class Definition:
 
     def listed_configs(self) -> list[Values]:
         """The configs of phase 1's trials when they are known beforehand (not for Optuna)."""
-        space = self.space
-        mine = compared(space)
-        if mine is None:
-            return self._drawn(space)
-        return [{mine.key: one, **values} for one in mine.values for values in self._drawn(within(space, one))]
+        sweep, space, arms = self.sweep, self.space, compared(self.space)
+        random = partial(sample, number=sweep.num_samples, seed=sweep.seed)
+        draw: Callable[[list[Dimension]], list[Values]] = grid if sweep.search == "grid" else random
+        if arms is None:
+            return draw(space)
+        return [{arms.key: one, **values} for one in arms.values for values in draw(within(space, one))]
 
-    def _drawn(self, space: Sequence[Dimension]) -> list[Values]:
-        if self.sweep.search == "grid":
-            return grid(space)
-        return sample(space, self.sweep.num_samples, self.sweep.seed)
+    def _base(self, values: Values) -> Config:
+        """The one of `bases` that a trial with these values builds on."""
+        return self.bases["&".join(f"{group}={values[group]}" for group in self.groups)]
 
     def config(self, values: Values) -> Config:
         """The run's configuration with a trial's values, before the sweep's own keys are set."""
-        base = copy.deepcopy(self.bases[group_key(values, self.groups)])
-        return ccsi.config.apply(base, {key: value for key, value in values.items() if key not in self.groups})
-
-    def dimensions(self, base: str) -> list[Dimension]:
-        """What is swept on the base of this key."""
-        space = self.space
-        mine = compared(space)
-        if mine is None:
-            return space
-        chosen = dict(part.split("=") for part in base.split("&"))
-        return within(space, chosen[mine.key])
+        changes = {key: value for key, value in values.items() if key not in self.groups}
+        return ccsi.config.apply(self._base(values), changes)
 
     def run_config(self, values: Values, phase: int, seed: int, run_dir: Path) -> Config:
         """The configuration of one run: phase 1 on val alone, phase 2 with test."""
@@ -212,35 +193,26 @@ class Definition:
         config |= {"evaluate_test": True} if phase == 2 else {"evaluate_test": False, "report": False}
         config |= {"device": self.device(config), "workers": self.resources.workers}
         config["share_data"] = config.get("share_data") or str(self.shared_data)  # where it lies changes no result
-        wandb = config.get("tracking", {}).get("wandb") if isinstance(config.get("tracking"), dict) else None
+        wandb = (config.get("tracking") or {}).get("wandb")
         if isinstance(wandb, dict):
             wandb |= {"group": self.name, "job_type": f"phase {phase}", "name": run_dir.name}
         return config
 
     def device(self, config: Config) -> str:
-        """Where a run computes: on a GPU only if its trial was given one."""
+        """Where a run computes: on a GPU only if its trial has one."""
         wanted = str(config["device"])
         return "cuda" if self.resources.gpu != 0 else "cpu" if wanted == "auto" else wanted
 
     def threads(self, values: Values) -> int:
         """Threads of a run: its CPUs."""
-        if self.resources.cpu is not None:
-            return max(1, int(self.resources.cpu))
-        return int(self.bases[group_key(values, self.groups)].get("threads", 1))
+        return max(1, int(self.resources.cpu or self._base(values).get("threads", 1)))
 
     def cpus(self) -> float:
         """CPUs of a trial."""
-        if self.resources.cpu is not None:
-            return self.resources.cpu
-        return float(max(base.get("threads", 1) for base in self.bases.values()))
+        return self.resources.cpu or float(max(base.get("threads", 1) for base in self.bases.values()))
 
     def dump(self) -> str:
         """The text of sweep.yaml."""
         head = "# What this sweep is. Resume it: ccsi sweep resume=<this folder>\n"
         record = {"schema": 1, "cwd": self.cwd, "overrides": self.overrides, **self.sections, "bases": self.bases}
         return head + yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
-
-
-def group_key(values: Values, groups: Sequence[str]) -> str:
-    """`learner=ccsi&dataset=digits`: which base a trial builds on."""
-    return "&".join(f"{group}={values[group]}" for group in groups)

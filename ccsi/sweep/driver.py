@@ -1,8 +1,7 @@
 """The driver of a sweep: both phases (METHOD section 8), then the tables.
 
-Phase 1: one job is one *trial*, which runs its tuning seeds in turn. So a config is suggested, pruned, scored and
-counted as a whole, schedulers compare trials at the same seed and task, and no mean is ever taken over the seeds that
-happened to survive. Phase 2: one job is one run, (trial, reporting seed), and no job is pruned.
+Phase 1: a job is a *trial*, which runs its tuning seeds in turn; so no mean is taken over the seeds that happened to
+survive. Phase 2: a job is a run, (trial, reporting seed), and none is pruned.
 """
 
 import contextlib
@@ -60,16 +59,6 @@ def run_sweep(definition: Definition, console: Console) -> int:
         recorder.remote = open_remote(definition, definition.sweep.storage)
         recorder.sync()
     try:
-        return _run_to_end(recorder, console)
-    finally:
-        recorder.sync()
-        if recorder.remote is not None:
-            recorder.remote.release()
-
-
-def _run_to_end(recorder: SweepRecorder, console: Console) -> int:
-    folder = recorder.definition.folder
-    try:
         recorder.start(results_at_start(recorder, console))
         try:
             if not selection.is_complete(recorder.state):
@@ -83,20 +72,23 @@ def _run_to_end(recorder: SweepRecorder, console: Console) -> int:
         write_rows(collect_results(recorder, wait=0.0))
         done = len(recorder.state.results)
         console.print(f"Interrupted: {done} runs are done (runs.csv). Resume with:", highlight=False)
-        console.print(f"  ccsi sweep resume={folder}", highlight=False, soft_wrap=True)
+        console.print(f"  ccsi sweep resume={definition.folder}", highlight=False, soft_wrap=True)
         return 130
     except SweepInterruptedError as error:
-        print(f"ccsi: interrupted: {error}; fix it, and resume with resume={folder}.", file=sys.stderr)
+        print(f"ccsi: interrupted: {error}; fix it, and resume with resume={definition.folder}.", file=sys.stderr)
         return 1
-    return write_tables(recorder, console)
+    else:
+        return write_tables(recorder, console)
+    finally:
+        recorder.sync()
+        if recorder.remote is not None:
+            recorder.remote.release()
 
 
 def results_at_start(recorder: SweepRecorder, console: Console) -> dict[RunId, RunFinished]:
     """The ends of all finished runs; waits for those of the journal that NFS may still hide."""
-    definition, state = recorder.definition, recorder.state
-    results = finished_runs(definition)
-    hidden = [run for run in state.results if run not in results and run_folder(definition, run).is_dir()]
-    if hidden:
+    definition, state, results = recorder.definition, recorder.state, finished_runs(recorder.definition)
+    if hidden := [run for run in state.results if run not in results and run_folder(definition, run).is_dir()]:
         console.print(f"Waiting for the results of {len(hidden)} finished runs to be visible …", highlight=False)
         found = read_results(definition, hidden, recorder.remote)
         results |= {run: summary_of(run, result) for run, result in found.items()}
@@ -105,11 +97,7 @@ def results_at_start(recorder: SweepRecorder, console: Console) -> dict[RunId, R
 
 
 def validate(definition: Definition) -> None:
-    """Check that data, scenario, model and learner fit together, from where the command was typed at first.
-
-    Raises:
-        UserError: they do not; or that place is gone.
-    """
+    """Check that data, scenario, model and learner fit together, from the folder where the sweep was first typed."""
     try:
         os.chdir(definition.cwd)
     except OSError as error:
@@ -120,8 +108,8 @@ def validate(definition: Definition) -> None:
     for base in definition.bases.values():
         if base["_target_"] == "ccsi.experiment.run":
             shared = base.get("share_data") or str(definition.shared_data)
-            as_in_phase_1 = {"evaluate_test": False, "share_data": shared}
-            build(base | {"_target_": "ccsi.experiment.validate"} | as_in_phase_1)()
+            as_in_phase_1 = {"_target_": "ccsi.experiment.validate", "evaluate_test": False, "share_data": shared}
+            build(base | as_in_phase_1)()
 
 
 def run_phases(recorder: SweepRecorder, console: Console) -> None:
@@ -159,27 +147,22 @@ def write_tables(recorder: SweepRecorder, console: Console) -> int:
         console.print(f"failed: {row['run']}: {row['error']}", highlight=False, markup=False)
     board = leaderboard(sweep)
     if not any(row["status"] == "done" for row in board):
-        phase = 2 if board else 1
         why = f"; the first error: {failed.iloc[0]['error']}" if len(failed) else ""
+        phase = 2 if board else 1
         print(f"ccsi: nothing to report: no trial completed phase {phase}{why} (see runs.csv)", file=sys.stderr)
         return 1
     write_leaderboard(sweep, console)
-    compared = [] if definition.compared is None else write_comparison(sweep, console)
+    compared = write_comparison(sweep, console) if definition.compared else []
     try:  # an error in a picture must not cost a sweep its tables
         draw_plots(definition)
     except Exception as error:
         print(f"ccsi: plots were not drawn ({type(error).__name__}: {error})", file=sys.stderr)
-    best = "best.yaml" if definition.compared is None else "best/"
+    best = "best/" if definition.compared else "best.yaml"
     console.print(f"Tables, {best} and plots: {definition.folder}", highlight=False, soft_wrap=True)
-    incomplete = compared or [row["trial"] for row in board if row["status"] != "done"]
-    if incomplete:
-        print(
-            f"ccsi: {', '.join(incomplete)} lack reporting seeds and are not averaged; "
-            f"retry them with resume={definition.folder}",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    if incomplete := compared or [row["trial"] for row in board if row["status"] != "done"]:
+        problem = f"{', '.join(incomplete)} lack reporting seeds and are not averaged"
+        print(f"ccsi: {problem}; retry them with resume={definition.folder}", file=sys.stderr)
+    return int(bool(incomplete))
 
 
 def draw_plots(definition: Definition) -> None:

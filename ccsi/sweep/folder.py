@@ -17,34 +17,28 @@ from ccsi.sweep.compose import compose, placed, read, resumed
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.remote import Remote
 
-ROOM = 8 * 2**20
+MIN_FREE = 8 * 2**20
 """Bytes that must be free at the start: a full disk is better found now than at the first checkpoint."""
 LOCK_WITHIN = 1.0
 """Seconds to wait for the lock: `ccsi status` holds it for an instant when it asks for it."""
 
 
-def is_resume(arguments: Sequence[str]) -> bool:
-    """Whether a command line asks for an earlier sweep."""
-    return any(argument.startswith("resume=") and argument != "resume=null" for argument in arguments)
+def earlier_sweep(arguments: Sequence[str]) -> str | None:
+    """The folder or storage of the sweep that a command line resumes; None for a new one."""
+    typed = [one.removeprefix("resume=") for one in arguments if one.startswith("resume=")]
+    return typed[-1] if typed and typed[-1] != "null" else None
 
 
 def resolve(arguments: Sequence[str], fetch: bool = True) -> Definition:
-    """The sweep that a command line asks for: composed, or an earlier one with what may change.
-
-    Args:
-        fetch: whether an earlier one may be copied here from its storage.
-
-    Raises:
-        UserError: anything wrong with the input.
-    """
-    overrides = [argument for argument in arguments if not argument.startswith("resume=")]
-    if not is_resume(arguments):
+    """The sweep that a command line asks for. fetch: whether an earlier one may be copied here from its storage."""
+    overrides, earlier = [one for one in arguments if not one.startswith("resume=")], earlier_sweep(arguments)
+    if earlier is None:
         return compose(overrides)
-    (*_, resume) = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
-    if "://" in resume and not fetch:
-        raise UserError(f"resume={resume}: expected a sweep's folder here, not its storage.")
-    where = fetch_sweep(resume) if "://" in resume else Path(resume).expanduser().absolute()
-    return resumed(where, overrides)
+    if "://" not in earlier:
+        return resumed(Path(earlier).expanduser().absolute(), overrides)
+    if not fetch:
+        raise UserError(f"resume={earlier}: expected a sweep's folder here, not its storage.")
+    return resumed(fetch_sweep(earlier), overrides)
 
 
 @contextlib.contextmanager
@@ -52,26 +46,25 @@ def open_sweep(arguments: Sequence[str]) -> Iterator[Definition]:
     """The sweep that was asked for, its folder made or found, and locked.
 
     A new folder in which nothing ran is removed again when the user's input turns out to be wrong.
-
-    Raises:
-        UserError: anything wrong with the input; a folder that is taken, in use, or cannot be written.
     """
-    definition = resolve(arguments)
-    fresh = not is_resume(arguments)
-    if fresh:
+    definition, is_new = resolve(arguments), earlier_sweep(arguments) is None
+    if is_new:
         unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        chosen = definition.sweep.dir or f"sweeps/{definition.sweep.name or unique}"
-        definition = placed(definition, Path(chosen).expanduser().absolute())
+        typed = definition.sweep.dir or f"sweeps/{definition.sweep.name or unique}"
+        definition = placed(definition, Path(typed).expanduser().absolute())
     folder = definition.folder
     with lock_sweep(folder) as made:
-        if fresh and visible(folder):
-            raise UserError(f"sweep.dir={folder} exists already; choose another, or resume it: resume={shown(chosen)}.")
+        if is_new and any(folder.glob("[!.]*")):  # a lock is hidden
+            raise UserError(f"sweep.dir={folder} exists already; choose another, or resume it: resume={shown(typed)}.")
         try:
             prepare_folder(definition)
             yield definition
         except UserError:
-            if fresh and not visible(folder / "runs"):
-                remove_prepared(folder, made)
+            if is_new and not any((folder / "runs").glob("[!.]*")):
+                shutil.rmtree(folder if made else folder / "runs", ignore_errors=True)
+                for name in ("sweep.yaml", "journal.jsonl"):
+                    with contextlib.suppress(OSError):
+                        (folder / name).unlink()
             raise
         finally:
             shutil.rmtree(definition.shared_data, ignore_errors=True)
@@ -80,11 +73,7 @@ def open_sweep(arguments: Sequence[str]) -> Iterator[Definition]:
 
 @contextlib.contextmanager
 def lock_sweep(folder: Path) -> Iterator[bool]:
-    """Make a folder, if need be, and hold its lock; yields whether it was made.
-
-    Raises:
-        UserError: another process holds it; the folder cannot be made or written.
-    """
+    """Make a folder, if need be, and hold its lock; yields whether it was made."""
     with contextlib.ExitStack() as stack:
         try:
             made = not folder.exists()
@@ -98,15 +87,10 @@ def lock_sweep(folder: Path) -> Iterator[bool]:
 
 
 def prepare_folder(definition: Definition) -> None:
-    """Write what a sweep's folder holds before anything runs.
-
-    Raises:
-        UserError: there is no room.
-    """
-    folder = definition.folder
-    probe = folder / ".room"
+    """Write what a sweep's folder holds before anything runs; raises UserError if the disk is full."""
+    folder, probe = definition.folder, definition.folder / ".probe"
     try:
-        probe.write_bytes(bytes(ROOM))
+        probe.write_bytes(bytes(MIN_FREE))
         probe.unlink()
         write_atomically(folder / "sweep.yaml", definition.dump().encode())  # resume= may have changed a free key
         (folder / "runs").mkdir(exist_ok=True)
@@ -118,12 +102,11 @@ def prepare_folder(definition: Definition) -> None:
 
 def remove_notes(folder: Path) -> None:
     """Remove what trials note beside their runs: how often they crashed, and locks that no surviving worker holds."""
-    for left in (folder / "runs").glob(".*"):
-        if left.suffix == ".attempts":
-            left.unlink(missing_ok=True)
-        if left.suffix == ".lock":
-            with contextlib.suppress(InUseError), locked(left):  # which removes it
-                pass
+    for note in (folder / "runs").glob(".*.attempts"):
+        note.unlink(missing_ok=True)
+    for lock in (folder / "runs").glob(".*.lock"):
+        with contextlib.suppress(InUseError), locked(lock):  # which removes it
+            pass
 
 
 def unwritable(folder: Path, error: OSError) -> UserError:
@@ -131,47 +114,20 @@ def unwritable(folder: Path, error: OSError) -> UserError:
     return UserError(f"sweep.dir={folder} cannot be written ({error.strerror}); choose another folder.")
 
 
-def visible(folder: Path) -> list[Path]:
-    """The files of a folder, without hidden ones (locks)."""
-    return [path for path in folder.glob("*") if not path.name.startswith(".")]
-
-
-def remove_prepared(folder: Path, made: bool) -> None:
-    """Take back what `prepare_folder` wrote."""
-    if made:
-        shutil.rmtree(folder, ignore_errors=True)
-        return
-    shutil.rmtree(folder / "runs", ignore_errors=True)
-    for name in ("sweep.yaml", "journal.jsonl"):
-        with contextlib.suppress(OSError):
-            (folder / name).unlink(missing_ok=True)
-
-
 def open_remote(definition: Definition, url: str) -> Remote:
-    """The storage of a sweep whose machines share no folder, claimed by this driver.
-
-    Results of finished runs are copied here.
-
-    Raises:
-        UserError: it cannot be written, is in use, or holds another sweep.
-    """
+    """The storage of a sweep whose machines share no folder, claimed by this driver; its results are copied here."""
     remote, mark = Remote(url), definition.folder / ".stored"
     remote.check()
-    if not mark.exists() and remote.holds_a_sweep():
-        raise UserError(f"sweep.storage={url} holds another sweep; choose an empty place.")
+    if not mark.exists() and (remote.files("sweep") or remote.results()):
+        raise UserError(f"sweep.storage={url} holds another sweep; choose an empty folder.")
     remote.claim()
     mark.touch()
-    for run in remote.results():
-        remote.fetch_result(run, definition.folder / "runs" / run)
+    remote.fetch_results(remote.results(), definition.folder / "runs")
     return remote
 
 
 def fetch_sweep(url: str) -> Path:
-    """The folder of a sweep whose machine is gone, copied here from its storage.
-
-    Raises:
-        UserError: there is none; or it is here already.
-    """
+    """The folder of a sweep whose machine is lost, copied here from its storage."""
     remote = Remote(url)
     folder = Path("sweeps", remote.root.rpartition("/")[2]).absolute()
     if folder.exists():

@@ -16,21 +16,18 @@ def describe_plan(definition: Definition) -> list[str]:
     searched = min(searched, sweep.budget.trials or searched)
     n_tuning, n_reporting = len(sweep.seeds.tuning), len(sweep.seeds.reporting)
     n_finalists = len(state.arms) or min(sweep.top_k, searched)
-    scheduler = SCHEDULER_NAMES[sweep.scheduler]
+    scheduler, gpu, address = SCHEDULER_NAMES[sweep.scheduler], shown(resources.gpu), definition.ray.address
+    each = f"{definition.cpus():g} CPUs and {gpu} GPUs" + (" (measured first)" if gpu == "auto" else "")
+    workers = f"{resources.workers} workers of {each} each" if resources.workers > 1 else each
+    cpus = definition.ray.num_cpus or os.cpu_count() or 1
+    folder = f"sweeps/{sweep.name or '<date-time>-<4 signs>'}"
     n_searched, n_reported = searched * n_tuning, n_finalists * n_reporting
-    lines = [
+    return [
         f"Search: {sweep.search}{f', {scheduler}' if scheduler else ''}, by mean {sweep.metric}",
         *(f"  {dimension.key}: {dimension.kind} {list(dimension.values)}" for dimension in definition.space),
         f"Phase 1: at most {searched} trials x {n_tuning} tuning seeds = {n_searched} runs, on val",
         f"Phase 2: the best {n_finalists} x {n_reporting} reporting seeds = {n_reported} runs, with test",
+        f"Asked of Ray: {workers} for a trial, {sweep.max_concurrent or 'as many as fit'} at a time",
+        f"On: this machine, {cpus} CPUs" if address is None else f"On: the cluster at {address}",
+        f"Folder: {sweep.dir or folder}",
     ]
-    gpu = shown(resources.gpu)
-    each = f"{definition.cpus():g} CPUs and {gpu} GPUs" + (" (measured first)" if gpu == "auto" else "")
-    workers = f"{resources.workers} workers of {each} each" if resources.workers > 1 else each
-    lines.append(f"Asked of Ray: {workers} for a trial, {sweep.max_concurrent or 'as many as fit'} at a time")
-    cpus = definition.ray.num_cpus or os.cpu_count() or 1
-    where = (
-        f"this machine, {cpus} CPUs" if definition.ray.address is None else f"the cluster at {definition.ray.address}"
-    )
-    name = sweep.name or "<date-time>-<4 signs>"
-    return [*lines, f"On: {where}", f"Folder: {sweep.dir or f'sweeps/{name}'}"]

@@ -1,9 +1,8 @@
 """Where a sweep stands while it runs: a line of counts, and the best trials so far."""
 
 import time
-from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections import Counter, namedtuple
+from collections.abc import Collection, Iterable, Sequence
 
 from rich.console import Console
 from rich.padding import Padding
@@ -17,66 +16,46 @@ from ccsi.sweep.state import SweepState
 
 LINE_SECONDS = 10.0
 """Seconds between two lines, if there is news; without news it is a minute."""
-LINE_WIDTH = 80
-"""Signs of a line: it must not wrap in a terminal of this width."""
 BOARD_SECONDS = 30.0
 """Seconds between two tables of the best trials."""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A trial in one phase.
-
-    Attributes:
-        runs_done: of `runs`. tasks_done: over all its runs.
-        value: the sweep's metric as last reported, mean over its runs. seconds: spent so far, as far as reported.
-    """
-
-    phase: int
-    trial: str
-    status: Status
-    runs_done: int
-    runs: int
-    tasks_done: int
-    value: float
-    seconds: float
+Standing = namedtuple("Standing", ("phase", "trial", "status", "runs", "tasks", "value", "seconds"))
+"""A row of the table of the best trials. value: the metric as last reported, mean over the trial's runs."""
 
 
 def standings(state: SweepState, running: Collection[JobId], n_best: int = 5) -> list[Standing]:
-    """The best trials of phase 2, or of phase 1 before phase 2 has reported, by their last reports; best first.
-
-    Trials are compared at what each has done so far, so that a young one may still fall.
-    """
+    """The best trials of phase 2, or of phase 1 before phase 2 has reported, by the last report of each; best first."""
     phase = 2 if any(job.phase == 2 for job in state.reports) else 1
     values = {}
     for trial in range(len(state.configs)):
-        reported = [report.value for job in state.jobs(phase, trial) if (report := state.last_report(job)) is not None]
-        if reported:
-            values[trial] = sum(reported) / len(reported)
+        reports = [report for job in state.jobs(phase, trial) if (report := state.last_report(job)) is not None]
+        if reports:
+            values[trial] = sum(report.value for report in reports) / len(reports)
     best = sorted(values, key=lambda trial: -values[trial])[:n_best]  # only these are looked up on disk
     return [_standing(state, running, phase, trial, values[trial]) for trial in best]
 
 
 def _standing(state: SweepState, running: Collection[JobId], phase: int, trial: int, value: float) -> Standing:
-    runs, status, jobs = state.runs(phase, trial), state.trial_status(phase, trial), state.jobs(phase, trial)
-    if status is Status.INCOMPLETE and any(job in running for job in jobs):
+    status = shown_status(state, trial, state.trial_status(phase, trial))
+    if status is Status.INCOMPLETE and any(job in running for job in state.jobs(phase, trial)):
         status = Status.RUNNING
-    if status is Status.PRUNED and trial in selection.waiting_trials(state):
-        status = Status.WAITING
-    tasks, seconds = 0, 0.0
+    runs, done, tasks, seconds = state.runs(phase, trial), 0, 0, 0.0
     for run in runs:
         if run in state.results:
-            tasks += state.results[run].tasks
+            done, tasks = done + 1, tasks + state.results[run].tasks
             seconds += state.results[run].seconds
             continue
         tasks += tasks_reported(state, run)
         written = last_events(run_folder(state.definition, run))
         seconds += next((event["seconds"] for event in reversed(written) if "seconds" in event), 0.0)
-    name, key = trial_name(trial), state.definition.compared
-    if key is not None:
-        name += f" {state.configs[trial][key]}"
-    done = sum(run in state.results for run in runs)
-    return Standing(phase, name, status, done, len(runs), tasks, value, seconds)
+    key = state.definition.compared
+    name = trial_name(trial) + (f" {state.configs[trial][key]}" if key else "")
+    return Standing(str(phase), name, str(status), f"{done}/{len(runs)}", str(tasks), f"{value:.3f}", f"{seconds:.0f}")
+
+
+def shown_status(state: SweepState, trial: int, status: Status) -> Status:
+    """How tables show a status of a trial: a pruned one waits while it may still be promoted."""
+    waits = status is Status.PRUNED and trial in selection.waiting_trials(state)
+    return Status.WAITING if waits else status
 
 
 def tasks_reported(state: SweepState, run: RunId) -> int:
@@ -84,14 +63,19 @@ def tasks_reported(state: SweepState, run: RunId) -> int:
     return max((report.task for report in state.reports.get(run.job, []) if report.run == run), default=0)
 
 
-def standings_table(rows: list[Standing], metric: str) -> Padding:
-    """A few plain lines, the same in a terminal and in a log file."""
+def standings_table(rows: Sequence[Standing], metric: str) -> Padding:
+    """The table of `standings`."""
+    heads = ("phase", "trial", "status", "runs", "tasks", metric.replace("_", " "), "seconds")
+    return plain_table(heads, rows, left=("trial", "status"))
+
+
+def plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[str]) -> Padding:
+    """A few plain lines, the same in a terminal and in a log file. left: heads of columns that are text."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for head in ("phase", "trial", "status", "runs", "tasks", metric.replace("_", " "), "seconds"):
-        table.add_column(head, justify="left" if head in ("trial", "status") else "right", overflow="fold")
+    for head in heads:
+        table.add_column(head, justify="left" if head in left else "right", overflow="fold")
     for row in rows:
-        figures = (str(row.tasks_done), f"{row.value:.3f}", f"{row.seconds:.0f}")
-        table.add_row(str(row.phase), row.trial, str(row.status), f"{row.runs_done}/{row.runs}", *figures)
+        table.add_row(*row)
     return Padding(table, (0, 0, 0, 4), expand=False)
 
 
@@ -128,27 +112,22 @@ class ProgressPrinter:
             return
         line = progress_line(state, self.recorder.running, self._phase, self._n_jobs)
         if line != self._line or now - self._line_at > 60:
-            seconds = int(now - self._phase_began)
-            clock = f"{seconds // 60:2d}:{seconds % 60:02d}"
-            self.console.print(f"phase {self._phase}  {clock}  {line}", highlight=False, soft_wrap=True)
+            minutes, seconds = divmod(int(now - self._phase_began), 60)
+            line_start = f"phase {self._phase}  {minutes:2d}:{seconds:02d}"
+            self.console.print(f"{line_start}  {line}", highlight=False, soft_wrap=True)
             self._line_at, self._line = now, line
 
 
 def progress_line(state: SweepState, running: Collection[JobId], phase: int, n_jobs: int) -> str:
     """`3 of 6 done, 1 running, best 0.945 (p2-c05-s1)`; what pruned and failed is counted where there is any."""
-    ended = {job: end.status for job, end in state.ends.items() if job.phase == phase}
-    waiting = selection.waiting_trials(state) if phase == 1 else set[int]()
-    counts = Counter(
-        Status.WAITING if status is Status.PRUNED and job.trial in waiting else status
-        for job, status in ended.items()
-        if job not in running
-    )
-    width = LINE_WIDTH - len("phase 1  99:59  ")
+    ended = {job: shown_status(state, job.trial, end.status) for job, end in state.ends.items() if job.phase == phase}
+    counts = Counter(status for job, status in ended.items() if job not in running)
+    width = 80 - len("phase 1  99:59  ")  # of a terminal in which the whole line must not wrap
     parts = [f"{counts[Status.DONE]} of {n_jobs} done", f"{len(running)} running"]
     parts += [f"{counts[one]} {one}" for one in (Status.WAITING, Status.PRUNED, Status.FAILED) if counts[one]]
-    values = {job: state.reports[job][-1].value for job in state.reports if ended.get(job) is Status.DONE}
+    values = {job: reports[-1].value for job, reports in state.reports.items() if ended.get(job) is Status.DONE}
     if values:
-        best = max(values, key=lambda job: values[job])
+        best = max(values, key=values.__getitem__)
         parts.append(f"best {values[best]:.3f} ({best})")
         if len(", ".join(parts)) > width:
             parts[-1] = f"best {values[best]:.3f}"

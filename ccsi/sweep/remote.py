@@ -1,7 +1,6 @@
 """Where runs are kept when machines share no folder: any address that Apache Arrow or fsspec can write to.
 
-A run then works in a folder of its machine. After each of its checkpoints what changed is copied to the storage, the
-checkpoint last, and wherever it starts again it begins with what is there.
+A run works in a folder of its machine, is copied to the storage at each checkpoint, and resumes from there anywhere.
 """
 
 import contextlib
@@ -11,7 +10,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,19 @@ from ccsi.errors import UserError
 from ccsi.io.atomic import write_atomically
 
 OBJECT_STORES = ("s3", "gcs", "abfs", "py::fsspec+s3", "py::fsspec+gcs", "py::fsspec+abfs")
-"""Arrow's names of systems in which a file is there as a whole or not at all."""
+"""Arrow's names of systems that write a file whole or not at all."""
 ANSWER_WITHIN = 15.0
 """Seconds a storage has to take a first file."""
 OWNER = "owner.json"
-"""Says who works on the sweep; beside its files, as it is not to come along with them."""
+"""Says who works on the sweep; it lies beside the sweep's files, so that `pull` leaves it out."""
 CLAIM = 60.0
 """Seconds for which a driver's claim to a sweep holds."""
 LAST = ("checkpoint.pt", "result.json")
-"""What makes the rest valid is copied behind it, in this order."""
+"""These make the other files valid, so they are copied after them, in this order."""
 
 
 class Remote:
-    """A folder at `url` (s3://bucket/folder, gs://…, file:///…, or any scheme of an installed fsspec package).
-
-    Raises:
-        UserError: no installed package knows such an address.
-    """
+    """A folder at `url` (s3://bucket/folder, gs://…, file:///…, or any scheme of an installed fsspec package)."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -62,22 +58,18 @@ class Remote:
             self.system = fs.PyFileSystem(fs.FSSpecHandler(other))
         self.root = root.rstrip("/")
         self._copied: dict[Path, tuple[int, int]] = {}
-        self._claimed: float | None = None
+        self._renewed: float | None = None  # when this driver renewed its claim; None: it has none
 
     def check(self) -> None:
-        """Write a file, read it and remove it.
-
-        Raises:
-            UserError: that failed, or took too long.
-        """
+        """Write a file, read it and remove it; raises UserError if that fails, or takes too long."""
         problem: list[str] = ["no answer"]
 
         def touch() -> None:
-            path = f"{self.root}/.room-{uuid.uuid4().hex}"  # every node asks, at the same time
+            path = f"{self.root}/.probe-{uuid.uuid4().hex}"  # every node asks, at the same time
             try:
                 self.system.create_dir(self.root, recursive=True)
-                self._put(path, b"room")
-                same = self._get(path) == b"room"
+                self._put(path, b"probe")
+                same = self._get(path) == b"probe"
                 self.system.delete_file(path)
                 problem[0] = "" if same else "what was written did not come back"
             except Exception as error:
@@ -87,87 +79,77 @@ class Remote:
         thread.start()
         thread.join(ANSWER_WITHIN)
         if problem[0]:
-            raise UserError(f"sweep.storage={self.url} cannot be written ({problem[0]}); choose another place.")
+            raise UserError(f"sweep.storage={self.url} cannot be written ({problem[0]}); choose another folder.")
 
     def claim(self) -> None:
-        """Become the one driver that works on the sweep kept here, until `release`; call `renew` now and then.
-
-        Raises:
-            UserError: another has claimed it within `CLAIM` seconds, and is not known to be gone.
-        """
+        """Become the one driver that works on the sweep kept here, until `release`; call `renew` now and then."""
         try:
             owner = json.loads(self._get(f"{self.root}/{OWNER}"))
         except (FileNotFoundError, ValueError):
             owner = {"time": 0.0}
-        age, here = time.time() - owner["time"], owner.get("host") == socket.gethostname()
-        if age < CLAIM and not (here and not is_alive(owner["process"])):
+        age = time.time() - owner["time"]
+        ended = owner.get("host") == socket.gethostname() and not process_exists(owner["process"])
+        if age < CLAIM and not ended:
             raise UserError(
                 f"sweep.storage={self.url} is in use: process {owner['process']} on {owner['host']} worked on it "
                 f"{max(0.0, age):.0f} s ago; if it is gone, try again in {CLAIM - age:.0f} s."
             )
-        self._claimed = 0.0
+        self._renewed = 0.0
         self.renew()
 
     def renew(self) -> None:
         """Renew the claim, at most every ten seconds."""
-        if self._claimed is not None and time.time() - self._claimed >= 10:
-            self._claimed = time.time()
-            owner = {"process": os.getpid(), "host": socket.gethostname(), "time": self._claimed}
+        if self._renewed is not None and time.time() - self._renewed >= 10:
+            self._renewed = time.time()
+            owner = {"process": os.getpid(), "host": socket.gethostname(), "time": self._renewed}
             with contextlib.suppress(OSError):
                 self._put(f"{self.root}/{OWNER}", json.dumps(owner).encode())
 
     def release(self) -> None:
         """Give the claim back: another driver may start at once."""
-        if self._claimed is not None:
-            self._claimed = None
+        if self._renewed is not None:
+            self._renewed = None
             with contextlib.suppress(OSError):
                 self.system.delete_file(f"{self.root}/{OWNER}")
 
-    def holds_a_sweep(self) -> bool:
-        """Whether a sweep has been kept here."""
-        found = self.system.get_file_info(f"{self.root}/sweep/sweep.yaml")
-        return bool(found.type == self.fs.FileType.File) or bool(self.results())
-
     def push(self, folder: Path, name: str, leave: Sequence[str] = ()) -> None:
-        """Copy what changed in `folder` since the last time to `name`, but for the inner folders to be left."""
+        """Copy what changed in `folder` since the last time to `name`, except the inner folders `leave`."""
         files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
         files = [path for path in files if path.relative_to(folder).parts[0] not in leave]
-        order = {path: LAST.index(path.name) + 1 if path.name in LAST else 0 for path in files}
-        for path in sorted(files, key=lambda path: order[path]):
-            about = path.stat()
-            version = (about.st_mtime_ns, about.st_size)
-            if self._copied.get(path) != version:
+        for path in sorted(files, key=lambda path: LAST.index(path.name) if path.name in LAST else -1):
+            if self._copied.get(path) != (version := version_of(path)):
                 self._put(f"{self.root}/{name}/{path.relative_to(folder)}", path.read_bytes())
                 self._copied[path] = version
 
     def pull(self, name: str, folder: Path) -> None:
         """Make `folder` what was pushed to `name`; if nothing was, it is left as it is."""
-        start = f"{self.root}/{name}"
-        found = self.system.get_file_info(self.fs.FileSelector(start, recursive=True, allow_not_found=True))
-        for info in found:
-            if info.type == self.fs.FileType.File:
-                path = folder / info.path.removeprefix(start).lstrip("/")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(self._get(info.path))
-                about = path.stat()
-                self._copied[path] = (about.st_mtime_ns, about.st_size)
+        for stored in self.files(name):
+            path = folder / stored.removeprefix(f"{self.root}/{name}").lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self._get(stored))
+            self._copied[path] = version_of(path)
 
     def results(self) -> set[str]:
         """The names of all finished runs."""
-        found = self.system.get_file_info(
-            self.fs.FileSelector(f"{self.root}/runs", recursive=True, allow_not_found=True)
-        )
-        return {Path(info.path).parent.name for info in found if info.base_name == "result.json"}
+        return {Path(path).parent.name for path in self.files("runs") if path.endswith("/result.json")}
 
-    def fetch_result(self, run: str, folder: Path) -> None:
-        """Copy a run's result.json to `folder`, if there is one."""
-        try:
-            data = self._get(f"{self.root}/runs/{run}/result.json")
-        except FileNotFoundError:
-            return
-        json.loads(data)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "result.json", data)
+    def fetch_results(self, runs: Iterable[str], folder: Path) -> None:
+        """Copy the result.json of these runs, as far as there is one, to their folders in `folder`."""
+
+        def fetch(run: str) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                data = self._get(f"{self.root}/runs/{run}/result.json")
+                json.loads(data)
+                (folder / run).mkdir(parents=True, exist_ok=True)
+                write_atomically(folder / run / "result.json", data)
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(fetch, runs))
+
+    def files(self, name: str) -> list[str]:
+        """The addresses of all files below `name`."""
+        below = self.fs.FileSelector(f"{self.root}/{name}", recursive=True, allow_not_found=True)
+        return [info.path for info in self.system.get_file_info(below) if info.is_file]
 
     def _put(self, path: str, data: bytes) -> None:
         """Write a file so that a reader meets the old one or the new one: object stores do so by themselves."""
@@ -182,21 +164,24 @@ class Remote:
 
     def _get(self, path: str) -> bytes:
         with self.system.open_input_stream(path) as stream:
-            data: Any = stream.read()
-        return bytes(data)
+            return bytes(stream.read())
 
 
-def is_alive(process: int) -> bool:
+def version_of(path: Path) -> tuple[int, int]:
+    """What changes when a file is written."""
+    about = path.stat()
+    return about.st_mtime_ns, about.st_size
+
+
+def process_exists(process: int) -> bool:
     """Whether this machine has such a process."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
-        pass
+    except OSError as error:
+        return isinstance(error, PermissionError)  # another user's
     return True
 
 
 def first_line(error: Exception) -> str:
     """The first line of an exception's message."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -2,12 +2,10 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -32,18 +30,9 @@ def run_folder(definition: Definition, run: RunId) -> Path:
 
 
 def summary_of(run: RunId, result: Result) -> RunFinished:
-    """The end of a run, from the contents of its result.json.
-
-    Raises:
-        KeyError, TypeError, AttributeError: a part is missing.
-    """
+    """The end of a run, from the contents of its result.json; a KeyError, TypeError or AttributeError if parts lack."""
     val = {name: float(value) for name, value in result["val"].items() if isinstance(value, int | float)}
-    return RunFinished(run, n_tasks(result), val, float(result["seconds"]["total"]))
-
-
-def n_tasks(result: Result) -> int:
-    """The number of tasks of a finished run."""
-    return len(result["scenario"]["classes_per_task"])
+    return RunFinished(run, len(result["scenario"]["classes_per_task"]), val, float(result["seconds"]["total"]))
 
 
 def run_folders(definition: Definition) -> Iterator[tuple[RunId, Path]]:
@@ -54,21 +43,14 @@ def run_folders(definition: Definition) -> Iterator[tuple[RunId, Path]]:
 
 
 def finished_runs(definition: Definition, damaged_as_absent: bool = False) -> dict[RunId, RunFinished]:
-    """The ends of all finished runs.
-
-    Args:
-        damaged_as_absent: leave out a result.json that cannot be read: another process may be writing it.
-
-    Raises:
-        UserError: a result.json is damaged.
-    """
+    """The ends of all finished runs. damaged_as_absent: another process may be writing them."""
     found = {}
     for run, folder in run_folders(definition):
         try:
-            result = read_result(folder)
-            if result is not None:
-                found[run] = summary_of(run, result)
-                found[run].val[definition.sweep.metric.removeprefix("val_")]
+            if (result := read_result(folder)) is not None:
+                end = summary_of(run, result)
+                end.val[definition.sweep.metric.removeprefix("val_")]  # a KeyError, if it is missing
+                found[run] = end
         except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
             if damaged_as_absent:
                 continue
@@ -81,98 +63,68 @@ def finished_runs(definition: Definition, damaged_as_absent: bool = False) -> di
 def read_results(
     definition: Definition, runs: Iterable[RunId], remote: Remote | None = None, wait: float = VISIBLE_WITHIN
 ) -> dict[RunId, Result]:
-    """The contents of result.json of these finished runs; those that cannot be had are left out.
-
-    Args:
-        wait: seconds to wait for files that NFS still hides.
-
-    Raises:
-        UserError: one is damaged.
-    """
-    absent, found = set(runs), dict[RunId, Result]()
+    """The contents of result.json of these runs, without those that NFS still hides after `wait` seconds."""
+    folders = {run: run_folder(definition, run) for run in runs}
     if remote is not None:
+        with suppress(OSError):
+            hidden = [folder.name for folder in folders.values() if not (folder / RESULT).exists()]
+            remote.fetch_results(hidden, definition.folder / "runs")
+    results = _wait_for_results(folders.values(), wait)
+    return {run: results[folder] for run, folder in folders.items() if folder in results}
 
-        def fetch(run: RunId) -> None:
-            with suppress(OSError):
-                remote.fetch_result(str(run), run_folder(definition, run))
 
-        with ThreadPoolExecutor(16) as pool:
-            hidden = [run for run in absent if not (run_folder(definition, run) / RESULT).exists()]
-            list(pool.map(fetch, hidden))
-    deadline = time.monotonic() + wait
+def wait_for_result(folder: Path) -> Result:
+    """The content of a run's result.json, which another machine may have written (RuntimeError: it does not appear)."""
+    results = _wait_for_results([folder], VISIBLE_WITHIN)
+    if not results:
+        raise RuntimeError(f"the run ended without writing {folder / RESULT}")
+    return results[folder]
+
+
+def _wait_for_results(folders: Collection[Path], wait: float) -> dict[Path, Result]:
+    """The contents of result.json in these folders, as far as they appear within `wait` seconds."""
+    found, deadline = dict[Path, Result](), time.monotonic() + wait
     while True:
-        new = {run: result for run in absent if (result := read_result(run_folder(definition, run))) is not None}
-        found, absent = found | new, absent - new.keys()
-        if not absent or time.monotonic() >= deadline:
+        absent = [folder for folder in folders if folder not in found]
+        found |= {folder: result for folder in absent if (result := read_result(folder)) is not None}
+        if len(found) == len(folders) or time.monotonic() >= deadline:
             return found
         time.sleep(min(1.0, wait))
 
 
-def wait_for_result(folder: Path) -> Result:
-    """The content of a run's result.json, which another machine may have written.
-
-    Raises:
-        RuntimeError: it does not appear within `VISIBLE_WITHIN`.
-    """
-    deadline = time.monotonic() + VISIBLE_WITHIN
-    while (result := read_result(folder)) is None:
-        if time.monotonic() >= deadline:
-            raise RuntimeError(f"the run ended without writing {folder / RESULT}")
-        time.sleep(1.0)
-    return result
-
-
 def check_known(state: SweepState, results: Iterable[RunId]) -> None:
-    """Make sure that results that the journal lacks belong to the trials whose numbers they have.
-
-    Raises:
-        UserError: a trial is unknown, or a run had another config: the journal is another sweep's, or damaged.
-    """
-    for run in results:
-        if run in state.results:
-            continue
+    """Raise UserError unless results that the journal lacks belong to the trials whose numbers they have."""
+    for run in sorted(set(results) - state.results.keys()):
         folder = run_folder(state.definition, run)
         if run.trial >= len(state.configs):
             raise UserError(f"{folder} belongs to a trial that journal.jsonl does not know; put back a whole journal.")
         path = folder / "config.yaml"
-        if path.exists():
-            ran = ccsi.config.flat(yaml.safe_load(path.read_text()))
-            for key, value in state.configs[run.trial].items():
-                if key in ran and not same(ran[key], value):
-                    raise UserError(
-                        f"{folder} was run with {key}={ran[key]}, but trial {trial_name(run.trial)} has {value}; put "
-                        "back the journal.jsonl of this sweep."
-                    )
+        ran = ccsi.config.flat(yaml.safe_load(path.read_text())) if path.exists() else {}
+        for key, value in state.configs[run.trial].items():
+            if key in ran and not same(ran[key], value):
+                raise UserError(
+                    f"{folder} was run with {key}={ran[key]}, but trial {trial_name(run.trial)} has {value}; put "
+                    "back the journal.jsonl of this sweep."
+                )
 
 
-def last_events(folder: Path, tail: int = 2**16) -> list[Mapping[str, Any]]:
-    """The last events in a run's metrics.jsonl, oldest first, without lines that are damaged or being written.
-
-    Args:
-        tail: bytes that are read.
-    """
+def last_events(folder: Path) -> list[Mapping[str, Any]]:
+    """The last events in a run's metrics.jsonl, oldest first, without lines that are damaged or being written."""
     try:
         with (folder / METRICS).open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - tail))
-            lines = file.read().decode(errors="replace").splitlines()
+            file.seek(max(0, file.seek(0, 2) - 2**16))
+            lines = file.read().splitlines()
     except OSError:
         return []
-    events = list[Mapping[str, Any]]()
+    events = []
     for line in lines:
         with suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict):
-                events.append(event)
-    return events
+            events.append(json.loads(line))
+    return [event for event in events if isinstance(event, dict)]
 
 
-@dataclass(frozen=True)
-class OpenRun:
-    """A run that was started and has not ended.
-
-    Attributes:
-        task: 1-based; None before the first line of its metrics.jsonl. age: seconds since its newest file was written.
-    """
+class OpenRun(NamedTuple):
+    """A run that was started and has not ended. task: 1-based, None before the first event. age: of its newest file."""
 
     run: RunId
     task: int | None

@@ -5,19 +5,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 
 from ccsi.errors import UserError
 from ccsi.io.locks import is_locked
 from ccsi.sweep import selection
 from ccsi.sweep.compose import read
-from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import RunFinished, Status
 from ccsi.sweep.journal import Journal
-from ccsi.sweep.progress import standings, standings_table
+from ccsi.sweep.progress import plain_table, shown_status, standings, standings_table
 from ccsi.sweep.recorder import reconcile, replay
 from ccsi.sweep.runs import OpenRun, finished_runs, read_open_run, run_folders
 from ccsi.sweep.state import SweepState
@@ -26,29 +24,16 @@ from ccsi.tracking.console import clock
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """A sweep as its files show it.
-
-    Attributes:
-        has_driver: whether a process works on it, on this machine or, as far as its file system shows, on another.
-        open_runs: that were started and have neither finished nor been given up. n_skipped: damaged journal lines.
-    """
+    """A sweep as its files show it. has_driver: as far as the file system shows. n_skipped: damaged journal lines."""
 
     state: SweepState
     has_driver: bool
     open_runs: list[OpenRun]
     n_skipped: int
 
-    @property
-    def definition(self) -> Definition:
-        return self.state.definition
-
 
 def read_status(folder: Path) -> SweepStatus:
-    """The sweep in `folder`. What cannot be read counts as absent, because it may be half written.
-
-    Raises:
-        UserError: there is none, or its sweep.yaml cannot be read.
-    """
+    """The sweep in `folder`. A result that cannot be read counts as absent, because it may be half written."""
     if not os.path.isfile(folder / "sweep.yaml"):
         raise UserError(f"{folder} holds no sweep.yaml; expected the folder of a sweep, e.g. sweeps/NAME.")
     definition = read(folder, check=False)
@@ -61,30 +46,23 @@ def read_status(folder: Path) -> SweepStatus:
 
 
 def open_runs(state: SweepState) -> list[OpenRun]:
-    """The runs that were started and have neither finished nor been given up."""
-    found = []
-    for run, folder in run_folders(state.definition):
-        end = state.ends.get(run.job)
-        given_up = end is not None and end.status in (Status.PRUNED, Status.FAILED)
-        if not given_up and run not in state.results and folder.is_dir():
-            found.append(read_open_run(run, folder))
-    return found
+    """The runs that were started and have neither finished nor been pruned or failed."""
+    return [
+        read_open_run(run, folder)
+        for run, folder in run_folders(state.definition)
+        if state.run_status(run) is Status.INCOMPLETE and folder.is_dir()
+    ]
 
 
 def count_runs(status: SweepStatus, phase: int) -> Mapping[str, int]:
     """How many runs of a phase are `done`, `running`, `waiting`, `pruned`, `failed` or `to do`, as far as known."""
     state = status.state
-    trials = selection.known_trials(state) if phase == 1 else sorted({*selection.known_trials(state), *state.untuned})
+    trials = set(selection.known_trials(state))
     if phase == 2:
-        begun = {run.trial for run, _ in run_folders(state.definition) if run.phase == 2}
-        begun |= {run.trial for run in state.results if run.phase == 2}
-        trials = [n for n in trials if n in begun]
-    waiting = selection.waiting_trials(state) if phase == 1 else set[int]()
-    counts = Counter[str]()
-    for trial in trials:
-        for run in state.runs(phase, trial):
-            one = state.run_status(run)
-            counts[str(Status.WAITING if one is Status.PRUNED and trial in waiting else one)] += 1
+        found = [*state.results, *(run for run, _ in run_folders(state.definition))]
+        trials = {run.trial for run in found if run.phase == 2} & (trials | state.untuned)
+    runs = [run for trial in trials for run in state.runs(phase, trial)]
+    counts = Counter(str(shown_status(state, run.trial, state.run_status(run))) for run in runs)
     running = sum(one.run.phase == phase for one in status.open_runs)
     known = {name: counts[name] for name in ("done", "waiting", "pruned", "failed")}
     per_trial = len(state.runs(phase, 0))
@@ -94,50 +72,40 @@ def count_runs(status: SweepStatus, phase: int) -> Mapping[str, int]:
 
 def time_left(status: SweepStatus) -> float | None:
     """Seconds, if the runs to come take as long as the finished ones, as many at a time as now; None: unknown."""
-    done = [status.state.results[run] for run in status.state.results]
+    done = status.state.results.values()
     if not done or not status.open_runs:
         return None
-    mean = sum(result.seconds for result in done) / len(done)
     tasks = max(result.tasks for result in done)
     rest = sum(1 - max(0, (run.task or 1) - 1) / tasks for run in status.open_runs)
     rest += sum(count_runs(status, phase)["to do"] for phase in (1, 2))
-    return mean * max(1.0, rest / len(status.open_runs))
+    return fmean(result.seconds for result in done) * max(1.0, rest / len(status.open_runs))
 
 
 def print_status(status: SweepStatus, console: Console) -> None:
     """Print it all."""
-    state, definition, working = status.state, status.definition, status.has_driver
+    state, definition, working = status.state, status.state.definition, status.has_driver
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    done = selection.is_complete(state)
+    done, running = selection.is_complete(state), "running" if working else "interrupted"
     stage = "done" if done else "phase 2" if selection.finalists_known(state) else "phase 1"
     driver = "a driver works on it" if working else "no driver" if done else "no driver: resume it with resume=<folder>"
     say(f"Sweep {definition.name} in {definition.folder}: {stage}, {driver}")
     for phase in (1, 2):
-        counts = dict(count_runs(status, phase))
-        counts["running" if working else "interrupted"] = counts.pop("running")
-        order = ("done", "running", "interrupted", "waiting", "pruned", "failed", "to do")
-        say(f"phase {phase}  runs: " + ", ".join(f"{counts[k]} {k}" for k in order if counts.get(k) or k == "done"))
+        counts = {**count_runs(status, phase)}
+        counts[running] = counts.pop("running")
+        order = ("done", running, "waiting", "pruned", "failed", "to do")
+        say(f"phase {phase}  runs: " + ", ".join(f"{counts[k]} {k}" for k in order if counts[k] or k == "done"))
     if definition.sweep.storage is not None and not done:
         say(f"runs are kept at {definition.sweep.storage}: those at work are not seen from here and count as to do")
-    left = time_left(status)
-    if working and left is not None:
+    if working and (left := time_left(status)) is not None:
         say(f"about {clock(left)} left")
     if status.open_runs:
-        console.print(_runs_table(status))
-    jobs = {one.run.job for one in status.open_runs}
-    if board := standings(state, jobs):
+        heads = (running, "task", "phase", "step", "last sign of life")
+        rows = [(str(r.run), str(r.task or "-"), r.phase, r.step, f"{clock(r.age)} ago") for r in status.open_runs]
+        console.print(plain_table(heads, rows, left=(running, "phase", "last sign of life")))
+    if board := standings(state, {one.run.job for one in status.open_runs}):
         console.print(standings_table(board, definition.sweep.metric))
     if status.n_skipped:
         say(f"journal.jsonl: {status.n_skipped} damaged lines skipped")
-
-
-def _runs_table(status: SweepStatus) -> Padding:
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for head in ("running" if status.has_driver else "interrupted", "task", "phase", "step", "last sign of life"):
-        table.add_column(head, justify="left" if head not in ("task", "step") else "right")
-    for one in status.open_runs:
-        table.add_row(str(one.run), str(one.task or "-"), one.phase, one.step, f"{clock(one.age)} ago")
-    return Padding(table, (0, 0, 0, 4), expand=False)

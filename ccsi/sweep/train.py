@@ -1,7 +1,6 @@
 """One run shared by several workers, outside a sweep (see `execution.data_parallel`)."""
 
 import contextlib
-import json
 import os
 import shutil
 import sys
@@ -10,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -21,14 +19,15 @@ from ccsi.errors import UserError
 from ccsi.experiment.folder import check_run_dir, default_run_dir
 from ccsi.io.locks import InUseError, locked
 from ccsi.io.run_files import read_result
+from ccsi.sweep.compose import section
 from ccsi.sweep.definition import Cluster, Resources
 from ccsi.sweep.execution.context import TrialContext
 from ccsi.sweep.execution.environment import keep_ray_private, require_ray
 from ccsi.sweep.execution.failures import GivenUpError, reason
 from ccsi.sweep.folder import LOCK_WITHIN
 from ccsi.sweep.recorder import SweepInterruptedError
+from ccsi.sweep.runs import last_events
 from ccsi.tracking.console import SECONDS_BETWEEN_LINES, percent, show_metrics, show_result
-from ccsi.tracking.files import NAME as METRICS
 
 OWN = ("resources", "ray", "max_failures")
 """What configs/train.yaml has beside a run's own keys."""
@@ -36,14 +35,18 @@ SHOWN = ("val_micro", "val_macro", "test_micro", "test_macro")
 
 
 def train(arguments: Sequence[str]) -> None:
-    """Run what the command line asks for, and print its figures.
-
-    Raises:
-        UserError: bad input. SweepInterruptedError: a worker crashed too often, or Ray did.
-    """
+    """Run what the command line asks for, print its figures; SweepInterruptedError if workers crash too often."""
     config = configuration(arguments)
-    resources, cluster, max_failures = own_sections(config)
-    cpu, gpu = resources.cpu or float(config["threads"]), float(resources.gpu)
+    own = {key: config.pop(key) for key in OWN}
+    own |= {"resources": section(own, "resources", Resources), "ray": section(own, "ray", Cluster)}
+    resources, cluster, max_failures = build({"_target_": f"{__name__}.sections", "_partial_": True, **own})()
+    if resources.gpu == "auto":
+        raise UserError("resources.gpu=auto: only a sweep has trials to pack; expected a number.")
+    cpu, gpu, local = resources.cpu or float(config["threads"]), float(resources.gpu), cluster.address is None
+    if 0 < gpu < 1 and config["workers"] > 1:
+        raise UserError(f"resources.gpu={gpu}: NCCL joins no two workers on one card; expected a whole number.")
+    if cluster.autoscale and local:
+        raise UserError("ray.autoscale=true: expected ray.address of a cluster that starts nodes on demand.")
     if str(config["device"]).startswith("cuda") and gpu == 0:
         raise UserError("device=cuda, but resources.gpu is 0: say how many cards a worker gets, resources.gpu=1.")
     if config["device"] == "mps":
@@ -54,7 +57,6 @@ def train(arguments: Sequence[str]) -> None:
     config["run_dir"] = str(folder)
     shared_data = folder.with_name(f".{folder.name}.data")
     config["share_data"] = config["share_data"] or str(shared_data)
-    local = cluster.address is None
     context = TrialContext(config["workers"], cpu, gpu, max_failures, {}, os.getcwd(), local=local)
     with sole_driver(folder):
         try:
@@ -94,50 +96,31 @@ def run_shared(config: Config, context: TrialContext, cluster: Cluster) -> None:
 def sole_driver(folder: Path) -> Iterator[None]:
     """Refuse a run on which another `ccsi train` works."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder.with_name(f".{folder.name}.driver"), wait=LOCK_WITHIN))
-        except InUseError:
-            raise UserError(f"{folder} is in use: another process works on it.") from None
-        yield
+    try:
+        with locked(folder.with_name(f".{folder.name}.driver"), wait=LOCK_WITHIN):
+            yield
+    except InUseError:
+        raise UserError(f"{folder} is in use: another process works on it.") from None
 
 
 def configuration(arguments: Sequence[str]) -> Config:
     """What the command line asks for: configs/train.yaml with changes, or a run's complete .yaml file first."""
-    mine = {a for a in arguments if a.partition("=")[0].partition(".")[0] in OWN}
     if not any("=" not in a and a.endswith((".yaml", ".yml")) for a in arguments):
         return ccsi.config.load(arguments, name="train")
-    sections = ccsi.config.load([a for a in arguments if a in mine], name="train")
-    run = ccsi.config.from_arguments([a for a in arguments if a not in mine])
-    return {key: sections[key] for key in OWN} | run
+    own = [a for a in arguments if a.partition("=")[0].partition(".")[0] in OWN]
+    tree = ccsi.config.load(own, name="train")
+    return {key: tree[key] for key in OWN} | ccsi.config.from_arguments([a for a in arguments if a not in own])
 
 
-def own_sections(config: Config) -> tuple[Resources, Cluster, int]:
-    """Take what is not the run's own out of the composed tree, checked."""
-    own = {key: config.pop(key) for key in OWN}
-    nodes = {"resources": {**own["resources"], "_target_": f"{Resources.__module__}.Resources"}}
-    nodes |= {"ray": {**own["ray"], "_target_": f"{Cluster.__module__}.Cluster"}}
-    ccsi.config.check({"_target_": f"{__name__}.sections", **own, **nodes})
-    gpu = own["resources"]["gpu"]
-    if gpu == "auto":
-        raise UserError("resources.gpu=auto: only a sweep has trials to pack; expected a number.")
-    if 0 < gpu < 1 and config["workers"] > 1:
-        raise UserError(f"resources.gpu={gpu}: NCCL joins no two workers on one card; expected a whole number.")
-    if own["ray"]["autoscale"] and own["ray"]["address"] is None:
-        raise UserError("ray.autoscale=true: expected ray.address of a cluster that starts nodes on demand.")
-    return Resources(**own["resources"]), Cluster(**own["ray"]), int(own["max_failures"])
-
-
-def sections(resources: Any, ray: Any, max_failures: NonNegativeInt) -> None:
-    """What train.yaml has beside a run's own keys, as a callable whose nodes `ccsi.config.check` can walk."""
+def sections(resources: Resources, ray: Cluster, max_failures: NonNegativeInt) -> tuple[Resources, Cluster, int]:
+    """What `train` has `ccsi.config.build` call."""
+    return resources, ray, max_failures
 
 
 def show_progress(job: Callable[[], None], folder: Path) -> None:
-    """Do `job` in a thread, and print meanwhile what the run in `folder` writes.
+    """Do `job` in a thread, so that Ctrl-C does not wait for the workers, and print what the run in `folder` writes.
 
-    Raises:
-        UserError: raised by the job. SweepInterruptedError: any other error of it. KeyboardInterrupt: Ctrl-C (Ray
-        Train's own handler would wait for the workers).
+    Errors of the job other than UserError are raised as SweepInterruptedError.
     """
     failed: list[Exception] = []
 
@@ -147,15 +130,20 @@ def show_progress(job: Callable[[], None], folder: Path) -> None:
         except Exception as error:
             failed.append(error)
 
+    events, printed_at = last_events(folder), 0.0
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
-    lines = progress_lines(folder / METRICS)
     while thread.is_alive():
         thread.join(0.5)
-        for line in lines:
-            if line is None:
-                break
-            print(line, file=sys.stderr, flush=True)
+        before, events = events, last_events(folder)
+        ends = [event for event in events if event.get("phase") == "task_end" and event not in before]
+        for event in ends:
+            figures = [f"{key.replace('_', ' ')} {percent(event[key])} %" for key in SHOWN if key in event]
+            print(f"task {event['task']} done: {', '.join(figures)}", file=sys.stderr, flush=True)
+        is_step = events and "step" in events[-1] and events[-1] not in before
+        if is_step and time.monotonic() - printed_at > SECONDS_BETWEEN_LINES:
+            printed_at = time.monotonic()
+            print(step_line(**events[-1]), file=sys.stderr, flush=True)
     for error in failed:
         if isinstance(error, UserError):
             raise error
@@ -163,30 +151,7 @@ def show_progress(job: Callable[[], None], folder: Path) -> None:
         raise SweepInterruptedError(reason(text)) from error
 
 
-def progress_lines(path: Path) -> Iterator[str | None]:
-    """A run's progress, from its metrics.jsonl: a line every ten seconds and at each task's end; None: no news."""
-    position, shown = path.stat().st_size if path.exists() else 0, 0.0
-    while True:
-        text = ""
-        if path.exists():
-            with path.open() as file:
-                if path.stat().st_size < position:  # cut back to a checkpoint
-                    position = 0
-                file.seek(position)
-                text = file.readline()
-        if not text.endswith("\n"):
-            yield None
-            continue
-        position += len(text.encode())
-        try:
-            event = json.loads(text)
-            task, phase = event.pop("task"), event.pop("phase")
-        except (ValueError, KeyError, AttributeError):  # cut back and rewritten while we looked
-            continue
-        if phase == "task_end":
-            figures = [f"{key.replace('_', ' ')} {percent(event[key])} %" for key in SHOWN if key in event]
-            yield f"task {task} done: {', '.join(figures)}"
-        elif time.monotonic() - shown > SECONDS_BETWEEN_LINES:
-            shown = time.monotonic()
-            step, steps = event.pop("step"), event.pop("steps")
-            yield f"task {task}  {phase:<9}  {step}/{steps}  {show_metrics(event)}"
+def step_line(task: int, phase: str, step: int, steps: int, **metrics: float | None) -> str:
+    """A step inside a task, with its metrics but for those that were not finite."""
+    known = {key: value for key, value in metrics.items() if value is not None}
+    return f"task {task}  {phase:<9}  {step}/{steps}  {show_metrics(known)}"

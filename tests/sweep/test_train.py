@@ -19,7 +19,7 @@ from ccsi.sweep.execution import data_parallel
 from ccsi.sweep.execution.context import TrialContext
 from ccsi.sweep.execution.failures import GivenUpError
 from ccsi.sweep.recorder import SweepInterruptedError
-from ccsi.sweep.train import sole_driver
+from ccsi.sweep.train import sole_driver, step_line
 
 MORE = [*TINY, "training.batch_size=5", "checkpoint_every=0.3", "training.augment.shift=1"]
 
@@ -91,6 +91,7 @@ def test_each_trial_of_a_sweep_may_have_several_workers(tmp_path: Path, pair, st
         (["device=cuda"], "device=cuda, but resources.gpu is 0"),
         (["resources.gpu=0.5", "workers=2"], "resources.gpu=0.5: NCCL joins no two workers on one card"),
         (["ray.autoscale=true"], "ray.autoscale=true: expected ray.address of a cluster"),
+        (["ray=auto"], "ray=auto: expected ray.<key>=…"),
         (["ray.address=here"], "ray.address=here: expected null, auto, or host:port of a running cluster."),
     ],
 )
@@ -175,6 +176,10 @@ def raised(error: Exception | None, checkpoint: Path) -> None:
         checkpoint.write_bytes(b"0" * 40)
     if error is not None:
         raise error
+
+
+def test_a_loss_that_is_not_finite_is_left_out() -> None:
+    assert step_line(1, "training", 2, 9, loss=None, lr=0.5) == "task 1  training   2/9  lr 0.5"
 
 
 def test_help_names_the_groups(capsys) -> None:

@@ -18,7 +18,7 @@ from ccsi.sweep.events import RunId, TaskReported, to_record
 from ccsi.sweep.execution.context import TrialContext, execute, reset_process
 from ccsi.sweep.execution.failures import GivenUpError, RetryCounter, memory_advice, reason
 from ccsi.sweep.execution.metrics import RayMetrics
-from ccsi.sweep.runs import Result, n_tasks, summary_of, wait_for_result
+from ccsi.sweep.runs import Result, summary_of, wait_for_result
 from ccsi.tracking.events import TaskEnd
 
 
@@ -86,8 +86,9 @@ def run_trial(job: Mapping[str, Any], context: TrialContext, metric: str) -> Non
             return
         retries.clear()
         tune.report(report)
-        values.append(summary_of(reporter.run, result).val[metric.removeprefix("val_")])
-        done += n_tasks(result)
+        end = summary_of(reporter.run, result)
+        values.append(end.val[metric.removeprefix("val_")])
+        done += end.tasks
 
 
 def attempt(config: Config, context: TrialContext, reporter: Reporter, retries: RetryCounter) -> Result:
