@@ -30,8 +30,9 @@ ADDED: list[Path] = []
 def config_dir() -> Path:
     """The folder of the config tree: `configs/` of the checkout, or its copy in an installed package."""
     checkout = Path(__file__).resolve().parents[2]
-    is_checkout = (checkout / "pyproject.toml").is_file() and (checkout / "configs" / "config.yaml").is_file()
-    return checkout / "configs" if is_checkout else Path(str(files("ccsi.configs")))
+    if (checkout / "pyproject.toml").is_file() and (checkout / "configs" / "config.yaml").is_file():
+        return checkout / "configs"
+    return Path(str(files("ccsi.configs")))
 
 
 def add_config_dir(path: Path) -> None:
@@ -55,15 +56,20 @@ def add_config_dir(path: Path) -> None:
 
 
 def is_group(key: str) -> bool:
-    """Whether a key is chosen as a whole from the files of a folder: `dataset`, `learner`, …"""
+    """Whether a key is set as a whole from the files of a folder: `dataset`, `learner`, …"""
     return (config_dir() / key).is_dir()
 
 
 def choices(group: str) -> list[str]:
-    """What a group can be set to; a file called `common` is only a part of its neighbours."""
+    """What a group can be set to."""
+    return sorted(choice_files(group))
+
+
+def choice_files(group: str) -> dict[str, Path]:
+    """The file of each of a group's choices; one called `common` is only a part of its neighbours."""
     folders = [folder / group for folder in (config_dir(), *ADDED)]
     found = {path: folder for folder in folders for path in folder.rglob("*.yaml") if path.stem != "common"}
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path, folder in found.items())
+    return {str(path.relative_to(folder).with_suffix("")): path for path, folder in found.items()}
 
 
 def load(overrides: Sequence[str], name: str = "config") -> Config:
@@ -76,8 +82,9 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
         if name != "sweep" and override.key_or_group.partition(".")[0] == "sweep":
             raise UserError(f"{override.input_line}: expected no setting of sweeps; they are for ccsi sweep.")
         value: Any = override.value()
-        is_choice = all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
-        if is_group(override.key_or_group) and not override.is_delete() and not is_choice:
+        names = value if isinstance(value, list) else [value]
+        is_choice = override.is_delete() or all(isinstance(name, str) for name in names)
+        if is_group(override.key_or_group) and not is_choice:
             raise UserError(f"{override.input_line}: expected one of {override.key_or_group}'s choices; see --help.")
     quoted = ["'file://{}'".format(str(folder).replace("\\", "\\\\").replace("'", "\\'")) for folder in ADDED]
     search = [f"hydra.searchpath=[{','.join(quoted)}]"] if quoted else []
@@ -85,14 +92,11 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
     with initialize_config_dir(str(config_dir()), version_base=None):
         try:
             cfg = compose(name, overrides=[*overrides, *search], return_hydra_config=True)
-            chosen = cfg.hydra.runtime.choices
-            OmegaConf.set_struct(cfg, False)
-            del cfg["hydra"]
-            if "name" in cfg and cfg.name is None:
-                cfg.name = f"{chosen.dataset}-{chosen.learner}"
-            if name != "sweep":  # what an experiment says of sweeps
-                cfg.pop("sweep", None)
-            return plain(cfg, resolve=True)
+            left_out = ("hydra",) if name == "sweep" else ("hydra", "sweep")  # what an experiment says of sweeps
+            tree = OmegaConf.masked_copy(cfg, list(set(cfg) - set(left_out)))
+            if tree.get("name", "") is None:
+                tree.name = "{dataset}-{learner}".format(**cfg.hydra.runtime.choices)
+            return plain(tree, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error, overrides, name)) from error
 

@@ -17,21 +17,17 @@ RENAMED = {"ccsi.exemplars.Budget": "ccsi.learners.ExemplarBudget"}
 """`_target_`s that files of earlier versions hold, and what each is called now."""
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every dotted key that holds a value, with the value."""
-    leaves: dict[str, Any] = {}
+def nodes(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key, whether it holds a value or other keys, and what it holds."""
     for key, value in config.items():
-        inner = isinstance(value, Mapping) and value
-        leaves |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return leaves
-
-
-def all_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every dotted key, whether it holds a value or other keys."""
-    for key, value in config.items():
-        yield f"{prefix}{key}"
+        yield f"{prefix}{key}", value
         if isinstance(value, Mapping):
-            yield from all_keys(value, f"{prefix}{key}.")
+            yield from nodes(value, f"{prefix}{key}.")
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every dotted key that holds a value (an empty mapping is one), with the value."""
+    return {key: value for key, value in nodes(config) if not (isinstance(value, Mapping) and value)}
 
 
 def apply(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -40,8 +36,7 @@ def apply(config: Config, changes: Mapping[str, Any]) -> Config:
     Raises:
         UserError: a key that `config` does not have.
     """
-    tree = OmegaConf.create(config)
-    known = set(all_keys(config))
+    tree, known = OmegaConf.create(config), dict(nodes(config))
     for key, value in changes.items():
         if key not in known:
             raise UserError(unknown_key(key, config))
@@ -76,7 +71,7 @@ def to_yaml(config: Mapping[str, Any]) -> str:
 
 def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     """The message for a key that `known` lacks, with the nearest one that it has."""
-    keys = [one for one in all_keys(known) if not one.startswith("sweep.space.")]
+    keys = [one for one, _ in nodes(known) if not one.startswith("sweep.space.")]
     if key in keys:  # the key exists, so the mistake is in the value typed for it
         inside = [one.removeprefix(f"{key}.") for one in keys if one.startswith(f"{key}.") and "._" not in one]
         return f"{key} has nothing of the name typed inside it; expected some of {', '.join(inside)}."
@@ -84,19 +79,16 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     return f"{key} is not a setting; " + (f"did you mean {near[0]}?" if near else "see --help for the settings.")
 
 
-def current_targets(config: Mapping[str, Any]) -> Config:
-    """A copy in which `_target_`s of earlier versions have their present names; for configurations read from a file."""
-    return _with_targets(config, RENAMED)
+def current_targets(value: Any, names: Mapping[str, str] = RENAMED) -> Any:
+    """A copy of a configuration from a file, in which `_target_`s of earlier versions have their present `names`."""
+    if isinstance(value, Mapping):
+        return {
+            key: names.get(str(item), item) if key == "_target_" else current_targets(item, names)
+            for key, item in value.items()
+        }
+    return [current_targets(item, names) for item in value] if isinstance(value, list) else value
 
 
 def original_targets(config: Mapping[str, Any]) -> Config:
     """A copy in which `_target_`s have the names of the first version: what a hash of a configuration is made from."""
-    return _with_targets(config, {new: old for old, new in RENAMED.items()})
-
-
-def _with_targets(value: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(value, Mapping):
-        copy = {key: _with_targets(item, names) for key, item in value.items()}
-        target = copy.get("_target_")
-        return copy | {"_target_": names.get(target, target)} if isinstance(target, str) else copy
-    return [_with_targets(item, names) for item in value] if isinstance(value, list) else value
+    return current_targets(config, {new: old for old, new in RENAMED.items()})
