@@ -65,11 +65,7 @@ def commands() -> list[str]:
 
 
 def command(name: str) -> ModuleType:
-    """The module of a subcommand.
-
-    Raises:
-        UserError: there is none of that name.
-    """
+    """The module of a subcommand; a `UserError` says that there is none of that name."""
     known = commands()
     if name in known:
         return import_module(f"{__name__}.{name}")
@@ -81,11 +77,7 @@ def command(name: str) -> ModuleType:
 
 
 def parse(module: ModuleType, typed: Sequence[str]) -> tuple[list[str], dict[str, bool]]:
-    """A subcommand's arguments that are no options, and its options; `--config-dir` adds a folder to `ccsi.config`.
-
-    Raises:
-        UserError: an unknown option, or a bad `--config-dir`.
-    """
+    """A subcommand's arguments that are no options, and its options; `--config-dir` adds a folder to `ccsi.config`."""
     names = {f"--{name.replace('_', '-')}": name for name in list(inspect.signature(module.main).parameters)[1:]}
     known = ["--help", *names, *(["--config-dir"] if hasattr(module, "CONFIG") else [])]
     arguments, options, rest = list[str](), dict[str, bool](), iter(typed)

@@ -31,11 +31,7 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def apply(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A copy of `config` with dotted keys set; every key must exist already.
-
-    Raises:
-        UserError: a key that `config` does not have.
-    """
+    """A copy of `config` with dotted keys set; every key must exist already."""
     tree, known = OmegaConf.create(config), dict(nodes(config))
     for key, value in changes.items():
         if key not in known:
@@ -53,11 +49,7 @@ def plain(tree: Any, resolve: bool = False) -> Config:
 
 
 def read(path: Path, resolve: bool = False) -> Config:
-    """The configuration in a YAML file, with the present names of targets.
-
-    Raises:
-        UserError: the file cannot be read as one.
-    """
+    """The configuration in a YAML file, with the present names of targets."""
     try:
         return current_targets(plain(OmegaConf.load(path), resolve))
     except (OSError, TypeError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:

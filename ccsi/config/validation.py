@@ -29,13 +29,10 @@ BOUNDS = {annotated_types.Ge: ">=", annotated_types.Gt: ">", annotated_types.Le:
 
 
 def check(node: Mapping[str, Any], prefix: str = "", wanted: Any = Any) -> None:
-    """Check every value in a node against the type hints of the callable it is for.
+    """Raise for the first key, missing value, type or range that does not fit the type hints of a node's `_target_`.
 
     Args:
         prefix: the node's own key, with a dot behind it. wanted: the type hint of what the node stands for.
-
-    Raises:
-        UserError: the first wrong key, missing value, type or range, with the full key.
     """
     try:
         target = target_of(node)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 METHODS = (DOCS / "methods.md").read_text()
-LEARNERS = config.choices("learner")
+LEARNERS = list(config.choices("learner"))
 SHARED = ("budget", "generation", "synthesis")
 """Groups composed into several learners, whose defaults stand once on the page."""
 
