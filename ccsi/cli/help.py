@@ -77,12 +77,10 @@ def describe_choices(selected: Mapping[str, str], name: str) -> str:
             parts.append("\n".join([f"Settings, as {group}={choice} sets them:", *describe_keys(node, group)]))
         else:
             others = [f"{key}={value}" for key, value in selected.items() if key != group]
-            old, new = config.flat(config.load(others, name)), config.flat(tree)
-            changed = [
-                key for key in new if (key not in old or new[key] != old[key]) and not re.search(r"\b_\w+$", key)
-            ]
-            lines = [wrapped(f"{key}={config.shown(new[key])}", 2, 6) for key in changed]
-            parts.append("\n".join([f"What {group}={choice} changes:", *lines]))
+            old = config.flat(config.load(others, name))
+            changed = {key: value for key, value in config.flat(tree).items() if key not in old or old[key] != value}
+            shown = [f"{key}={config.shown(changed[key])}" for key in changed if not re.search(r"\b_\w+$", key)]
+            parts.append("\n".join([f"What {group}={choice} changes:", *(wrapped(line, 2, 6) for line in shown)]))
     return "\n\n".join(part for part in parts if part)
 
 
