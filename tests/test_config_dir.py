@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny_run import ANY_LEARNER
 
-import ccsi.cli.help
+import ccsi.cli
 import ccsi.config
 import ccsi.config.compose
 from ccsi.errors import UserError
@@ -70,10 +70,12 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     return top
 
 
-def test_a_tracker_and_a_learner_from_outside_the_package(folder: Path, tmp_path: Path) -> None:
+def test_a_tracker_and_a_learner_from_outside_the_package(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "counting" in ccsi.config.choices("tracking") and "slow_start" in ccsi.config.choices("learner")
     assert "mine/tiny" in ccsi.config.choices("experiment") and "quick/digits" in ccsi.config.choices("experiment")
-    assert "slow_start" in ccsi.cli.help.groups("config")
+    assert ccsi.cli.main(["run", "--help"]) == 0 and "slow_start" in capsys.readouterr().out
     tree = ccsi.config.load([*ANY_LEARNER, "tracking=counting", "experiment=mine/tiny", f"run_dir='{tmp_path}/run'"])
     assert (tree["name"], tree["training"]["epochs"]) == ("digits-slow_start", 1)
     assert list(tree["tracking"]) == ["_target_", "wandb", "console", "count"]

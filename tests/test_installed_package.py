@@ -85,7 +85,7 @@ def test_an_installed_package_can_do_all(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    code = "import ccsi; from ccsi import config; print(ccsi.__file__, config.config_dir(), config.choices('learner'))"
+    code = "import ccsi; from ccsi import config; print(ccsi.__file__, config.config_dir(), *config.choices('learner'))"
     assert typed("python", "-c", code).count(str(tmp_path / "fresh")) == 2
     assert "ccsi COMMAND" in typed("ccsi", "--help") and typed("ccsi", "--version") == "ccsi 0.1.0\n"
     help_of_ewc = typed("ccsi", "run", "learner=ewc", "--help")

@@ -1,7 +1,13 @@
 """What there is; the same as --help.
 
-What a learner, a data set or a network is, and its settings, is taken from the docstring and the type hints of the
-object that its configuration names, so that it cannot drift from what is checked and done.
+Data-free class-incremental learning: CCSI and its rivals on one protocol.
+
+  ccsi COMMAND [key=value …] [options]
+
+Commands:
+{commands}
+
+ccsi COMMAND --help explains a command, ccsi run learner=ewc --help a learner.
 """
 
 import inspect
@@ -10,39 +16,36 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
-from itertools import takewhile
-from typing import Any, get_type_hints
+from itertools import pairwise
+from typing import Any
 
-from ccsi.cli._options import Options
-
+EXPECTED = "a command"
 WIDTH = 80
 
-OVERVIEW = """\
-Data-free class-incremental learning: CCSI and its rivals on one protocol.
 
-  ccsi COMMAND [key=value …] [options]
-
-Commands:
-{commands}
-
-ccsi COMMAND --help explains a command, ccsi run learner=ewc --help a learner."""
-
-
-def main(arguments: Sequence[str]) -> int:
-    """`ccsi help`: what there is. `ccsi help COMMAND …` is `ccsi COMMAND … --help`."""
+def main(arguments: Sequence[str]) -> None:
+    """Print help of what `arguments` name: a subcommand, or choices of its groups behind it."""
     from ccsi import cli
 
-    named = [argument for argument in arguments if argument not in ("-h", "--help")]
-    if named and named[0] != "help":
-        code: int = cli.command(named[0]).main([*named[1:], "--help"])
-        return code
-    lines = [(name, (cli.command(name).__doc__ or "").partition("\n")[0]) for name in cli.commands()]
-    show(OVERVIEW.format(commands="\n".join(wrapped(f"{name:<8} {line}", 2, 11) for name, line in lines)))
-    return 0
+    name, *overrides = arguments
+    module = cli.command(name)
+    text = (module.__doc__ or "").strip()
+    text = text.partition("\n\n")[2] or text
+    if name == "help":
+        rows = {command: (cli.command(command).__doc__ or "").partition("\n")[0] for command in cli.commands()}
+        text = text.replace("{commands}", table(rows, 8))
+    if config_name := getattr(module, "CONFIG", None):
+        from ccsi import config
+
+        groups = config.groups(config_name)
+        typed = [override.split("=", 1) for override in overrides if "=" in override]
+        selected = {key: choice for key, choice in typed if key in groups and choice in config.choices(key)}
+        rows = {group: ", ".join(config.choices(group)) for group in groups}
+        text = describe_choices(selected, config_name) if selected else text.replace("{groups}", table(rows, 11))
+    print_text(text)
 
 
-def show(text: str) -> None:
+def print_text(text: str) -> None:
     """Print text that may be long: a reader such as `head` may close the pipe."""
     try:
         print(text, flush=True)
@@ -50,150 +53,82 @@ def show(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its exit
 
 
-def page(text: str, name: str, options: Options) -> str:
-    """A subcommand's help: of the choices of groups among its overrides, or, without any, `text`.
+def table(rows: Mapping[str, str], width: int) -> str:
+    """Names in a column of `width` signs, and what is said of each."""
+    return "\n".join(wrapped(f"{name:{width}} {words}", 2, width + 3) for name, words in rows.items())
 
-    Args:
-        text: the subcommand's own, with a place for `groups`. name: of its tree, `configs/<name>.yaml`.
-        options: its command line.
-    """
+
+def describe_choices(selected: Mapping[str, str], name: str) -> str:
+    """What each choice by group is: its file's first comment, then its object, or what it changes in configs/<name>."""
     from ccsi import config
 
-    typed = dict(override.split("=", 1) for override in options.overrides if "=" in override)
-    chosen = {group: choice for group, choice in typed.items() if choice in known_choices(group, name)}
-    if not chosen:
-        return text.format(groups=groups(name))
-    tree = config.load([f"{group}={choice}" for group, choice in chosen.items()], name)
+    tree = config.load([f"{group}={choice}" for group, choice in selected.items()], name)
     parts = []
-    for group, choice in chosen.items():
-        parts += [f"{group}={choice}", wrapped(leading_comment(group, choice, options))]
-        if isinstance(tree.get(group), Mapping) and "_target_" in tree[group]:
-            parts += describe_choice(group, choice, tree[group])
+    for group, choice in selected.items():
+        comment = re.split(r"(?m)^[^#]", config.choices(group)[choice].read_text(), maxsplit=1)[0]
+        parts += [f"{group}={choice}", wrapped(re.sub(r"(?m)^[# ]+(@package.*)?", "", comment))]
+        node = tree.get(group)
+        if isinstance(node, Mapping) and "_target_" in node:
+            target = config.target_of(node)
+            parts += [part if part.startswith("    ") else wrapped(part) for part in description(target)]
+            buffers = [kind for kind in getattr(target, "stored_buffers", {}).values() if kind]
+            facts = {"Keeps of real data": buffers, "Permissions": getattr(target, "permissions", ())}
+            parts += [wrapped(f"{fact}: {', '.join(words)}.") for fact, words in facts.items() if words]
+            parts.append("\n".join([f"Settings, as {group}={choice} sets them:", *describe_keys(node, group)]))
         else:
-            rest = [f"{other}={its}" for other, its in chosen.items() if other != group]
-            parts.append(describe_changes(group, choice, config.load(rest, name), tree))
+            others = [f"{key}={value}" for key, value in selected.items() if key != group]
+            old = config.flat(config.load(others, name))
+            changed = {key: value for key, value in config.flat(tree).items() if key not in old or old[key] != value}
+            shown = [f"{key}={config.shown(changed[key])}" for key in changed if not re.search(r"\b_\w+$", key)]
+            parts.append("\n".join([f"What {group}={choice} changes:", *(wrapped(line, 2, 6) for line in shown)]))
     return "\n\n".join(part for part in parts if part)
 
 
-def known_choices(group: str, name: str) -> list[str]:
-    """What `group` can be set to under `configs/<name>.yaml`; nothing, if it is no group there."""
+def describe_keys(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """Lines about the keys of a node: value, type and range, what it does; then those of the nodes in it."""
     from ccsi import config
 
-    return config.choices(group) if group in config.groups(name) else []
-
-
-def groups(name: str) -> str:
-    """The groups of `configs/<name>.yaml` and their choices, wrapped."""
-    from ccsi import config
-
-    return "\n".join(wrapped(f"{group:11} {', '.join(config.choices(group))}", 2, 14) for group in config.groups(name))
-
-
-def describe_choice(group: str, choice: str, node: Mapping[str, Any]) -> list[str]:
-    """What `group=choice` is: its class's docstring, and its keys in the composed `node`."""
-    target = target_of(node)
-    keys = "\n".join([f"Settings, as {group}={choice} sets them:", *settings(node, group)])
-    return [*(part if part.startswith("    ") else wrapped(part) for part in description(target)), *kept(target), keys]
-
-
-def describe_changes(group: str, choice: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """What `group=choice`, which is no object of its own, changes in the composed tree."""
-    from ccsi import config
-
-    old, new = config.flat(before), config.flat(after)
-    changed = [key for key in new if key not in old or new[key] != old[key]]
-    lines = [f"{key}={config.shown(new[key])}" for key in changed if not key.rpartition(".")[2].startswith("_")]
-    return "\n".join([f"What {group}={choice} changes:", *(wrapped(line, 2, 6) for line in lines)])
-
-
-def leading_comment(group: str, choice: str, options: Options) -> str:
-    """The comment a choice's file begins with, as one paragraph."""
-    from ccsi import config
-
-    folders = [config.config_dir(), *options.config_dirs]
-    (file, *_) = [
-        folder / group / f"{choice}.yaml" for folder in folders if (folder / group / f"{choice}.yaml").exists()
-    ]
-    lines = takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
-    return " ".join(line.lstrip("# ") for line in lines if not line.startswith("# @package"))
-
-
-def target_of(node: Mapping[str, Any]) -> Any:
-    """The callable that a node of the tree is for."""
-    module, _, attribute = str(node["_target_"]).rpartition(".")
-    return getattr(import_module(module), attribute)
+    target = config.target_of(node)
+    hints, words = config.signature_of(target)[0], documented(target)
+    inner = {key: value for key, value in node.items() if isinstance(value, Mapping) and "_target_" in value}
+    own = [key for key in node if not key.startswith("_") and key not in inner]
+    for key, following in pairwise([*own, ""]):
+        value = "…  required;" if node[key] == "???" else f"{config.shown(node[key])} "
+        yield wrapped(f"{prefix}.{key}={value} {config.describe(hints.get(key, Any))}", 2, 6)
+        if key in words and words[key] != words.get(following):  # what is said of several is said once
+            yield wrapped(words[key], 6, 6)
+    for key, child in inner.items():
+        first = (description(config.target_of(child)) or [""])[0]
+        yield "\n" + wrapped(f"{prefix}.{key}: {first}", 2, 4)
+        yield from describe_keys(child, f"{prefix}.{key}")
 
 
 def description(target: Any) -> list[str]:
     """The paragraphs of a docstring before its sections."""
     text = inspect.cleandoc(target.__doc__ or "")
-    text = re.split(r"^(?:Args|Attributes|Returns|Raises|Source):", text, maxsplit=1, flags=re.MULTILINE)[0]
+    text = re.split(r"(?m)^(?:Args|Attributes|Returns|Raises|Source):", text, maxsplit=1)[0]
     return [paragraph.rstrip() for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
-def kept(target: Any) -> list[str]:
-    """What a learner keeps of real data, and what it is allowed beyond its tasks' own images, if declared."""
-    kinds = [kind for kind in getattr(target, "stored_buffers", {}).values() if kind]
-    permissions = getattr(target, "permissions", ())
-    lines = [wrapped(f"Keeps of real data: {', '.join(kinds)}.")] if kinds else []
-    return lines + (
-        [f"Permissions: {', '.join(permissions)}."] if isinstance(permissions, tuple) and permissions else []
-    )
+def documented(target: Any) -> dict[str, str]:
+    """What the `Args:` of a docstring, and of those of a class's bases, say of the parameters of `target`.
 
-
-def settings(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    """Lines about the keys of a node: value, type and range, what it does; then those of the nodes in it."""
+    An entry is `name: words` or `one, other: words`; several may stand in a line.
+    """
     from ccsi import config
 
-    hints = hints_of(target_of(node))
-    words = documented(target_of(node), hints)
-    inner = {key: value for key, value in node.items() if isinstance(value, Mapping) and "_target_" in value}
-    own = [key for key in node if not key.startswith("_") and key not in inner]
-    for key, following in zip(own, [*own[1:], ""], strict=bool(own)):
-        kind = config.describe(hints[key]) if key in hints else "anything"
-        shown = "…" if node[key] == "???" else config.shown(node[key])
-        yield wrapped(f"{prefix}.{key}={shown}  {'required; ' if shown == '…' else ''}{kind}", 2, 6)
-        if key in words and words[key] != words.get(following):  # what is said of several is said once
-            yield wrapped(words[key], 6, 6)
-    for key, value in inner.items():
-        first = (description(target_of(value)) or [""])[0]
-        yield ""
-        yield wrapped(f"{prefix}.{key}: {first}", 2, 4)
-        yield from settings(value, f"{prefix}.{key}")
-
-
-def hints_of(target: Any) -> dict[str, Any]:
-    """The type hints of what a callable takes, by name, with their ranges."""
-    return get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
-
-
-def documented(target: Any, names: Mapping[str, Any]) -> dict[str, str]:
-    """What the docstring's `Args:` sections say of each of `names`; a class's bases are asked after itself."""
+    one = "|".join(config.signature_of(target)[0])
     found: dict[str, str] = {}
-    for owner in inspect.getmro(target) if inspect.isclass(target) else (target,):
-        text = inspect.cleandoc(owner.__doc__ or "")
-        for section in re.findall(r"^Args:\n((?:[ ]+.*\n?|\n)*)", text, flags=re.MULTILINE):
-            for key, words in entries(section, names).items():
-                found.setdefault(key, words)
-    return found
-
-
-def entries(section: str, names: Mapping[str, Any]) -> dict[str, str]:
-    """The entries `name: words` or `one, other: words` of an `Args:` section, several in a line too."""
-    one = "|".join(map(re.escape, names))
-    found: dict[str, str] = {}
-    heads = list(re.finditer(rf"(?:(?<=\n)|^|(?<=[.;]\s))\s*((?:{one})(?:, (?:{one}))*):\s", section)) if one else []
-    ends = [head.start() for head in heads[1:]] + [len(section)]
-    for head, end in zip(heads, ends, strict=bool(heads)):
-        words = " ".join(section[head.end() : end].split()).rstrip(";")
-        found |= dict.fromkeys(head[1].split(", "), words)
+    for owner in reversed(getattr(target, "__mro__", (target,))):
+        for section in re.findall(r"(?m)^Args:\n((?:[ ]+.*\n?|\n)*)", inspect.cleandoc(owner.__doc__ or "")):
+            _, *parts = re.split(rf"(?:(?<=\n)|^|(?<=[.;]\s))\s*((?:{one})(?:, (?:{one}))*):\s", section)
+            for names, words in zip(parts[::2], parts[1::2], strict=True):
+                found |= dict.fromkeys(names.split(", "), " ".join(words.split()).rstrip(";"))
     return found
 
 
 def wrapped(text: str, indent: int = 0, rest: int = 0) -> str:
     """Text in lines of at most `WIDTH` signs: the first indented by `indent`, the others by `rest`."""
     whole = re.sub(r"([<>]=?) (?=\d)", "\\1\N{NO-BREAK SPACE}", text if indent else " ".join(text.split()))
-    lines = textwrap.wrap(
-        whole, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * rest, break_on_hyphens=False
-    )
-    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+    wrapper = textwrap.TextWrapper(WIDTH, " " * indent, " " * rest, break_on_hyphens=False)
+    return wrapper.fill(whole).replace("\N{NO-BREAK SPACE}", " ")

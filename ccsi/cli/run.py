@@ -1,13 +1,5 @@
-"""One run, from data to a folder of results."""
+"""One run, from data to a folder of results.
 
-from collections.abc import Sequence
-
-from ccsi.cli import _options
-from ccsi.cli.help import page, show
-
-RESUME = "the same command resumes from the last checkpoint"
-
-HELP = """\
 One run of class-incremental learning, from data to a folder of results.
 
   ccsi run dataset=digits learner=ccsi     a run; the same command resumes it
@@ -27,7 +19,7 @@ Groups (choose with group=name):
 Common settings (key=value):
   dataset.path=FILE  dataset.root=FOLDER  dataset.max_per_class=N
   dataset.size=32  dataset.fit=pad|resize
-  scenario.classes_per_task=2|[3,2,2]|{{first:4,increment:2}}
+  scenario.classes_per_task=2|[3,2,2]|{first:4,increment:2}
   scenario.class_order=natural|shuffle|[1,0,…]
   model.norm=cn|batch  model.groups=8
   learner.synthesis.iterations=N  learner.synthesis.per_class=N
@@ -37,20 +29,19 @@ Common settings (key=value):
   device=auto|cpu|cuda  threads=N  seed=N  run_dir=FOLDER  report=true|false
   tracking.wandb.mode=disabled|offline|online
   tracking.console.quiet=true
-All settings: add --show."""
+All settings: add --show.
+"""
+
+RESUME = "the same command resumes from the last checkpoint"
+CONFIG = "config"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run with `arguments`; returns the exit code."""
-    options = _options.parse(arguments, flags=("--show",))
-    if options.help:
-        show(page(HELP, "config", options))
-        return 0
+def main(arguments: list[str], show: bool = False) -> None:
+    """Run with `arguments`, or only show the configuration."""
     from ccsi import config
 
-    settings = config.from_arguments(options.overrides)
-    if "--show" in options.flags:
-        print(config.to_yaml(settings), end="")
-        return 0
-    config.build(settings)()
-    return 0
+    composed = config.from_arguments(arguments)
+    if show:
+        print(config.to_yaml(composed), end="")
+    else:
+        config.build(composed)()

@@ -1,27 +1,18 @@
-"""Many runs on Ray: a search on val, then the best on fresh seeds, then tables."""
+"""Many runs on Ray: a search on val, then the best on fresh seeds, then tables.
 
-from collections.abc import Sequence
-from textwrap import fill
-
-from ccsi.cli import _options
-from ccsi.cli.help import page, show
-
-RESUME = "resume it with ccsi sweep resume=FOLDER"
-
-HELP = """\
 A sweep: a search on tuning seeds by val accuracy; the best configs run again on
 fresh seeds, and only these are reported.
 
   ccsi sweep                          the default sweep, on digits
   ccsi sweep dataset=folder dataset.path=my_images sweep.num_samples=20
-  ccsi sweep 'sweep.space={{learner.w_idc: {{choice: [0, 1]}}}}'
+  ccsi sweep 'sweep.space={learner.w_idc: {choice: [0, 1]}}'
   ccsi sweep experiment=rivals/digits every learner, tuned alike, in one table
   ccsi sweep resume=FOLDER            resume an interrupted sweep (or a URL)
 
 The sweep (key=value):
-  sweep.space={{KEY: {{choice: [a, b]}}, KEY: {{loguniform: [low, high]}}}}
+  sweep.space={KEY: {choice: [a, b]}, KEY: {loguniform: [low, high]}}
       KEY is any key of a run's configuration, or a group (learner). Also grid,
-      uniform, randint. {{each: {{ccsi: {{KEY: …}}, lwf: null}}}} for the key learner
+      uniform, randint. {each: {ccsi: {KEY: …}, lwf: null}} for the key learner
       gives each learner a space of its own (sweep=rivals)
   sweep.search=random|grid|optuna  sweep.num_samples=N  sweep.seed=N
   sweep.scheduler=none|asha|median
@@ -48,32 +39,31 @@ Options:
   --config-dir DIR  a folder of configs beside the package's own
 
 Everything else is a setting of the runs: see ccsi run --help. Groups:
-{groups}"""
+{groups}
+"""
+
+import sys
+from textwrap import fill
+
+from ccsi.cli.help import print_text
+
+RESUME = "resume it with ccsi sweep resume=FOLDER"
+CONFIG = "sweep"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Sweep with `arguments`; returns the exit code.
-
-    0: done. 1: interrupted by an error, no figures, or a reported trial lacks seeds. 130: interrupted by Ctrl-C.
-    """
-    options = _options.parse(arguments, ["--dry-run", "--show"])
-    if options.help:
-        show(page(HELP, "sweep", options))
-        return 0
+def main(arguments: list[str], dry_run: bool = False, show: bool = False) -> int:
+    """Sweep with `arguments`; returns the exit code, see `run_sweep`."""
     from rich.console import Console
 
     from ccsi.sweep.driver import debug, run_sweep
     from ccsi.sweep.folder import open_sweep, resolve
     from ccsi.sweep.plan import describe_plan
 
-    if options.flags & {"--dry-run", "--show"}:
-        definition = resolve(options.overrides, fetch=False)
+    if dry_run or show:
+        definition = resolve(arguments, fetch=False)
         plan = (fill(line, 80, subsequent_indent="    ") for line in describe_plan(definition))
-        show(definition.dump() if "--show" in options.flags else "\n".join(plan))
+        print_text(definition.dump() if show else "\n".join(plan))
         return 0
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # a log file has room for a table
-    with open_sweep(options.overrides) as definition:
+    console = Console(width=None if sys.stdout.isatty() else 120)  # a log file has room for a table
+    with open_sweep(arguments) as definition:
         return debug(definition, console) if definition.sweep.debug else run_sweep(definition, console)

@@ -1,14 +1,5 @@
-"""One run shared by several workers, on this machine or a cluster (Ray Train)."""
+"""One run shared by several workers, on this machine or a cluster (Ray Train).
 
-import sys
-from collections.abc import Sequence
-
-from ccsi.cli import _options
-from ccsi.cli.help import page, show
-
-RESUME = "the same command resumes from the last checkpoint"
-
-HELP = """\
 One run shared by several workers, on this machine or on a cluster (Ray Train).
 
   ccsi train workers=2                two workers on this machine's CPUs
@@ -29,20 +20,22 @@ Options:
   --config-dir DIR  a folder of configs beside the package's own
 
 Groups:
-{groups}"""
+{groups}
+"""
+
+import sys
+
+RESUME = "the same command resumes from the last checkpoint"
+CONFIG = "train"
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Train with `arguments`; returns the exit code: 0 done, 1 interrupted by an error."""
-    options = _options.parse(arguments)
-    if options.help:
-        show(page(HELP, "train", options))
-        return 0
     from ccsi.sweep.recorder import SweepInterruptedError
     from ccsi.sweep.train import train
 
     try:
-        train(options.overrides)
+        train(arguments)
     except SweepInterruptedError as error:
         print(f"ccsi: interrupted: {error}; {RESUME}.", file=sys.stderr)
         return 1

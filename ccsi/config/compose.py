@@ -30,18 +30,15 @@ ADDED: list[Path] = []
 def config_dir() -> Path:
     """The folder of the config tree: `configs/` of the checkout, or its copy in an installed package."""
     checkout = Path(__file__).resolve().parents[2]
-    is_checkout = (checkout / "pyproject.toml").is_file() and (checkout / "configs" / "config.yaml").is_file()
-    return checkout / "configs" if is_checkout else Path(str(files("ccsi.configs")))
+    if (checkout / "pyproject.toml").is_file() and (checkout / "configs" / "config.yaml").is_file():
+        return checkout / "configs"
+    return Path(str(files("ccsi.configs")))
 
 
 def add_config_dir(path: Path) -> None:
     """Extend the config groups by the files in `path`: `tracking/mine.yaml`, `learner/mine.yaml`, `experiment/…`.
 
-    What they name as `_target_` is imported from there too: the folder is appended to `sys.path`, after the installed
-    packages.
-
-    Raises:
-        UserError: `path` is no folder, or holds an option that configs/ has already.
+    What they name as `_target_` is imported from there too: the folder is appended to `sys.path`.
     """
     folder = path.expanduser().resolve()
     if not folder.is_dir():
@@ -55,23 +52,19 @@ def add_config_dir(path: Path) -> None:
 
 
 def is_group(key: str) -> bool:
-    """Whether a key is chosen as a whole from the files of a folder: `dataset`, `learner`, …"""
+    """Whether a key is set as a whole from the files of a folder: `dataset`, `learner`, …"""
     return (config_dir() / key).is_dir()
 
 
-def choices(group: str) -> list[str]:
-    """What a group can be set to; a file called `common` is only a part of its neighbours."""
+def choices(group: str) -> dict[str, Path]:
+    """What a group can be set to, and the file of each; one called `common` is only a part of its neighbours."""
     folders = [folder / group for folder in (config_dir(), *ADDED)]
     found = {path: folder for folder in folders for path in folder.rglob("*.yaml") if path.stem != "common"}
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path, folder in found.items())
+    return dict(sorted((str(path.relative_to(folder).with_suffix("")), path) for path, folder in found.items()))
 
 
 def load(overrides: Sequence[str], name: str = "config") -> Config:
-    """Compose `configs/<name>.yaml` with `overrides` (Hydra's syntax) into a plain, resolved dict.
-
-    Raises:
-        UserError: an unknown key or group, or an override that cannot be parsed.
-    """
+    """Compose `configs/<name>.yaml` with `overrides` (Hydra's syntax) into a plain, resolved dict."""
     for override in parse(overrides):
         if name != "sweep" and override.key_or_group.partition(".")[0] == "sweep":
             raise UserError(f"{override.input_line}: expected no setting of sweeps; they are for ccsi sweep.")
@@ -85,24 +78,17 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
     with initialize_config_dir(str(config_dir()), version_base=None):
         try:
             cfg = compose(name, overrides=[*overrides, *search], return_hydra_config=True)
-            chosen = cfg.hydra.runtime.choices
-            OmegaConf.set_struct(cfg, False)
-            del cfg["hydra"]
-            if "name" in cfg and cfg.name is None:
-                cfg.name = f"{chosen.dataset}-{chosen.learner}"
-            if name != "sweep":  # what an experiment says of sweeps
-                cfg.pop("sweep", None)
-            return plain(cfg, resolve=True)
+            left_out = ("hydra",) if name == "sweep" else ("hydra", "sweep")  # what an experiment says of sweeps
+            tree = OmegaConf.masked_copy(cfg, list(set(cfg) - set(left_out)))
+            if tree.get("name", "") is None:
+                tree.name = "{dataset}-{learner}".format(**cfg.hydra.runtime.choices)
+            return plain(tree, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error, overrides, name)) from error
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Overrides in Hydra's syntax, one value each.
-
-    Raises:
-        UserError: one that cannot be read, or has several values.
-    """
+    """Overrides in Hydra's syntax, one value each."""
     parsed = []
     for text in overrides:
         try:
@@ -117,11 +103,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def build(config: Config) -> Any:
-    """Check `config` and make the objects: for a run's config, `ccsi.experiment.run` ready to be called.
-
-    Raises:
-        UserError: see `check`.
-    """
+    """Check `config` and make the objects: for a run's config, `ccsi.experiment.run` ready to be called."""
     check(config)
     try:
         made = instantiate(config, _convert_="all")
@@ -155,21 +137,14 @@ def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
 
 
 def from_arguments(arguments: Sequence[str], name: str = "config") -> Config:
-    """The configuration a command line asks for: overrides, or a complete .yaml file first and changes to it.
-
-    Raises:
-        UserError: see `load`; also a file that cannot be read, or changes to it that are not key=value.
-    """
-    files_given = [a for a in arguments if "=" not in a and a.endswith((".yaml", ".yml"))]
-    if not files_given:
+    """The configuration a command line asks for: overrides, or a complete .yaml file and changes to it."""
+    paths = [a for a in arguments if "=" not in a and a.endswith((".yaml", ".yml"))]
+    if not paths:
         return load(arguments, name)
-    changes = [a for a in arguments if a not in files_given]
-    config = read(Path(files_given[0]), resolve=True)
-    if len(files_given) > 1 or "_target_" not in config:
-        raise UserError(
-            f"{files_given[-1]}: expected one file with a run's complete configuration, as --show prints it."
-        )
-    return apply(config, {o.key_or_group: o.value() for o in parse(changes)})
+    config = read(Path(paths[0]), resolve=True)
+    if len(paths) > 1 or "_target_" not in config:
+        raise UserError(f"{paths[-1]}: expected one file with a run's complete configuration, as --show prints it.")
+    return apply(config, {o.key_or_group: o.value() for o in parse([a for a in arguments if a not in paths])})
 
 
 def groups(name: str = "config") -> list[str]:

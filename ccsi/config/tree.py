@@ -20,31 +20,22 @@ RENAMED = {
 """`_target_`s, and parameters of a target, that files of earlier versions hold, and what each is called now."""
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every dotted key that holds a value, with the value."""
-    leaves: dict[str, Any] = {}
+def nodes(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key, whether it holds a value or other keys, and what it holds."""
     for key, value in config.items():
-        inner = isinstance(value, Mapping) and value
-        leaves |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return leaves
-
-
-def all_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every dotted key, whether it holds a value or other keys."""
-    for key, value in config.items():
-        yield f"{prefix}{key}"
+        yield f"{prefix}{key}", value
         if isinstance(value, Mapping):
-            yield from all_keys(value, f"{prefix}{key}.")
+            yield from nodes(value, f"{prefix}{key}.")
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every dotted key that holds a value (an empty mapping is one), with the value."""
+    return {key: value for key, value in nodes(config) if not (isinstance(value, Mapping) and value)}
 
 
 def apply(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A copy of `config` with dotted keys set; every key must exist already.
-
-    Raises:
-        UserError: a key that `config` does not have.
-    """
-    tree = OmegaConf.create(config)
-    known = set(all_keys(config))
+    """A copy of `config` with dotted keys set; every key must exist already."""
+    tree, known = OmegaConf.create(config), dict(nodes(config))
     for key, value in changes.items():
         if key not in known:
             raise UserError(unknown_key(key, config))
@@ -61,11 +52,7 @@ def plain(tree: Any, resolve: bool = False) -> Config:
 
 
 def read(path: Path, resolve: bool = False) -> Config:
-    """The configuration in a YAML file, with the present names of targets.
-
-    Raises:
-        UserError: the file cannot be read as one.
-    """
+    """The configuration in a YAML file, with the present names of targets."""
     try:
         return current_targets(plain(OmegaConf.load(path), resolve))
     except (OSError, TypeError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
@@ -79,7 +66,7 @@ def to_yaml(config: Mapping[str, Any]) -> str:
 
 def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     """The message for a key that `known` lacks, with the nearest one that it has."""
-    keys = [one for one in all_keys(known) if not one.startswith("sweep.space.")]
+    keys = [one for one, _ in nodes(known) if not one.startswith("sweep.space.")]
     if key in keys:  # the key exists, so the mistake is in the value typed for it
         inside = [one.removeprefix(f"{key}.") for one in keys if one.startswith(f"{key}.") and "._" not in one]
         return f"{key} has nothing of the name typed inside it; expected some of {', '.join(inside)}."
@@ -87,20 +74,18 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     return f"{key} is not a setting; " + (f"did you mean {near[0]}?" if near else "see --help for the settings.")
 
 
-def current_targets(config: Mapping[str, Any]) -> Config:
-    """A copy in which `_target_`s of earlier versions have their present names; for configurations read from a file."""
-    return _with_targets(config, RENAMED)
+def current_targets(value: Any, names: Mapping[str, str] = RENAMED) -> Any:
+    """A copy of a configuration from a file, in which targets of earlier versions and their keys have present `names`."""
+    if isinstance(value, list):
+        return [current_targets(item, names) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    target = str(value.get("_target_"))
+    keys = {key: names.get(f"{target}.{key}", key).removeprefix(f"{target}.") for key in value}
+    copy = {keys[key]: current_targets(item, names) for key, item in value.items()}
+    return copy | ({"_target_": names[target]} if target in names else {})
 
 
-def original_targets(config: Mapping[str, Any]) -> Config:
+def original_targets(config: Mapping[str, Any]) -> Any:
     """A copy in which `_target_`s have the names of the first version: what a hash of a configuration is made from."""
-    return _with_targets(config, {new: old for old, new in RENAMED.items()})
-
-
-def _with_targets(value: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(value, Mapping):
-        target = value.get("_target_")
-        keys = {key: names.get(f"{target}.{key}", key).removeprefix(f"{target}.") for key in value}
-        copy = {keys[key]: _with_targets(item, names) for key, item in value.items()}
-        return copy | {"_target_": names.get(target, target)} if isinstance(target, str) else copy
-    return [_with_targets(item, names) for item in value] if isinstance(value, list) else value
+    return current_targets(config, {new: old for old, new in RENAMED.items()})

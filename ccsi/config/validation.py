@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any, Literal, Union
@@ -13,28 +13,29 @@ import annotated_types
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict  # typing's own does not recognise those of typing_extensions
 
-from ccsi.config.tree import Config, unknown_key
+from ccsi.config.tree import unknown_key
 from ccsi.errors import UserError
 
-WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+    Any: "anything",
+}
 """Types that a value is written as, and their names in a message."""
 BOUNDS = {annotated_types.Ge: ">=", annotated_types.Gt: ">", annotated_types.Le: "<=", annotated_types.Lt: "<"}
 
 
-def check(config: Config) -> None:
-    """Check every value against the type hints of the callable it is for.
+def check(node: Mapping[str, Any], prefix: str = "", wanted: Any = Any) -> None:
+    """Raise for the first key, missing value, type or range that does not fit the type hints of a node's `_target_`.
 
-    Raises:
-        UserError: the first wrong key, missing value, type or range, with the full key.
+    Args:
+        prefix: the node's own key, with a dot behind it. wanted: the type hint of what the node stands for.
     """
-    _check_node(config, "", Any)
-
-
-def _check_node(node: Mapping[str, Any], prefix: str, wanted: Any) -> None:
-    """Check the arguments of one `_target_`. wanted: the type hint of what the node stands for."""
-    module, _, attribute = str(node["_target_"]).rpartition(".")
     try:
-        target = getattr(import_module(module), attribute)
+        target = target_of(node)
     except (ImportError, AttributeError, ValueError) as error:
         name = f"{prefix}_target_={node['_target_']}"
         raise UserError(f"{name}: expected the full name of a callable ({error}).") from error
@@ -47,17 +48,17 @@ def _check_node(node: Mapping[str, Any], prefix: str, wanted: Any) -> None:
         if value == "???":
             raise UserError(f"{full} is not set; expected {describe(hint)}: give {full}=… on the command line.")
         _check_value(value, hint, full)
-    later: set[str] = set()  # what a factory is given when it is called: its protocol, if it has one, says what
+    later: Iterable[str] = ()  # what a factory takes when it is called: its protocol, if it has one, says what
     if node.get("_partial_") and prefix:
         is_protocol = getattr(wanted, "_is_protocol", False)
-        later = set(inspect.signature(wanted.__call__).parameters) if is_protocol else set(required)
-    if missing := required - present.keys() - later:
+        later = inspect.signature(wanted.__call__).parameters if is_protocol else required
+    if missing := required - present.keys() - set(later):
         raise UserError(f"{prefix}{min(missing)} is missing in the configuration of {target.__qualname__}.")
 
 
 def _check_value(value: Any, hint: Any, full: str) -> None:
     if isinstance(value, dict) and "_target_" in value:
-        _check_node(value, full + ".", hint)
+        check(value, full + ".", hint)
     elif isinstance(value, list) and any(isinstance(item, dict) and "_target_" in item for item in value):
         for number, item in enumerate(value):
             _check_value(item, Any, f"{full}.{number}")
@@ -68,6 +69,12 @@ def _check_value(value: Any, hint: Any, full: str) -> None:
             adapter(hint).validate_python(value, strict=True)
         except ValidationError as error:
             raise UserError(f"{full}={shown(value)}: expected {describe(hint)}.") from error
+
+
+def target_of(node: Mapping[str, Any]) -> Any:
+    """The callable that a node of the tree is for; raises what its import raises."""
+    module, _, attribute = str(node["_target_"]).rpartition(".")
+    return getattr(import_module(module), attribute)
 
 
 def adapter(hint: Any) -> TypeAdapter[Any]:
@@ -81,13 +88,12 @@ def adapter(hint: Any) -> TypeAdapter[Any]:
 @cache
 def signature_of(target: Callable[..., Any]) -> tuple[dict[str, Any], frozenset[str], Any]:
     """Type hints by parameter, the parameters without default, and the hint of any other keyword (None: not taken)."""
-    parameters = [p for p in inspect.signature(target).parameters.values() if p.kind != p.VAR_POSITIONAL]
-    owner = target.__init__ if inspect.isclass(target) else target
-    hints = typing.get_type_hints(owner, include_extras=True)
-    named = {p.name: hints.get(p.name, Any) for p in parameters if p.kind != p.VAR_KEYWORD}
-    required = frozenset(p.name for p in parameters if p.default is p.empty and p.name in named)
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    parameters = inspect.signature(target).parameters.values()
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     others = [hints.get(p.name, Any) for p in parameters if p.kind == p.VAR_KEYWORD]
-    return named, required, others[0] if others else None
+    required = frozenset(p.name for p in named if p.default is p.empty)
+    return {p.name: hints.get(p.name, Any) for p in named}, required, others[0] if others else None
 
 
 def shown(value: Any) -> str:
@@ -100,11 +106,11 @@ def describe(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         bounds = [
-            f"{BOUNDS[type(mark)]} {dataclasses.astuple(mark)[0]}" for mark in arguments[1:] if type(mark) in BOUNDS
+            f"{BOUNDS[type(mark)]} {dataclasses.astuple(mark)[0]}" for mark in hint.__metadata__ if type(mark) in BOUNDS
         ]
-        return " ".join([describe(arguments[0]), " and ".join(bounds)]).strip()
+        return f"{describe(arguments[0])} {' and '.join(bounds)}".strip()
     if origin in (Union, types.UnionType):
-        return ", or ".join(describe(argument) for argument in arguments)
+        return ", or ".join(map(describe, arguments))
     if origin is Literal:
         return "one of " + ", ".join(map(shown, arguments))
     if origin in (list, Sequence):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ccsi import cli, config
-from ccsi.cli.help import documented, entries, hints_of, target_of
+from ccsi.cli.help import documented
 
 GROUPS = ("dataset", "experiment", "learner", "model", "scenario", "tracking", "training")
 CHOICES = [(group, choice) for group in GROUPS for choice in config.choices(group)]
@@ -32,7 +32,7 @@ def test_help_fits_80_columns(typed: list[str], capsys: pytest.CaptureFixture[st
 
 def keys(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any, bool]]:
     """Every key of a node and the nodes in it, its value, and whether its docstring says what it is."""
-    words = documented(target_of(node), hints_of(target_of(node)))
+    words = documented(config.target_of(node))
     for key, value in node.items():
         if isinstance(value, dict) and "_target_" in value:
             yield from keys(value, f"{prefix}.{key}")
@@ -80,12 +80,15 @@ def test_several_choices_are_explained_together(capsys: pytest.CaptureFixture[st
 
 
 def test_args_sections_are_read_in_every_form() -> None:
-    names = dict.fromkeys(("lr", "beta1", "beta2", "warmup", "noise"))
+    def adam(lr: float, beta1: float, beta2: float, warmup: int, noise: float) -> None: ...
+    def plain() -> None: ...
+
     section = "    lr: Adam's; a rate. beta1, beta2: both\n        together.\n    warmup: steps: few\n"
-    assert entries(section, names) == {
+    adam.__doc__ = plain.__doc__ = f"An optimiser.\n\nArgs:\n{section}"
+    assert documented(adam) == {
         "lr": "Adam's; a rate.",
         "beta1": "both together.",
         "beta2": "both together.",
         "warmup": "steps: few",
     }
-    assert entries(section, {}) == {}
+    assert documented(plain) == {}

@@ -13,13 +13,12 @@ import yaml
 from fork_server import Server
 
 from ccsi import config
-from ccsi.cli.help import target_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 METHODS = (DOCS / "methods.md").read_text()
-LEARNERS = config.choices("learner")
+LEARNERS = list(config.choices("learner"))
 SHARED = ("budget", "generation", "synthesis")
 """Groups composed into several learners, whose defaults stand once on the page."""
 
@@ -63,7 +62,7 @@ def test_each_learner_has_an_entry_with_its_defaults(learner: str) -> None:
     assert stated(text) == own("learner", learner)
     node = config.load([f"learner={learner}"])["learner"]
     kept = text.partition("- Keeps: ")[2].partition("\n")[0]
-    kinds = [kind for kind in getattr(target_of(node), "stored_buffers", {}).values() if kind]
+    kinds = [kind for kind in getattr(config.target_of(node), "stored_buffers", {}).values() if kind]
     assert [kind for kind in kinds if kind.lower() not in kept.lower()] == []
     assert (kept == "nothing.") == (learner not in ("joint", "ccsi", "ci") and not kinds)
 

@@ -150,13 +150,13 @@ def test_an_experiment_may_say_what_a_sweep_of_it_is(experiment: str) -> None:
     tree = ccsi.config.load([f"experiment={experiment}", *path], name="sweep")
     (dimension,) = parse(tree["sweep"]["space"])
     assert (dimension.key, dimension.kind) == ("learner", "each")
-    assert sorted(dimension.values) == ccsi.config.choices("learner")
+    assert sorted(dimension.values) == list(ccsi.config.choices("learner"))
     assert "sweep" not in ccsi.config.load([f"experiment={experiment}", *path])
 
 
 def test_every_learner_has_the_same_number_of_tries() -> None:
     definition = compose(["experiment=rivals/digits"])
-    learners = ccsi.config.choices("learner")
+    learners = list(ccsi.config.choices("learner"))
     assert Counter(values["learner"] for values in definition.listed_configs()) == dict.fromkeys(learners, 6)
     quick = ["experiment=rivals/pbcblood_quick", "dataset.path=somewhere"]
     tree = ccsi.config.load(quick, name="sweep")
