@@ -13,7 +13,7 @@ from ccsi.experiment.checkpoint import sha256_of
 from ccsi.experiment.environment import hardware
 from ccsi.experiment.tasks import Evaluators, RunSession, Setup
 from ccsi.io.run_files import SCHEMA, finite
-from ccsi.learners import Learner
+from ccsi.learners import NetLearner
 
 PROTOCOLS = {
     "all_tasks": "joint training on the images of all tasks (upper bound)",
@@ -59,7 +59,7 @@ def result_of(setup: Setup, evaluators: Evaluators, session: RunSession, name: s
     return finite(result)
 
 
-def about(learner: Learner) -> dict[str, Any]:
+def about(learner: NetLearner) -> dict[str, Any]:
     """What the learner was allowed and what it kept, its weights' SHA-256 and how many there are."""
     stored, weights = learner.stored(), dict(learner.weights())
     exemplars = any(item.kind == "exemplars" for item in stored)

@@ -1,6 +1,6 @@
 """One file a method, with what distinguishes it and nothing else.
 
-Learners are found by name: a module here that defines a `Learner` with a `default_name` is all that a new one needs,
+Learners are found by name: a module here that defines a `NetLearner` with a `default_name` is all that a new one needs,
 beside its configs/learner/<name>.yaml. `from ccsi.learners import CCSI` imports the module that defines the class.
 """
 
@@ -11,10 +11,10 @@ from pkgutil import iter_modules
 from typing import Any
 
 from ccsi.errors import UserError
-from ccsi.learners.base import Learner, Loss, NetLearner, Stored
+from ccsi.learners.base import Loss, NetLearner, Stored
 from ccsi.learners.parts.exemplars import ExemplarBudget
 
-__all__ = ["ExemplarBudget", "Learner", "Loss", "NetLearner", "Stored", "all_learners", "find_learner"]
+__all__ = ["ExemplarBudget", "Loss", "NetLearner", "Stored", "all_learners", "find_learner"]
 
 
 def classes() -> Iterator[type]:
@@ -27,13 +27,13 @@ def classes() -> Iterator[type]:
         )
 
 
-def all_learners() -> dict[str, type[Learner]]:
+def all_learners() -> dict[str, type[NetLearner]]:
     """Every learner by its `default_name`, in alphabetical order."""
-    found = [one for one in classes() if issubclass(one, Learner) and vars(one).get("default_name")]
+    found = [one for one in classes() if issubclass(one, NetLearner) and vars(one).get("default_name")]
     return {learner.default_name: learner for learner in sorted(found, key=lambda one: one.default_name)}
 
 
-def find_learner(name: str) -> type[Learner]:
+def find_learner(name: str) -> type[NetLearner]:
     """The learner whose `default_name` is `name`.
 
     Raises:

@@ -45,8 +45,7 @@ class ABD(GenerationLearner):
             own = net.scale * net.cosines(features[: len(images)])
             terms = {"ce": self.cross_entropy(own[:, first:], labels - first)}  # eq. 8
             if self.distillation:
-                before = teacher.features(both)
-                now, before = exact(features, before)
+                now, before = exact(features, teacher.features(both))
                 moved = F.linear(now - before, old_classifier).square().mean(1)  # eq. 10
                 terms["distillation"] = self.distillation * net.process_group.mean(moved)
             if self.fine_tuning:

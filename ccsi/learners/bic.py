@@ -1,6 +1,5 @@
 """Bias correction (BiC, Wu et al., CVPR 2019)."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,6 +16,7 @@ from ccsi.learners.replay import ReplayLearner
 from ccsi.losses import knowledge_distillation
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
+from ccsi.training import TrainingData
 
 
 @dataclass(kw_only=True, eq=False)
@@ -41,7 +41,7 @@ class BiC(ReplayLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.correction = torch.empty(0, 2, device=self.device, dtype=self.net.scale.dtype)  # α, β of each task
+        self.correction = self.net.scale.new_empty(0, 2)  # α, β of each task
 
     def check(self, sizes: Sequence[int]) -> None:
         super().check(sizes)
@@ -52,8 +52,17 @@ class BiC(ReplayLearner):
             )
 
     def learn(self, task: Task, stages: Stages) -> None:
-        n_old, teacher = self.net.n_classes, self.frozen_net()
+        n_old, objective = task.classes.start, self.objective(task, self.frozen_net())
         train, replay, held = self.split(task)
+        self.grow(task)
+        self.fit(task, objective, stages, TrainingData(train, task.val, replay, self.budget.ratio))
+        logits = self.classify_features(self.features(held.images)).detach().double()
+        found = self.fitted(logits.cpu().numpy(), held.labels.cpu().numpy(), n_old)
+        self.correction = torch.cat([self.correction, self.correction.new_tensor([found])])
+        self.remember(task)
+
+    def objective(self, task: Task, teacher: IncrementalNet) -> Loss:
+        n_old = task.classes.start
         share = n_old / task.classes.stop  # λ, section 3
 
         def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -61,17 +70,11 @@ class BiC(ReplayLearner):
             terms = {"ce": (1 - share) * self.cross_entropy(logits, labels)}
             if n_old:
                 old = self.corrected(teacher(images))
-                kept = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
-                terms["distillation"] = share * kept
+                distance = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
+                terms["distillation"] = share * distance
             return terms
 
-        self.grow(task)
-        self.fit(dataclasses.replace(task, train=train), Loss(loss_terms), stages, replay, self.budget.ratio)
-        features = self.features(held.images)
-        logits = self.corrected(self.net.scale * self.net.cosines(features)).detach()
-        found = self.fitted(logits.double().cpu().numpy(), held.labels.cpu().numpy(), n_old)
-        self.correction = torch.cat([self.correction, self.correction.new_tensor([found])])
-        self.remember(task)
+        return Loss(loss_terms)
 
     def split(self, task: Task) -> tuple[Labelled, Labelled | None, Labelled]:
         """New images and exemplars to train on, and those held out: equally many a class, none in the first task."""
@@ -79,17 +82,17 @@ class BiC(ReplayLearner):
         fewest = int(kept.labels.bincount().min()) if len(kept) else 0
         n = min(max(1, round(self.held_out * fewest)), fewest - 1) if fewest else 0
         draws = self.streams.generator("held out", task.index)
-        left, out = list[Labelled](), list[Labelled]()
-        for part in (task.train, kept):
+
+        def divided(part: Labelled) -> tuple[Labelled, Labelled]:
             order = torch.randperm(len(part), generator=draws).to(self.device)
-            rank = torch.zeros_like(order)
+            out = torch.zeros(len(part), dtype=torch.bool, device=self.device)
             for c in part.labels.unique():
-                members = order[part.labels[order] == c]
-                rank[members] = torch.arange(len(members)).to(members)
-            for keep, chosen in ((left, rank >= n), (out, rank < n)):
-                keep.append(Labelled(part.images[chosen], part.labels[chosen]))
-        held = Labelled(torch.cat([part.images for part in out]), torch.cat([part.labels for part in out]))
-        return left[0], left[1] if len(left[1]) else None, held
+                out[order[part.labels[order] == c][:n]] = True
+            return Labelled(part.images[~out], part.labels[~out]), Labelled(part.images[out], part.labels[out])
+
+        (train, new), (replay, old) = divided(task.train), divided(kept)
+        held = Labelled(torch.cat([new.images, old.images]), torch.cat([new.labels, old.labels]))
+        return train, replay if len(replay) else None, held
 
     @staticmethod
     def fitted(logits: np.ndarray, labels: np.ndarray, n_old: int) -> list[float]:
@@ -109,7 +112,7 @@ class BiC(ReplayLearner):
             pull = 0.05 * ((values[0] - 1) ** 2 + values[1] ** 2)
             return pull - float(log_softmax(z, 1)[np.arange(len(z)), labels].mean())
 
-        return [1.0, 0.0] if not len(labels) else [float(value) for value in minimize(loss, [1.0, 0.0]).x]
+        return minimize(loss, [1.0, 0.0]).x.tolist() if len(labels) else [1.0, 0.0]
 
     def corrected(self, logits: Tensor) -> Tensor:
         """α·z + β with the numbers of each class's task: [N, n] to the same; tasks without numbers are unchanged."""
@@ -117,5 +120,5 @@ class BiC(ReplayLearner):
         parts = [a * logits[:, h.start : h.stop] + b for h, (a, b) in zip(measured, self.correction, strict=True)]
         return torch.cat([*parts, logits[:, measured[-1].stop if measured else 0 :]], 1)
 
-    def scores(self, images: Tensor) -> Tensor:
-        return self.corrected(super().scores(images))
+    def classify_features(self, features: Tensor) -> Tensor:
+        return self.corrected(super().classify_features(features))

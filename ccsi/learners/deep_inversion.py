@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ccsi.checks import NonNegative, Positive, Share
@@ -15,6 +14,7 @@ from ccsi.losses import knowledge_distillation
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
 from ccsi.synthesis import ClassMemory
+from ccsi.training import TrainingData
 
 
 @dataclass(kw_only=True, eq=False)
@@ -43,20 +43,21 @@ class DeepInversion(InversionLearner):
                 "learner=deep_inversion keeps no class means or moments; expected noise and 0."
             )
 
-    def learn(self, task: Task, stages: Stages) -> None:
-        n_old, teacher = self.net.n_classes, self.frozen_net()
-        shape = task.train.images.shape[1:]
-        blank = ClassMemory(torch.zeros(n_old, *shape, device=self.device, dtype=self.net.scale.dtype))
-        self.synthesize(task, teacher, blank, stages)
-        self.grow(task)
+    def training_data(self, task: Task, teacher: IncrementalNet, stages: Stages) -> TrainingData:
+        blank = self.net.scale.new_zeros(teacher.n_classes, *task.train.images.shape[1:])
+        impressions = self.synthesize(task, teacher, ClassMemory(blank), stages)
+        return TrainingData(task.train, task.val, impressions, self.synthetic_ratio)
+
+    def objective(self, task: Task, teacher: IncrementalNet) -> Loss:
+        n_old = task.classes.start
 
         def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             logits = net(images)
             terms = {"ce": self.cross_entropy(logits, labels)}
             if n_old and self.distillation:
                 old = teacher(images)
-                kept = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
-                terms["distillation"] = self.distillation * kept
+                distance = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
+                terms["distillation"] = self.distillation * distance
             return terms
 
-        self.fit(task, Loss(loss_terms), stages, self.impressions, self.synthetic_ratio if n_old else None)
+        return Loss(loss_terms)

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ccsi.data import Task
 from ccsi.learners.replay import ReplayLearner
-from ccsi.stage import Stages
 
 
 @dataclass(kw_only=True, eq=False)
@@ -18,8 +16,3 @@ class ER(ReplayLearner):
 
     default_name = "er"
     kind: ClassVar = "bound"
-
-    def learn(self, task: Task, stages: Stages) -> None:
-        self.grow(task)
-        self.fit(task, self.classify(), stages, self.exemplars(), self.budget.ratio)
-        self.remember(task)

@@ -10,7 +10,7 @@ from torch.func import functional_call, jacrev, vmap
 from ccsi.checks import NonNegative, PositiveInt, Probability
 from ccsi.data import Task
 from ccsi.learners.base import Loss, NetLearner
-from ccsi.learners.parts.importance import bounded, padded, penalized_weights, quadratic
+from ccsi.learners.parts.importance import bounded, padded, penalized, penalized_weights, quadratic
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
 
@@ -41,22 +41,22 @@ class EWC(NetLearner):
         self.fisher: list[Tensor] = []
         self.anchor: list[Tensor] = []
 
-    def learn(self, task: Task, stages: Stages) -> None:
-        self.grow(task)
+    def objective(self, task: Task, teacher: IncrementalNet) -> Loss:
         stiffness = bounded([self.penalty * value for value in self.fisher], self.training.lr)
 
         def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             terms = {"ce": self.cross_entropy(net(images), labels)}
             if stiffness and self.penalty:
-                terms["penalty"] = quadratic(net, stiffness, self.anchor) / net.process_group.world_size
+                terms["penalty"] = quadratic(net, stiffness, self.anchor)
             return terms
 
-        self.fit(task, Loss(loss_terms), stages)
-        now = [p.detach().clone() for p in penalized_weights(self.net)]
-        old = padded(self.fisher, now) if self.fisher else [torch.zeros_like(p) for p in now]
+        return Loss(loss_terms)
+
+    def learn(self, task: Task, stages: Stages) -> None:
+        super().learn(task, stages)
         new = stages.run("fisher", lambda stage: fisher_diagonal(self.net, self.sample(task)))
-        self.fisher = [self.decay * a + b for a, b in zip(old, new, strict=True)]
-        self.anchor = now
+        self.fisher = [self.decay * a + b for a, b in zip(padded(self.fisher, new), new, strict=True)]
+        self.anchor = [p.detach().clone() for p in penalized_weights(self.net)]
 
     def sample(self, task: Task) -> Tensor:
         """Some of a task's images, uint8 [n, C, S, S]."""
@@ -75,7 +75,7 @@ def fisher_diagonal(net: IncrementalNet, images: Tensor) -> list[Tensor]:
     state = dict(net.named_buffers())
 
     def log_probabilities(weights: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-        log_p: Tensor = functional_call(net, (weights, state), (x[None],))[0].log_softmax(0)
+        log_p = functional_call(net, (weights, state), (x[None],))[0].log_softmax(0)
         return log_p, log_p
 
     def of_one(x: Tensor) -> dict[str, Tensor]:
@@ -88,6 +88,4 @@ def fisher_diagonal(net: IncrementalNet, images: Tensor) -> list[Tensor]:
     for part in x.split(chunk):
         for name, values in vmap(of_one)(part).items():
             sums[name] += values.sum(0)
-    means = {name: net.process_group.all_reduce(value) / len(images) for name, value in sums.items()}
-    backbone = [means[f"backbone.{name}"] for name, _ in net.backbone.named_parameters()]
-    return [means["scale"], torch.cat([means["old"], means["new"]]), *backbone]
+    return penalized({name: net.process_group.all_reduce(value) / len(images) for name, value in sums.items()})

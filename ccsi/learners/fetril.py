@@ -32,9 +32,8 @@ class FeTrIL(FrozenLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        d = self.net.backbone.n_features
-        self.means = torch.empty(0, d, device=self.device, dtype=self.net.scale.dtype)
-        self.classifier = torch.empty(0, d + 1, device=self.device, dtype=torch.float64)  # weights, intercept
+        self.means = torch.empty_like(self.net.new)
+        self.classifier = torch.empty_like(F.pad(self.means, (0, 1)), dtype=torch.float64)  # weights, intercept
 
     def update_statistics(self, task: Task, features: Tensor) -> None:
         new = class_means(features, task.train.labels, task.classes)

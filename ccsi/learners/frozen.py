@@ -44,11 +44,3 @@ class FrozenLearner(NetLearner):
 
     def refit(self) -> None:
         """Compute from `stored_buffers` what else `classify_features` needs."""
-
-    @abstractmethod
-    def classify_features(self, features: Tensor) -> Tensor:
-        """Class scores [N, n_seen] of features [N, D]."""
-
-    def scores(self, images: Tensor) -> Tensor:
-        self.net.eval()
-        return self.classify_features(self.net.features(images.to(self.net.scale.dtype)))

@@ -33,14 +33,15 @@ class InversionLearner(NetLearner):
         super().__post_init__()
         self.impressions: Labelled | None = None
 
-    def synthesize(self, task: Task, teacher: IncrementalNet, memory: ClassMemory, stages: Stages) -> None:
-        """Run the stage `synthesis`: make `impressions` of the teacher's classes, if it has any."""
+    def synthesize(self, task: Task, teacher: IncrementalNet, memory: ClassMemory, stages: Stages) -> Labelled | None:
+        """Run the stage `synthesis`: `impressions` of the teacher's classes, if it has any."""
         self.impressions = None
         if teacher.n_classes:
             made = stages.run(
                 "synthesis", lambda stage: self.synthesis.run(teacher, memory, task.index, self.streams, stage)
             )
-            self.impressions = Labelled(made["images"].to(self.device), made["labels"].to(self.device))
+            self.impressions = Labelled(made["images"], made["labels"]).to(self.device)
+        return self.impressions
 
 
 @dataclass(kw_only=True, eq=False)
@@ -56,22 +57,19 @@ class GenerationLearner(NetLearner):
     generation: Generation
 
     def learn(self, task: Task, stages: Stages) -> None:
+        if not self.heads:
+            return super().learn(task, stages)
         teacher = self.frozen_net()
         sampler = self.train_generator(task, teacher, stages)
         self.grow(task)
-        if sampler is None:
-            self.fit(task, self.classify(), stages)
-        else:
-            self.replay(task, teacher, sampler, stages)
+        self.replay(task, teacher, sampler, stages)
 
     @abstractmethod
     def replay(self, task: Task, teacher: IncrementalNet, sampler: "ReplaySampler", stages: Stages) -> None:
         """Learn a task after the first; the net has its classes already."""
 
-    def train_generator(self, task: Task, teacher: IncrementalNet, stages: Stages) -> "ReplaySampler | None":
-        """Run the stage `generation`; a sampler of its images, or None if the teacher has no classes."""
-        if not teacher.n_classes:
-            return None
+    def train_generator(self, task: Task, teacher: IncrementalNet, stages: Stages) -> "ReplaySampler":
+        """Run the stage `generation`; a sampler of its images."""
         generation, shape = self.generation, task.train.images.shape[1:]
         state = stages.run("generation", lambda stage: generation.run(teacher, shape, task.index, self.streams, stage))
         generator = generation.trained(state, teacher, shape, task.index, self.streams)

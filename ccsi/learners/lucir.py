@@ -11,7 +11,6 @@ from ccsi.learners.base import Loss
 from ccsi.learners.replay import ReplayLearner
 from ccsi.losses import distillation, margin
 from ccsi.models import IncrementalNet
-from ccsi.stage import Stages
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,16 +28,16 @@ class LUCIR(ReplayLearner):
     """
 
     default_name = "lucir"
+    imprint = True
+    freeze_prototypes = True
 
     distillation: NonNegative = 5.0
     w_margin: NonNegative = 1.0
     margin: NonNegative = 0.5
     top_k: PositiveInt = 2
 
-    def learn(self, task: Task, stages: Stages) -> None:
-        n_old, exemplars = self.net.n_classes, self.exemplars()
-        teacher = self.frozen_net()
-        self.grow(task, self.imprinted(task) if n_old else None)
+    def objective(self, task: Task, teacher: IncrementalNet) -> Loss:
+        n_old = task.classes.start
         w_distillation = self.distillation * math.sqrt(n_old / len(task.classes))
 
         def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -53,5 +52,4 @@ class LUCIR(ReplayLearner):
                 terms["margin"] = self.w_margin * distance
             return terms
 
-        self.fit(task, Loss(loss_terms), stages, exemplars, self.budget.ratio, train_old_prototypes=False)
-        self.remember(task)
+        return Loss(loss_terms)

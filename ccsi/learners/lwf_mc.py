@@ -7,11 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccsi.checks import NonNegative
-from ccsi.data import Labelled, Task
+from ccsi.data import Task
 from ccsi.learners.base import Loss, NetLearner
 from ccsi.losses import binary_cross_entropy
 from ccsi.models import IncrementalNet
-from ccsi.stage import Stages
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,16 +28,8 @@ class LwFMC(NetLearner):
 
     distillation: NonNegative = 1.0
 
-    def learn(self, task: Task, stages: Stages) -> None:
-        self.fit_sigmoids(task, stages)
-
-    def fit_sigmoids(
-        self, task: Task, stages: Stages, exemplars: Labelled | None = None, ratio: float | None = None
-    ) -> None:
-        """Add the classes, and train on the task's images and `exemplars` with iCaRL's loss (algorithm 3)."""
-        n_old = self.net.n_classes
-        teacher = self.frozen_net()
-        self.grow(task)
+    def objective(self, task: Task, teacher: IncrementalNet) -> Loss:
+        n_old = task.classes.start
 
         def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             logits = net(images)
@@ -50,4 +41,4 @@ class LwFMC(NetLearner):
                 terms["distillation"] = self.distillation * distance
             return terms
 
-        self.fit(task, Loss(loss_terms), stages, exemplars, ratio)
+        return Loss(loss_terms)

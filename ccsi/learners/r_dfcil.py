@@ -44,26 +44,23 @@ class RDFCIL(GenerationLearner):
     refine_lr: Positive = 0.05
 
     def replay(self, task: Task, teacher: IncrementalNet, sampler: ReplaySampler, stages: Stages) -> None:
-        n_old, first = teacher.n_classes, local_start(task)
-        w_ce, kept = self.weights_for(n_old, len(task.classes))
-        maps = self.relation(task) if self.w_relation else nn.ModuleList()
-        self.net.relation = maps  # trained with the net, and removed at the end of the task
+        first = local_start(task)
+        w_ce, kept = self.weights_for(teacher.n_classes, len(task.classes))
+        self.net.relation = maps = self.relation(task)  # trained with the net, and removed at the end of the task
 
         def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            generated, _ = sampler(len(images))
+            n, (generated, _) = len(images), sampler(len(images))
             features = net.features(torch.cat([images, generated]))
             logits = net.scale * net.cosines(features)
-            n = len(images)
             terms = {"ce": w_ce * self.cross_entropy(logits[:n, first:], labels - first)}
             if self.w_hard:
-                old_logits = teacher(generated)
-                hard = (logits[n:, :n_old] - old_logits).abs().mean(1)
+                hard = (logits[n:, : teacher.n_classes] - teacher(generated)).abs().mean(1)
                 terms["hard"] = kept * self.w_hard * net.process_group.mean(hard)
             if self.w_relation:
-                before = teacher.features(images)
                 now, part = net.process_group.rows(maps[0](features[:n]))
-                old, _ = net.process_group.rows(maps[1](before))
-                terms["relation"] = kept * self.w_relation * net.process_group.mean(angle_differences(now, old)[part])
+                before, _ = net.process_group.rows(maps[1](teacher.features(images)))
+                angles = angle_differences(now, before)[part]
+                terms["relation"] = kept * self.w_relation * net.process_group.mean(angles)
             return terms
 
         def refined(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -84,14 +81,12 @@ class RDFCIL(GenerationLearner):
         return self.w_ce * (1 + 1 / alpha) / beta, alpha * beta
 
     def relation(self, task: Task) -> nn.ModuleList:
-        """The two linear maps between which angles are compared, at their random start."""
-        d = self.net.backbone.n_features
-        draws = self.streams.generator("relation", task.index)
-        maps = [nn.Linear(d, d, bias=False) for _ in range(2)]
-        with torch.no_grad():
-            for layer in maps:
-                layer.weight.copy_((torch.rand(d, d, generator=draws) * 2 - 1) * d**-0.5)
-        return nn.ModuleList(maps).to(self.net.scale)
+        """The two linear maps between which angles are compared, at their random start; none if `w_relation` is 0."""
+        d, draws = self.net.backbone.n_features, self.streams.generator("relation", task.index)
+        maps = nn.ModuleList(nn.Linear(d, d, bias=False) for _ in range(2 if self.w_relation else 0))
+        for weight in maps.parameters():
+            weight.data = (torch.rand(d, d, generator=draws) * 2 - 1) * d**-0.5
+        return maps.to(self.net.scale)
 
 
 def angle_differences(features: Tensor, old: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class SI(NetLearner):
         integral = PathIntegral(self)
         self.fit(task, integral, stages)
         end = [p.detach().clone() for p in penalized_weights(self.net)]
-        old = padded(self.importance, end) if self.importance else [torch.zeros_like(p) for p in end]
+        old = padded(self.importance, end)
         self.importance = [
             total + (omega / ((b - a).square() + self.damping)).clamp(min=0)
             for total, omega, a, b in zip(old, integral.omega, start, end, strict=True)
@@ -77,24 +77,22 @@ class PathIntegral:
     def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         self.add_step()
         self.before = [p.detach().clone() for p in penalized_weights(net)]
-        learner = self.learner
-        parts = {"ce": learner.cross_entropy(net(images), labels)}
-        if self.stiffness and learner.penalty:
-            parts["penalty"] = quadratic(net, self.stiffness, learner.anchor) / net.process_group.world_size
-        return parts
+        terms = {"ce": self.learner.cross_entropy(net(images), labels)}
+        if self.stiffness and self.learner.penalty:
+            terms["penalty"] = quadratic(net, self.stiffness, self.learner.anchor)
+        return terms
 
     @torch.no_grad()
     def add_step(self) -> None:
         """Add the last step to ω, unless it was added."""
         if self.before is None:
             return
-        learner, now = self.learner, penalized_weights(self.learner.net)
-        slopes = gradients(learner.net)
+        net = self.learner.net
+        now, slopes = penalized_weights(net), gradients(net)
         if self.stiffness:  # the gradient without the penalty's
-            held = zip(padded(self.stiffness, now), padded(learner.anchor, now), strict=True)
-            pulls = [w * (b - a) for (w, a), b in zip(held, self.before, strict=True)]
-            slopes = [g - pull for g, pull in zip(slopes, pulls, strict=True)]
-        self.omega = [w - g * (after - b) for w, g, after, b in zip(self.omega, slopes, now, self.before, strict=True)]
+            held = zip(slopes, padded(self.stiffness, now), self.before, padded(self.learner.anchor, now), strict=True)
+            slopes = [g - w * (b - a) for g, w, b, a in held]
+        self.omega = [w - g * (p - b) for w, g, p, b in zip(self.omega, slopes, now, self.before, strict=True)]
         self.before = None
 
     def state_dict(self) -> State:

@@ -559,7 +559,7 @@ def test_lwf_at_its_third_task_sums_over_heads(learned, tasks, monkeypatch):
         images = tasks()[2].train.images[:8] / 255
         told = []
         monkeypatch.setattr(
-            type(learner), "fit", lambda self, task, objective, stages, told=told: told.append(objective)
+            type(learner), "fit", lambda self, task, objective, *rest, told=told: told.append(objective)
         )
         learner.learn(tasks()[2], Stages())
         monkeypatch.undo()
@@ -586,7 +586,7 @@ def test_lucirs_parts_are_ccsis_on_the_same_images(first_batch, learned, tasks):
     learner, before, batch = first_batch("lucir", **settings)
     ccsi = learned(1, "ccsi", w_idc=0.0, balance="none", **settings)
     ccsi.net = learner.net
-    expected = Update(ccsi, tasks()[1], before, 2)(learner.net, batch["images"], batch["labels"])
+    expected = Update(ccsi, tasks()[1], before)(learner.net, batch["images"], batch["labels"])
     for name in ("ce", "distillation", "margin"):
         torch.testing.assert_close(batch["parts"][name], expected[name])
 
@@ -696,7 +696,7 @@ def test_images_must_be_kept_by_the_kind_that_ends_data_free(learned):
 def test_a_net_without_room_for_the_task_is_told(make, tasks):
     learner = make("finetune")
     with pytest.raises(RuntimeError, match=r"Finetune\.learn: no room for the task's classes; expected self\.grow"):
-        learner.fit(tasks()[0], learner.classify(), Stages())
+        learner.fit(tasks()[0], learner.objective(tasks()[0], learner.net), Stages())
 
 
 # ---- second stages, which even out old and new classes ----

@@ -2,7 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from ccsi.data import Task
+from ccsi.distributed import ProcessGroup
+from ccsi.losses import knowledge_distillation
 
 
 def local_start(task: Task) -> int:
@@ -21,3 +26,12 @@ def separate_heads(heads: Sequence[range]) -> list[range]:
 def joined_head(heads: Sequence[range]) -> list[range]:
     """One head of all classes so far; none before the first task."""
     return [range(heads[-1].stop)] if heads else []
+
+
+def head_distillation(
+    heads: Sequence[range], logits: Tensor, old_logits: Tensor, temperature: float, process_group: ProcessGroup
+) -> Tensor:
+    """The sum over heads of the `knowledge_distillation` of their columns of both logits, [N, n] and [N, n_old]."""
+    columns = [slice(head.start, head.stop) for head in heads]
+    distances = [knowledge_distillation(logits[:, c], old_logits[:, c], temperature, process_group) for c in columns]
+    return torch.stack(distances).sum()
