@@ -1,4 +1,4 @@
-"""The update's losses (METHOD section 5): pure functions of tensors to a scalar.
+"""Losses (METHOD section 5): pure functions of tensors to a scalar.
 
 If several workers share a batch (`process_group`), each passes its own images, and the loss is the sum of results.
 """
@@ -46,12 +46,10 @@ def knowledge_distillation(
 ) -> Tensor:
     """KL(p_old ‖ p) of the softmax at a temperature T, mean over images; both logits [N, n].
 
-    Its gradient is that of the cross-entropy with softened targets (Hinton et al. 2015; LwF, eq. 2-3), without the
-    factor T² that some authors add.
+    Its gradient is that of the cross-entropy with softened targets (Hinton et al. 2015; LwF, eq. 2-3), without T².
     """
-    p_old = F.softmax(old_logits / temperature, 1)
-    log_p = F.log_softmax(logits / temperature, 1)
-    return process_group.mean((p_old * (F.log_softmax(old_logits / temperature, 1) - log_p)).sum(1))
+    old, new = old_logits / temperature, logits / temperature
+    return process_group.mean((F.softmax(old, 1) * (F.log_softmax(old, 1) - F.log_softmax(new, 1))).sum(1))
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, process_group: ProcessGroup = ONE_WORKER) -> Tensor:
@@ -62,9 +60,7 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor, process_group: Process
 def margin(
     cosines: Tensor, labels: Tensor, n_old: int, m: float = 0.3, k: int = 1, process_group: ProcessGroup = ONE_WORKER
 ) -> Tensor:
-    """Margin between old classes' images and the K nearest new prototypes. LUCIR, eq. 8.
-
-    Mean over old-class images and their top-K new classes of max(0, m − s_y + s_new); 0 without old images.
+    """Mean over old images and their K nearest new classes of max(0, m − s_y + s_new); 0 without old. LUCIR, eq. 8.
 
     Args:
         cosines: [N, n_classes], before σ. labels: int64 [N]. n_old: classes below it are old.
@@ -81,14 +77,7 @@ def margin(
 def class_centroids(
     scores: Tensor, labels: Tensor, n_classes: int, process_group: ProcessGroup = ONE_WORKER
 ) -> tuple[Tensor, Tensor]:
-    """The mean score vector of each class in the batch of all workers.
-
-    Args:
-        scores: [N, n_classes]. labels: int64 [N].
-
-    Returns:
-        Centroids [n_classes, n_classes] (zero where absent), and which classes are present, bool [n_classes].
-    """
+    """Mean of the scores [N, n] of each class of all workers' batch, [n, n] (0 if absent); bool [n]: is it present."""
     # a matrix product with one-hot rows: deterministic on every device, unlike index_add
     member = F.one_hot(labels, n_classes).to(scores.dtype)
     counts = process_group.all_reduce(member.sum(0))
@@ -96,13 +85,11 @@ def class_centroids(
 
 
 def moving_centroids(before: Tensor, seen: Tensor, batch: Tensor, present: Tensor, rho: float) -> tuple[Tensor, Tensor]:
-    """S ← (1−ρ)·S + ρ·s_batch for classes in the batch; the first batch sets a class's row; others keep theirs.
+    """S ← (1−ρ)·S + ρ·s_batch for classes in the batch, whose first batch sets S; gradients flow through `batch` only.
 
     Args:
-        before: S, [n, n]; seen: bool [n], which rows of S are set; batch, present: from `class_centroids`.
-
-    Returns:
-        The new S (gradients flow through `batch` only) and the new `seen`.
+        before, seen: S [n, n], and which of its rows are set, bool [n]; both are returned anew.
+        batch, present: from `class_centroids`.
     """
     moved = torch.where(seen[:, None], (1 - rho) * before.detach() + rho * batch, batch)
     return torch.where(present[:, None], moved, before.detach()), seen | present

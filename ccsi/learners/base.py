@@ -26,11 +26,7 @@ class ModelFactory(Protocol):
 
 @dataclass(frozen=True)
 class Stored:
-    """Data derived from real images that a method keeps.
-
-    Attributes:
-        kind: `exemplars`, `class means`, `moments`, … count: number of them. bytes: total size.
-    """
+    """Data derived from real images that a method keeps: their kind (`moments`, …), their number and total size."""
 
     kind: str
     count: int
@@ -42,8 +38,7 @@ class NetLearner(ABC):
     """A method of class-incremental learning: a net that is trained on one `Task` after the other.
 
     All share the network's cosine classifier (σ learnable, no bias), whatever their papers use: logits, and what is
-    distilled from them, are within ±σ. A method with fields of its own is a dataclass too
-    (`@dataclass(kw_only=True, eq=False)`).
+    distilled from them, are within ±σ.
 
     Args:
         model: makes the network.
@@ -153,9 +148,7 @@ class NetLearner(ABC):
         """Train the net as one stage; afterwards it is in eval mode, and the objective in its last state.
 
         Args:
-            data: None: the task's images.
-            stage: its name, unique within a task.
-            training: replaces the learner's own.
+            data, training: None: the task's images, the learner's own. stage: its name, unique within a task.
         """
         data, config = data or TrainingData(task.train, task.val), training or self.training
         if len(data.train) and int(data.train.labels.max()) >= self.net.n_classes:
@@ -215,8 +208,7 @@ class NetLearner(ABC):
         """Restore what `state_dict` returned."""
         self.net.resize(len(state["net"]["old"]), len(state["net"]["new"]))
         self.net.load_state_dict(state["net"])
-        ends = list(accumulate(state["heads"]))
-        self.heads = [range(end - n, end) for n, end in zip(state["heads"], ends, strict=True)]
+        self.heads = [range(end - n, end) for n, end in zip(state["heads"], accumulate(state["heads"]), strict=True)]
         for name, value in state["kept"].items():
             moved = [t.to(self.device) for t in value] if isinstance(value, list) else value.to(self.device)
             setattr(self, name, moved)

@@ -52,12 +52,12 @@ class BiC(ReplayLearner):
             )
 
     def learn(self, task: Task, stages: Stages) -> None:
-        n_old, objective = task.classes.start, self.objective(task, self.frozen_net())
+        objective = self.objective(task, self.frozen_net())
         train, replay, held = self.split(task)
         self.grow(task)
         self.fit(task, objective, stages, TrainingData(train, task.val, replay, self.budget.ratio))
         logits = self.classify_features(self.features(held.images)).detach().double()
-        found = self.fitted(logits.cpu().numpy(), held.labels.cpu().numpy(), n_old)
+        found = self.fitted(logits.cpu().numpy(), held.labels.cpu().numpy(), task.classes.start)
         self.correction = torch.cat([self.correction, self.correction.new_tensor([found])])
         self.remember(task)
 
@@ -96,13 +96,10 @@ class BiC(ReplayLearner):
 
     @staticmethod
     def fitted(logits: np.ndarray, labels: np.ndarray, n_old: int) -> list[float]:
-        """α and β of least cross-entropy, a convex problem; 1 and 0 without images.
+        """α and β of least cross-entropy of logits [N, n], those of classes below `n_old` unchanged; 1 and 0 if N = 0.
 
         0.05·((α − 1)² + β²) is added, as the original does for β: with few images, all classified correctly, both
         would otherwise grow without bound.
-
-        Args:
-            logits: [N, n]. labels: [N]. n_old: the classes below it keep their logits.
         """
         from scipy.optimize import minimize  # half a second, in every process
         from scipy.special import log_softmax

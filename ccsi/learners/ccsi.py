@@ -88,14 +88,14 @@ class CCSI(InversionLearner):
 
     def check(self, sizes: Sequence[int]) -> None:
         n_later = len(sizes) - 1
-        for prefix, config in ("learner", self), ("learner.idc", self.idc), ("learner.synthesis", self.synthesis):
-            for name in (field.name for field in fields(config)):
-                value = getattr(config, name)
-                if isinstance(value, list) and len(value) != n_later:
-                    raise UserError(
-                        f"{prefix}.{name}={value} has {len(value)} values; expected one number, or one for each of the "
-                        f"{n_later} tasks after the first."
-                    )
+        parts: dict[str, Any] = {"learner": self, "learner.idc": self.idc, "learner.synthesis": self.synthesis}
+        values = {f"{key}.{one.name}": getattr(part, one.name) for key, part in parts.items() for one in fields(part)}
+        for key, value in values.items():
+            if isinstance(value, list) and len(value) != n_later:
+                raise UserError(
+                    f"{key}={value} has {len(value)} values; expected one number, or one for each of the {n_later} "
+                    "tasks after the first."
+                )
 
     def training_data(self, task: Task, teacher: IncrementalNet, stages: Stages) -> TrainingData:
         impressions = self.synthesize(task, teacher, self.memory, stages)
@@ -143,7 +143,6 @@ class Update:
 
     def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         learner, process_group = self.learner, net.process_group
-        target: Tensor | None = None
         if self.w_idc:
             features, target = net.features_apart(images, self.target_batch(net, len(images)))
         else:
@@ -157,7 +156,7 @@ class Update:
         if self.w_margin:
             distance = losses.margin(cosines, labels, self.n_old, learner.margin, learner.top_k, process_group)
             terms["margin"] = self.w_margin * distance
-        if target is not None:
+        if self.w_idc:
             terms["idc"] = self.w_idc * self.idc(cosines, labels, net.cosines(target), process_group)
         return terms
 
@@ -173,27 +172,19 @@ class Update:
             return augment(x, self.draws, size, part)
 
     def idc(self, cosines: Tensor, labels: Tensor, target: Tensor, process_group: ProcessGroup) -> Tensor:
-        """This worker's share of L_idc on the batch; updates the running source centroids.
-
-        Args:
-            cosines, labels: of the labelled images, [N, n_classes] and int64 [N]. target: cosines of the target
-                images, [M, n_classes].
-        """
+        """This worker's share of L_idc, from the cosines of labelled and target images; updates source centroids."""
         n = len(self.seen)
         with torch.autocast(cosines.device.type, enabled=False):  # centroids are sums: not in bfloat16
             batch, present = losses.class_centroids(cosines, labels, n, process_group)
             source, self.seen = losses.moving_centroids(self.source, self.seen, batch, present, self.rho)
             self.source = source.detach()
             centroids, found = losses.class_centroids(target, target.detach().argmax(1), n, process_group)
-            loss = losses.intra_domain_conservative(
-                centroids, source, self.seen & found, self.tau, self.learner.idc.form
-            )
+            both, form = self.seen & found, self.learner.idc.form
+            loss = losses.intra_domain_conservative(centroids, source, both, self.tau, form)
             return loss / process_group.world_size
 
     def state_dict(self) -> State:
-        if not self.w_idc:
-            return {}
-        return {"source": self.source, "seen": self.seen, "draws": self.draws.get_state()}
+        return {"source": self.source, "seen": self.seen, "draws": self.draws.get_state()} if self.w_idc else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.w_idc:

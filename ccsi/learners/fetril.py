@@ -52,11 +52,7 @@ class FeTrIL(FrozenLearner):
 
 
 def linear_svm(x: Tensor, y: Tensor, c: float) -> Tensor:
-    """Weights and intercept of each class against the rest, [n, D+1].
-
-    Args:
-        x: features [N, D]. y: int64 [N], with all of 0 … n−1. c: inverse regularisation.
-    """
+    """Weights and intercept of each class against the rest, [n, D+1], from features [N, D], labels 0 … n−1 [N]."""
     from sklearn.svm import LinearSVC
 
     n = int(y.max()) + 1

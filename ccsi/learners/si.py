@@ -63,7 +63,7 @@ class SI(NetLearner):
 
 
 class PathIntegral:
-    """Cross-entropy and penalty, which also sums ω_i = −Σ_steps g_i·Δθ_i, g the cross-entropy's gradient (eq. 3).
+    """Cross-entropy and penalty; sums ω_i = −Σ_steps g_i·Δθ_i, g the cross-entropy's gradient (eq. 3).
 
     A step is added at the next call, when its gradient is still there and the weights have moved.
     """
