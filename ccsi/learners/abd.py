@@ -34,8 +34,8 @@ class ABD(GenerationLearner):
     distillation: NonNegative = 0.1
     fine_tuning: NonNegative = 1.0
 
-    def replay(self, task: Task, teacher: IncrementalNet, sampler: ReplaySampler, stages: Stages) -> None:
-        first = local_start(task)
+    def replay(self, task: Task, sampler: ReplaySampler, stages: Stages) -> None:
+        first, teacher = local_start(task.classes), sampler.teacher
         old_classifier = F.normalize(torch.cat([teacher.old, teacher.new]))  # W, of unit length as in cosines
 
         def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

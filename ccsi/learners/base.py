@@ -58,7 +58,7 @@ class NetLearner(ABC):
             not counted.
         imprint: new prototypes start at their class's mean feature, otherwise at random.
         freeze_prototypes: old prototypes are fixed while a new task is learned.
-        net: the network. heads: the classes of each task so far.
+        net: the network. heads: the classes of each task so far. teacher: a frozen copy of `net` from before the task.
     """
 
     default_name: ClassVar[str] = ""
@@ -90,7 +90,7 @@ class NetLearner(ABC):
         return IncrementalNet(backbone).to(self.device, dtype)
 
     def frozen_net(self) -> IncrementalNet:
-        """A copy of the net in eval mode, whose outputs have no gradient: the teacher of the next task."""
+        """A copy of the net in eval mode, whose outputs have no gradient."""
         return copy.deepcopy(self.net).requires_grad_(False).eval()
 
     def random_prototypes(self, n: int, task: int) -> Tensor:
@@ -122,19 +122,22 @@ class NetLearner(ABC):
 
     def learn(self, task: Task, stages: Stages) -> None:
         """Learn one task; long computations run as `stages`."""
-        teacher = self.frozen_net()
-        data = self.training_data(task, teacher, stages)
-        objective = self.objective(task, teacher)
+        self.teacher = self.frozen_net()
+        data = self.training_data(task, stages)
         self.grow(task)
-        self.fit(task, objective, stages, data)
+        self.fit(task, self.objective(task), stages, data)
 
-    def training_data(self, task: Task, teacher: IncrementalNet, stages: Stages) -> TrainingData:
-        """The task's images, and those of old classes that are replayed."""
+    def training_data(self, task: Task, stages: Stages) -> TrainingData:
+        """The task's images, and those of old classes that are replayed; the net does not have the task's classes."""
         return TrainingData(task.train, task.val)
 
-    def objective(self, task: Task, teacher: IncrementalNet) -> Objective:
-        """The task's loss, by default cross-entropy over all classes; the net does not have the task's classes yet."""
-        return Loss(lambda net, images, labels: {"ce": self.cross_entropy(net(images), labels)})
+    def objective(self, task: Task) -> Objective:
+        """What the net is trained with, once it has the task's classes."""
+        return Loss(self.loss_terms)
+
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The weighted loss terms of a batch by name; by default cross-entropy over all classes."""
+        return {"ce": self.cross_entropy(net(images), labels)}
 
     def fit(
         self,

@@ -11,7 +11,6 @@ from torch import Tensor
 from ccsi.checks import Positive, Share
 from ccsi.data import Labelled, Task
 from ccsi.errors import UserError
-from ccsi.learners.base import Loss
 from ccsi.learners.replay import ReplayLearner
 from ccsi.losses import knowledge_distillation
 from ccsi.models import IncrementalNet
@@ -52,29 +51,24 @@ class BiC(ReplayLearner):
             )
 
     def learn(self, task: Task, stages: Stages) -> None:
-        objective = self.objective(task, self.frozen_net())
+        self.teacher = self.frozen_net()
         train, replay, held = self.split(task)
         self.grow(task)
-        self.fit(task, objective, stages, TrainingData(train, task.val, replay, self.budget.ratio))
+        self.fit(task, self.objective(task), stages, TrainingData(train, task.val, replay, self.budget.ratio))
         logits = self.classify_features(self.features(held.images)).detach().double()
         found = self.fitted(logits.cpu().numpy(), held.labels.cpu().numpy(), task.classes.start)
         self.correction = torch.cat([self.correction, self.correction.new_tensor([found])])
         self.remember(task)
 
-    def objective(self, task: Task, teacher: IncrementalNet) -> Loss:
-        n_old = task.classes.start
-        share = n_old / task.classes.stop  # λ, section 3
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            logits = self.corrected(net(images))  # older tasks' logits as they are at test time
-            terms = {"ce": (1 - share) * self.cross_entropy(logits, labels)}
-            if n_old:
-                old = self.corrected(teacher(images))
-                distance = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
-                terms["distillation"] = share * distance
-            return terms
-
-        return Loss(loss_terms)
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        n_old, logits = self.teacher.n_classes, self.corrected(net(images))  # older tasks' logits as at test time
+        share = n_old / net.n_classes  # λ, section 3
+        terms = {"ce": (1 - share) * self.cross_entropy(logits, labels)}
+        if n_old:
+            old = self.corrected(self.teacher(images))
+            distance = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
+            terms["distillation"] = share * distance
+        return terms
 
     def split(self, task: Task) -> tuple[Labelled, Labelled | None, Labelled]:
         """New images and exemplars to train on, and those held out: equally many a class, none in the first task."""

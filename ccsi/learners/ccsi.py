@@ -97,14 +97,14 @@ class CCSI(InversionLearner):
                     "tasks after the first."
                 )
 
-    def training_data(self, task: Task, teacher: IncrementalNet, stages: Stages) -> TrainingData:
-        impressions = self.synthesize(task, teacher, self.memory, stages)
+    def training_data(self, task: Task, stages: Stages) -> TrainingData:
+        impressions = self.synthesize(task, self.memory, stages)
         sampled = impressions is not None and self.balance in ("sampler", "both")
         ratio = per_task(self.synthetic_ratio, task.index) if sampled else None
         return TrainingData(task.train, task.val, impressions, ratio)
 
-    def objective(self, task: Task, teacher: IncrementalNet) -> "Update":
-        return Update(self, task, teacher)
+    def objective(self, task: Task) -> "Update":
+        return Update(self, task, self.teacher)
 
     def learn(self, task: Task, stages: Stages) -> None:
         super().learn(task, stages)

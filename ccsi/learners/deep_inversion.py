@@ -8,7 +8,6 @@ from torch import Tensor
 from ccsi.checks import NonNegative, Positive, Share
 from ccsi.data import Task
 from ccsi.errors import UserError
-from ccsi.learners.base import Loss
 from ccsi.learners.generative import InversionLearner
 from ccsi.losses import knowledge_distillation
 from ccsi.models import IncrementalNet
@@ -43,21 +42,16 @@ class DeepInversion(InversionLearner):
                 "learner=deep_inversion keeps no class means or moments; expected noise and 0."
             )
 
-    def training_data(self, task: Task, teacher: IncrementalNet, stages: Stages) -> TrainingData:
-        blank = self.net.scale.new_zeros(teacher.n_classes, *task.train.images.shape[1:])
-        impressions = self.synthesize(task, teacher, ClassMemory(blank), stages)
+    def training_data(self, task: Task, stages: Stages) -> TrainingData:
+        blank = self.net.scale.new_zeros(self.net.n_classes, *task.train.images.shape[1:])
+        impressions = self.synthesize(task, ClassMemory(blank), stages)
         return TrainingData(task.train, task.val, impressions, self.synthetic_ratio)
 
-    def objective(self, task: Task, teacher: IncrementalNet) -> Loss:
-        n_old = task.classes.start
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            logits = net(images)
-            terms = {"ce": self.cross_entropy(logits, labels)}
-            if n_old and self.distillation:
-                old = teacher(images)
-                distance = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
-                terms["distillation"] = self.distillation * distance
-            return terms
-
-        return Loss(loss_terms)
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        n_old, logits = self.teacher.n_classes, net(images)
+        terms = {"ce": self.cross_entropy(logits, labels)}
+        if n_old and self.distillation:
+            old = self.teacher(images)
+            distance = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
+            terms["distillation"] = self.distillation * distance
+        return terms

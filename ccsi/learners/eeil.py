@@ -1,7 +1,7 @@
 """End-to-end incremental learning (EEIL, Castro et al., ECCV 2018)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -38,30 +38,24 @@ class EEIL(ReplayLearner):
     balanced_lr: Positive = 0.1
 
     def learn(self, task: Task, stages: Stages) -> None:
-        heads, teachers = separate_heads(self.heads), [self.frozen_net()]
-        self.grow(task)
-        self.fit(task, self.distilled(heads, teachers), stages, self.training_data(task, teachers[0], stages))
-        self.remember(task)
-        if not heads:
+        super().learn(task, stages)
+        if len(self.heads) == 1:
             return
-        if len(task.classes) > 1:  # the new head keeps what it has just learned (section 4.2)
-            heads, teachers = [*heads, task.classes], [*teachers, self.frozen_net()]
-        training = self.training.second_stage(self.balanced_epochs, self.balanced_lr)
+        # the new head keeps what it has just learned (section 4.2)
+        objective = Loss(partial(self.loss_terms, recent=self.frozen_net() if len(task.classes) > 1 else None))
         balanced = TrainingData(Labelled(self.kept_images, self.kept_labels), task.val)
-        self.fit(task, self.distilled(heads, teachers), stages, balanced, "balanced", training)
+        training = self.training.second_stage(self.balanced_epochs, self.balanced_lr)
+        self.fit(task, objective, stages, balanced, "balanced", training)
 
-    def distilled(self, heads: Sequence[range], teachers: Sequence[IncrementalNet]) -> Loss:
-        """Cross-entropy, and distillation of `heads`, each from the first of `teachers` that has its classes."""
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            logits = net(images)
-            terms = {"ce": self.cross_entropy(logits, labels)}
-            if heads and self.distillation:
-                old = teachers[0](images)
-                for teacher in teachers[1:]:
-                    old = torch.cat([old, teacher(images)[:, old.shape[1] :]], 1)
-                distance = head_distillation(heads, logits, old, self.temperature, net.process_group)
-                terms["distillation"] = self.distillation * distance
-            return terms
-
-        return Loss(loss_terms)
+    def loss_terms(
+        self, net: IncrementalNet, images: Tensor, labels: Tensor, recent: IncrementalNet | None = None
+    ) -> dict[str, Tensor]:
+        heads, logits = separate_heads(self.heads[:-1]), net(images)
+        terms = {"ce": self.cross_entropy(logits, labels)}
+        if heads and self.distillation:
+            old = self.teacher(images)
+            if recent is not None:
+                heads, old = [*heads, self.heads[-1]], torch.cat([old, recent(images)[:, old.shape[1] :]], 1)
+            distance = head_distillation(heads, logits, old, self.temperature, net.process_group)
+            terms["distillation"] = self.distillation * distance
+        return terms

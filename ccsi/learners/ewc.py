@@ -41,7 +41,7 @@ class EWC(NetLearner):
         self.fisher: list[Tensor] = []
         self.anchor: list[Tensor] = []
 
-    def objective(self, task: Task, teacher: IncrementalNet) -> Loss:
+    def objective(self, task: Task) -> Loss:
         stiffness = bounded([self.penalty * value for value in self.fisher], self.training.lr)
 
         def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

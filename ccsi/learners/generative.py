@@ -33,13 +33,11 @@ class InversionLearner(NetLearner):
         super().__post_init__()
         self.impressions: Labelled | None = None
 
-    def synthesize(self, task: Task, teacher: IncrementalNet, memory: ClassMemory, stages: Stages) -> Labelled | None:
+    def synthesize(self, task: Task, memory: ClassMemory, stages: Stages) -> Labelled | None:
         """Run the stage `synthesis`: `impressions` of the teacher's classes, if it has any."""
-        self.impressions = None
+        self.impressions, teacher, run = None, self.teacher, self.synthesis.run
         if teacher.n_classes:
-            made = stages.run(
-                "synthesis", lambda stage: self.synthesis.run(teacher, memory, task.index, self.streams, stage)
-            )
+            made = stages.run("synthesis", lambda stage: run(teacher, memory, task.index, self.streams, stage))
             self.impressions = Labelled(made["images"], made["labels"]).to(self.device)
         return self.impressions
 
@@ -59,13 +57,12 @@ class GenerationLearner(NetLearner):
     def learn(self, task: Task, stages: Stages) -> None:
         if not self.heads:
             return super().learn(task, stages)
-        teacher = self.frozen_net()
-        sampler = self.train_generator(task, teacher, stages)
+        sampler = self.train_generator(task, self.frozen_net(), stages)
         self.grow(task)
-        self.replay(task, teacher, sampler, stages)
+        self.replay(task, sampler, stages)
 
     @abstractmethod
-    def replay(self, task: Task, teacher: IncrementalNet, sampler: "ReplaySampler", stages: Stages) -> None:
+    def replay(self, task: Task, sampler: "ReplaySampler", stages: Stages) -> None:
         """Learn a task after the first; the net has its classes already."""
 
     def train_generator(self, task: Task, teacher: IncrementalNet, stages: Stages) -> "ReplaySampler":

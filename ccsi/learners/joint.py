@@ -21,4 +21,4 @@ class Joint(NetLearner):
     def learn(self, task: Task, stages: Stages) -> None:
         self.net = self.fresh_net()
         self.net.grow(self.random_prototypes(task.classes.stop, task.index))
-        self.fit(task, self.objective(task, self.net), stages)
+        self.fit(task, self.objective(task), stages)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ccsi.checks import NonNegative, PositiveInt
-from ccsi.data import Task
-from ccsi.learners.base import Loss
 from ccsi.learners.replay import ReplayLearner
 from ccsi.losses import distillation, margin
 from ccsi.models import IncrementalNet
@@ -36,20 +34,15 @@ class LUCIR(ReplayLearner):
     margin: NonNegative = 0.5
     top_k: PositiveInt = 2
 
-    def objective(self, task: Task, teacher: IncrementalNet) -> Loss:
-        n_old = task.classes.start
-        w_distillation = self.distillation * math.sqrt(n_old / len(task.classes))
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            features = net.features(images)
-            cosines = net.cosines(features)
-            terms = {"ce": self.cross_entropy(net.scale * cosines, labels)}
-            if w_distillation:
-                old = teacher.features(images)
-                terms["distillation"] = w_distillation * distillation(features, old, net.process_group)
-            if n_old and self.w_margin:
-                distance = margin(cosines, labels, n_old, self.margin, self.top_k, net.process_group)
-                terms["margin"] = self.w_margin * distance
-            return terms
-
-        return Loss(loss_terms)
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        n_old, features = self.teacher.n_classes, net.features(images)
+        w_distillation = self.distillation * math.sqrt(n_old / len(self.heads[-1]))
+        cosines = net.cosines(features)
+        terms = {"ce": self.cross_entropy(net.scale * cosines, labels)}
+        if w_distillation:
+            old = self.teacher.features(images)
+            terms["distillation"] = w_distillation * distillation(features, old, net.process_group)
+        if n_old and self.w_margin:
+            distance = margin(cosines, labels, n_old, self.margin, self.top_k, net.process_group)
+            terms["margin"] = self.w_margin * distance
+        return terms

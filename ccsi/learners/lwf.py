@@ -6,8 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ccsi.checks import NonNegative, Positive
-from ccsi.data import Task
-from ccsi.learners.base import Loss, NetLearner
+from ccsi.learners.base import NetLearner
 from ccsi.learners.parts.heads import head_distillation, joined_head, local_start, separate_heads
 from ccsi.models import IncrementalNet
 
@@ -35,16 +34,13 @@ class LwF(NetLearner):
     local: bool = True
     separate: bool = False
 
-    def objective(self, task: Task, teacher: IncrementalNet) -> Loss:
-        heads = separate_heads(self.heads) if self.separate else joined_head(self.heads)
-        first = local_start(task) if self.local else 0
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            logits = net(images)
-            terms = {"ce": self.cross_entropy(logits[:, first:], labels - first)}
-            if heads and self.distillation:
-                distance = head_distillation(heads, logits, teacher(images), self.temperature, net.process_group)
-                terms["distillation"] = self.distillation * distance
-            return terms
-
-        return Loss(loss_terms)
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        *old_heads, new = self.heads
+        heads = separate_heads(old_heads) if self.separate else joined_head(old_heads)
+        first = local_start(new) if self.local else 0
+        logits = net(images)
+        terms = {"ce": self.cross_entropy(logits[:, first:], labels - first)}
+        if heads and self.distillation:
+            distance = head_distillation(heads, logits, self.teacher(images), self.temperature, net.process_group)
+            terms["distillation"] = self.distillation * distance
+        return terms

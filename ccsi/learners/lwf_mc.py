@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccsi.checks import NonNegative
-from ccsi.data import Task
-from ccsi.learners.base import Loss, NetLearner
+from ccsi.learners.base import NetLearner
 from ccsi.losses import binary_cross_entropy
 from ccsi.models import IncrementalNet
 
@@ -28,17 +27,11 @@ class LwFMC(NetLearner):
 
     distillation: NonNegative = 1.0
 
-    def objective(self, task: Task, teacher: IncrementalNet) -> Loss:
-        n_old = task.classes.start
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            logits = net(images)
-            targets = F.one_hot(labels, net.n_classes).to(logits.dtype)
-            terms = {"bce": binary_cross_entropy(logits[:, n_old:], targets[:, n_old:], net.process_group)}
-            if n_old and self.distillation:
-                old = teacher(images).sigmoid()
-                distance = binary_cross_entropy(logits[:, :n_old], old, net.process_group)
-                terms["distillation"] = self.distillation * distance
-            return terms
-
-        return Loss(loss_terms)
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        n_old, logits = self.teacher.n_classes, net(images)
+        targets = F.one_hot(labels, net.n_classes).to(logits.dtype)
+        terms = {"bce": binary_cross_entropy(logits[:, n_old:], targets[:, n_old:], net.process_group)}
+        if n_old and self.distillation:
+            distance = binary_cross_entropy(logits[:, :n_old], self.teacher(images).sigmoid(), net.process_group)
+            terms["distillation"] = self.distillation * distance
+        return terms

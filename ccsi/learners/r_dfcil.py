@@ -43,8 +43,8 @@ class RDFCIL(GenerationLearner):
     refine_epochs: PositiveInt = 40
     refine_lr: Positive = 0.05
 
-    def replay(self, task: Task, teacher: IncrementalNet, sampler: ReplaySampler, stages: Stages) -> None:
-        first = local_start(task)
+    def replay(self, task: Task, sampler: ReplaySampler, stages: Stages) -> None:
+        first, teacher = local_start(task.classes), sampler.teacher
         w_ce, kept = self.weights_for(teacher.n_classes, len(task.classes))
         self.net.relation = maps = self.relation(task)  # trained with the net, and removed at the end of the task
 

@@ -10,7 +10,6 @@ from ccsi.data import Labelled, Task
 from ccsi.errors import UserError
 from ccsi.learners.base import NetLearner
 from ccsi.learners.parts.exemplars import ExemplarBudget
-from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
 from ccsi.training import TrainingData
 
@@ -47,7 +46,7 @@ class ReplayLearner(NetLearner):
         super().learn(task, stages)
         self.remember(task)
 
-    def training_data(self, task: Task, teacher: IncrementalNet, stages: Stages) -> TrainingData:
+    def training_data(self, task: Task, stages: Stages) -> TrainingData:
         return TrainingData(task.train, task.val, self.exemplars(), self.budget.ratio)
 
     def exemplars(self) -> Labelled | None:

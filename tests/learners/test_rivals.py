@@ -696,7 +696,7 @@ def test_images_must_be_kept_by_the_kind_that_ends_data_free(learned):
 def test_a_net_without_room_for_the_task_is_told(make, tasks):
     learner = make("finetune")
     with pytest.raises(RuntimeError, match=r"Finetune\.learn: no room for the task's classes; expected self\.grow"):
-        learner.fit(tasks()[0], learner.objective(tasks()[0], learner.net), Stages())
+        learner.fit(tasks()[0], learner.objective(tasks()[0]), Stages())
 
 
 # ---- second stages, which even out old and new classes ----

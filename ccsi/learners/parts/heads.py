@@ -5,17 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ccsi.data import Task
 from ccsi.distributed import ProcessGroup
 from ccsi.losses import knowledge_distillation
 
 
-def local_start(task: Task) -> int:
-    """The first class of a task's own ("local") cross-entropy, which is over [start, n_classes).
+def local_start(classes: range) -> int:
+    """The first class of the own ("local") cross-entropy of a task's classes, which is over [start, n_classes).
 
     It is the task's first class, or 0 if the task has one class only: a softmax over one class has no gradient.
     """
-    return task.classes.start if len(task.classes) > 1 else 0
+    return classes.start if len(classes) > 1 else 0
 
 
 def separate_heads(heads: Sequence[range]) -> list[range]:
