@@ -15,11 +15,7 @@ ONE_WORKER = ProcessGroup()
 
 
 def cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    weights: Tensor | None = None,
-    smoothing: float = 0.0,
-    process_group: ProcessGroup = ONE_WORKER,
+    logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float, process_group: ProcessGroup = ONE_WORKER
 ) -> Tensor:
     """Mean cross-entropy of logits [N, n_classes], each image weighted by its class's weight; labels int64 [N]."""
     losses = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="none")

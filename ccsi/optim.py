@@ -23,7 +23,6 @@ class SGD:
         self.options |= {"dampening": 0.0, "nesterov": False, "maximize": False}
 
     def zero_grad(self) -> None:
-        """Remove the gradients."""
         for p in self.params:
             p.grad = None
 
@@ -37,11 +36,9 @@ class SGD:
             self.buffers[i] = buffer
 
     def state_dict(self) -> State:
-        """Momentum of each parameter."""
         return {"momentum": self.buffers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
         self.buffers = [b if b is None else b.to(p) for b, p in zip(state["momentum"], self.params, strict=True)]
 
 
@@ -61,11 +58,9 @@ class Adam:
         adam(self.params, list(grads), self.means, self.squares, [], self.steps, lr=lr, **self.options)
 
     def state_dict(self) -> State:
-        """Both moments and the number of steps of each parameter."""
         return {"means": self.means, "squares": self.squares, "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
         self.means, self.squares = (
             [m.to(p) for m, p in zip(state[name], self.params, strict=True)] for name in ("means", "squares")
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ class Stage:
             self.save(make())
 
 
+@dataclass
 class Stages:
     """The stages of one task; each runs once, across interruptions.
 
@@ -39,17 +40,15 @@ class Stages:
     Results consist of tensors, numbers, strings, lists and dicts.
     """
 
-    def __init__(
-        self,
-        saved: State | None = None,
-        due: Callable[[], bool] = lambda: False,
-        save: Callable[[State], None] = lambda state: None,
-        log: Callable[[str, int, int, Mapping[str, float]], None] = lambda name, step, steps, metrics: None,
-        clock: Callable[[str], AbstractContextManager[Any]] = nullcontext,
-    ) -> None:
+    saved: InitVar[State | None] = None
+    due: Callable[[], bool] = lambda: False
+    save: Callable[[State], None] = lambda state: None
+    log: Callable[[str, int, int, Mapping[str, float]], None] = lambda name, step, steps, metrics: None
+    clock: Callable[[str], AbstractContextManager[Any]] = nullcontext
+
+    def __post_init__(self, saved: State | None) -> None:
         self.done: State = dict(saved["done"]) if saved else {}
         self.current: tuple[str, State] | None = (saved["name"], saved["state"]) if saved else None
-        self._due, self._save, self._log, self._clock = due, save, log, clock
 
     def run(self, name: str, work: Callable[[Stage], T]) -> T:
         """The result of `work`, or of its earlier run if this stage is finished."""
@@ -58,8 +57,8 @@ class Stages:
             self.current = None
 
             def save(state: State) -> None:
-                self._save({"done": self.done, "name": name, "state": state})
+                self.save({"done": self.done, "name": name, "state": state})
 
-            with self._clock(name):
-                self.done[name] = work(Stage(state, self._due, save, partial(self._log, name)))
+            with self.clock(name):
+                self.done[name] = work(Stage(state, self.due, save, partial(self.log, name)))
         return self.done[name]

@@ -37,9 +37,9 @@ class ACIL(FrozenLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        g = self.streams.generator("expansion")
-        d = self.net.backbone.n_features
-        self.buffer = ((torch.rand(d, self.expansion, generator=g) * 2 - 1) * d**-0.5).to(self.device, torch.float64)
+        d, draws = self.net.backbone.n_features, self.streams.generator("expansion")
+        start = (torch.rand(d, self.expansion, generator=draws) * 2 - 1) * d**-0.5
+        self.buffer = start.to(self.device, torch.float64)
         self.auto = self.cross = self.buffer.new_zeros(0, 0)
 
     def update_statistics(self, task: Task, features: Tensor) -> None:

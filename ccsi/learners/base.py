@@ -187,12 +187,11 @@ class NetLearner(ABC):
         found = []
         for name, kind in self.stored_buffers.items():
             value = getattr(self, name)
-            tensors = value if isinstance(value, list) else [value]
+            tensors, by_rows = (value, kind == "exemplars") if isinstance(value, list) else ([value], True)
             if kind != "exemplars" and any(t.dtype == torch.uint8 for t in tensors):
                 raise TypeError(
                     f"{type(self).__name__}.stored_buffers: {name} are images; expected their kind to be exemplars."
                 )
-            by_rows = kind == "exemplars" or not isinstance(value, list)
             count = sum(len(t) if by_rows and t.ndim else t.numel() for t in tensors)
             if kind and count:
                 found.append(Stored(kind, count, sum(t.numel() * t.element_size() for t in tensors)))

@@ -128,12 +128,12 @@ class Update:
         self.learner, self.teacher, self.n_old = learner, teacher, task.classes.start
         n_all, n_new, device = task.classes.stop, len(task.classes), learner.device
         self.w_distillation = learner.distillation * math.sqrt(self.n_old / n_new)
-        self.w_margin = learner.w_margin if self.n_old else 0.0
-        self.w_idc = learner.w_idc if self.n_old else 0.0
+        self.w_margin, self.w_idc = (learner.w_margin, learner.w_idc) if self.n_old else (0.0, 0.0)
         self.class_weights: Tensor | None = None
         if learner.impressions is not None and learner.balance in ("class_weights", "both"):
             counts = torch.bincount(torch.cat([task.train.labels, learner.impressions.labels]), minlength=n_all)
-            self.class_weights = counts.sum() / (n_all * counts.clamp(min=1))  # `batches` may leave a class out
+            weights = counts.sum() / (n_all * counts.clamp(min=1))  # `batches` may leave a class out
+            self.class_weights = weights.to(learner.net.scale.dtype)
         if self.w_idc:
             self.rho, self.tau = (per_task(value, task.index) for value in (learner.idc.rho, learner.idc.tau))
             self.target = task.train.images if task.unlabeled is None else task.unlabeled
@@ -148,8 +148,7 @@ class Update:
         else:
             features = net.features(images)
         cosines = net.cosines(features)
-        weights = None if self.class_weights is None else self.class_weights.to(cosines.dtype)
-        terms = {"ce": learner.cross_entropy(net.scale * cosines, labels, weights)}
+        terms = {"ce": learner.cross_entropy(net.scale * cosines, labels, self.class_weights)}
         if self.w_distillation:
             distance = losses.distillation(features, self.teacher.features(images), process_group)
             terms["distillation"] = self.w_distillation * distance

@@ -1,12 +1,8 @@
 """Experience replay (ER, Chaudhry et al., arXiv 1902.10486, 2019)."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from ccsi.learners.replay import ReplayLearner
 
 
-@dataclass(kw_only=True, eq=False)
 class ER(ReplayLearner):
     """Cross-entropy over all classes seen, on the new task's images and some real images of each old class.
 
@@ -15,4 +11,4 @@ class ER(ReplayLearner):
     """
 
     default_name = "er"
-    kind: ClassVar = "bound"
+    kind = "bound"

@@ -10,7 +10,7 @@ from torch.func import functional_call, jacrev, vmap
 from ccsi.checks import NonNegative, PositiveInt, Probability
 from ccsi.data import Task
 from ccsi.learners.base import Loss, NetLearner
-from ccsi.learners.parts.importance import bounded, padded, penalized, penalized_weights, quadratic
+from ccsi.learners.parts.importance import padded, penalized, penalized_weights, quadratic
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
 
@@ -29,7 +29,7 @@ class EWC(NetLearner):
     """
 
     default_name = "ewc"
-    kind: ClassVar = "regularisation"
+    kind = "regularisation"
     stored_buffers: ClassVar = {"fisher": "Fisher information", "anchor": ""}
 
     penalty: NonNegative = 5000.0
@@ -42,7 +42,7 @@ class EWC(NetLearner):
         self.anchor: list[Tensor] = []
 
     def objective(self, task: Task) -> Loss:
-        stiffness = bounded([self.penalty * value for value in self.fisher], self.training.lr)
+        stiffness = [(self.penalty * value).clamp(max=1 / self.training.lr) for value in self.fisher]
 
         def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             terms = {"ce": self.cross_entropy(net(images), labels)}

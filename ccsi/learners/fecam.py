@@ -69,8 +69,7 @@ class FeCAM(FrozenLearner):
         return full / (deviations[:, :, None] * deviations[:, None, :])
 
     def classify_features(self, features: Tensor) -> Tensor:
-        x = self.transformed(features)
-        means = self.means
+        x, means = self.transformed(features), self.means
         if self.unit_length:
             x, means = F.normalize(x), F.normalize(means)
         difference = x[None] - means[:, None]  # [n, N, D]

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ class InversionLearner(NetLearner):
         impressions: those made for the last task; None for the first.
     """
 
-    kind: ClassVar = "inversion"
+    kind = "inversion"
 
     synthesis: Synthesis
 
@@ -50,7 +49,7 @@ class GenerationLearner(NetLearner):
         generation: how the generator is trained.
     """
 
-    kind: ClassVar = "inversion"
+    kind = "inversion"
 
     generation: Generation
 
@@ -75,11 +74,7 @@ class GenerationLearner(NetLearner):
 
 @dataclass
 class ReplaySampler:
-    """New images from a generator at each call, labelled by a teacher.
-
-    Attributes:
-        draws: the generator of their noise, part of the state of an objective that samples.
-    """
+    """New images from a generator at each call, labelled by a teacher; the state of `draws` is the objective's."""
 
     generator: Generator
     teacher: IncrementalNet

@@ -1,7 +1,5 @@
 """Joint training on all tasks so far: the upper bound, which is not data-free."""
 
-from typing import ClassVar
-
 from ccsi.data import Task
 from ccsi.learners.base import NetLearner
 from ccsi.stage import Stages
@@ -15,7 +13,7 @@ class Joint(NetLearner):
     """
 
     default_name = "joint"
-    kind: ClassVar = "bound"
+    kind = "bound"
     permissions = ("all_tasks",)
 
     def learn(self, task: Task, stages: Stages) -> None:

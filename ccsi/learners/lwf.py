@@ -1,7 +1,6 @@
 """Learning without Forgetting (LwF, Li and Hoiem, TPAMI 2018)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -27,7 +26,7 @@ class LwF(NetLearner):
     """
 
     default_name = "lwf"
-    kind: ClassVar = "regularisation"
+    kind = "regularisation"
 
     distillation: NonNegative = 1.0
     temperature: Positive = 2.0

@@ -1,7 +1,6 @@
 """LwF.MC, multi-class Learning without Forgetting (Rebuffi et al., iCaRL, CVPR 2017, section 4)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,7 +22,7 @@ class LwFMC(NetLearner):
     """
 
     default_name = "lwf_mc"
-    kind: ClassVar = "regularisation"
+    kind = "regularisation"
 
     distillation: NonNegative = 1.0
 

@@ -32,7 +32,7 @@ class PASS(NetLearner):
     """
 
     default_name = "pass"
-    kind: ClassVar = "prototypes"
+    kind = "prototypes"
     stored_buffers: ClassVar = {"means": "class mean features", "radius": "feature spread"}
 
     w_prototypes: NonNegative = 10.0

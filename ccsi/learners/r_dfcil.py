@@ -90,10 +90,7 @@ class RDFCIL(GenerationLearner):
 
 
 def angle_differences(features: Tensor, old: Tensor) -> Tensor:
-    """Mean |cos ∠| difference of the angles at each feature, towards all pairs of others: both [N, D] to [N] (eq. 7).
-
-    Source: RKD (Park et al., CVPR 2019), eq. 7.
-    """
+    """Mean |cos ∠| difference of the angles at each feature to all pairs of others, [N, D] to [N] (eq. 7; RKD)."""
 
     def cosines(f: Tensor) -> Tensor:
         unit = F.normalize(f[None] - f[:, None], dim=2)  # [vertex, other, D]

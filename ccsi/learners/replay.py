@@ -25,7 +25,7 @@ class ReplayLearner(NetLearner):
         kept_images: uint8 [M, C, S, S], class by class, the best of each first. kept_labels: int64 [M].
     """
 
-    kind: ClassVar = "exemplars"
+    kind = "exemplars"
     stored_buffers: ClassVar = {"kept_images": "exemplars", "kept_labels": "exemplar labels"}
 
     budget: ExemplarBudget

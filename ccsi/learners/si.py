@@ -11,7 +11,7 @@ from ccsi.checks import NonNegative, Positive
 from ccsi.data import Task
 from ccsi.errors import UserError
 from ccsi.learners.base import NetLearner
-from ccsi.learners.parts.importance import bounded, gradients, padded, penalized_weights, quadratic
+from ccsi.learners.parts.importance import padded, penalized, penalized_weights, quadratic
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages, State
 
@@ -29,7 +29,7 @@ class SI(NetLearner):
     """
 
     default_name = "si"
-    kind: ClassVar = "regularisation"
+    kind = "regularisation"
     stored_buffers: ClassVar = {"importance": "synaptic importance", "anchor": ""}
 
     penalty: NonNegative = 0.1
@@ -43,10 +43,8 @@ class SI(NetLearner):
     def check(self, sizes: Sequence[int]) -> None:
         if self.training.select != "last":
             raise UserError("training.select=best_val: learner=si follows the weights to the end; expected last.")
-        if self.training.clip_norm is not None:
-            raise UserError(
-                f"training.clip_norm={self.training.clip_norm}: learner=si needs whole gradients; expected null."
-            )
+        if (clip_norm := self.training.clip_norm) is not None:
+            raise UserError(f"training.clip_norm={clip_norm}: learner=si needs whole gradients; expected null.")
 
     def learn(self, task: Task, stages: Stages) -> None:
         self.grow(task)
@@ -54,10 +52,9 @@ class SI(NetLearner):
         integral = PathIntegral(self)
         self.fit(task, integral, stages)
         end = [p.detach().clone() for p in penalized_weights(self.net)]
-        old = padded(self.importance, end)
         self.importance = [
             total + (omega / ((b - a).square() + self.damping)).clamp(min=0)
-            for total, omega, a, b in zip(old, integral.omega, start, end, strict=True)
+            for total, omega, a, b in zip(padded(self.importance, end), integral.omega, start, end, strict=True)
         ]
         self.anchor = end
 
@@ -70,7 +67,7 @@ class PathIntegral:
 
     def __init__(self, learner: SI) -> None:
         self.learner = learner
-        self.stiffness = bounded([2 * learner.penalty * omega for omega in learner.importance], learner.training.lr)
+        self.stiffness = [(2 * learner.penalty * w).clamp(max=1 / learner.training.lr) for w in learner.importance]
         self.omega = [torch.zeros_like(p) for p in penalized_weights(learner.net)]
         self.before: list[Tensor] | None = None
 
@@ -88,7 +85,8 @@ class PathIntegral:
         if self.before is None:
             return
         net = self.learner.net
-        now, slopes = penalized_weights(net), gradients(net)
+        grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in net.named_parameters()}
+        now, slopes = penalized_weights(net), penalized(grads)
         if self.stiffness:  # the gradient without the penalty's
             held = zip(slopes, padded(self.stiffness, now), self.before, padded(self.learner.anchor, now), strict=True)
             slopes = [g - w * (b - a) for g, w, b, a in held]

@@ -49,10 +49,7 @@ class ExemplarBudget:
 
 
 def herding(features: Tensor, count: int) -> Tensor:
-    """Positions of images whose mean normalized feature stays nearest to the class's: int64 [count].
-
-    Args:
-        features: [N, D], N >= count.
+    """Positions of `count` of [N, D] features whose mean, normalized, stays nearest to that of all: int64 [count].
 
     Source: iCaRL (Rebuffi et al. 2017), algorithm 4.
     """

@@ -10,10 +10,7 @@ from ccsi.losses import knowledge_distillation
 
 
 def local_start(classes: range) -> int:
-    """The first class of the own ("local") cross-entropy of a task's classes, which is over [start, n_classes).
-
-    It is the task's first class, or 0 if the task has one class only: a softmax over one class has no gradient.
-    """
+    """The first class of a task's own ("local") cross-entropy; 0 for a single class: its softmax has no gradient."""
     return classes.start if len(classes) > 1 else 0
 
 

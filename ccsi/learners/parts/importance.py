@@ -1,4 +1,7 @@
-"""Quadratic penalties on changes of important weights."""
+"""Quadratic penalties on changes of important weights.
+
+A stiffness is at most 1/lr, where a step of SGD returns a weight to its anchor; above 2/lr it would diverge.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,11 +23,6 @@ def penalized_weights(net: IncrementalNet) -> list[Tensor]:
     return penalized(dict(net.named_parameters()))
 
 
-def gradients(net: IncrementalNet) -> list[Tensor]:
-    """The last gradients of `penalized_weights`, 0 where there are none."""
-    return penalized({k: torch.zeros_like(p) if p.grad is None else p.grad for k, p in net.named_parameters()})
-
-
 def padded(values: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
     """`values`, one for each of `like`, with rows of 0 for prototypes that were added later; none: all 0."""
     if not values:
@@ -40,8 +38,3 @@ def quadratic(net: IncrementalNet, stiffness: Sequence[Tensor], anchor: Sequence
     now = penalized_weights(net)
     held = zip(padded(stiffness, now), now, padded(anchor, now), strict=True)
     return torch.stack([(w * (p - a).square()).sum() for w, p, a in held]).sum() / 2 / net.process_group.world_size
-
-
-def bounded(stiffness: Sequence[Tensor], lr: float) -> list[Tensor]:
-    """`stiffness`, at most 1/lr. There a step of SGD returns a weight to its anchor; above 2/lr it would diverge."""
-    return [value.clamp(max=1 / lr) for value in stiffness]
