@@ -63,11 +63,10 @@ def margin(
         m: margin in cosine units. k: new classes per image (at most n_new count).
     """
     k = min(k, cosines.shape[1] - n_old)
-    is_old = (labels < n_old).to(cosines.dtype)
     own = cosines.gather(1, labels[:, None])
     hardest = cosines[:, n_old:].topk(k, dim=1).values
     violations = F.relu(m - own + hardest).mean(1)
-    return process_group.mean(violations, is_old)
+    return process_group.mean(violations, (labels < n_old).to(cosines.dtype))
 
 
 def class_centroids(
@@ -103,8 +102,8 @@ def intra_domain_conservative(
         target, source: T and S, [n, n] rows per class; both: bool [n], classes that have both centroids.
     """
     similarity = F.normalize(target) @ F.normalize(source).T / tau
-    pairs = both[:, None] & both[None, :]
-    masked = similarity.masked_fill(~pairs, -1e9)  # finite, so that an empty `both` has a zero gradient, not NaN
+    # finite, so that an empty `both` has a zero gradient, not NaN
+    masked = similarity.masked_fill(~(both[:, None] & both[None, :]), -1e9)
     own = similarity.diagonal().masked_fill(~both, -1e9)
     if form == "sum":
         loss = masked.flatten().logsumexp(0) - own.logsumexp(0)

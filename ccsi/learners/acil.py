@@ -24,8 +24,7 @@ class ACIL(FrozenLearner):
     task, which in the paper has half of the classes.
 
     Args:
-        expansion: width of the random layer; 8,192 in the paper (section 4.1), for which 0.5 GB are kept; 34 MB for
-            2,048.
+        expansion: width of the random layer, for which 34 MB are kept; 8,192 in the paper (section 4.1), with 0.5 GB.
         ridge: γ, 0.1 in the paper.
     """
 

@@ -9,7 +9,7 @@ from torch.func import functional_call, jacrev, vmap
 
 from ccsi.checks import NonNegative, PositiveInt, Probability
 from ccsi.data import Task
-from ccsi.learners.base import Loss, NetLearner
+from ccsi.learners.base import NetLearner
 from ccsi.learners.parts.importance import padded, penalized, penalized_weights, quadratic
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
@@ -41,18 +41,14 @@ class EWC(NetLearner):
         self.fisher: list[Tensor] = []
         self.anchor: list[Tensor] = []
 
-    def objective(self, task: Task) -> Loss:
-        stiffness = [(self.penalty * value).clamp(max=1 / self.training.lr) for value in self.fisher]
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            terms = {"ce": self.cross_entropy(net(images), labels)}
-            if stiffness and self.penalty:
-                terms["penalty"] = quadratic(net, stiffness, self.anchor)
-            return terms
-
-        return Loss(loss_terms)
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        terms = super().loss_terms(net, images, labels)
+        if self.stiffness and self.penalty:
+            terms["penalty"] = quadratic(net, self.stiffness, self.anchor)
+        return terms
 
     def learn(self, task: Task, stages: Stages) -> None:
+        self.stiffness = [(self.penalty * value).clamp(max=1 / self.training.lr) for value in self.fisher]
         super().learn(task, stages)
         new = stages.run("fisher", lambda stage: fisher_diagonal(self.net, self.sample(task)))
         self.fisher = [self.decay * a + b for a, b in zip(padded(self.fisher, new), new, strict=True)]

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from ccsi.data import Labelled, Task
-from ccsi.learners.base import NetLearner
+from ccsi.learners.base import Loss, NetLearner
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
 from ccsi.synthesis import ClassMemory, Generation, Generator, Synthesis
+from ccsi.training import Objective, TrainingData
 
 
 @dataclass(kw_only=True, eq=False)
@@ -47,22 +48,26 @@ class GenerationLearner(NetLearner):
 
     Args:
         generation: how the generator is trained.
+
+    Attributes:
+        sampler: makes images for the last task; none for the first.
     """
 
     kind = "inversion"
 
     generation: Generation
 
-    def learn(self, task: Task, stages: Stages) -> None:
-        if not self.heads:
-            return super().learn(task, stages)
-        sampler = self.train_generator(task, self.frozen_net(), stages)
-        self.grow(task)
-        self.replay(task, sampler, stages)
+    def training_data(self, task: Task, stages: Stages) -> TrainingData:
+        if self.teacher.n_classes:
+            self.sampler = self.train_generator(task, self.teacher, stages)
+        return super().training_data(task, stages)
+
+    def objective(self, task: Task) -> Objective:
+        return Loss(self.replay_terms, self.sampler.draws) if self.teacher.n_classes else super().objective(task)
 
     @abstractmethod
-    def replay(self, task: Task, sampler: "ReplaySampler", stages: Stages) -> None:
-        """Learn a task after the first; the net has its classes already."""
+    def replay_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The weighted loss terms of a batch of a task after the first, with images of the `sampler`."""
 
     def train_generator(self, task: Task, teacher: IncrementalNet, stages: Stages) -> "ReplaySampler":
         """Run the stage `generation`; a sampler of its images."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ccsi.checks import NonNegative, Positive, PositiveInt
 from ccsi.data import Task
 from ccsi.learners.base import Loss
-from ccsi.learners.generative import GenerationLearner, ReplaySampler
+from ccsi.learners.generative import GenerationLearner
 from ccsi.learners.parts.heads import local_start
 from ccsi.losses import exact
 from ccsi.models import IncrementalNet
@@ -43,37 +43,39 @@ class RDFCIL(GenerationLearner):
     refine_epochs: PositiveInt = 40
     refine_lr: Positive = 0.05
 
-    def replay(self, task: Task, sampler: ReplaySampler, stages: Stages) -> None:
-        first, teacher = local_start(task.classes), sampler.teacher
-        w_ce, kept = self.weights_for(teacher.n_classes, len(task.classes))
-        self.net.relation = maps = self.relation(task)  # trained with the net, and removed at the end of the task
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            n, (generated, _) = len(images), sampler(len(images))
-            features = net.features(torch.cat([images, generated]))
-            logits = net.scale * net.cosines(features)
-            terms = {"ce": w_ce * self.cross_entropy(logits[:n, first:], labels - first)}
-            if self.w_hard:
-                hard = (logits[n:, : teacher.n_classes] - teacher(generated)).abs().mean(1)
-                terms["hard"] = kept * self.w_hard * net.process_group.mean(hard)
-            if self.w_relation:
-                now, part = net.process_group.rows(maps[0](features[:n]))
-                before, _ = net.process_group.rows(maps[1](teacher.features(images)))
-                angles = angle_differences(now, before)[part]
-                terms["relation"] = kept * self.w_relation * net.process_group.mean(angles)
-            return terms
-
-        def refined(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            generated, pseudo_labels = sampler(len(images))
-            with torch.no_grad():
-                features = net.eval().features(torch.cat([images, generated]))
-            logits = net.scale * net.cosines(features)
-            return {"ce": self.cross_entropy(logits, torch.cat([labels, pseudo_labels]))}
-
-        self.fit(task, Loss(loss_terms, sampler.draws), stages)
+    def learn(self, task: Task, stages: Stages) -> None:
+        if not self.heads:
+            return super().learn(task, stages)
+        self.net.relation = self.relation(task)  # trained with the net, and removed afterwards
+        super().learn(task, stages)
         del self.net.relation
         training = self.training.second_stage(self.refine_epochs, self.refine_lr)
-        self.fit(task, Loss(refined, sampler.draws), stages, stage="refinement", training=training)
+        self.fit(task, Loss(self.refined, self.sampler.draws), stages, stage="refinement", training=training)
+
+    def replay_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        n, n_old, new = len(images), self.teacher.n_classes, self.heads[-1]
+        w_ce, kept = self.weights_for(n_old, len(new))
+        generated, _ = self.sampler(n)
+        features = net.features(torch.cat([images, generated]))
+        logits, first = net.scale * net.cosines(features), local_start(new)
+        terms = {"ce": w_ce * self.cross_entropy(logits[:n, first:], labels - first)}
+        if self.w_hard:
+            hard = (logits[n:, :n_old] - self.teacher(generated)).abs().mean(1)
+            terms["hard"] = kept * self.w_hard * net.process_group.mean(hard)
+        if self.w_relation:
+            now, part = net.process_group.rows(net.relation[0](features[:n]))
+            before, _ = net.process_group.rows(net.relation[1](self.teacher.features(images)))
+            angles = angle_differences(now, before)[part]
+            terms["relation"] = kept * self.w_relation * net.process_group.mean(angles)
+        return terms
+
+    def refined(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy over all classes, of the classifier alone."""
+        generated, pseudo_labels = self.sampler(len(images))
+        with torch.no_grad():
+            features = net.eval().features(torch.cat([images, generated]))
+        logits = net.scale * net.cosines(features)
+        return {"ce": self.cross_entropy(logits, torch.cat([labels, pseudo_labels]))}
 
     def weights_for(self, n_old: int, n_new: int) -> tuple[float, float]:
         """The weight of cross-entropy, and the factor of both distillations (section 3.5)."""

@@ -74,7 +74,7 @@ class PathIntegral:
     def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         self.add_step()
         self.before = [p.detach().clone() for p in penalized_weights(net)]
-        terms = {"ce": self.learner.cross_entropy(net(images), labels)}
+        terms = self.learner.loss_terms(net, images, labels)
         if self.stiffness and self.learner.penalty:
             terms["penalty"] = quadratic(net, self.stiffness, self.learner.anchor)
         return terms
