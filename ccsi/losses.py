@@ -40,10 +40,7 @@ def distillation(features: Tensor, old_features: Tensor, process_group: ProcessG
 def knowledge_distillation(
     logits: Tensor, old_logits: Tensor, temperature: float = 2.0, process_group: ProcessGroup = ONE_WORKER
 ) -> Tensor:
-    """KL(p_old ‖ p) of the softmax at a temperature T, mean over images; both logits [N, n].
-
-    Its gradient is that of the cross-entropy with softened targets (Hinton et al. 2015; LwF, eq. 2-3), without T².
-    """
+    """KL(p_old ‖ p) at a temperature, mean over images; logits [N, n]. Hinton et al. 2015, without T²; LwF, eq. 2-3."""
     old, new = old_logits / temperature, logits / temperature
     return process_group.mean((F.softmax(old, 1) * (F.log_softmax(old, 1) - F.log_softmax(new, 1))).sum(1))
 
@@ -80,11 +77,10 @@ def class_centroids(
 
 
 def moving_centroids(before: Tensor, seen: Tensor, batch: Tensor, present: Tensor, rho: float) -> tuple[Tensor, Tensor]:
-    """S ← (1−ρ)·S + ρ·s_batch for classes in the batch, whose first batch sets S; gradients flow through `batch` only.
+    """New S and seen: S ← (1−ρ)·S + ρ·s_batch for classes in the batch, the first sets S; gradients only to `batch`.
 
     Args:
-        before, seen: S [n, n], and which of its rows are set, bool [n]; both are returned anew.
-        batch, present: from `class_centroids`.
+        before, seen: S [n, n], and which of its rows are set, bool [n]. batch, present: from `class_centroids`.
     """
     moved = torch.where(seen[:, None], (1 - rho) * before.detach() + rho * batch, batch)
     return torch.where(present[:, None], moved, before.detach()), seen | present

@@ -54,7 +54,6 @@ class Adam:
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor], lr: float) -> None:
-        """One update."""
         adam(self.params, list(grads), self.means, self.squares, [], self.steps, lr=lr, **self.options)
 
     def state_dict(self) -> State:

@@ -33,7 +33,7 @@ class ABD(GenerationLearner):
 
     def replay_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         first, teacher = local_start(self.heads[-1]), self.teacher
-        generated, pseudo_labels = self.sampler(len(images))
+        generated, pseudo_labels = self.generated(len(images))
         both = torch.cat([images, generated])
         features = net.features(both)
         own = net.scale * net.cosines(features[: len(images)])
@@ -44,7 +44,6 @@ class ABD(GenerationLearner):
             moved = F.linear(now - before, old_classifier).square().mean(1)  # eq. 10
             terms["distillation"] = self.distillation * net.process_group.mean(moved)
         if self.fine_tuning:
-            logits = net.scale * net.cosines(features.detach())
-            tuned = self.cross_entropy(logits, torch.cat([labels, pseudo_labels]))  # eq. 9
-            terms["fine_tuning"] = self.fine_tuning * tuned
+            logits = net.scale * net.cosines(features.detach())  # eq. 9
+            terms["fine_tuning"] = self.fine_tuning * self.cross_entropy(logits, torch.cat([labels, pseudo_labels]))
         return terms

@@ -52,10 +52,8 @@ class ACIL(FrozenLearner):
     def correlated(
         self, auto: Tensor, cross: Tensor, features: Tensor, targets: Tensor, activation: Activation = F.relu
     ) -> tuple[Tensor, Tensor]:
-        """XᵀX [E, E] and XᵀY [E, n], from before ([0, 0] at the start), after images [N, D] with Y [N, n] are added.
-
-        Images are expanded in chunks: with 8,192 columns X takes 65 kB an image.
-        """
+        """XᵀX [E, E] and XᵀY [E, n] (both [0, 0] at the start), plus those of images [N, D] with targets Y [N, n]."""
+        # in chunks: with 8,192 columns X takes 65 kB an image
         for part, y in zip(features.split(1024), targets.split(1024), strict=True):
             x = self.expanded(part, activation)
             new = x.T @ y

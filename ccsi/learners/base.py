@@ -150,8 +150,7 @@ class NetLearner(ABC):
     ) -> None:
         """Train the net as one stage; afterwards it is in eval mode, and the objective in its last state.
 
-        Args:
-            data, training: None: the task's images, the learner's own. stage: its name, unique within a task.
+        `data` and `training` are by default the task's images and the learner's own; `stage` is unique within a task.
         """
         data, config = data or TrainingData(task.train, task.val), training or self.training
         if len(data.train) and int(data.train.labels.max()) >= self.net.n_classes:

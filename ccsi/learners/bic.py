@@ -28,8 +28,7 @@ class BiC(ReplayLearner):
 
     Args:
         temperature: T of the distillation, 2 in the paper (eq. 1).
-        held_out: share of a class's exemplars that the two numbers are fitted to, 0.1 in the paper (section 6.1): at
-            least one image, and never all.
+        held_out: share of a class's exemplars for the two numbers, at least one and never all; 0.1 in section 6.1.
     """
 
     default_name = "bic"

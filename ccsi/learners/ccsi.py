@@ -42,9 +42,6 @@ class IdC:
     batch_size: AtLeastTwo | None = None
 
 
-PERMISSIONS = {"new_train": (), "unlabeled_pool": ("unlabeled_pool",), "as_released": ("test_images",)}
-
-
 @dataclass(kw_only=True, eq=False)
 class CCSI(InversionLearner):
     """Replay of class impressions, images of old classes that are optimised under the old net, with four losses.
@@ -83,7 +80,8 @@ class CCSI(InversionLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.permissions = PERMISSIONS[self.idc.target] if self.w_idc > 0 else ()
+        needed = {"new_train": (), "unlabeled_pool": ("unlabeled_pool",), "as_released": ("test_images",)}
+        self.permissions = needed[self.idc.target] if self.w_idc > 0 else ()
         self.memory = ClassMemory(torch.empty(0))
 
     def check(self, sizes: Sequence[int]) -> None:
@@ -98,10 +96,9 @@ class CCSI(InversionLearner):
                 )
 
     def training_data(self, task: Task, stages: Stages) -> TrainingData:
-        impressions = self.synthesize(task, self.memory, stages)
-        sampled = impressions is not None and self.balance in ("sampler", "both")
+        sampled = self.heads and self.balance in ("sampler", "both")
         ratio = per_task(self.synthetic_ratio, task.index) if sampled else None
-        return TrainingData(task.train, task.val, impressions, ratio)
+        return self.synthesize(task, self.memory, ratio, stages)
 
     def objective(self, task: Task) -> "Update":
         return Update(self, task, self.teacher)

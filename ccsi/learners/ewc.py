@@ -38,8 +38,7 @@ class EWC(NetLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.fisher: list[Tensor] = []
-        self.anchor: list[Tensor] = []
+        self.fisher, self.anchor = list[Tensor](), list[Tensor]()
 
     def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         terms = super().loss_terms(net, images, labels)
@@ -67,11 +66,10 @@ def fisher_diagonal(net: IncrementalNet, images: Tensor) -> list[Tensor]:
     The expectation over labels is the model's own, as the Fisher information demands.
     """
     net.eval()
-    weights = {name: p.detach() for name, p in net.named_parameters()}
-    state = dict(net.named_buffers())
+    weights, buffers = {name: p.detach() for name, p in net.named_parameters()}, dict(net.named_buffers())
 
     def log_probabilities(weights: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-        log_p = functional_call(net, (weights, state), (x[None],))[0].log_softmax(0)
+        log_p = functional_call(net, (weights, buffers), (x[None],))[0].log_softmax(0)
         return log_p, log_p
 
     def of_one(x: Tensor) -> dict[str, Tensor]:

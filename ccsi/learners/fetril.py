@@ -40,8 +40,7 @@ class FeTrIL(FrozenLearner):
         x, y = [features], [task.train.labels]
         for old, mean in enumerate(self.means):
             like = int(F.cosine_similarity(mean[None], new).argmax())
-            own = task.train.labels == task.classes.start + like
-            moved = features[own] - new[like] + mean  # eq. 1
+            moved = features[task.train.labels == task.classes.start + like] - new[like] + mean  # eq. 1
             x.append(moved)
             y.append(torch.full((len(moved),), old).to(y[0]))
         self.means = torch.cat([self.means, new])

@@ -50,12 +50,12 @@ class RDFCIL(GenerationLearner):
         super().learn(task, stages)
         del self.net.relation
         training = self.training.second_stage(self.refine_epochs, self.refine_lr)
-        self.fit(task, Loss(self.refined, self.sampler.draws), stages, stage="refinement", training=training)
+        self.fit(task, Loss(self.refined, self.draws), stages, stage="refinement", training=training)
 
     def replay_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         n, n_old, new = len(images), self.teacher.n_classes, self.heads[-1]
         w_ce, kept = self.weights_for(n_old, len(new))
-        generated, _ = self.sampler(n)
+        generated, _ = self.generated(n)
         features = net.features(torch.cat([images, generated]))
         logits, first = net.scale * net.cosines(features), local_start(new)
         terms = {"ce": w_ce * self.cross_entropy(logits[:n, first:], labels - first)}
@@ -63,15 +63,16 @@ class RDFCIL(GenerationLearner):
             hard = (logits[n:, :n_old] - self.teacher(generated)).abs().mean(1)
             terms["hard"] = kept * self.w_hard * net.process_group.mean(hard)
         if self.w_relation:
-            now, part = net.process_group.rows(net.relation[0](features[:n]))
-            before, _ = net.process_group.rows(net.relation[1](self.teacher.features(images)))
+            new_map, old_map = net.get_submodule("relation").children()
+            now, part = net.process_group.rows(new_map(features[:n]))
+            before, _ = net.process_group.rows(old_map(self.teacher.features(images)))
             angles = angle_differences(now, before)[part]
             terms["relation"] = kept * self.w_relation * net.process_group.mean(angles)
         return terms
 
     def refined(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy over all classes, of the classifier alone."""
-        generated, pseudo_labels = self.sampler(len(images))
+        generated, pseudo_labels = self.generated(len(images))
         with torch.no_grad():
             features = net.eval().features(torch.cat([images, generated]))
         logits = net.scale * net.cosines(features)

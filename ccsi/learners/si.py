@@ -37,8 +37,7 @@ class SI(NetLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.importance: list[Tensor] = []
-        self.anchor: list[Tensor] = []
+        self.importance, self.anchor = list[Tensor](), list[Tensor]()
 
     def check(self, sizes: Sequence[int]) -> None:
         if self.training.select != "last":

@@ -594,7 +594,8 @@ def test_lucirs_parts_are_ccsis_on_the_same_images(first_batch, learned, tasks):
 def test_abds_parts(first_batch, tasks):
     learner, before, batch = first_batch("abd", distillation=0.3, fine_tuning=0.5)
     net, parts = learner.net.train(), batch["parts"]
-    generated, pseudo_labels = learner.train_generator(tasks()[1], before, Stages())(6)
+    learner.train_generator(tasks()[1], Stages())
+    generated, pseudo_labels = learner.generated(6)
     assert torch.equal(pseudo_labels, before(generated).argmax(1)) and generated.min() >= 0 and generated.max() <= 1
     both = torch.cat([batch["images"], generated])
     f, old = net.features(both, moving=0), before.features(both)
@@ -612,7 +613,8 @@ def test_abds_parts(first_batch, tasks):
 def test_r_dfcils_parts(first_batch, tasks):
     learner, before, batch = first_batch("r_dfcil", w_ce=0.5, w_hard=0.2, w_relation=0.3)
     net, parts = learner.net.train(), batch["parts"]
-    generated, _ = learner.train_generator(tasks()[1], before, Stages())(6)
+    learner.train_generator(tasks()[1], Stages())
+    generated, _ = learner.generated(6)
     f = net.features(torch.cat([batch["images"], generated]), moving=0)
     z = net.scale * net.cosines(f)
     alpha, beta = np.log2(3 / 2 + 1), np.sqrt(2 / 3)
