@@ -1,4 +1,4 @@
-"""The update's losses (METHOD section 5): pure functions of tensors to a scalar.
+"""Losses (METHOD section 5): pure functions of tensors to a scalar.
 
 If several workers share a batch (`process_group`), each passes its own images, and the loss is the sum of results.
 """
@@ -15,11 +15,7 @@ ONE_WORKER = ProcessGroup()
 
 
 def cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    weights: Tensor | None = None,
-    smoothing: float = 0.0,
-    process_group: ProcessGroup = ONE_WORKER,
+    logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float, process_group: ProcessGroup = ONE_WORKER
 ) -> Tensor:
     """Mean cross-entropy of logits [N, n_classes], each image weighted by its class's weight; labels int64 [N]."""
     losses = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="none")
@@ -44,14 +40,9 @@ def distillation(features: Tensor, old_features: Tensor, process_group: ProcessG
 def knowledge_distillation(
     logits: Tensor, old_logits: Tensor, temperature: float = 2.0, process_group: ProcessGroup = ONE_WORKER
 ) -> Tensor:
-    """KL(p_old ‖ p) of the softmax at a temperature T, mean over images; both logits [N, n].
-
-    Its gradient is that of the cross-entropy with softened targets (Hinton et al. 2015; LwF, eq. 2-3), without the
-    factor T² that some authors add.
-    """
-    p_old = F.softmax(old_logits / temperature, 1)
-    log_p = F.log_softmax(logits / temperature, 1)
-    return process_group.mean((p_old * (F.log_softmax(old_logits / temperature, 1) - log_p)).sum(1))
+    """KL(p_old ‖ p) at a temperature, mean over images; logits [N, n]. Hinton et al. 2015, without T²; LwF, eq. 2-3."""
+    old, new = old_logits / temperature, logits / temperature
+    return process_group.mean((F.softmax(old, 1) * (F.log_softmax(old, 1) - F.log_softmax(new, 1))).sum(1))
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, process_group: ProcessGroup = ONE_WORKER) -> Tensor:
@@ -62,33 +53,23 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor, process_group: Process
 def margin(
     cosines: Tensor, labels: Tensor, n_old: int, m: float = 0.3, k: int = 1, process_group: ProcessGroup = ONE_WORKER
 ) -> Tensor:
-    """Margin between old classes' images and the K nearest new prototypes. LUCIR, eq. 8.
-
-    Mean over old-class images and their top-K new classes of max(0, m − s_y + s_new); 0 without old images.
+    """Mean over old images and their K nearest new classes of max(0, m − s_y + s_new); 0 without old. LUCIR, eq. 8.
 
     Args:
         cosines: [N, n_classes], before σ. labels: int64 [N]. n_old: classes below it are old.
         m: margin in cosine units. k: new classes per image (at most n_new count).
     """
     k = min(k, cosines.shape[1] - n_old)
-    is_old = (labels < n_old).to(cosines.dtype)
     own = cosines.gather(1, labels[:, None])
     hardest = cosines[:, n_old:].topk(k, dim=1).values
     violations = F.relu(m - own + hardest).mean(1)
-    return process_group.mean(violations, is_old)
+    return process_group.mean(violations, (labels < n_old).to(cosines.dtype))
 
 
 def class_centroids(
     scores: Tensor, labels: Tensor, n_classes: int, process_group: ProcessGroup = ONE_WORKER
 ) -> tuple[Tensor, Tensor]:
-    """The mean score vector of each class in the batch of all workers.
-
-    Args:
-        scores: [N, n_classes]. labels: int64 [N].
-
-    Returns:
-        Centroids [n_classes, n_classes] (zero where absent), and which classes are present, bool [n_classes].
-    """
+    """Mean of the scores [N, n] of each class of all workers' batch, [n, n] (0 if absent); bool [n]: is it present."""
     # a matrix product with one-hot rows: deterministic on every device, unlike index_add
     member = F.one_hot(labels, n_classes).to(scores.dtype)
     counts = process_group.all_reduce(member.sum(0))
@@ -96,13 +77,10 @@ def class_centroids(
 
 
 def moving_centroids(before: Tensor, seen: Tensor, batch: Tensor, present: Tensor, rho: float) -> tuple[Tensor, Tensor]:
-    """S ← (1−ρ)·S + ρ·s_batch for classes in the batch; the first batch sets a class's row; others keep theirs.
+    """New S and seen: S ← (1−ρ)·S + ρ·s_batch for classes in the batch, the first sets S; gradients only to `batch`.
 
     Args:
-        before: S, [n, n]; seen: bool [n], which rows of S are set; batch, present: from `class_centroids`.
-
-    Returns:
-        The new S (gradients flow through `batch` only) and the new `seen`.
+        before, seen: S [n, n], and which of its rows are set, bool [n]. batch, present: from `class_centroids`.
     """
     moved = torch.where(seen[:, None], (1 - rho) * before.detach() + rho * batch, batch)
     return torch.where(present[:, None], moved, before.detach()), seen | present
@@ -120,8 +98,8 @@ def intra_domain_conservative(
         target, source: T and S, [n, n] rows per class; both: bool [n], classes that have both centroids.
     """
     similarity = F.normalize(target) @ F.normalize(source).T / tau
-    pairs = both[:, None] & both[None, :]
-    masked = similarity.masked_fill(~pairs, -1e9)  # finite, so that an empty `both` has a zero gradient, not NaN
+    # finite, so that an empty `both` has a zero gradient, not NaN
+    masked = similarity.masked_fill(~(both[:, None] & both[None, :]), -1e9)
     own = similarity.diagonal().masked_fill(~both, -1e9)
     if form == "sum":
         loss = masked.flatten().logsumexp(0) - own.logsumexp(0)

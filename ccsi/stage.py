@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import InitVar, dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -10,6 +12,7 @@ LOG_EVERY = 50
 """Steps between a stage's logging points; only there the host waits for the device, and workers for each other."""
 
 
+@dataclass
 class Stage:
     """One stage of learning a task (`synthesis`, `training`), as passed to its code.
 
@@ -18,14 +21,10 @@ class Stage:
     agree on `due`, then gather and `save` them; the main worker's save counts.
     """
 
-    def __init__(
-        self,
-        state: State | None = None,
-        due: Callable[[], bool] = lambda: False,
-        save: Callable[[State], None] = lambda state: None,
-        log: Callable[[int, int, Mapping[str, float]], None] = lambda step, steps, metrics: None,
-    ) -> None:
-        self.state, self.due, self.save, self.log = state, due, save, log
+    state: State | None = None
+    due: Callable[[], bool] = lambda: False
+    save: Callable[[State], None] = lambda state: None
+    log: Callable[[int, int, Mapping[str, float]], None] = lambda step, steps, metrics: None
 
     def maybe_checkpoint(self, make: Callable[[], State]) -> None:
         """Save the result of `make` if a checkpoint is due."""
@@ -33,6 +32,7 @@ class Stage:
             self.save(make())
 
 
+@dataclass
 class Stages:
     """The stages of one task; each runs once, across interruptions.
 
@@ -40,31 +40,25 @@ class Stages:
     Results consist of tensors, numbers, strings, lists and dicts.
     """
 
-    def __init__(
-        self,
-        saved: State | None = None,
-        due: Callable[[], bool] = lambda: False,
-        save: Callable[[State], None] = lambda state: None,
-        log: Callable[[str, int, int, Mapping[str, float]], None] = lambda name, step, steps, metrics: None,
-        clock: Callable[[str], AbstractContextManager[Any]] = nullcontext,
-    ) -> None:
+    saved: InitVar[State | None] = None
+    due: Callable[[], bool] = lambda: False
+    save: Callable[[State], None] = lambda state: None
+    log: Callable[[str, int, int, Mapping[str, float]], None] = lambda name, step, steps, metrics: None
+    clock: Callable[[str], AbstractContextManager[Any]] = nullcontext
+
+    def __post_init__(self, saved: State | None) -> None:
         self.done: State = dict(saved["done"]) if saved else {}
         self.current: tuple[str, State] | None = (saved["name"], saved["state"]) if saved else None
-        self._due, self._save, self._log, self._clock = due, save, log, clock
 
     def run(self, name: str, work: Callable[[Stage], T]) -> T:
         """The result of `work`, or of its earlier run if this stage is finished."""
-        if name in self.done:
-            result: T = self.done[name]
-            return result
-        state = self.current[1] if self.current and self.current[0] == name else None
-        self.current = None
+        if name not in self.done:
+            state = self.current[1] if self.current and self.current[0] == name else None
+            self.current = None
 
-        def save(state: State) -> None:
-            self._save({"done": self.done, "name": name, "state": state})
+            def save(state: State) -> None:
+                self.save({"done": self.done, "name": name, "state": state})
 
-        stage = Stage(state, self._due, save, lambda step, steps, metrics: self._log(name, step, steps, metrics))
-        with self._clock(name):
-            result = work(stage)
-        self.done[name] = result
-        return result
+            with self.clock(name):
+                self.done[name] = work(Stage(state, self.due, save, partial(self.log, name)))
+        return self.done[name]

@@ -8,7 +8,7 @@ from tiny_run import composed, run_tiny
 
 import ccsi.config
 from ccsi.experiment.checkpoint import Checkpoints
-from ccsi.learners import Learner, all_learners
+from ccsi.learners import NetLearner, all_learners
 from ccsi.rng import Streams
 
 ROOT = ccsi.config.config_dir()
@@ -46,7 +46,7 @@ def test_no_group_is_left_out() -> None:
     }
 
 
-PARTICULAR = [name for name, kind in all_learners().items() if kind.check is not Learner.check]
+PARTICULAR = [name for name, kind in all_learners().items() if kind.check is not NetLearner.check]
 """The learners that do not fit any settings."""
 
 

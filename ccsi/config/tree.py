@@ -75,7 +75,7 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
 
 
 def current_targets(value: Any, names: Mapping[str, str] = RENAMED) -> Any:
-    """A copy of a configuration from a file, in which targets of earlier versions and their keys have present `names`."""
+    """A copy of a configuration from a file: targets of earlier versions, and their keys, have present `names`."""
     if isinstance(value, list):
         return [current_targets(item, names) for item in value]
     if not isinstance(value, Mapping):

@@ -11,7 +11,7 @@ from ccsi.data.scenario import relabelled
 from ccsi.distributed import ProcessGroup
 from ccsi.errors import diverged
 from ccsi.evaluation import metrics
-from ccsi.learners import Learner
+from ccsi.learners import NetLearner
 
 
 class Evaluator:
@@ -28,7 +28,7 @@ class Evaluator:
         self.aucs: list[float] = []
 
     @torch.no_grad()
-    def __call__(self, learner: Learner) -> None:
+    def __call__(self, learner: NetLearner) -> None:
         """Score the images of the classes seen so far, and keep confusion matrix and AUC; UserError if not finite.
 
         The learner receives pixels in a buffer that is overwritten afterwards, so that it can keep no image.

@@ -23,7 +23,7 @@ from ccsi.evaluation import Evaluator, metrics
 from ccsi.experiment.checkpoint import Checkpoints, sha256_of
 from ccsi.experiment.environment import commit, peak_memory, reset_peak_memory
 from ccsi.io.atomic import write_atomically
-from ccsi.learners.base import Learner, ModelFactory
+from ccsi.learners.base import ModelFactory, NetLearner
 from ccsi.rng import Streams
 from ccsi.stage import Stages, State
 from ccsi.tracking import Progress, TaskEnd, Trackers
@@ -37,7 +37,7 @@ class LearnerFactory(Protocol):
 
     def __call__(
         self, *, model: ModelFactory, in_channels: int, training: Training, streams: Streams, device: torch.device
-    ) -> Learner: ...
+    ) -> NetLearner: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Setup:
 
     data: Dataset
     plan: list[list[int]]
-    learner: Learner
+    learner: NetLearner
     evaluators: dict[str, Evaluator]
 
     def figures(self) -> dict[str, dict[str, Any]]:
@@ -218,7 +218,7 @@ def task_end(index: int, setup: Setup, session: RunSession, impressions: Path | 
     return TaskEnd(index, len(setup.plan), {"seconds": session.total()} | values, confusion, impressions, stored)
 
 
-def write_impressions(session: RunSession, index: int, learner: Learner) -> Path | None:
+def write_impressions(session: RunSession, index: int, learner: NetLearner) -> Path | None:
     """Write this task's impressions, and the class means, to the run's folder, and their SHA-256 into the record."""
     memory = getattr(learner, "memory", None)
     if session.writes and memory is not None and len(memory.means):

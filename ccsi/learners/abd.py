@@ -7,13 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccsi.checks import NonNegative
-from ccsi.data import Task
-from ccsi.learners.base import Loss
-from ccsi.learners.generative import GenerationLearner, ReplaySampler
+from ccsi.learners.generative import GenerationLearner
 from ccsi.learners.parts.heads import local_start
 from ccsi.losses import exact
 from ccsi.models import IncrementalNet
-from ccsi.stage import Stages
 
 
 @dataclass(kw_only=True, eq=False)
@@ -34,25 +31,19 @@ class ABD(GenerationLearner):
     distillation: NonNegative = 0.1
     fine_tuning: NonNegative = 1.0
 
-    def replay(self, task: Task, teacher: IncrementalNet, sampler: ReplaySampler, stages: Stages) -> None:
-        first = local_start(task)
-        old_classifier = F.normalize(torch.cat([teacher.old, teacher.new]))  # W, of unit length as in cosines
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            generated, pseudo_labels = sampler(len(images))
-            both = torch.cat([images, generated])
-            features = net.features(both)
-            own = net.scale * net.cosines(features[: len(images)])
-            terms = {"ce": self.cross_entropy(own[:, first:], labels - first)}  # eq. 8
-            if self.distillation:
-                before = teacher.features(both)
-                now, before = exact(features, before)
-                moved = F.linear(now - before, old_classifier).square().mean(1)  # eq. 10
-                terms["distillation"] = self.distillation * net.process_group.mean(moved)
-            if self.fine_tuning:
-                logits = net.scale * net.cosines(features.detach())
-                tuned = self.cross_entropy(logits, torch.cat([labels, pseudo_labels]))  # eq. 9
-                terms["fine_tuning"] = self.fine_tuning * tuned
-            return terms
-
-        self.fit(task, Loss(loss_terms, sampler.draws), stages)
+    def replay_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        first, teacher = local_start(self.heads[-1]), self.teacher
+        generated, pseudo_labels = self.generated(len(images))
+        both = torch.cat([images, generated])
+        features = net.features(both)
+        own = net.scale * net.cosines(features[: len(images)])
+        terms = {"ce": self.cross_entropy(own[:, first:], labels - first)}  # eq. 8
+        if self.distillation:
+            now, before = exact(features, teacher.features(both))
+            old_classifier = F.normalize(torch.cat([teacher.old, teacher.new]))  # W, of unit length as in cosines
+            moved = F.linear(now - before, old_classifier).square().mean(1)  # eq. 10
+            terms["distillation"] = self.distillation * net.process_group.mean(moved)
+        if self.fine_tuning:
+            logits = net.scale * net.cosines(features.detach())  # eq. 9
+            terms["fine_tuning"] = self.fine_tuning * self.cross_entropy(logits, torch.cat([labels, pseudo_labels]))
+        return terms

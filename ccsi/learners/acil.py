@@ -12,6 +12,8 @@ from ccsi.checks import Positive, PositiveInt
 from ccsi.data import Task
 from ccsi.learners.frozen import FrozenLearner
 
+Activation = Callable[[Tensor], Tensor]
+
 
 @dataclass(kw_only=True, eq=False)
 class ACIL(FrozenLearner):
@@ -22,8 +24,7 @@ class ACIL(FrozenLearner):
     task, which in the paper has half of the classes.
 
     Args:
-        expansion: width of the random layer; 8,192 in the paper (section 4.1), for which 0.5 GB are kept; 34 MB for
-            2,048.
+        expansion: width of the random layer, for which 34 MB are kept; 8,192 in the paper (section 4.1), with 0.5 GB.
         ridge: γ, 0.1 in the paper.
     """
 
@@ -35,48 +36,39 @@ class ACIL(FrozenLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        g = self.streams.generator("expansion")
-        d = self.net.backbone.n_features
-        self.buffer = ((torch.rand(d, self.expansion, generator=g) * 2 - 1) * d**-0.5).to(self.device, torch.float64)
-        self.auto = self.cross = torch.zeros(0, 0, device=self.device, dtype=torch.float64)
+        d, draws = self.net.backbone.n_features, self.streams.generator("expansion")
+        start = (torch.rand(d, self.expansion, generator=draws) * 2 - 1) * d**-0.5
+        self.buffer = start.to(self.device, torch.float64)
+        self.auto = self.cross = self.buffer.new_zeros(0, 0)
 
     def update_statistics(self, task: Task, features: Tensor) -> None:
         labels = F.one_hot(task.train.labels, task.classes.stop).double()
-        self.auto, self.cross = correlated(self.auto, self.cross, self.expanded, features, labels)
+        self.auto, self.cross = self.correlated(self.auto, self.cross, features, labels)
 
-    def expanded(self, features: Tensor) -> Tensor:
+    def expanded(self, features: Tensor, activation: Activation = F.relu) -> Tensor:
         """The random layer's activations: [N, D] to [N, E]."""
-        return F.relu(features.double() @ self.buffer)
+        return activation(features.double() @ self.buffer)
+
+    def correlated(
+        self, auto: Tensor, cross: Tensor, features: Tensor, targets: Tensor, activation: Activation = F.relu
+    ) -> tuple[Tensor, Tensor]:
+        """XᵀX [E, E] and XᵀY [E, n] (both [0, 0] at the start), plus those of images [N, D] with targets Y [N, n]."""
+        # in chunks: with 8,192 columns X takes 65 kB an image
+        for part, y in zip(features.split(1024), targets.split(1024), strict=True):
+            x = self.expanded(part, activation)
+            new = x.T @ y
+            auto = auto + x.T @ x if len(auto) else x.T @ x
+            cross = F.pad(cross, (0, new.shape[1] - cross.shape[1])) + new if len(cross) else new
+        return auto, cross
+
+    def solved(self, auto: Tensor, cross: Tensor) -> Tensor:
+        """(XᵀX + γI)⁻¹ XᵀY from XᵀX [E, E] and XᵀY [E, n]: [E, n]."""
+        regular = auto.clone()
+        regular.diagonal().add_(self.ridge)
+        return torch.cholesky_solve(cross, torch.linalg.cholesky(regular))
 
     def refit(self) -> None:
-        self.solution = ridge_solution(self.auto, self.cross, self.ridge)
+        self.solution = self.solved(self.auto, self.cross)
 
     def classify_features(self, features: Tensor) -> Tensor:
         return self.expanded(features) @ self.solution
-
-
-def correlated(
-    auto: Tensor, cross: Tensor, expanded: Callable[[Tensor], Tensor], features: Tensor, targets: Tensor
-) -> tuple[Tensor, Tensor]:
-    """XᵀX [E, E] and XᵀY [E, n] after some images are added.
-
-    Images are expanded in chunks: with 8,192 columns X takes 65 kB an image.
-
-    Args:
-        auto, cross: XᵀX and XᵀY before; [0, 0] at the start.
-        expanded: gives X [N, E] of `features` [N, D].
-        targets: Y, [N, n].
-    """
-    for part, y in zip(features.split(1024), targets.split(1024), strict=True):
-        x = expanded(part)
-        auto = auto + x.T @ x if len(auto) else x.T @ x
-        new = x.T @ y
-        cross = F.pad(cross, (0, new.shape[1] - cross.shape[1])) + new if len(cross) else new
-    return auto, cross
-
-
-def ridge_solution(auto: Tensor, cross: Tensor, ridge: float) -> Tensor:
-    """(XᵀX + γI)⁻¹ XᵀY from XᵀX [E, E] and XᵀY [E, n]: [E, n]."""
-    regular = auto.clone()
-    regular.diagonal().add_(ridge)
-    return torch.cholesky_solve(cross, torch.linalg.cholesky(regular))

@@ -1,7 +1,7 @@
-"""The interface of a learner, and the base of the learners that train one network."""
+"""The base of all learners: one network, trained task by task."""
 
 import copy
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from ccsi.data import Labelled, Task
+from ccsi.data import Task
 from ccsi.losses import cross_entropy
 from ccsi.models import Backbone, IncrementalNet, imprinted_prototypes, random_prototypes
 from ccsi.rng import Streams, TaskStreams
@@ -26,70 +26,19 @@ class ModelFactory(Protocol):
 
 @dataclass(frozen=True)
 class Stored:
-    """Data derived from real images that a method keeps.
-
-    Attributes:
-        kind: `exemplars`, `class means`, `moments`, … count: number of them. bytes: total size.
-    """
+    """Data derived from real images that a method keeps: their kind (`moments`, …), their number and total size."""
 
     kind: str
     count: int
     bytes: int
 
 
-class Learner(ABC):
-    """A method of class-incremental learning.
-
-    A run hands it one `Task` after the other, never the scenario, old tasks or test images.
-
-    Attributes:
-        default_name: the name by which it is found, and its name in tables unless configured otherwise; "" for bases.
-        kind: the group that tables and pictures put it in.
-        name: as configured.
-        permissions: what it may use beside its tasks' own data, each named in the record: `all_tasks` (joint),
-            `unlabeled_pool`, `test_images`. Empty for data-free methods.
-    """
-
-    default_name: ClassVar[str] = ""
-    kind: ClassVar[str] = "other"
-    name: str
-    permissions: tuple[str, ...] = ()
-
-    @abstractmethod
-    def learn(self, task: Task, stages: Stages) -> None:
-        """Learn one task; long computations run as `stages`."""
-
-    @abstractmethod
-    def scores(self, images: Tensor) -> Tensor:
-        """Class scores [N, n_seen] of float images [N, C, S, S] in [0, 1]."""
-
-    @abstractmethod
-    def stored(self) -> list[Stored]:
-        """What is kept from real data now."""
-
-    @abstractmethod
-    def weights(self) -> Mapping[str, Tensor]:
-        """The model's parameters and buffers by name."""
-
-    @abstractmethod
-    def state_dict(self) -> State:
-        """Everything that learning the next task needs."""
-
-    @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-
-    def check(self, sizes: Sequence[int]) -> None:  # noqa: B027  # most learners fit any
-        """Raise UserError if the configuration does not fit tasks of `sizes` classes."""
-
-
 @dataclass(kw_only=True, eq=False)
-class NetLearner(Learner):
-    """A learner that is one `IncrementalNet`, trained task by task: plain fine-tuning unless overridden.
+class NetLearner(ABC):
+    """A method of class-incremental learning: a net that is trained on one `Task` after the other.
 
     All share the network's cosine classifier (σ learnable, no bias), whatever their papers use: logits, and what is
-    distilled from them, are within ±σ. A method with fields of its own is a dataclass too
-    (`@dataclass(kw_only=True, eq=False)`).
+    distilled from them, are within ±σ.
 
     Args:
         model: makes the network.
@@ -100,13 +49,24 @@ class NetLearner(Learner):
         name: in tables; "": `default_name`.
 
     Attributes:
-        net: the network. heads: the classes of each task so far.
+        default_name: the name by which it is found; "" for bases.
+        kind: the group that tables and pictures put it in.
+        permissions: what it may use beside its tasks' own data, each named in the record: `all_tasks` (joint),
+            `unlabeled_pool`, `test_images`. Empty for data-free methods.
         stored_buffers: attributes that hold what is kept of real data, tensors or lists of tensors, each with its
             kind. They are part of a checkpoint and counted in bytes; the kind "" marks parts of the model, which are
             not counted.
+        imprint: new prototypes start at their class's mean feature, otherwise at random.
+        freeze_prototypes: old prototypes are fixed while a new task is learned.
+        net: the network. heads: the classes of each task so far. teacher: a frozen copy of `net` from before the task.
     """
 
+    default_name: ClassVar[str] = ""
+    kind: ClassVar[str] = "other"
     stored_buffers: ClassVar[Mapping[str, str]] = {}
+    permissions = tuple[str, ...]()
+    imprint = False
+    freeze_prototypes = False
 
     model: ModelFactory
     in_channels: int
@@ -120,6 +80,9 @@ class NetLearner(Learner):
         self.net = self.fresh_net()
         self.heads: list[range] = []
 
+    def check(self, sizes: Sequence[int]) -> None:  # noqa: B027  # most learners fit any
+        """Raise UserError if the configuration does not fit tasks of `sizes` classes."""
+
     def fresh_net(self) -> IncrementalNet:
         """A net without classes, at the random start that the run's seed gives."""
         backbone = self.model(in_channels=self.in_channels, generator=self.streams.generator("initialisation"))
@@ -127,77 +90,77 @@ class NetLearner(Learner):
         return IncrementalNet(backbone).to(self.device, dtype)
 
     def frozen_net(self) -> IncrementalNet:
-        """A copy of the net in eval mode, whose outputs have no gradient: the teacher of the next task."""
+        """A copy of the net in eval mode, whose outputs have no gradient."""
         return copy.deepcopy(self.net).requires_grad_(False).eval()
 
     def random_prototypes(self, n: int, task: int) -> Tensor:
         """[n, D] from the stream `prototypes` of the 0-based `task`."""
         return random_prototypes(n, self.net.backbone.n_features, self.streams.generator("prototypes", task))
 
-    def grow(self, task: Task, prototypes: Tensor | None = None) -> None:
-        """Add the task's classes to the net, with `prototypes` [n_new, D], or random ones."""
-        n_new = len(task.classes)
-        self.net.grow(self.random_prototypes(n_new, task.index) if prototypes is None else prototypes)
-        self.heads.append(task.classes)
-
-    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """This worker's part of a batch's mean cross-entropy, with the configured label smoothing."""
-        return cross_entropy(
-            logits, labels, smoothing=self.training.label_smoothing, process_group=self.net.process_group
-        )
-
     def imprinted(self, task: Task) -> Tensor:
         """[n_new, D]: prototypes of the task's classes from their images' features (METHOD section 3)."""
         old = torch.cat([self.net.old, self.net.new])
         return imprinted_prototypes(self.features(task.train.images), task.train.labels, task.classes, old.detach())
+
+    def grow(self, task: Task) -> None:
+        """Add the task's classes to the net, with random prototypes or imprinted ones."""
+        imprint = self.imprint and self.heads
+        self.net.grow(self.imprinted(task) if imprint else self.random_prototypes(len(task.classes), task.index))
+        self.heads.append(task.classes)
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """This worker's part of a batch's mean cross-entropy, with the configured label smoothing."""
+        return cross_entropy(logits, labels, weights, self.training.label_smoothing, self.net.process_group)
 
     @torch.no_grad()
     def features(self, images: Tensor, batch_size: int = 256) -> Tensor:
         """f of uint8 images, [N, C, S, S] to [N, D], in eval mode; workers share the images."""
         self.net.eval()
         own = images[self.net.process_group.shard(len(images))]
-        dtype = self.net.scale.dtype
-        parts = [self.net.features(x.to(dtype) / 255) for x in own.split(batch_size)]
-        return self.net.process_group.all_gather_rows(
-            torch.cat(parts) if parts else self.net.scale.new_empty(0, self.net.old.shape[1])
-        )
+        parts = [self.net.features(x.to(self.net.scale.dtype) / 255) for x in own.split(batch_size)]
+        return self.net.process_group.all_gather_rows(torch.cat(parts))
 
     def learn(self, task: Task, stages: Stages) -> None:
+        """Learn one task; long computations run as `stages`."""
+        self.teacher = self.frozen_net()
+        data = self.training_data(task, stages)
         self.grow(task)
-        self.fit(task, self.classify(), stages)
+        self.fit(task, self.objective(task), stages, data)
 
-    def classify(self) -> "Loss":
-        """Plain cross-entropy over all classes of the net."""
-        return Loss(lambda net, images, labels: {"ce": self.cross_entropy(net(images), labels)})
+    def training_data(self, task: Task, stages: Stages) -> TrainingData:
+        """The task's images, and those of old classes that are replayed; the net does not have the task's classes."""
+        return TrainingData(task.train, task.val)
+
+    def objective(self, task: Task) -> Objective:
+        """What the net is trained with, once it has the task's classes."""
+        return Loss(self.loss_terms)
+
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The weighted loss terms of a batch by name; by default cross-entropy over all classes."""
+        return {"ce": self.cross_entropy(net(images), labels)}
 
     def fit(
         self,
         task: Task,
         objective: Objective,
         stages: Stages,
-        replay: Labelled | None = None,
-        replay_ratio: float | None = None,
-        train_old_prototypes: bool = True,
+        data: TrainingData | None = None,
         stage: str = "training",
         training: Training | None = None,
     ) -> None:
         """Train the net as one stage; afterwards it is in eval mode, and the objective in its last state.
 
-        Args:
-            replay, replay_ratio: see `TrainingData`.
-            stage: its name, unique within a task.
-            training: replaces the learner's own.
+        `data` and `training` are by default the task's images and the learner's own; `stage` is unique within a task.
         """
-
-        if len(task.train) and int(task.train.labels.max()) >= self.net.n_classes:
+        data, config = data or TrainingData(task.train, task.val), training or self.training
+        if len(data.train) and int(data.train.labels.max()) >= self.net.n_classes:
             raise RuntimeError(
                 f"{type(self).__name__}.learn: no room for the task's classes; expected self.grow(task)."
             )
-        data = TrainingData(task.train, task.val, replay, replay_ratio)
         streams = TaskStreams(self.streams, task.index, "" if stage == "training" else f"{stage} ")
 
         def work(stage: Stage) -> State:
-            net = (training or self.training).fit(self.net, data, objective, streams, stage, train_old_prototypes)
+            net = config.fit(self.net, data, objective, streams, stage, not self.freeze_prototypes)
             # a copy: a later stage may train the net before this stage's result is in a checkpoint
             return copy.deepcopy({"net": net, "objective": objective.state_dict()})
 
@@ -206,12 +169,16 @@ class NetLearner(Learner):
         objective.load_state_dict(done["objective"])
 
     def scores(self, images: Tensor) -> Tensor:
+        """Class scores [N, n_seen] of float images [N, C, S, S] in [0, 1]."""
         self.net.eval()
-        logits: Tensor = self.net(images.to(self.net.scale.dtype))
-        return logits
+        return self.classify_features(self.net.features(images.to(self.net.scale.dtype)))
+
+    def classify_features(self, features: Tensor) -> Tensor:
+        """Class scores [N, n_seen] of features [N, D]."""
+        return self.net.scale * self.net.cosines(features)
 
     def stored(self) -> list[Stored]:
-        """One entry for each of `stored_buffers` that is not empty; its count: a tensor's rows, a list's values.
+        """What is kept from real data now; the count of an entry: a tensor's rows, a list's values.
 
         Raises:
             TypeError: images (uint8) of another kind than `exemplars`, the kind that ends a run's being data-free.
@@ -219,47 +186,45 @@ class NetLearner(Learner):
         found = []
         for name, kind in self.stored_buffers.items():
             value = getattr(self, name)
-            tensors = value if isinstance(value, list) else [value]
+            tensors, by_rows = (value, kind == "exemplars") if isinstance(value, list) else ([value], True)
             if kind != "exemplars" and any(t.dtype == torch.uint8 for t in tensors):
                 raise TypeError(
                     f"{type(self).__name__}.stored_buffers: {name} are images; expected their kind to be exemplars."
                 )
-            by_rows = kind == "exemplars" or not isinstance(value, list)
             count = sum(len(t) if by_rows and t.ndim else t.numel() for t in tensors)
             if kind and count:
                 found.append(Stored(kind, count, sum(t.numel() * t.element_size() for t in tensors)))
         return found
 
     def weights(self) -> Mapping[str, Tensor]:
-        state: Mapping[str, Tensor] = self.net.state_dict()
-        return state
+        """The model's parameters and buffers by name."""
+        return self.net.state_dict()
 
     def state_dict(self) -> State:
+        """Everything that learning the next task needs."""
         kept = {name: getattr(self, name) for name in self.stored_buffers}
         return {"net": self.net.state_dict(), "heads": [len(head) for head in self.heads], "kept": kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self.net.resize(len(state["net"]["old"]), len(state["net"]["new"]))
         self.net.load_state_dict(state["net"])
-        ends = list(accumulate(state["heads"]))
-        self.heads = [range(end - n, end) for n, end in zip(state["heads"], ends, strict=True)]
+        self.heads = [range(end - n, end) for n, end in zip(state["heads"], accumulate(state["heads"]), strict=True)]
         for name, value in state["kept"].items():
             moved = [t.to(self.device) for t in value] if isinstance(value, list) else value.to(self.device)
             setattr(self, name, moved)
 
 
+@dataclass
 class Loss:
     """An objective without running state, from a function of net, images and labels to weighted loss terms by name.
 
     Args:
-        terms: the function.
-        draws: the generator that `terms` draws from, if any; its position is part of a checkpoint.
+        terms: the function. draws: the generator that it draws from, if any; its position is part of a checkpoint.
     """
 
-    def __init__(
-        self, terms: Callable[[IncrementalNet, Tensor, Tensor], dict[str, Tensor]], draws: torch.Generator | None = None
-    ) -> None:
-        self.terms, self.draws = terms, draws
+    terms: Callable[[IncrementalNet, Tensor, Tensor], dict[str, Tensor]]
+    draws: torch.Generator | None = None
 
     def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return self.terms(net, images, labels)

@@ -1,6 +1,5 @@
 """Bias correction (BiC, Wu et al., CVPR 2019)."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,11 +11,11 @@ from torch import Tensor
 from ccsi.checks import Positive, Share
 from ccsi.data import Labelled, Task
 from ccsi.errors import UserError
-from ccsi.learners.base import Loss
 from ccsi.learners.replay import ReplayLearner
 from ccsi.losses import knowledge_distillation
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
+from ccsi.training import TrainingData
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,8 +28,7 @@ class BiC(ReplayLearner):
 
     Args:
         temperature: T of the distillation, 2 in the paper (eq. 1).
-        held_out: share of a class's exemplars that the two numbers are fitted to, 0.1 in the paper (section 6.1): at
-            least one image, and never all.
+        held_out: share of a class's exemplars for the two numbers, at least one and never all; 0.1 in section 6.1.
     """
 
     default_name = "bic"
@@ -41,7 +39,7 @@ class BiC(ReplayLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.correction = torch.empty(0, 2, device=self.device, dtype=self.net.scale.dtype)  # α, β of each task
+        self.correction = self.net.scale.new_empty(0, 2)  # α, β of each task
 
     def check(self, sizes: Sequence[int]) -> None:
         super().check(sizes)
@@ -52,26 +50,24 @@ class BiC(ReplayLearner):
             )
 
     def learn(self, task: Task, stages: Stages) -> None:
-        n_old, teacher = self.net.n_classes, self.frozen_net()
+        self.teacher = self.frozen_net()
         train, replay, held = self.split(task)
-        share = n_old / task.classes.stop  # λ, section 3
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            logits = self.corrected(net(images))  # older tasks' logits as they are at test time
-            terms = {"ce": (1 - share) * self.cross_entropy(logits, labels)}
-            if n_old:
-                old = self.corrected(teacher(images))
-                kept = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
-                terms["distillation"] = share * kept
-            return terms
-
         self.grow(task)
-        self.fit(dataclasses.replace(task, train=train), Loss(loss_terms), stages, replay, self.budget.ratio)
-        features = self.features(held.images)
-        logits = self.corrected(self.net.scale * self.net.cosines(features)).detach()
-        found = self.fitted(logits.double().cpu().numpy(), held.labels.cpu().numpy(), n_old)
+        self.fit(task, self.objective(task), stages, TrainingData(train, task.val, replay, self.budget.ratio))
+        logits = self.classify_features(self.features(held.images)).detach().double()
+        found = self.fitted(logits.cpu().numpy(), held.labels.cpu().numpy(), task.classes.start)
         self.correction = torch.cat([self.correction, self.correction.new_tensor([found])])
         self.remember(task)
+
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        n_old, logits = self.teacher.n_classes, self.corrected(net(images))  # older tasks' logits as at test time
+        share = n_old / net.n_classes  # λ, section 3
+        terms = {"ce": (1 - share) * self.cross_entropy(logits, labels)}
+        if n_old:
+            old = self.corrected(self.teacher(images))
+            distance = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
+            terms["distillation"] = share * distance
+        return terms
 
     def split(self, task: Task) -> tuple[Labelled, Labelled | None, Labelled]:
         """New images and exemplars to train on, and those held out: equally many a class, none in the first task."""
@@ -79,27 +75,24 @@ class BiC(ReplayLearner):
         fewest = int(kept.labels.bincount().min()) if len(kept) else 0
         n = min(max(1, round(self.held_out * fewest)), fewest - 1) if fewest else 0
         draws = self.streams.generator("held out", task.index)
-        left, out = list[Labelled](), list[Labelled]()
-        for part in (task.train, kept):
+
+        def divided(part: Labelled) -> tuple[Labelled, Labelled]:
             order = torch.randperm(len(part), generator=draws).to(self.device)
-            rank = torch.zeros_like(order)
+            out = torch.zeros(len(part), dtype=torch.bool, device=self.device)
             for c in part.labels.unique():
-                members = order[part.labels[order] == c]
-                rank[members] = torch.arange(len(members)).to(members)
-            for keep, chosen in ((left, rank >= n), (out, rank < n)):
-                keep.append(Labelled(part.images[chosen], part.labels[chosen]))
-        held = Labelled(torch.cat([part.images for part in out]), torch.cat([part.labels for part in out]))
-        return left[0], left[1] if len(left[1]) else None, held
+                out[order[part.labels[order] == c][:n]] = True
+            return Labelled(part.images[~out], part.labels[~out]), Labelled(part.images[out], part.labels[out])
+
+        (train, new), (replay, old) = divided(task.train), divided(kept)
+        held = Labelled(torch.cat([new.images, old.images]), torch.cat([new.labels, old.labels]))
+        return train, replay if len(replay) else None, held
 
     @staticmethod
     def fitted(logits: np.ndarray, labels: np.ndarray, n_old: int) -> list[float]:
-        """α and β of least cross-entropy, a convex problem; 1 and 0 without images.
+        """α and β of least cross-entropy of logits [N, n], those of classes below `n_old` unchanged; 1 and 0 if N = 0.
 
         0.05·((α − 1)² + β²) is added, as the original does for β: with few images, all classified correctly, both
         would otherwise grow without bound.
-
-        Args:
-            logits: [N, n]. labels: [N]. n_old: the classes below it keep their logits.
         """
         from scipy.optimize import minimize  # half a second, in every process
         from scipy.special import log_softmax
@@ -109,7 +102,7 @@ class BiC(ReplayLearner):
             pull = 0.05 * ((values[0] - 1) ** 2 + values[1] ** 2)
             return pull - float(log_softmax(z, 1)[np.arange(len(z)), labels].mean())
 
-        return [1.0, 0.0] if not len(labels) else [float(value) for value in minimize(loss, [1.0, 0.0]).x]
+        return minimize(loss, [1.0, 0.0]).x.tolist() if len(labels) else [1.0, 0.0]
 
     def corrected(self, logits: Tensor) -> Tensor:
         """α·z + β with the numbers of each class's task: [N, n] to the same; tasks without numbers are unchanged."""
@@ -117,5 +110,5 @@ class BiC(ReplayLearner):
         parts = [a * logits[:, h.start : h.stop] + b for h, (a, b) in zip(measured, self.correction, strict=True)]
         return torch.cat([*parts, logits[:, measured[-1].stop if measured else 0 :]], 1)
 
-    def scores(self, images: Tensor) -> Tensor:
-        return self.corrected(super().scores(images))
+    def classify_features(self, features: Tensor) -> Tensor:
+        return self.corrected(super().classify_features(features))

@@ -2,31 +2,23 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ccsi import losses
 from ccsi.checks import AtLeastTwo, NonNegative, PerTaskPositive, PerTaskShare, PositiveInt, per_task
-from ccsi.data import Augment, Task
+from ccsi.data import Task
 from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
 from ccsi.learners.base import Stored
 from ccsi.learners.generative import InversionLearner
-from ccsi.losses import (
-    class_centroids,
-    cross_entropy,
-    distillation,
-    intra_domain_conservative,
-    margin,
-    moving_centroids,
-)
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages, State
 from ccsi.synthesis import ClassMemory, remember
-
-Target = Literal["new_train", "unlabeled_pool", "as_released"]
+from ccsi.training import TrainingData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +38,8 @@ class IdC:
     rho: PerTaskShare = 0.9
     tau: PerTaskPositive = 1.0
     form: Literal["sum", "per_class"] = "sum"
-    target: Target = "new_train"
+    target: Literal["new_train", "unlabeled_pool", "as_released"] = "new_train"
     batch_size: AtLeastTwo | None = None
-
-
-PERMISSION: dict[Target, tuple[str, ...]] = {
-    "new_train": (),
-    "unlabeled_pool": ("unlabeled_pool",),
-    "as_released": ("test_images",),
-}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -95,47 +80,38 @@ class CCSI(InversionLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.permissions = PERMISSION[self.idc.target] if self.w_idc > 0 else ()
+        needed = {"new_train": (), "unlabeled_pool": ("unlabeled_pool",), "as_released": ("test_images",)}
+        self.permissions = needed[self.idc.target] if self.w_idc > 0 else ()
         self.memory = ClassMemory(torch.empty(0))
 
     def check(self, sizes: Sequence[int]) -> None:
-        n_tasks = len(sizes)
-        values = {
-            "learner.synthetic_ratio": self.synthetic_ratio,
-            "learner.idc.rho": self.idc.rho,
-            "learner.idc.tau": self.idc.tau,
-        } | {f"learner.synthesis.{k}": getattr(self.synthesis, k) for k in ("batches", "w_ce", "w_f", "w_tv", "w_l2")}
+        n_later = len(sizes) - 1
+        parts: dict[str, Any] = {"learner": self, "learner.idc": self.idc, "learner.synthesis": self.synthesis}
+        values = {f"{key}.{one.name}": getattr(part, one.name) for key, part in parts.items() for one in fields(part)}
         for key, value in values.items():
-            if isinstance(value, list) and len(value) != n_tasks - 1:
+            if isinstance(value, list) and len(value) != n_later:
                 raise UserError(
-                    f"{key}={value} has {len(value)} values; expected one number, or one for each of the "
-                    f"{n_tasks - 1} tasks after the first."
+                    f"{key}={value} has {len(value)} values; expected one number, or one for each of the {n_later} "
+                    "tasks after the first."
                 )
 
+    def training_data(self, task: Task, stages: Stages) -> TrainingData:
+        sampled = self.heads and self.balance in ("sampler", "both")
+        ratio = per_task(self.synthetic_ratio, task.index) if sampled else None
+        return self.synthesize(task, self.memory, ratio, stages)
+
+    def objective(self, task: Task) -> "Update":
+        return Update(self, task, self.teacher)
+
     def learn(self, task: Task, stages: Stages) -> None:
-        n_old, teacher = self.net.n_classes, self.frozen_net()
-        self.synthesize(task, teacher, self.memory, stages)
-        self.grow(task, self.imprinted(task) if self.imprint and n_old else None)
-        objective = Update(self, task, teacher, n_old)
-        sampled = self.balance in ("sampler", "both")
-        self.fit(
-            task,
-            objective,
-            stages,
-            replay=self.impressions,
-            replay_ratio=per_task(self.synthetic_ratio, task.index) if n_old and sampled else None,
-            train_old_prototypes=not self.freeze_prototypes,
-        )
+        super().learn(task, stages)
         self.memory = self.memory.extended(remember(self.net, task.train, task.classes))
 
     def stored(self) -> list[Stored]:
         return [Stored(kind, len(self.memory.means), n) for kind, n in self.memory.n_bytes().items() if n]
 
     def state_dict(self) -> State:
-        memory = self.memory
-        return super().state_dict() | {
-            "memory": {"means": memory.means, "group_means": memory.group_means, "group_vars": memory.group_vars}
-        }
+        return super().state_dict() | {"memory": dict(vars(self.memory))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
@@ -145,79 +121,66 @@ class CCSI(InversionLearner):
 class Update:
     """L = L_cnce + λ_t·L_dist + w_m·L_margin + w_idc·L_idc on one batch (METHOD section 5)."""
 
-    def __init__(self, learner: CCSI, task: Task, teacher: IncrementalNet, n_old: int) -> None:
-        self.learner, self.teacher, self.n_old = learner, teacher, n_old
-        self.smoothing = learner.training.label_smoothing
-        self.augment: Augment | None = learner.training.augment
-        n_all, n_new = task.classes.stop, len(task.classes)
-        device = learner.device
-        old = n_old > 0
-        self.w_distillation = learner.distillation * math.sqrt(n_old / n_new) if old else 0.0
-        self.w_margin = learner.w_margin if old else 0.0
-        self.w_idc = learner.w_idc if old else 0.0
+    def __init__(self, learner: CCSI, task: Task, teacher: IncrementalNet) -> None:
+        self.learner, self.teacher, self.n_old = learner, teacher, task.classes.start
+        n_all, n_new, device = task.classes.stop, len(task.classes), learner.device
+        self.w_distillation = learner.distillation * math.sqrt(self.n_old / n_new)
+        self.w_margin, self.w_idc = (learner.w_margin, learner.w_idc) if self.n_old else (0.0, 0.0)
         self.class_weights: Tensor | None = None
-        if old and learner.balance in ("class_weights", "both") and learner.impressions is not None:
+        if learner.impressions is not None and learner.balance in ("class_weights", "both"):
             counts = torch.bincount(torch.cat([task.train.labels, learner.impressions.labels]), minlength=n_all)
-            self.class_weights = counts.sum() / (n_all * counts.clamp(min=1))  # `batches` may leave a class out
+            weights = counts.sum() / (n_all * counts.clamp(min=1))  # `batches` may leave a class out
+            self.class_weights = weights.to(learner.net.scale.dtype)
         if self.w_idc:
-            self.rho = per_task(learner.idc.rho, task.index)
-            self.tau = per_task(learner.idc.tau, task.index)
+            self.rho, self.tau = (per_task(value, task.index) for value in (learner.idc.rho, learner.idc.tau))
             self.target = task.train.images if task.unlabeled is None else task.unlabeled
             self.draws = learner.streams.generator("target", task.index, device=device)
-            self.source = torch.zeros(n_all, n_all, device=device, dtype=learner.net.scale.dtype)
+            self.source = learner.net.scale.new_zeros(n_all, n_all)
             self.seen = torch.zeros(n_all, dtype=torch.bool, device=device)
 
     def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        target: Tensor | None = None
+        learner, process_group = self.learner, net.process_group
         if self.w_idc:
             features, target = net.features_apart(images, self.target_batch(net, len(images)))
         else:
             features = net.features(images)
         cosines = net.cosines(features)
-        weights = None if self.class_weights is None else self.class_weights.to(cosines.dtype)
-        terms = {"ce": cross_entropy(net.scale * cosines, labels, weights, self.smoothing, net.process_group)}
+        terms = {"ce": learner.cross_entropy(net.scale * cosines, labels, self.class_weights)}
         if self.w_distillation:
-            old_features = self.teacher.features(images)
-            terms["distillation"] = self.w_distillation * distillation(features, old_features, net.process_group)
+            distance = losses.distillation(features, self.teacher.features(images), process_group)
+            terms["distillation"] = self.w_distillation * distance
         if self.w_margin:
-            m, k = self.learner.margin, self.learner.top_k
-            terms["margin"] = self.w_margin * margin(cosines, labels, self.n_old, m, k, net.process_group)
-        if target is not None:
-            terms["idc"] = self.w_idc * self.idc(cosines, labels, net.cosines(target), net.process_group)
+            distance = losses.margin(cosines, labels, self.n_old, learner.margin, learner.top_k, process_group)
+            terms["margin"] = self.w_margin * distance
+        if self.w_idc:
+            terms["idc"] = self.w_idc * self.idc(cosines, labels, net.cosines(target), process_group)
         return terms
 
     def target_batch(self, net: IncrementalNet, n: int) -> Tensor:
         """This worker's shard of a new target batch, [M, C, S, S] in [0, 1]; `n`: number of its labelled images."""
-        process_group = net.process_group
-        size = self.learner.idc.batch_size or process_group.count(n)
-        part = process_group.shard(size)
-        chosen = torch.randint(len(self.target), (size,), generator=self.draws, device=self.target.device)[part]
-        x = self.target[chosen].to(net.scale.dtype) / 255
-        if self.augment is not None:
-            with torch.autocast(x.device.type, enabled=False):  # as for the labelled images
-                x = self.augment(x, self.draws, size, part)
-        return x
+        size = self.learner.idc.batch_size or net.process_group.count(n)
+        part, augment = net.process_group.shard(size), self.learner.training.augment
+        indices = torch.randint(len(self.target), (size,), generator=self.draws, device=self.target.device)[part]
+        x = self.target[indices].to(net.scale.dtype) / 255
+        if augment is None:
+            return x
+        with torch.autocast(x.device.type, enabled=False):  # as for the labelled images
+            return augment(x, self.draws, size, part)
 
     def idc(self, cosines: Tensor, labels: Tensor, target: Tensor, process_group: ProcessGroup) -> Tensor:
-        """This worker's share of L_idc on the batch; updates the running source centroids.
-
-        Args:
-            cosines, labels: of the labelled images, [N, n_classes] and int64 [N]. target: cosines of the target
-                images, [M, n_classes].
-        """
+        """This worker's share of L_idc, from the cosines of labelled and target images; updates source centroids."""
         n = len(self.seen)
         with torch.autocast(cosines.device.type, enabled=False):  # centroids are sums: not in bfloat16
-            batch, present = class_centroids(cosines, labels, n, process_group)
-            source, self.seen = moving_centroids(self.source, self.seen, batch, present, self.rho)
+            batch, present = losses.class_centroids(cosines, labels, n, process_group)
+            source, self.seen = losses.moving_centroids(self.source, self.seen, batch, present, self.rho)
             self.source = source.detach()
-            centroids, found = class_centroids(target, target.detach().argmax(1), n, process_group)
-            loss = intra_domain_conservative(centroids, source, self.seen & found, self.tau, self.learner.idc.form)
+            centroids, found = losses.class_centroids(target, target.detach().argmax(1), n, process_group)
+            both, form = self.seen & found, self.learner.idc.form
+            loss = losses.intra_domain_conservative(centroids, source, both, self.tau, form)
             return loss / process_group.world_size
 
     def state_dict(self) -> State:
-        if not self.w_idc:
-            return {}
-        return {"source": self.source, "seen": self.seen, "draws": self.draws.get_state()}
+        return {"source": self.source, "seen": self.seen, "draws": self.draws.get_state()} if self.w_idc else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.w_idc:

@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ccsi.checks import NonNegative, Positive, Share
 from ccsi.data import Task
 from ccsi.errors import UserError
-from ccsi.learners.base import Loss
 from ccsi.learners.generative import InversionLearner
 from ccsi.losses import knowledge_distillation
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
 from ccsi.synthesis import ClassMemory
+from ccsi.training import TrainingData
 
 
 @dataclass(kw_only=True, eq=False)
@@ -43,20 +42,15 @@ class DeepInversion(InversionLearner):
                 "learner=deep_inversion keeps no class means or moments; expected noise and 0."
             )
 
-    def learn(self, task: Task, stages: Stages) -> None:
-        n_old, teacher = self.net.n_classes, self.frozen_net()
-        shape = task.train.images.shape[1:]
-        blank = ClassMemory(torch.zeros(n_old, *shape, device=self.device, dtype=self.net.scale.dtype))
-        self.synthesize(task, teacher, blank, stages)
-        self.grow(task)
+    def training_data(self, task: Task, stages: Stages) -> TrainingData:
+        blank = self.net.scale.new_zeros(self.net.n_classes, *task.train.images.shape[1:])
+        return self.synthesize(task, ClassMemory(blank), self.synthetic_ratio, stages)
 
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            logits = net(images)
-            terms = {"ce": self.cross_entropy(logits, labels)}
-            if n_old and self.distillation:
-                old = teacher(images)
-                kept = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
-                terms["distillation"] = self.distillation * kept
-            return terms
-
-        self.fit(task, Loss(loss_terms), stages, self.impressions, self.synthetic_ratio if n_old else None)
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        n_old, logits = self.teacher.n_classes, net(images)
+        terms = {"ce": self.cross_entropy(logits, labels)}
+        if n_old and self.distillation:
+            old = self.teacher(images)
+            distance = knowledge_distillation(logits[:, :n_old], old, self.temperature, net.process_group)
+            terms["distillation"] = self.distillation * distance
+        return terms

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ccsi.checks import NonNegative
 from ccsi.data import Task
-from ccsi.learners.acil import ACIL, correlated, ridge_solution
+from ccsi.learners.acil import ACIL
 
 
 @dataclass(kw_only=True, eq=False)
@@ -41,16 +41,13 @@ class DSAL(ACIL):
         super().refit()
         residual = F.one_hot(task.train.labels, task.classes.stop).double() - super().classify_features(features)
         residual[:, : task.classes.start] = 0
-        kept = correlated(self.second_auto, self.second_cross, self.second_expanded, features, residual)
+        kept = self.correlated(self.second_auto, self.second_cross, features, residual, torch.tanh)
         self.second_auto, self.second_cross = kept
-
-    def second_expanded(self, features: Tensor) -> Tensor:
-        """The second stream's activations: [N, D] to [N, E]."""
-        return torch.tanh(features.double() @ self.buffer)
 
     def refit(self) -> None:
         super().refit()
-        self.second = ridge_solution(self.second_auto, self.second_cross, self.ridge)
+        self.second = self.solved(self.second_auto, self.second_cross)
 
     def classify_features(self, features: Tensor) -> Tensor:
-        return super().classify_features(features) + self.compensation * self.second_expanded(features) @ self.second
+        residual = self.compensation * self.expanded(features, torch.tanh) @ self.second
+        return super().classify_features(features) + residual

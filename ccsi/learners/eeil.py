@@ -1,20 +1,19 @@
 """End-to-end incremental learning (EEIL, Castro et al., ECCV 2018)."""
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ccsi.checks import NonNegative, Positive, PositiveInt
-from ccsi.data import Task
+from ccsi.data import Labelled, Task
 from ccsi.learners.base import Loss
-from ccsi.learners.parts.heads import separate_heads
+from ccsi.learners.parts.heads import head_distillation, separate_heads
 from ccsi.learners.replay import ReplayLearner
-from ccsi.losses import knowledge_distillation
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
+from ccsi.training import TrainingData
 
 
 @dataclass(kw_only=True, eq=False)
@@ -39,34 +38,24 @@ class EEIL(ReplayLearner):
     balanced_lr: Positive = 0.1
 
     def learn(self, task: Task, stages: Stages) -> None:
-        exemplars = self.exemplars()
-        teachers = dict.fromkeys(separate_heads(self.heads), self.frozen_net())
-        self.grow(task)
-        self.fit(task, self.distilled(teachers), stages, exemplars, self.budget.ratio)
-        self.remember(task)
-        balanced = self.exemplars()
-        if not teachers or balanced is None:
+        super().learn(task, stages)
+        if len(self.heads) == 1:
             return
-        if len(task.classes) > 1:
-            teachers[task.classes] = self.frozen_net()  # the new head keeps what it has just learned (section 4.2)
+        # the new head keeps what it has just learned (section 4.2)
+        objective = Loss(partial(self.loss_terms, recent=self.frozen_net() if len(task.classes) > 1 else None))
+        balanced = TrainingData(Labelled(self.kept_images, self.kept_labels), task.val)
         training = self.training.second_stage(self.balanced_epochs, self.balanced_lr)
-        task = dataclasses.replace(task, train=balanced)
-        self.fit(task, self.distilled(teachers), stages, stage="balanced", training=training)
+        self.fit(task, objective, stages, balanced, "balanced", training)
 
-    def distilled(self, teachers: Mapping[range, IncrementalNet]) -> Loss:
-        """Cross-entropy, and distillation of each head from its own teacher."""
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            logits = net(images)
-            terms = {"ce": self.cross_entropy(logits, labels)}
-            if teachers and self.distillation:
-                outputs = {id(teacher): teacher(images) for teacher in dict.fromkeys(teachers.values())}
-                distances = []
-                for head, teacher in teachers.items():
-                    part = slice(head.start, head.stop)
-                    old = outputs[id(teacher)][:, part]
-                    distances.append(knowledge_distillation(logits[:, part], old, self.temperature, net.process_group))
-                terms["distillation"] = self.distillation * torch.stack(distances).sum()
-            return terms
-
-        return Loss(loss_terms)
+    def loss_terms(
+        self, net: IncrementalNet, images: Tensor, labels: Tensor, recent: IncrementalNet | None = None
+    ) -> dict[str, Tensor]:
+        heads, logits = separate_heads(self.heads[:-1]), net(images)
+        terms = {"ce": self.cross_entropy(logits, labels)}
+        if heads and self.distillation:
+            old = self.teacher(images)
+            if recent is not None:
+                heads, old = [*heads, self.heads[-1]], torch.cat([old, recent(images)[:, old.shape[1] :]], 1)
+            distance = head_distillation(heads, logits, old, self.temperature, net.process_group)
+            terms["distillation"] = self.distillation * distance
+        return terms

@@ -1,14 +1,8 @@
 """Experience replay (ER, Chaudhry et al., arXiv 1902.10486, 2019)."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-from ccsi.data import Task
 from ccsi.learners.replay import ReplayLearner
-from ccsi.stage import Stages
 
 
-@dataclass(kw_only=True, eq=False)
 class ER(ReplayLearner):
     """Cross-entropy over all classes seen, on the new task's images and some real images of each old class.
 
@@ -17,9 +11,4 @@ class ER(ReplayLearner):
     """
 
     default_name = "er"
-    kind: ClassVar = "bound"
-
-    def learn(self, task: Task, stages: Stages) -> None:
-        self.grow(task)
-        self.fit(task, self.classify(), stages, self.exemplars(), self.budget.ratio)
-        self.remember(task)
+    kind = "bound"

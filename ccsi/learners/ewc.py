@@ -9,8 +9,8 @@ from torch.func import functional_call, jacrev, vmap
 
 from ccsi.checks import NonNegative, PositiveInt, Probability
 from ccsi.data import Task
-from ccsi.learners.base import Loss, NetLearner
-from ccsi.learners.parts.importance import bounded, padded, penalized_weights, quadratic
+from ccsi.learners.base import NetLearner
+from ccsi.learners.parts.importance import padded, penalized, penalized_weights, quadratic
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
 
@@ -29,7 +29,7 @@ class EWC(NetLearner):
     """
 
     default_name = "ewc"
-    kind: ClassVar = "regularisation"
+    kind = "regularisation"
     stored_buffers: ClassVar = {"fisher": "Fisher information", "anchor": ""}
 
     penalty: NonNegative = 5000.0
@@ -38,25 +38,20 @@ class EWC(NetLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.fisher: list[Tensor] = []
-        self.anchor: list[Tensor] = []
+        self.fisher, self.anchor = list[Tensor](), list[Tensor]()
+
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        terms = super().loss_terms(net, images, labels)
+        if self.stiffness and self.penalty:
+            terms["penalty"] = quadratic(net, self.stiffness, self.anchor)
+        return terms
 
     def learn(self, task: Task, stages: Stages) -> None:
-        self.grow(task)
-        stiffness = bounded([self.penalty * value for value in self.fisher], self.training.lr)
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            terms = {"ce": self.cross_entropy(net(images), labels)}
-            if stiffness and self.penalty:
-                terms["penalty"] = quadratic(net, stiffness, self.anchor) / net.process_group.world_size
-            return terms
-
-        self.fit(task, Loss(loss_terms), stages)
-        now = [p.detach().clone() for p in penalized_weights(self.net)]
-        old = padded(self.fisher, now) if self.fisher else [torch.zeros_like(p) for p in now]
+        self.stiffness = [(self.penalty * value).clamp(max=1 / self.training.lr) for value in self.fisher]
+        super().learn(task, stages)
         new = stages.run("fisher", lambda stage: fisher_diagonal(self.net, self.sample(task)))
-        self.fisher = [self.decay * a + b for a, b in zip(old, new, strict=True)]
-        self.anchor = now
+        self.fisher = [self.decay * a + b for a, b in zip(padded(self.fisher, new), new, strict=True)]
+        self.anchor = [p.detach().clone() for p in penalized_weights(self.net)]
 
     def sample(self, task: Task) -> Tensor:
         """Some of a task's images, uint8 [n, C, S, S]."""
@@ -71,11 +66,10 @@ def fisher_diagonal(net: IncrementalNet, images: Tensor) -> list[Tensor]:
     The expectation over labels is the model's own, as the Fisher information demands.
     """
     net.eval()
-    weights = {name: p.detach() for name, p in net.named_parameters()}
-    state = dict(net.named_buffers())
+    weights, buffers = {name: p.detach() for name, p in net.named_parameters()}, dict(net.named_buffers())
 
     def log_probabilities(weights: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-        log_p: Tensor = functional_call(net, (weights, state), (x[None],))[0].log_softmax(0)
+        log_p = functional_call(net, (weights, buffers), (x[None],))[0].log_softmax(0)
         return log_p, log_p
 
     def of_one(x: Tensor) -> dict[str, Tensor]:
@@ -88,6 +82,4 @@ def fisher_diagonal(net: IncrementalNet, images: Tensor) -> list[Tensor]:
     for part in x.split(chunk):
         for name, values in vmap(of_one)(part).items():
             sums[name] += values.sum(0)
-    means = {name: net.process_group.all_reduce(value) / len(images) for name, value in sums.items()}
-    backbone = [means[f"backbone.{name}"] for name, _ in net.backbone.named_parameters()]
-    return [means["scale"], torch.cat([means["old"], means["new"]]), *backbone]
+    return penalized({name: net.process_group.all_reduce(value) / len(images) for name, value in sums.items()})

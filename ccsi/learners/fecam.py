@@ -39,9 +39,8 @@ class FeCAM(FrozenLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        d = self.net.backbone.n_features
-        self.means = torch.empty(0, d, device=self.device, dtype=torch.float64)
-        self.covariances = torch.empty(0, d, d, device=self.device, dtype=torch.float64)
+        self.means = torch.empty_like(self.net.new, dtype=torch.float64)
+        self.covariances = self.means.new_empty(0, *2 * self.means.shape[1:])
 
     def update_statistics(self, task: Task, features: Tensor) -> None:
         x = self.transformed(features)
@@ -70,8 +69,7 @@ class FeCAM(FrozenLearner):
         return full / (deviations[:, :, None] * deviations[:, None, :])
 
     def classify_features(self, features: Tensor) -> Tensor:
-        x = self.transformed(features)
-        means = self.means
+        x, means = self.transformed(features), self.means
         if self.unit_length:
             x, means = F.normalize(x), F.normalize(means)
         difference = x[None] - means[:, None]  # [n, N, D]

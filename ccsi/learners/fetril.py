@@ -32,17 +32,15 @@ class FeTrIL(FrozenLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        d = self.net.backbone.n_features
-        self.means = torch.empty(0, d, device=self.device, dtype=self.net.scale.dtype)
-        self.classifier = torch.empty(0, d + 1, device=self.device, dtype=torch.float64)  # weights, intercept
+        self.means = torch.empty_like(self.net.new)
+        self.classifier = torch.empty_like(F.pad(self.means, (0, 1)), dtype=torch.float64)  # weights, intercept
 
     def update_statistics(self, task: Task, features: Tensor) -> None:
         new = class_means(features, task.train.labels, task.classes)
         x, y = [features], [task.train.labels]
         for old, mean in enumerate(self.means):
             like = int(F.cosine_similarity(mean[None], new).argmax())
-            own = task.train.labels == task.classes.start + like
-            moved = features[own] - new[like] + mean  # eq. 1
+            moved = features[task.train.labels == task.classes.start + like] - new[like] + mean  # eq. 1
             x.append(moved)
             y.append(torch.full((len(moved),), old).to(y[0]))
         self.means = torch.cat([self.means, new])
@@ -53,11 +51,7 @@ class FeTrIL(FrozenLearner):
 
 
 def linear_svm(x: Tensor, y: Tensor, c: float) -> Tensor:
-    """Weights and intercept of each class against the rest, [n, D+1].
-
-    Args:
-        x: features [N, D]. y: int64 [N], with all of 0 … n−1. c: inverse regularisation.
-    """
+    """Weights and intercept of each class against the rest, [n, D+1], from features [N, D], labels 0 … n−1 [N]."""
     from sklearn.svm import LinearSVC
 
     n = int(y.max()) + 1

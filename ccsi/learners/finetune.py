@@ -1,7 +1,5 @@
 """Fine-tuning on each task's images alone: the lower bound."""
 
-from typing import ClassVar
-
 from ccsi.learners.base import NetLearner
 
 
@@ -12,4 +10,4 @@ class Finetune(NetLearner):
     """
 
     default_name = "finetune"
-    kind: ClassVar = "bound"
+    kind = "bound"

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ class FrozenLearner(NetLearner):
     The papers give the first task half of the classes: `scenario.classes_per_task={first: …, increment: …}`.
     """
 
-    kind: ClassVar = "prototypes"
+    kind = "prototypes"
 
     def learn(self, task: Task, stages: Stages) -> None:
         if not self.heads:
@@ -44,11 +44,3 @@ class FrozenLearner(NetLearner):
 
     def refit(self) -> None:
         """Compute from `stored_buffers` what else `classify_features` needs."""
-
-    @abstractmethod
-    def classify_features(self, features: Tensor) -> Tensor:
-        """Class scores [N, n_seen] of features [N, D]."""
-
-    def scores(self, images: Tensor) -> Tensor:
-        self.net.eval()
-        return self.classify_features(self.net.features(images.to(self.net.scale.dtype)))

@@ -2,16 +2,16 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ccsi.data import Labelled, Task
-from ccsi.learners.base import NetLearner
+from ccsi.learners.base import Loss, NetLearner
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
-from ccsi.synthesis import ClassMemory, Generation, Generator, Synthesis
+from ccsi.synthesis import ClassMemory, Generation, Synthesis
+from ccsi.training import Objective, TrainingData
 
 
 @dataclass(kw_only=True, eq=False)
@@ -25,7 +25,7 @@ class InversionLearner(NetLearner):
         impressions: those made for the last task; None for the first.
     """
 
-    kind: ClassVar = "inversion"
+    kind = "inversion"
 
     synthesis: Synthesis
 
@@ -33,14 +33,13 @@ class InversionLearner(NetLearner):
         super().__post_init__()
         self.impressions: Labelled | None = None
 
-    def synthesize(self, task: Task, teacher: IncrementalNet, memory: ClassMemory, stages: Stages) -> None:
-        """Run the stage `synthesis`: make `impressions` of the teacher's classes, if it has any."""
-        self.impressions = None
+    def synthesize(self, task: Task, memory: ClassMemory, ratio: float | None, stages: Stages) -> TrainingData:
+        """Run the stage `synthesis`: the task's images, and `impressions` of the teacher's classes if it has any."""
+        self.impressions, teacher, run = None, self.teacher, self.synthesis.run
         if teacher.n_classes:
-            made = stages.run(
-                "synthesis", lambda stage: self.synthesis.run(teacher, memory, task.index, self.streams, stage)
-            )
-            self.impressions = Labelled(made["images"].to(self.device), made["labels"].to(self.device))
+            made = stages.run("synthesis", lambda stage: run(teacher, memory, task.index, self.streams, stage))
+            self.impressions = Labelled(made["images"], made["labels"]).to(self.device)
+        return TrainingData(task.train, task.val, self.impressions, ratio)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -49,51 +48,37 @@ class GenerationLearner(NetLearner):
 
     Args:
         generation: how the generator is trained.
+
+    Attributes:
+        generator, draws: of images for the last task, and of their noise; none for the first.
     """
 
-    kind: ClassVar = "inversion"
+    kind = "inversion"
 
     generation: Generation
 
-    def learn(self, task: Task, stages: Stages) -> None:
-        teacher = self.frozen_net()
-        sampler = self.train_generator(task, teacher, stages)
-        self.grow(task)
-        if sampler is None:
-            self.fit(task, self.classify(), stages)
-        else:
-            self.replay(task, teacher, sampler, stages)
+    def training_data(self, task: Task, stages: Stages) -> TrainingData:
+        if self.teacher.n_classes:
+            self.train_generator(task, stages)
+        return super().training_data(task, stages)
+
+    def objective(self, task: Task) -> Objective:
+        return Loss(self.replay_terms, self.draws) if self.teacher.n_classes else super().objective(task)
 
     @abstractmethod
-    def replay(self, task: Task, teacher: IncrementalNet, sampler: "ReplaySampler", stages: Stages) -> None:
-        """Learn a task after the first; the net has its classes already."""
+    def replay_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The weighted loss terms of a batch of a task after the first, with `generated` images."""
 
-    def train_generator(self, task: Task, teacher: IncrementalNet, stages: Stages) -> "ReplaySampler | None":
-        """Run the stage `generation`; a sampler of its images, or None if the teacher has no classes."""
-        if not teacher.n_classes:
-            return None
-        generation, shape = self.generation, task.train.images.shape[1:]
-        state = stages.run("generation", lambda stage: generation.run(teacher, shape, task.index, self.streams, stage))
-        generator = generation.trained(state, teacher, shape, task.index, self.streams)
-        return ReplaySampler(generator, teacher, self.streams.generator("dreams", task.index))
-
-
-@dataclass
-class ReplaySampler:
-    """New images from a generator at each call, labelled by a teacher.
-
-    Attributes:
-        draws: the generator of their noise, part of the state of an objective that samples.
-    """
-
-    generator: Generator
-    teacher: IncrementalNet
-    draws: torch.Generator
+    def train_generator(self, task: Task, stages: Stages) -> None:
+        """Run the stage `generation`, which makes `generator` and `draws` from the teacher."""
+        generation, source = self.generation, (self.teacher, task.train.images.shape[1:], task.index, self.streams)
+        state = stages.run("generation", lambda stage: generation.run(*source, stage))
+        self.generator = generation.trained(state, *source)
+        self.draws = self.streams.generator("dreams", task.index)
 
     @torch.no_grad()
-    def __call__(self, n: int) -> tuple[Tensor, Tensor]:
-        """n images for this worker, [n, C, S, S] in [0, 1], and the teacher's pseudo-labels, int64 [n]."""
-        process_group = self.teacher.process_group
-        whole = process_group.count(n)
-        images = self.generator.sample(whole, self.draws, process_group.shard(whole))
+    def generated(self, n: int) -> tuple[Tensor, Tensor]:
+        """n new images for this worker, [n, C, S, S] in [0, 1], and the teacher's pseudo-labels, int64 [n]."""
+        whole = self.net.process_group.count(n)
+        images = self.generator.sample(whole, self.draws, self.net.process_group.shard(whole))
         return images, self.teacher(images).argmax(1)

@@ -27,16 +27,12 @@ class ICaRL(ReplayLearner, LwFMC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.means = torch.empty(0, self.net.backbone.n_features, device=self.device, dtype=self.net.scale.dtype)
+        self.means = torch.empty_like(self.net.new)
 
     def learn(self, task: Task, stages: Stages) -> None:
-        self.fit_sigmoids(task, stages, self.exemplars(), self.budget.ratio)
-        self.remember(task)
-        kept = self.exemplars()
-        if kept is not None:
-            unit = F.normalize(self.features(kept.images))
-            self.means = F.normalize(class_means(unit, kept.labels, range(task.classes.stop)))
+        super().learn(task, stages)
+        unit = F.normalize(self.features(self.kept_images))
+        self.means = F.normalize(class_means(unit, self.kept_labels, range(task.classes.stop)))
 
-    def scores(self, images: Tensor) -> Tensor:
-        self.net.eval()
-        return nearest_mean(F.normalize(self.net.features(images.to(self.net.scale.dtype))), self.means)
+    def classify_features(self, features: Tensor) -> Tensor:
+        return nearest_mean(F.normalize(features), self.means)

@@ -1,7 +1,5 @@
 """Joint training on all tasks so far: the upper bound, which is not data-free."""
 
-from typing import ClassVar
-
 from ccsi.data import Task
 from ccsi.learners.base import NetLearner
 from ccsi.stage import Stages
@@ -15,10 +13,10 @@ class Joint(NetLearner):
     """
 
     default_name = "joint"
-    kind: ClassVar = "bound"
+    kind = "bound"
     permissions = ("all_tasks",)
 
     def learn(self, task: Task, stages: Stages) -> None:
         self.net = self.fresh_net()
         self.net.grow(self.random_prototypes(task.classes.stop, task.index))
-        self.fit(task, self.classify(), stages)
+        self.fit(task, self.objective(task), stages)

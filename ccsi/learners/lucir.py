@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ccsi.checks import NonNegative, PositiveInt
-from ccsi.data import Task
-from ccsi.learners.base import Loss
 from ccsi.learners.replay import ReplayLearner
 from ccsi.losses import distillation, margin
 from ccsi.models import IncrementalNet
-from ccsi.stage import Stages
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,29 +26,23 @@ class LUCIR(ReplayLearner):
     """
 
     default_name = "lucir"
+    imprint = True
+    freeze_prototypes = True
 
     distillation: NonNegative = 5.0
     w_margin: NonNegative = 1.0
     margin: NonNegative = 0.5
     top_k: PositiveInt = 2
 
-    def learn(self, task: Task, stages: Stages) -> None:
-        n_old, exemplars = self.net.n_classes, self.exemplars()
-        teacher = self.frozen_net()
-        self.grow(task, self.imprinted(task) if n_old else None)
-        w_distillation = self.distillation * math.sqrt(n_old / len(task.classes))
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            features = net.features(images)
-            cosines = net.cosines(features)
-            terms = {"ce": self.cross_entropy(net.scale * cosines, labels)}
-            if w_distillation:
-                old = teacher.features(images)
-                terms["distillation"] = w_distillation * distillation(features, old, net.process_group)
-            if n_old and self.w_margin:
-                distance = margin(cosines, labels, n_old, self.margin, self.top_k, net.process_group)
-                terms["margin"] = self.w_margin * distance
-            return terms
-
-        self.fit(task, Loss(loss_terms), stages, exemplars, self.budget.ratio, train_old_prototypes=False)
-        self.remember(task)
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        n_old, features = self.teacher.n_classes, net.features(images)
+        w_distillation = self.distillation * math.sqrt(n_old / len(self.heads[-1]))
+        cosines = net.cosines(features)
+        terms = {"ce": self.cross_entropy(net.scale * cosines, labels)}
+        if w_distillation:
+            old = self.teacher.features(images)
+            terms["distillation"] = w_distillation * distillation(features, old, net.process_group)
+        if n_old and self.w_margin:
+            distance = margin(cosines, labels, n_old, self.margin, self.top_k, net.process_group)
+            terms["margin"] = self.w_margin * distance
+        return terms

@@ -1,18 +1,13 @@
 """Learning without Forgetting (LwF, Li and Hoiem, TPAMI 2018)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ccsi.checks import NonNegative, Positive
-from ccsi.data import Task
-from ccsi.learners.base import Loss, NetLearner
-from ccsi.learners.parts.heads import joined_head, local_start, separate_heads
-from ccsi.losses import knowledge_distillation
+from ccsi.learners.base import NetLearner
+from ccsi.learners.parts.heads import head_distillation, joined_head, local_start, separate_heads
 from ccsi.models import IncrementalNet
-from ccsi.stage import Stages
 
 
 @dataclass(kw_only=True, eq=False)
@@ -31,28 +26,20 @@ class LwF(NetLearner):
     """
 
     default_name = "lwf"
-    kind: ClassVar = "regularisation"
+    kind = "regularisation"
 
     distillation: NonNegative = 1.0
     temperature: Positive = 2.0
     local: bool = True
     separate: bool = False
 
-    def learn(self, task: Task, stages: Stages) -> None:
-        teacher, heads = self.frozen_net(), (separate_heads if self.separate else joined_head)(self.heads)
-        self.grow(task)
-        first, t = local_start(task) if self.local else 0, self.temperature
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            logits = net(images)
-            terms = {"ce": self.cross_entropy(logits[:, first:], labels - first)}
-            if heads and self.distillation:
-                old = teacher(images)
-                distances = [
-                    knowledge_distillation(logits[:, h.start : h.stop], old[:, h.start : h.stop], t, net.process_group)
-                    for h in heads
-                ]
-                terms["distillation"] = self.distillation * torch.stack(distances).sum()
-            return terms
-
-        self.fit(task, Loss(loss_terms), stages)
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        *old_heads, new = self.heads
+        heads = separate_heads(old_heads) if self.separate else joined_head(old_heads)
+        first = local_start(new) if self.local else 0
+        logits = net(images)
+        terms = {"ce": self.cross_entropy(logits[:, first:], labels - first)}
+        if heads and self.distillation:
+            distance = head_distillation(heads, logits, self.teacher(images), self.temperature, net.process_group)
+            terms["distillation"] = self.distillation * distance
+        return terms

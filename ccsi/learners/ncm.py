@@ -29,7 +29,7 @@ class NCM(FrozenLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.means = torch.empty(0, self.net.backbone.n_features, device=self.device, dtype=self.net.scale.dtype)
+        self.means = torch.empty_like(self.net.new)
 
     def update_statistics(self, task: Task, features: Tensor) -> None:
         new = class_means(self.lengths(features), task.train.labels, task.classes)

@@ -1,6 +1,5 @@
 """PASS: prototype augmentation and self-supervision (Zhu et al., CVPR 2021)."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +13,7 @@ from ccsi.learners.parts.prototypes import class_covariances, class_means
 from ccsi.losses import exact
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
+from ccsi.training import TrainingData
 
 TURNS = 4
 """Rotations by 90°; each rotation of a class is a separate class (section 3.3)."""
@@ -32,7 +32,7 @@ class PASS(NetLearner):
     """
 
     default_name = "pass"
-    kind: ClassVar = "prototypes"
+    kind = "prototypes"
     stored_buffers: ClassVar = {"means": "class mean features", "radius": "feature spread"}
 
     w_prototypes: NonNegative = 10.0
@@ -40,12 +40,13 @@ class PASS(NetLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.means = torch.empty(0, self.net.backbone.n_features, device=self.device, dtype=self.net.scale.dtype)
+        self.means = torch.empty_like(self.net.new)
         self.radius = self.means.new_zeros(())
 
     def learn(self, task: Task, stages: Stages) -> None:
         n_old, teacher = len(self.means), self.frozen_net()
-        self.grow(task, self.random_prototypes(TURNS * len(task.classes), task.index))
+        self.net.grow(self.random_prototypes(TURNS * len(task.classes), task.index))
+        self.heads.append(task.classes)
         draws = self.streams.generator("augmented prototypes", task.index)
 
         def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -58,29 +59,23 @@ class PASS(NetLearner):
                 loss = self.cross_entropy(net.scale * net.cosines(replayed), TURNS * classes)
                 terms["prototypes"] = self.w_prototypes * loss
             if n_old and self.distillation:
-                old = teacher.features(turned)
-                now, before = exact(features, old)
+                now, before = exact(features, teacher.features(turned))
                 moved = net.process_group.mean(torch.linalg.vector_norm(now - before, dim=1))
                 terms["distillation"] = self.distillation * moved
             return terms
 
-        def upright(part: Labelled) -> Labelled:
-            return Labelled(part.images, TURNS * part.labels)
-
-        several = dataclasses.replace(task, train=upright(task.train), val=upright(task.val))
-        self.fit(several, Loss(loss_terms, draws), stages)
+        train, val = (Labelled(part.images, TURNS * part.labels) for part in (task.train, task.val))
+        self.fit(task, Loss(loss_terms, draws), stages, TrainingData(train, val))
         features = self.features(task.train.images)
-        new = class_means(features, task.train.labels, task.classes)
         if not n_old:  # r² is the mean variance of a feature within its class, from the first task (eq. 4)
             spread = class_covariances(features, task.train.labels, task.classes).diagonal(dim1=1, dim2=2)
             self.radius = spread.mean().sqrt()
-        self.means = torch.cat([self.means, new])
+        self.means = torch.cat([self.means, class_means(features, task.train.labels, task.classes)])
 
     def augmented(self, n: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """This worker's n of a batch of replayed features, [n, D], and their classes, int64 [n] (eq. 3)."""
-        process_group = self.net.process_group
-        whole = process_group.count(n)
-        part = process_group.shard(whole)
+        whole = self.net.process_group.count(n)
+        part = self.net.process_group.shard(whole)
         classes = torch.randint(len(self.means), (whole,), generator=draws)[part].to(self.device)
         noise = torch.randn(whole, self.means.shape[1], generator=draws)[part].to(self.means)
         return self.means[classes] + self.radius * noise, classes

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ccsi.checks import NonNegative, Positive, PositiveInt
 from ccsi.data import Task
 from ccsi.learners.base import Loss
-from ccsi.learners.generative import GenerationLearner, ReplaySampler
+from ccsi.learners.generative import GenerationLearner
 from ccsi.learners.parts.heads import local_start
 from ccsi.losses import exact
 from ccsi.models import IncrementalNet
@@ -43,40 +43,40 @@ class RDFCIL(GenerationLearner):
     refine_epochs: PositiveInt = 40
     refine_lr: Positive = 0.05
 
-    def replay(self, task: Task, teacher: IncrementalNet, sampler: ReplaySampler, stages: Stages) -> None:
-        n_old, first = teacher.n_classes, local_start(task)
-        w_ce, kept = self.weights_for(n_old, len(task.classes))
-        maps = self.relation(task) if self.w_relation else nn.ModuleList()
-        self.net.relation = maps  # trained with the net, and removed at the end of the task
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            generated, _ = sampler(len(images))
-            features = net.features(torch.cat([images, generated]))
-            logits = net.scale * net.cosines(features)
-            n = len(images)
-            terms = {"ce": w_ce * self.cross_entropy(logits[:n, first:], labels - first)}
-            if self.w_hard:
-                old_logits = teacher(generated)
-                hard = (logits[n:, :n_old] - old_logits).abs().mean(1)
-                terms["hard"] = kept * self.w_hard * net.process_group.mean(hard)
-            if self.w_relation:
-                before = teacher.features(images)
-                now, part = net.process_group.rows(maps[0](features[:n]))
-                old, _ = net.process_group.rows(maps[1](before))
-                terms["relation"] = kept * self.w_relation * net.process_group.mean(angle_differences(now, old)[part])
-            return terms
-
-        def refined(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            generated, pseudo_labels = sampler(len(images))
-            with torch.no_grad():
-                features = net.eval().features(torch.cat([images, generated]))
-            logits = net.scale * net.cosines(features)
-            return {"ce": self.cross_entropy(logits, torch.cat([labels, pseudo_labels]))}
-
-        self.fit(task, Loss(loss_terms, sampler.draws), stages)
+    def learn(self, task: Task, stages: Stages) -> None:
+        if not self.heads:
+            return super().learn(task, stages)
+        self.net.relation = self.relation(task)  # trained with the net, and removed afterwards
+        super().learn(task, stages)
         del self.net.relation
         training = self.training.second_stage(self.refine_epochs, self.refine_lr)
-        self.fit(task, Loss(refined, sampler.draws), stages, stage="refinement", training=training)
+        self.fit(task, Loss(self.refined, self.draws), stages, stage="refinement", training=training)
+
+    def replay_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        n, n_old, new = len(images), self.teacher.n_classes, self.heads[-1]
+        w_ce, kept = self.weights_for(n_old, len(new))
+        generated, _ = self.generated(n)
+        features = net.features(torch.cat([images, generated]))
+        logits, first = net.scale * net.cosines(features), local_start(new)
+        terms = {"ce": w_ce * self.cross_entropy(logits[:n, first:], labels - first)}
+        if self.w_hard:
+            hard = (logits[n:, :n_old] - self.teacher(generated)).abs().mean(1)
+            terms["hard"] = kept * self.w_hard * net.process_group.mean(hard)
+        if self.w_relation:
+            new_map, old_map = net.get_submodule("relation").children()
+            now, part = net.process_group.rows(new_map(features[:n]))
+            before, _ = net.process_group.rows(old_map(self.teacher.features(images)))
+            angles = angle_differences(now, before)[part]
+            terms["relation"] = kept * self.w_relation * net.process_group.mean(angles)
+        return terms
+
+    def refined(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy over all classes, of the classifier alone."""
+        generated, pseudo_labels = self.generated(len(images))
+        with torch.no_grad():
+            features = net.eval().features(torch.cat([images, generated]))
+        logits = net.scale * net.cosines(features)
+        return {"ce": self.cross_entropy(logits, torch.cat([labels, pseudo_labels]))}
 
     def weights_for(self, n_old: int, n_new: int) -> tuple[float, float]:
         """The weight of cross-entropy, and the factor of both distillations (section 3.5)."""
@@ -84,21 +84,16 @@ class RDFCIL(GenerationLearner):
         return self.w_ce * (1 + 1 / alpha) / beta, alpha * beta
 
     def relation(self, task: Task) -> nn.ModuleList:
-        """The two linear maps between which angles are compared, at their random start."""
-        d = self.net.backbone.n_features
-        draws = self.streams.generator("relation", task.index)
-        maps = [nn.Linear(d, d, bias=False) for _ in range(2)]
-        with torch.no_grad():
-            for layer in maps:
-                layer.weight.copy_((torch.rand(d, d, generator=draws) * 2 - 1) * d**-0.5)
-        return nn.ModuleList(maps).to(self.net.scale)
+        """The two linear maps between which angles are compared, at their random start; none if `w_relation` is 0."""
+        d, draws = self.net.backbone.n_features, self.streams.generator("relation", task.index)
+        maps = nn.ModuleList(nn.Linear(d, d, bias=False) for _ in range(2 if self.w_relation else 0))
+        for weight in maps.parameters():
+            weight.data = (torch.rand(d, d, generator=draws) * 2 - 1) * d**-0.5
+        return maps.to(self.net.scale)
 
 
 def angle_differences(features: Tensor, old: Tensor) -> Tensor:
-    """Mean |cos ∠| difference of the angles at each feature, towards all pairs of others: both [N, D] to [N] (eq. 7).
-
-    Source: RKD (Park et al., CVPR 2019), eq. 7.
-    """
+    """Mean |cos ∠| difference of the angles at each feature to all pairs of others, [N, D] to [N] (eq. 7; RKD)."""
 
     def cosines(f: Tensor) -> Tensor:
         unit = F.normalize(f[None] - f[:, None], dim=2)  # [vertex, other, D]

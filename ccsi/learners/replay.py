@@ -10,6 +10,8 @@ from ccsi.data import Labelled, Task
 from ccsi.errors import UserError
 from ccsi.learners.base import NetLearner
 from ccsi.learners.parts.exemplars import ExemplarBudget
+from ccsi.stage import Stages
+from ccsi.training import TrainingData
 
 
 @dataclass(kw_only=True, eq=False)
@@ -23,7 +25,7 @@ class ReplayLearner(NetLearner):
         kept_images: uint8 [M, C, S, S], class by class, the best of each first. kept_labels: int64 [M].
     """
 
-    kind: ClassVar = "exemplars"
+    kind = "exemplars"
     stored_buffers: ClassVar = {"kept_images": "exemplars", "kept_labels": "exemplar labels"}
 
     budget: ExemplarBudget
@@ -40,6 +42,13 @@ class ReplayLearner(NetLearner):
                 "expected at least so many."
             )
 
+    def learn(self, task: Task, stages: Stages) -> None:
+        super().learn(task, stages)
+        self.remember(task)
+
+    def training_data(self, task: Task, stages: Stages) -> TrainingData:
+        return TrainingData(task.train, task.val, self.exemplars(), self.budget.ratio)
+
     def exemplars(self) -> Labelled | None:
         """The kept images, or None if there are none."""
         return Labelled(self.kept_images, self.kept_labels) if len(self.kept_labels) else None
@@ -48,12 +57,10 @@ class ReplayLearner(NetLearner):
         """Keep images of the task's classes, ranked by the net's features, and drop old ones over the budget."""
         quota = self.budget.quota(task.classes.stop)
         features, labels = self.features(task.train.images), task.train.labels
-        parts = [((self.kept_labels == c).nonzero()[:quota, 0], c) for c in range(task.classes.start)]
-        images = [self.kept_images[chosen] for chosen, _ in parts]
+        old = [(self.kept_labels == c).nonzero()[:quota, 0] for c in range(task.classes.start)]
+        parts = [(self.kept_images[best], self.kept_labels[best]) for best in old]
         for c in task.classes:
             members = (labels == c).nonzero()[:, 0]
-            best = self.budget.ranked(features[members], quota, self.streams, c)
-            parts.append((members[best], c))
-            images.append(task.train.images[members[best]])
-        self.kept_images = torch.cat([part for part in images if len(part)] or [self.kept_images[:0]])
-        self.kept_labels = torch.cat([torch.full_like(chosen, c) for chosen, c in parts])
+            best = members[self.budget.ranked(features[members], quota, self.streams, c)]
+            parts.append((task.train.images[best], labels[best]))
+        self.kept_images, self.kept_labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))

@@ -11,7 +11,7 @@ from ccsi.checks import NonNegative, Positive
 from ccsi.data import Task
 from ccsi.errors import UserError
 from ccsi.learners.base import NetLearner
-from ccsi.learners.parts.importance import bounded, gradients, padded, penalized_weights, quadratic
+from ccsi.learners.parts.importance import padded, penalized, penalized_weights, quadratic
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages, State
 
@@ -29,7 +29,7 @@ class SI(NetLearner):
     """
 
     default_name = "si"
-    kind: ClassVar = "regularisation"
+    kind = "regularisation"
     stored_buffers: ClassVar = {"importance": "synaptic importance", "anchor": ""}
 
     penalty: NonNegative = 0.1
@@ -37,16 +37,13 @@ class SI(NetLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.importance: list[Tensor] = []
-        self.anchor: list[Tensor] = []
+        self.importance, self.anchor = list[Tensor](), list[Tensor]()
 
     def check(self, sizes: Sequence[int]) -> None:
         if self.training.select != "last":
             raise UserError("training.select=best_val: learner=si follows the weights to the end; expected last.")
-        if self.training.clip_norm is not None:
-            raise UserError(
-                f"training.clip_norm={self.training.clip_norm}: learner=si needs whole gradients; expected null."
-            )
+        if (clip_norm := self.training.clip_norm) is not None:
+            raise UserError(f"training.clip_norm={clip_norm}: learner=si needs whole gradients; expected null.")
 
     def learn(self, task: Task, stages: Stages) -> None:
         self.grow(task)
@@ -54,47 +51,45 @@ class SI(NetLearner):
         integral = PathIntegral(self)
         self.fit(task, integral, stages)
         end = [p.detach().clone() for p in penalized_weights(self.net)]
-        old = padded(self.importance, end) if self.importance else [torch.zeros_like(p) for p in end]
         self.importance = [
             total + (omega / ((b - a).square() + self.damping)).clamp(min=0)
-            for total, omega, a, b in zip(old, integral.omega, start, end, strict=True)
+            for total, omega, a, b in zip(padded(self.importance, end), integral.omega, start, end, strict=True)
         ]
         self.anchor = end
 
 
 class PathIntegral:
-    """Cross-entropy and penalty, which also sums ω_i = −Σ_steps g_i·Δθ_i, g the cross-entropy's gradient (eq. 3).
+    """Cross-entropy and penalty; sums ω_i = −Σ_steps g_i·Δθ_i, g the cross-entropy's gradient (eq. 3).
 
     A step is added at the next call, when its gradient is still there and the weights have moved.
     """
 
     def __init__(self, learner: SI) -> None:
         self.learner = learner
-        self.stiffness = bounded([2 * learner.penalty * omega for omega in learner.importance], learner.training.lr)
+        self.stiffness = [(2 * learner.penalty * w).clamp(max=1 / learner.training.lr) for w in learner.importance]
         self.omega = [torch.zeros_like(p) for p in penalized_weights(learner.net)]
         self.before: list[Tensor] | None = None
 
     def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         self.add_step()
         self.before = [p.detach().clone() for p in penalized_weights(net)]
-        learner = self.learner
-        parts = {"ce": learner.cross_entropy(net(images), labels)}
-        if self.stiffness and learner.penalty:
-            parts["penalty"] = quadratic(net, self.stiffness, learner.anchor) / net.process_group.world_size
-        return parts
+        terms = self.learner.loss_terms(net, images, labels)
+        if self.stiffness and self.learner.penalty:
+            terms["penalty"] = quadratic(net, self.stiffness, self.learner.anchor)
+        return terms
 
     @torch.no_grad()
     def add_step(self) -> None:
         """Add the last step to ω, unless it was added."""
         if self.before is None:
             return
-        learner, now = self.learner, penalized_weights(self.learner.net)
-        slopes = gradients(learner.net)
+        net = self.learner.net
+        grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in net.named_parameters()}
+        now, slopes = penalized_weights(net), penalized(grads)
         if self.stiffness:  # the gradient without the penalty's
-            held = zip(padded(self.stiffness, now), padded(learner.anchor, now), strict=True)
-            pulls = [w * (b - a) for (w, a), b in zip(held, self.before, strict=True)]
-            slopes = [g - pull for g, pull in zip(slopes, pulls, strict=True)]
-        self.omega = [w - g * (after - b) for w, g, after, b in zip(self.omega, slopes, now, self.before, strict=True)]
+            held = zip(slopes, padded(self.stiffness, now), self.before, padded(self.learner.anchor, now), strict=True)
+            slopes = [g - w * (b - a) for g, w, b, a in held]
+        self.omega = [w - g * (p - b) for w, g, p, b in zip(self.omega, slopes, now, self.before, strict=True)]
         self.before = None
 
     def state_dict(self) -> State:

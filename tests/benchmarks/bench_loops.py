@@ -68,7 +68,7 @@ def training_loops(device: torch.device, steps: int) -> tuple[Timed, Timed]:
 
     def ours() -> None:
         net.load_state_dict(start.state_dict())
-        objective = Update(learner, task, teacher, 2)
+        objective = Update(learner, task, teacher)
         data, streams = TrainingData(real, val, synthetic, 0.5), TaskStreams(Streams(0), 1)
         training.fit(net, data, objective, streams, Stage(), train_old_prototypes=False)
 

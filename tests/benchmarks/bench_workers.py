@@ -48,7 +48,7 @@ def train(steps: int) -> tuple[float, float]:
     half = steps * 32
     real, old, val = random_images(half, range(2, 4)), random_images(half, range(2)), random_images(16, range(2, 4))
     task, teacher = Task(1, range(2, 4), real, val), copy.deepcopy(net).eval().requires_grad_(False)
-    objective = Update(learner, task, teacher, 2)
+    objective = Update(learner, task, teacher)
     net.process_group.all_gather_object(None)  # they start together
     began = time.perf_counter()
     data, streams = TrainingData(real, val, old, 0.5), TaskStreams(Streams(0), 1)

@@ -9,13 +9,13 @@ from torch.nn import functional as F
 from ccsi import losses
 from ccsi.data import Labelled
 from ccsi.errors import UserError
-from ccsi.learners import Learner
+from ccsi.learners import NetLearner
 from ccsi.learners.ccsi import Update
 from ccsi.stage import Stages
 
 
 def update_of(learner, task, teacher=None) -> Update:
-    return Update(learner, task, teacher, learner.net.n_classes - len(task.classes))
+    return Update(learner, task, teacher)
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ ABLATIONS = [
 ]
 
 
-PLAIN: list[Learner] = []  # learned once for all ablations
+PLAIN: list[NetLearner] = []  # learned once for all ablations
 
 
 @pytest.mark.parametrize("options", ABLATIONS, ids=str)

@@ -13,11 +13,11 @@ import ccsi.config
 import ccsi.learners
 from ccsi.data import Augment
 from ccsi.errors import UserError
-from ccsi.learners import ExemplarBudget, IdC, Learner, all_learners, find_learner
+from ccsi.learners import ExemplarBudget, IdC, NetLearner, all_learners, find_learner
 from ccsi.synthesis import Generation, Synthesis
 from ccsi.training import Training
 
-BASES = {base for kind in EVERY.values() for base in kind.__mro__ if issubclass(base, Learner) and base is not Learner}
+BASES = {base for kind in EVERY.values() for base in kind.__mro__ if issubclass(base, NetLearner)}
 CONFIGS = [
     *sorted(BASES, key=lambda kind: kind.__name__),
     ExemplarBudget,

@@ -559,7 +559,7 @@ def test_lwf_at_its_third_task_sums_over_heads(learned, tasks, monkeypatch):
         images = tasks()[2].train.images[:8] / 255
         told = []
         monkeypatch.setattr(
-            type(learner), "fit", lambda self, task, objective, stages, told=told: told.append(objective)
+            type(learner), "fit", lambda self, task, objective, *rest, told=told: told.append(objective)
         )
         learner.learn(tasks()[2], Stages())
         monkeypatch.undo()
@@ -586,7 +586,7 @@ def test_lucirs_parts_are_ccsis_on_the_same_images(first_batch, learned, tasks):
     learner, before, batch = first_batch("lucir", **settings)
     ccsi = learned(1, "ccsi", w_idc=0.0, balance="none", **settings)
     ccsi.net = learner.net
-    expected = Update(ccsi, tasks()[1], before, 2)(learner.net, batch["images"], batch["labels"])
+    expected = Update(ccsi, tasks()[1], before)(learner.net, batch["images"], batch["labels"])
     for name in ("ce", "distillation", "margin"):
         torch.testing.assert_close(batch["parts"][name], expected[name])
 
@@ -594,7 +594,8 @@ def test_lucirs_parts_are_ccsis_on_the_same_images(first_batch, learned, tasks):
 def test_abds_parts(first_batch, tasks):
     learner, before, batch = first_batch("abd", distillation=0.3, fine_tuning=0.5)
     net, parts = learner.net.train(), batch["parts"]
-    generated, pseudo_labels = learner.train_generator(tasks()[1], before, Stages())(6)
+    learner.train_generator(tasks()[1], Stages())
+    generated, pseudo_labels = learner.generated(6)
     assert torch.equal(pseudo_labels, before(generated).argmax(1)) and generated.min() >= 0 and generated.max() <= 1
     both = torch.cat([batch["images"], generated])
     f, old = net.features(both, moving=0), before.features(both)
@@ -612,7 +613,8 @@ def test_abds_parts(first_batch, tasks):
 def test_r_dfcils_parts(first_batch, tasks):
     learner, before, batch = first_batch("r_dfcil", w_ce=0.5, w_hard=0.2, w_relation=0.3)
     net, parts = learner.net.train(), batch["parts"]
-    generated, _ = learner.train_generator(tasks()[1], before, Stages())(6)
+    learner.train_generator(tasks()[1], Stages())
+    generated, _ = learner.generated(6)
     f = net.features(torch.cat([batch["images"], generated]), moving=0)
     z = net.scale * net.cosines(f)
     alpha, beta = np.log2(3 / 2 + 1), np.sqrt(2 / 3)
@@ -696,7 +698,7 @@ def test_images_must_be_kept_by_the_kind_that_ends_data_free(learned):
 def test_a_net_without_room_for_the_task_is_told(make, tasks):
     learner = make("finetune")
     with pytest.raises(RuntimeError, match=r"Finetune\.learn: no room for the task's classes; expected self\.grow"):
-        learner.fit(tasks()[0], learner.classify(), Stages())
+        learner.fit(tasks()[0], learner.objective(tasks()[0]), Stages())
 
 
 # ---- second stages, which even out old and new classes ----

@@ -42,29 +42,23 @@ class ExemplarBudget:
 
     def ranked(self, features: Tensor, count: int, streams: Streams, label: int) -> Tensor:
         """Positions of a class's images to keep, best first: int64 [min(count, N)], from their features [N, D]."""
-        count = min(count, len(features))
         if self.selection == "herding":
-            return herding(features, count)
+            return herding(features, min(count, len(features)))
         order = torch.randperm(len(features), generator=streams.generator("exemplars", label))
         return order[:count].to(features.device)
 
 
 def herding(features: Tensor, count: int) -> Tensor:
-    """Positions of images, chosen so that their mean normalized feature stays nearest to the class's: int64 [count].
-
-    Args:
-        features: [N, D], N >= count.
+    """Positions of `count` of [N, D] features whose mean, normalized, stays nearest to that of all: int64 [count].
 
     Source: iCaRL (Rebuffi et al. 2017), algorithm 4.
     """
     unit = F.normalize(features.double())
-    mean, total = unit.mean(0), torch.zeros_like(unit[0])
-    free = torch.ones(len(unit), dtype=torch.bool, device=unit.device)
-    chosen = []
-    for k in range(1, count + 1):
-        distance = torch.linalg.vector_norm(mean - (total + unit) / k, dim=1).masked_fill(~free, torch.inf)
-        best = distance.argmin()
-        free[best] = False
-        total = total + unit[best]
-        chosen.append(best)
-    return torch.stack(chosen) if chosen else torch.empty(0, dtype=torch.int64, device=unit.device)
+    mean, total = unit.mean(0), unit.new_zeros(unit.shape[1])
+    order = torch.zeros(count, dtype=torch.int64, device=unit.device)
+    for k in range(count):
+        distance = torch.linalg.vector_norm(mean - (total + unit) / (k + 1), dim=1)
+        distance[order[:k]] = torch.inf
+        order[k] = distance.argmin()
+        total = total + unit[order[k]]
+    return order

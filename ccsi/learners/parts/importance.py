@@ -1,6 +1,9 @@
-"""Quadratic penalties on changes of important weights."""
+"""Quadratic penalties on changes of important weights.
 
-from collections.abc import Sequence
+A stiffness is at most 1/lr, where a step of SGD returns a weight to its anchor; above 2/lr it would diverge.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -9,22 +12,21 @@ from torch.nn import functional as F
 from ccsi.models import IncrementalNet
 
 
+def penalized(by_name: Mapping[str, Tensor]) -> list[Tensor]:
+    """Values for a net's parameters in order: scale, prototypes (old ones first, [n, D]), then the backbone's."""
+    backbone = [value for name, value in by_name.items() if name.startswith("backbone.")]
+    return [by_name["scale"], torch.cat([by_name["old"], by_name["new"]]), *backbone]
+
+
 def penalized_weights(net: IncrementalNet) -> list[Tensor]:
-    """All weights of a net: scale, prototypes (old ones first, [n, D]), then the backbone's, in order."""
-    return [net.scale, torch.cat([net.old, net.new]), *net.backbone.parameters()]
-
-
-def gradients(net: IncrementalNet) -> list[Tensor]:
-    """The last gradients of `penalized_weights`, 0 where there are none."""
-
-    def of(p: Tensor) -> Tensor:
-        return torch.zeros_like(p) if p.grad is None else p.grad
-
-    return [of(net.scale), torch.cat([of(net.old), of(net.new)]), *(of(p) for p in net.backbone.parameters())]
+    """All weights of a net."""
+    return penalized(dict(net.named_parameters()))
 
 
 def padded(values: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-    """`values`, one for each of `like`, with rows of 0 for prototypes that were added later."""
+    """`values`, one for each of `like`, with rows of 0 for prototypes that were added later; none: all 0."""
+    if not values:
+        return [torch.zeros_like(now) for now in like]
     return [
         F.pad(value, (0, 0, 0, len(now) - len(value))) if value.shape != now.shape else value
         for value, now in zip(values, like, strict=True)
@@ -32,12 +34,7 @@ def padded(values: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
 
 
 def quadratic(net: IncrementalNet, stiffness: Sequence[Tensor], anchor: Sequence[Tensor]) -> Tensor:
-    """½ Σ_i stiffness_i · (θ_i − anchor_i)² over all weights; prototypes that were added later are free."""
+    """This worker's part of ½ Σ_i stiffness_i · (θ_i − anchor_i)²; prototypes that were added later are free."""
     now = penalized_weights(net)
-    stiffness, anchor = padded(stiffness, now), padded(anchor, now)
-    return torch.stack([(w * (p - a).square()).sum() for w, p, a in zip(stiffness, now, anchor, strict=True)]).sum() / 2
-
-
-def bounded(stiffness: Sequence[Tensor], lr: float) -> list[Tensor]:
-    """`stiffness`, at most 1/lr. There a step of SGD returns a weight to its anchor; above 2/lr it would diverge."""
-    return [value.clamp(max=1 / lr) for value in stiffness]
+    held = zip(padded(stiffness, now), now, padded(anchor, now), strict=True)
+    return torch.stack([(w * (p - a).square()).sum() for w, p, a in held]).sum() / 2 / net.process_group.world_size
