@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CELL, PER_CLASS, REAL_PER_CLASS = 0.44, 8, 4
 """Inches of one image in a grid, and the most impressions and real images of a class in it."""
+FEW = 6
+"""Up to so many tasks are named one by one."""
 
 
 def draw_run(
@@ -28,15 +30,12 @@ def draw_run(
     beside a PDF. On test where the run was evaluated on it, else on val; the pictures say which.
 
     Args:
-        folder: a run's folder. result: the content of its result.json; None: read from there.
+        result: the content of its result.json; None: read from there.
         real_images: some to show beside the impressions, where the user allows reading the data; on the CPU, labels
             are positions in the class order.
 
     Returns:
         The PNG files written.
-
-    Raises:
-        UserError: the folder has no result.json, or a damaged one.
     """
     result = read_result(folder) if result is None else result
     if result is None:
@@ -80,32 +79,30 @@ def draw_impressions(
     """
     images, labels = np.asarray(images), np.asarray(labels)
     shown = np.unique(labels).tolist()
-    blocks: list[tuple[str, list[NDArray[np.uint8]]]] = []
+    blocks: dict[str, list[NDArray[np.uint8]]] = {}
     if means is not None:
         bytes_of_means = (np.clip(np.asarray(means), 0, 1) * 255).round().astype(np.uint8)
-        blocks.append(("mean", [bytes_of_means[c : c + 1] for c in shown]))
-    blocks.append(("impressions (synthesized)", [images[labels == c][:PER_CLASS] for c in shown]))
+        blocks["mean"] = [bytes_of_means[c : c + 1] for c in shown]
+    blocks["impressions (synthesized)"] = [images[labels == c][:PER_CLASS] for c in shown]
     if real is not None:  # few are copied: all may be large, and shared with other processes
         few = [np.flatnonzero(np.asarray(real.labels) == c)[:REAL_PER_CLASS] for c in shown]
-        blocks.append(("real images", [np.asarray(real.images)[chosen] for chosen in few]))
+        blocks["real images"] = [np.asarray(real.images)[indices] for indices in few]
 
-    columns = [max((len(row) for row in rows), default=0) or 1 for _, rows in blocks]
+    columns = [max((len(row) for row in rows), default=0) or 1 for rows in blocks.values()]
     # placed by hand, in inches: the constrained layout shrinks axes of fixed aspect into uneven gaps
     left = 0.15 + 0.068 * max(len(short(class_names[c])) for c in shown)
     gap, title_height, height = 0.4 * CELL, 0.26, CELL * len(shown)
     width = left + CELL * sum(columns) + gap * (len(blocks) - 1) + 0.03
     with figure(path_out, width, height + title_height) as fig:
         fig.set_layout_engine("none")
-        for number, (title, rows) in enumerate(blocks):
-            across = CELL * columns[number]
-            ax = fig.add_axes((left / width, 0, across / width, height / (height + title_height)))
-            left += across + gap
-            ax.imshow(_mosaic(rows, columns[number]), extent=(0, columns[number], len(shown), 0), interpolation="none")
+        for n, (title, rows) in zip(columns, blocks.items(), strict=True):
+            ax = fig.add_axes((left / width, 0, CELL * n / width, height / (height + title_height)))
+            left += CELL * n + gap
+            ax.imshow(_mosaic(rows, n), extent=(0, n, len(shown), 0), interpolation="none")
             ax.set_title(title, pad=3)
             ax.set(xticks=[], yticks=[])
-            if number == 0:
-                ax.set_yticks(np.arange(len(shown)) + 0.5, [short(class_names[c]) for c in shown])
             bare(ax)
+        fig.axes[0].set_yticks(np.arange(len(shown)) + 0.5, [short(class_names[c]) for c in shown])
     return path_out
 
 
@@ -114,20 +111,19 @@ def draw_accuracy_matrix(path_out: Path, result: Mapping[str, Any]) -> Path:
     split, figures = split_to_show(result)
     matrix = figures["accuracy_matrix"]
     tasks = len(matrix)
-    square = np.full((tasks, tasks), np.nan)
+    percent = np.full((tasks, tasks), np.nan)
     for i, row in enumerate(matrix):
-        square[i, : len(row)] = 100 * np.asarray(row)
-    names = []
-    for number, own in enumerate(classes_of_tasks(result)[:tasks], start=1):
+        percent[i, : len(row)] = 100 * np.asarray(row)
+    few, names = tasks <= FEW, [str(j + 1) for j in range(tasks)]
+    for j, own in enumerate(classes_of_tasks(result)[:tasks] if few else []):
         lines = [short(name) for name in own] if len(own) <= 3 else [f"{len(own)} classes"]
-        names.append("\n".join([f"task {number}", *lines]))
-    side = max(0.5 * tasks, 0.95 * tasks if tasks <= 6 else 0)
-    with figure(path_out, side + 1.3, 0.5 * tasks + 1.1) as fig:
+        names[j] = "\n".join([f"task {j + 1}", *lines])
+    with figure(path_out, (0.95 if few else 0.5) * tasks + 1.3, 0.5 * tasks + 1.1) as fig:
         ax = fig.subplots()
-        _heat_map(ax, square, digits=1 if tasks <= 12 else 0)
-        ax.set_xticks(range(tasks), names if tasks <= 6 else [str(j + 1) for j in range(tasks)])
+        _heat_map(ax, percent, digits=1 if tasks <= 12 else 0)
+        ax.set_xticks(range(tasks), names)
         ax.set_yticks(range(tasks), [f"after task {i + 1}" for i in range(tasks)])
-        ax.set(xlabel="task" if tasks > 6 else "", title=f"accuracy on each task's classes, {split} (%)")
+        ax.set(xlabel="" if few else "task", title=f"accuracy on each task's classes, {split} (%)")
     return path_out
 
 
@@ -157,29 +153,29 @@ def draw_accuracy_over_tasks(path_out: Path, result: Mapping[str, Any]) -> Path:
     split, figures = split_to_show(result)
     matrix = figures["accuracy_matrix"]
     tasks = len(matrix)
-    learned = np.arange(1, tasks + 1)
+    learned, colours, labels = (
+        np.arange(1, tasks + 1),
+        COLOURS[:tasks],
+        [f"task {j + 1}'s classes, {split}" for j in range(tasks)],
+    )
+    if tasks > FEW:
+        colours, labels = ["#999999"] * tasks, [f"each task, {split}", *[None] * (tasks - 1)]
     with figure(path_out, 4.8, 2.9) as fig:
         ax = fig.subplots()
+        if split == "test":  # these first in the legend and above the others
+            curve = 100 * np.asarray(figures["accuracy_after_task"])
+            ax.plot(learned, curve, "ks-", linewidth=1.8, label="all classes seen, test", zorder=2.1)
+        curve = 100 * np.asarray(result["val"]["accuracy_after_task"])
+        ax.plot(learned, curve, "k", linestyle=(0, (3, 2)), linewidth=1.2, label="all classes seen, val", zorder=2.1)
         for j in range(tasks):
             curve = 100 * np.array([row[j] for row in matrix[j:]])
-            colour = COLOURS[j % 6] if tasks <= 6 else "#999999"
-            label = f"task {j + 1}'s classes, {split}" if tasks <= 6 else None
-            ax.plot(learned[j:], curve, color=colour, linewidth=0.9, marker="o", markersize=2.5, label=label)
-        if tasks > 6:
-            ax.plot([], [], color="#999999", linewidth=0.9, marker="o", markersize=2.5, label=f"each task, {split}")
-        if split == "test":
-            curve = 100 * np.asarray(figures["accuracy_after_task"])
-            ax.plot(learned, curve, color="black", linewidth=1.8, marker="s", label="all classes seen, test")
-        curve = 100 * np.asarray(result["val"]["accuracy_after_task"])
-        ax.plot(learned, curve, color="black", linestyle=(0, (3, 2)), linewidth=1.2, label="all classes seen, val")
+            ax.plot(learned[j:], curve, color=colours[j], linewidth=0.9, marker="o", markersize=2.5, label=labels[j])
         margin = 0.15 if tasks > 1 else 0.5
         ax.set(xlim=(1 - margin, tasks + margin), ylim=(-2, 102), xlabel="tasks learned", ylabel="accuracy (%)")
         ax.set_xticks(range(1, tasks + 1, max(1, tasks // 10)))
         ax.grid(axis="y")
         ax.set_axisbelow(True)
-        handles, labels = ax.get_legend_handles_labels()
-        order = sorted(range(len(labels)), key=lambda i: not labels[i].startswith("all"))
-        ax.legend([handles[i] for i in order], [labels[i] for i in order], loc="center left", bbox_to_anchor=(1, 0.5))
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return path_out
 
 

@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ccsi.report import runs as data
-from ccsi.report.runs import Curve, Run, by_trial, key_label, number, trial_of
-from ccsi.report.style import COLOURS, INK, LINES, MARKERS, curve, figure, short
+from ccsi.report.runs import Curve, Run, by_trial, key_label, number
+from ccsi.report.style import COLOURS, GREY, INK, LINES, MARKERS, curve, figure, short
 
-LEGEND_WIDTH, GREY = 72, "#8c8c8c"
+LEGEND_WIDTH = 72
 
 
 def draw_sweep(
@@ -30,7 +30,6 @@ def draw_sweep(
     Each beside a PDF; one for which there is nothing to draw is left out.
 
     Args:
-        folder: the sweep's.
         metric: the figure that the sweep selects and ranks by (see `ccsi.evaluation.metrics`), on val.
         minimize: the column of runs.csv that is the sweep's second aim (`seconds`).
         compare: the swept key whose candidates are compared (`learner`), if any.
@@ -41,38 +40,36 @@ def draw_sweep(
     Raises:
         UserError: the folder has no runs.csv.
     """
-    runs = data.read_rows(folder / "runs.csv")
-    written = []
-    phases = {run.get("phase", "") for run in runs}
-    searched = [run for run in runs if "1" not in phases or run.get("phase") == "1"]
-    results = data.complete(searched, metric)
-    reported = [run for run in runs if run.get("phase") == "2"]
+    runs, plots, written = data.read_rows(folder / "runs.csv"), folder / "plots", list[Path]()
+    reported = [run for run in runs if run["phase"] == "2"]
     if compare is not None:
-        found = data.compared_curves(folder, reported, compare)
-        return [_draw_comparison(folder / "plots" / "comparison.png", found)] if found else []
+        curves = data.compared_curves(folder, reported, compare)
+        return [_draw_comparison(plots / "comparison.png", curves)] if curves else []
+    searched = [run for run in runs if run["phase"] == "1"] or runs
+    results = data.complete(searched, metric)
     note = data.left_out([run for run in searched if run not in results])
     if keys := data.differing_keys(results):
-        written.append(_draw_swept_keys(folder / "plots" / "swept_keys.png", results, keys, metric, note))
+        written.append(_draw_swept_keys(plots / "swept_keys.png", results, keys, metric, note))
     if minimize and results:
-        written.append(_draw_front(folder / "plots" / "front.png", results, metric, minimize, note))
+        written.append(_draw_front(plots / "front.png", results, metric, minimize, note))
     if curves := data.reporting_curves(folder, reported, metric):
-        written.append(_draw_top_trials(folder / "plots" / "top_trials.png", curves))
+        written.append(_draw_top_trials(plots / "top_trials.png", curves))
     return written
 
 
 def _draw_swept_keys(path_out: Path, runs: Sequence[Run], keys: Sequence[str], metric: str, note: str) -> Path:
     columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
-    scores = np.array([100 * float(t[f"val_{metric}"]) for t in runs])
+    scores = np.array([100 * float(run[f"val_{metric}"]) for run in runs])
     with figure(path_out, max(2.4 * columns, 3.2) + 0.2, 2.1 * rows + 0.2) as fig:
-        axes = fig.subplots(rows, columns, sharey=True, squeeze=False)
-        for ax in axes.flat[len(keys) :]:
+        axes = fig.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+        for ax in axes[len(keys) :]:
             ax.set_axis_off()
-        for ax, key in zip(axes.flat, keys, strict=False):
-            _draw_key(ax, [t[key] for t in runs], scores)
+        for ax, key in zip(axes, keys, strict=False):
+            _draw_key(ax, [run[key] for run in runs], scores)
             ax.set_xlabel(key_label(key))
-        fig.suptitle(fill(f"search on val: {len(runs)} runs; bars are means{note}", 40 * columns), fontsize=8)
-        fig.supylabel(f"{metric.replace('_', ' ')}, val (%)", fontsize=8)
+        fig.suptitle(fill(f"search on val: {len(runs)} runs; bars are means{note}", 40 * columns))
+        fig.supylabel(f"{metric.replace('_', ' ')}, val (%)")
     return path_out
 
 
@@ -81,15 +78,14 @@ def _draw_key(ax: Axes, texts: Sequence[str], scores: np.ndarray[Any, Any]) -> N
     values: list[Any] = list(texts) if None in numbers else numbers
     unique = sorted(set(values))
     kind = axis_kind(unique)
-    positions = {value: position for position, value in enumerate(unique)} if kind == "category" else None
-    x = np.array([positions[v] for v in values] if positions is not None else values, dtype=float)
+    x = np.array([unique.index(value) if kind == "category" else value for value in values], dtype=float)
     ax.scatter(x, scores, s=12, color=COLOURS[0], alpha=0.55, linewidths=0)
     if len(unique) < len(values) and len(unique) <= 12:
         where = np.unique(x)
         means = [scores[x == position].mean() for position in where]
-        style = "none" if positions is not None and isinstance(unique[0], str) else "-"
+        style = "none" if None in numbers else "-"
         ax.plot(where, means, color=INK, linestyle=style, linewidth=0.9, marker="_", markersize=11, markeredgewidth=1.6)
-    if positions is not None:
+    if kind == "category":
         labels = [short(v, 16) if isinstance(v, str) else f"{v:g}" for v in unique]
         crowded = sum(map(len, labels)) > 24
         ax.set_xticks(range(len(unique)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
@@ -117,15 +113,15 @@ def axis_kind(unique: Sequence[Any]) -> str:
 
 def _draw_front(path_out: Path, runs: Sequence[Run], metric: str, minimize: str, note: str) -> Path:
     groups = by_trial(runs)
-    points = [[fmean(float(t[key]) for t in group) for key in (minimize, f"val_{metric}")] for group in groups]
-    x, y = np.array(points)[:, 0], 100 * np.array(points)[:, 1]
+    x, y = np.array([[fmean(float(run[k]) for run in own) for own in groups] for k in (minimize, f"val_{metric}")])
+    y = 100 * y
     front = [n for n in np.lexsort((-y, x)) if not any((x <= x[n]) & (y >= y[n]) & ((x < x[n]) | (y > y[n])))]
     with figure(path_out, 4.2, 2.9) as fig:
         ax = fig.subplots()
         ax.scatter(x, y, s=14, color=COLOURS[0], alpha=0.55, linewidths=0)
         ax.step(x[front], y[front], where="post", color=COLOURS[1], marker="o", markersize=4, linewidth=1)
         for n in front:
-            ax.annotate(trial_of(groups[n][0]), (x[n], y[n]), (3, -8), textcoords="offset points", fontsize=7)
+            ax.annotate(groups[n][0]["trial"], (x[n], y[n]), (3, -8), textcoords="offset points", fontsize=7)
         ax.set(xlabel=f"{minimize} of a run", ylabel=f"{metric.replace('_', ' ')}, val (%)")
         title = f"search on val: {len(groups)} trials, means over seeds; line: Pareto front{note}"
         ax.set_title(fill(title, LEGEND_WIDTH))
@@ -134,7 +130,6 @@ def _draw_front(path_out: Path, runs: Sequence[Run], metric: str, minimize: str,
 
 def _draw_top_trials(path_out: Path, curves: Sequence[Curve]) -> Path:
     shown = curves[: len(COLOURS)]
-    tasks = max(one.after.shape[1] for one in shown)
     lines_of_legend = 1 + sum(1 + (len(one.name) + 14) // LEGEND_WIDTH for one in shown)
     with figure(path_out, 4.2, 2.7 + 0.17 * lines_of_legend) as fig:
         ax = fig.subplots()
@@ -143,12 +138,13 @@ def _draw_top_trials(path_out: Path, curves: Sequence[Curve]) -> Path:
             spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{final.std(ddof=1):.1f}" if len(final) > 1 else ""
             label = fill(f"{one.name}: {final.mean():.1f}{spread}", LEGEND_WIDTH)
             curve(ax, one.after, label, COLOURS[index], LINES[index % 4], MARKERS[index], 1.4)
-        splits, counts = {one.kind for one in shown}, {len(one.after) for one in shown}
-        ax.set(xlabel="tasks learned", ylabel=f"accuracy on all classes seen, {'/'.join(sorted(splits))} (%)")
+        splits, counts = sorted({one.kind for one in shown}), sorted({len(one.after) for one in shown})
+        ax.set(xlabel="tasks learned", ylabel=f"accuracy on all classes seen, {'/'.join(splits)} (%)")
+        tasks = max(one.after.shape[1] for one in shown)
         ax.set_xticks(range(1, tasks + 1, max(1, tasks // 10)))
         ax.grid(axis="y")
-        title = f"final accuracy, micro (%): mean ± standard deviation, n = {'/'.join(map(str, sorted(counts)))} seeds"
-        fig.legend(loc="outside lower left", title=title, title_fontsize=7, alignment="left")
+        title = f"final accuracy, micro (%): mean ± standard deviation, n = {'/'.join(map(str, counts))} seeds"
+        fig.legend(loc="outside lower left", title=title, alignment="left")
     return path_out
 
 
@@ -159,22 +155,21 @@ def _draw_comparison(path_out: Path, found: Sequence[Curve]) -> Path:
     columns = min(2, len(kinds))
     rows = math.ceil(len(kinds) / columns)
     with figure(path_out, 3.4 * columns, 2.7 * rows) as fig:
-        axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for ax in axes.flat[len(kinds) :]:
+        axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for ax in axes[len(kinds) :]:
             ax.set_axis_off()
-        for ax, kind in zip(axes.flat, kinds, strict=False):
+        for ax, kind in zip(axes, kinds, strict=False):
             looks = [(one, GREY, LINES[number % 4], "") for number, one in enumerate(bounds)]
-            mine = [one for one in found if one.kind == kind and one.kind != "bound"]
-            looks += [(one, COLOURS[number % 7], "-", MARKERS[number % 7]) for number, one in enumerate(mine)]
+            own = [one for one in found if one.kind == kind and kind != "bound"]
+            looks += [(one, COLOURS[number % 7], "-", MARKERS[number % 7]) for number, one in enumerate(own)]
             for one, colour, line, marker in looks:
                 curve(ax, one.after, f"{one.name} {one.after[:, -1].mean():.1f}", colour, line, marker, 1.1)
             ax.set_title(kind)
             ax.grid(axis="y")
             ax.legend(fontsize=6, loc="lower left", handlelength=1.6, labelspacing=0.2)
-        axes[0, 0].set_xticks(range(1, 1 + max(one.after.shape[1] for one in found)))
-        axes[0, 0].set_ylim(0, 101)
-        fig.supxlabel("tasks learned", fontsize=8)
-        fig.supylabel("accuracy on all classes seen, test (%)", fontsize=8)
+        axes[0].set(xticks=range(1, 1 + max(one.after.shape[1] for one in found)), ylim=(0, 101))
+        fig.supxlabel("tasks learned")
+        fig.supylabel("accuracy on all classes seen, test (%)")
         n = "/".join(sorted({str(len(one.after)) for one in found}))
-        fig.suptitle(f"mean ± standard deviation, n = {n} seeds; legends: after the last task", fontsize=8)
+        fig.suptitle(f"mean ± standard deviation, n = {n} seeds; legends: after the last task")
     return path_out
