@@ -43,8 +43,8 @@ def draw_run(
     names, plots = result["dataset"]["class_names"], folder / "plots"
     split, figures = split_to_show(result)
     written = [
-        draw_accuracy_matrix(plots / "accuracy_matrix.png", result),
-        draw_accuracy_over_tasks(plots / "accuracy_over_tasks.png", result),
+        draw_accuracy_matrix(plots / "accuracy_matrix.png", result, split),
+        draw_accuracy_over_tasks(plots / "accuracy_over_tasks.png", result, split),
         draw_confusion(plots / "confusion.png", figures["confusion"][-1], names, split),
     ]
     latest = max(folder.glob("impressions/task*.npz"), key=lambda p: int(p.stem.removeprefix("task")), default=None)
@@ -77,8 +77,7 @@ def draw_impressions(
         images: uint8 [N, C, S, S], C 1 or 3. labels: integers [N], positions in `class_names`.
         means: float [n, C, S, S] in [0, 1], row c for class c.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
-    shown = np.unique(labels).tolist()
+    images, labels, shown = np.asarray(images), np.asarray(labels), np.unique(labels).tolist()
     blocks: dict[str, list[NDArray[np.uint8]]] = {}
     if means is not None:
         bytes_of_means = (np.clip(np.asarray(means), 0, 1) * 255).round().astype(np.uint8)
@@ -106,10 +105,9 @@ def draw_impressions(
     return path_out
 
 
-def draw_accuracy_matrix(path_out: Path, result: Mapping[str, Any]) -> Path:
+def draw_accuracy_matrix(path_out: Path, result: Mapping[str, Any], split: str) -> Path:
     """R[i][j] as a heat map: accuracy on task j's classes (column) after task i (row), in percent."""
-    split, figures = split_to_show(result)
-    matrix = figures["accuracy_matrix"]
+    matrix = result[split]["accuracy_matrix"]
     tasks = len(matrix)
     percent = np.full((tasks, tasks), np.nan)
     for i, row in enumerate(matrix):
@@ -133,43 +131,37 @@ def draw_confusion(path_out: Path, counts: ArrayLike, class_names: Sequence[str]
     totals = square.sum(axis=1, keepdims=True)
     share = 100 * np.divide(square, totals, out=np.full_like(square, np.nan), where=totals > 0)
     n = len(square)
-    few = n <= 20
-    cell = 0.4 if few else max(0.1, 8 / n)
+    few, cell = n <= 20, 0.4 if n <= 20 else max(0.1, 8 / n)
     names = [short(name) for name in class_names[:n]]
     margin = 0.5 + 0.06 * max(map(len, names))
     with figure(path_out, cell * n + margin + 0.5, cell * n + margin + 0.3) as fig:
         ax = fig.subplots()
         _heat_map(ax, share, digits=0 if few else None)
         size = 8 if few else max(3, 50 * cell / 1.4)
-        ax.set_xticks(range(n), names, rotation=45 if few else 90, ha="right" if few else "center", fontsize=size)
+        turn: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
+        ax.set_xticks(range(n), names, fontsize=size, **turn)
         ax.set_yticks(range(n), names, fontsize=size)
-        ax.tick_params(axis="x", rotation_mode="anchor" if few else "default")
         ax.set(xlabel="predicted class", ylabel="true class", title=f"share of each true class, {split} (%)")
     return path_out
 
 
-def draw_accuracy_over_tasks(path_out: Path, result: Mapping[str, Any]) -> Path:
+def draw_accuracy_over_tasks(path_out: Path, result: Mapping[str, Any], split: str) -> Path:
     """Accuracy over all classes seen (test, val) and on each task's classes, against the tasks learned."""
-    split, figures = split_to_show(result)
-    matrix = figures["accuracy_matrix"]
+    matrix = result[split]["accuracy_matrix"]
     tasks = len(matrix)
-    learned, colours, labels = (
-        np.arange(1, tasks + 1),
-        COLOURS[:tasks],
-        [f"task {j + 1}'s classes, {split}" for j in range(tasks)],
-    )
-    if tasks > FEW:
-        colours, labels = ["#999999"] * tasks, [f"each task, {split}", *[None] * (tasks - 1)]
+    learned = np.arange(1, tasks + 1)
     with figure(path_out, 4.8, 2.9) as fig:
         ax = fig.subplots()
-        if split == "test":  # these first in the legend and above the others
-            curve = 100 * np.asarray(figures["accuracy_after_task"])
-            ax.plot(learned, curve, "ks-", linewidth=1.8, label="all classes seen, test", zorder=2.1)
-        curve = 100 * np.asarray(result["val"]["accuracy_after_task"])
-        ax.plot(learned, curve, "k", linestyle=(0, (3, 2)), linewidth=1.2, label="all classes seen, val", zorder=2.1)
+        if split == "test":  # first in the legend, above the others
+            after = 100 * np.asarray(result["test"]["accuracy_after_task"])
+            ax.plot(learned, after, "ks-", linewidth=1.8, label="all classes seen, test", zorder=2.1)
+        after = 100 * np.asarray(result["val"]["accuracy_after_task"])
+        ax.plot(learned, after, "k", linestyle=(0, (3, 2)), linewidth=1.2, label="all classes seen, val", zorder=2.1)
         for j in range(tasks):
-            curve = 100 * np.array([row[j] for row in matrix[j:]])
-            ax.plot(learned[j:], curve, color=colours[j], linewidth=0.9, marker="o", markersize=2.5, label=labels[j])
+            own, colour, label = [row[j] for row in matrix[j:]], COLOURS[j % 6], f"task {j + 1}'s classes, {split}"
+            if tasks > FEW:
+                colour, label = "#999999", "" if j else f"each task, {split}"
+            ax.plot(learned[j:], 100 * np.array(own), "o-", color=colour, linewidth=0.9, markersize=2.5, label=label)
         margin = 0.15 if tasks > 1 else 0.5
         ax.set(xlim=(1 - margin, tasks + margin), ylim=(-2, 102), xlabel="tasks learned", ylabel="accuracy (%)")
         ax.set_xticks(range(1, tasks + 1, max(1, tasks // 10)))
@@ -185,13 +177,11 @@ def _heat_map(ax: Axes, percent: NDArray[np.float64], digits: int | None) -> Non
     n_rows, n_columns = percent.shape
     ax.set_xticks(np.arange(n_columns + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(n_rows + 1) - 0.5, minor=True)
-    ax.grid(which="minor", color="white", linewidth=1 if digits is not None else 0.2)
+    ax.grid(which="minor", color="white", linewidth=0.2 if digits is None else 1)
     ax.tick_params(which="minor", length=0)
-    if digits is not None:
-        for (i, j), value in np.ndenumerate(percent):
-            if not np.isnan(value):
-                ink = "white" if value > 60 else INK
-                ax.text(j, i, f"{value:.{digits}f}", ha="center", va="center", color=ink, fontsize=7)
+    for i, j in np.argwhere(np.isfinite(percent)) if digits is not None else []:
+        ink = "white" if percent[i, j] > 60 else INK
+        ax.text(j, i, f"{percent[i, j]:.{digits}f}", ha="center", va="center", color=ink, fontsize=7)
 
 
 def _mosaic(rows: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
@@ -200,10 +190,8 @@ def _mosaic(rows: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8
     scale = max(1, round(120 / side))
     cell = side * scale
     pitch = cell + max(2, cell // 20)
-    canvas = np.full((len(rows) * pitch, columns * pitch, 3), 255, np.uint8)
+    canvas = np.full((len(rows), pitch, columns, pitch, 3), 255, np.uint8)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
-            rgb = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)
-            large = rgb.repeat(scale, axis=0).repeat(scale, axis=1)
-            canvas[i * pitch : i * pitch + cell, j * pitch : j * pitch + cell] = large
-    return canvas
+            canvas[i, :cell, j, :cell] = image.transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
+    return canvas.reshape(len(rows) * pitch, columns * pitch, 3)

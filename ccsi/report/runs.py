@@ -3,7 +3,7 @@
 import ast
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -23,14 +23,11 @@ SYMBOLS = {"lambda": "λ", "rho": "ρ", "tau": "τ", "sigma": "σ", "beta": "β"
 
 
 class Curve(NamedTuple):
-    """A trial's accuracy on all classes seen after each task, in percent, [seeds, tasks].
-
-    kind: of the candidate where a sweep compares (always on test); else the split.
-    """
+    """A trial's test accuracy on all classes seen after each task, in percent, [seeds, tasks]; its learner's kind."""
 
     name: str
-    kind: str
     after: np.ndarray[Any, Any]
+    kind: str = ""
 
 
 def read_rows(path: Path) -> list[Run]:
@@ -41,13 +38,11 @@ def read_rows(path: Path) -> list[Run]:
         return [DEFAULTS | row for row in csv.DictReader(file)]
 
 
-def results_of(folder: Path, runs: Sequence[Run]) -> list[Mapping[str, Any]]:
+def results_of(folder: Path, runs: Iterable[Run]) -> list[Mapping[str, Any]]:
     """The content of each result.json that there is, wherever the sweep's folder is now."""
-    results = []
-    for run_dir in (Path(run["run_dir"]) for run in runs):
-        found = read_result(folder / run_dir) or read_result(folder / "runs" / run_dir.name)  # the sweep was moved
-        results += [found] if found else []
-    return results
+    run_dirs = (Path(run["run_dir"]) for run in runs)
+    found = (read_result(folder / path) or read_result(folder / "runs" / path.name) for path in run_dirs)  # moved
+    return [result for result in found if result]
 
 
 def by_trial(runs: Sequence[Run]) -> list[list[Run]]:
@@ -62,44 +57,32 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
     return [key for key in keys if len({run[key] for run in runs}) > 1]
 
 
-def complete(runs: Sequence[Run], metric: str) -> list[Run]:
-    """The runs of the trials that are done on every seed: an incomplete group is never averaged."""
-    lacking = {run["trial"] for run in runs if run["status"] != "done" or number(run.get(f"val_{metric}")) is None}
-    return [run for run in runs if run["trial"] not in lacking]
+def is_complete(group: Sequence[Run], metric: str) -> bool:
+    """Whether a trial is done on every seed: an incomplete group is never averaged."""
+    return all(run["status"] == "done" and number(run.get(f"val_{metric}")) is not None for run in group)
 
 
-def left_out(runs: Sequence[Run]) -> str:
-    """In words, how many trials are not shown because of these runs, and how they ended."""
-    pruned, words = list[int](), list[str]()
-    groups = by_trial(runs)
-    for group in groups:
-        if any(run["status"] == "pruned" for run in group):
-            pruned.append(sum(int(number(run["tasks_done"]) or 0) for run in group))
-    if pruned:
-        tasks = " to ".join(str(n) for n in sorted({min(pruned), max(pruned)}))
-        words = [f"{len(pruned)} pruned after {tasks} task{'s' * (max(pruned) != 1)}"]
+def left_out(groups: Sequence[Sequence[Run]]) -> str:
+    """In words, how many trials are not shown, which are these, and how they ended."""
+    pruned = [group for group in groups if any(run["status"] == "pruned" for run in group)]
+    reached = sorted(sum(int(number(run["tasks_done"]) or 0) for run in group) for group in pruned)
+    tasks = " to ".join(str(n) for n in dict.fromkeys([*reached[:1], *reached[-1:]]))
+    words = [f"{len(pruned)} pruned after {tasks} task{'s' * (reached[-1] != 1)}"] if pruned else []
     if others := len(groups) - len(pruned):
         words.append(f"{others} not done on every seed")
     return f"; trials not shown: {', '.join(words)}" if words else ""
 
 
 def reporting_curves(folder: Path, runs: Sequence[Run], metric: str) -> list[Curve]:
-    """The curve of each trial, by its split; best on val first.
-
-    A trial that lacks a seed another one has is left out: an incomplete group is never averaged.
-    """
+    """The curve of each trial that lacks no seed another one has; best on val first."""
     seeds, differing, found = {run["seed"] for run in runs}, differing_keys(runs), list[tuple[float, Curve]]()
     for group in by_trial(runs):
         results = results_of(folder, group)
-        if len(results) < len(group) or {run["seed"] for run in group} != seeds:
-            continue
-        split = "test" if all(result["test"]["accuracy_after_task"] for result in results) else "val"
-        rows = [result[split]["accuracy_after_task"] for result in results]
-        if len({len(row) for row in rows}) == 1:
+        if len(results) == len(group) and {run["seed"] for run in group} == seeds:
             words = [f"{key_label(key, short_form=True)} = {rounded(group[0][key])}" for key in differing]
             name = ", ".join(words) or f"trial {group[0]['trial']}"
-            on_val = fmean(result["val"][metric] for result in results)
-            found.append((on_val, Curve(name, split, 100 * np.asarray(rows))))
+            after = 100 * np.asarray([result["test"]["accuracy_after_task"] for result in results])
+            found.append((fmean(result["val"][metric] for result in results), Curve(name, after)))
     return [curve for _, curve in sorted(found, key=lambda pair: -pair[0])]
 
 
@@ -108,17 +91,16 @@ def compared_curves(folder: Path, runs: Sequence[Run], key: str) -> list[Curve]:
     found = []
     for row in read_rows(folder / "comparison.csv"):
         if row["status"] == "done":
-            results = results_of(folder, [run for run in runs if run["phase"] == "2" and run["trial"] == row["trial"]])
+            results = results_of(folder, [run for run in runs if (run["phase"], run["trial"]) == ("2", row["trial"])])
             after = 100 * np.asarray([result["test"]["accuracy_after_task"] for result in results])
-            found.append(Curve(row[key], row["kind"], after))
+            found.append(Curve(row[key], after, row["kind"]))
     return found
 
 
 def key_label(column: str, short_form: bool = False) -> str:
     """`config/learner.losses.lambda_distillation` in words: the last two parts of the key, Greek as Greek."""
     parts = column.removeprefix("config/").split(".")[-1 if short_form else -2 :]
-    words = [" ".join(SYMBOLS.get(word, word) for word in part.split("_") if word) for part in parts]
-    return ": ".join(words)
+    return ": ".join(" ".join(SYMBOLS.get(word, word) for word in part.split("_") if word) for part in parts)
 
 
 def rounded(text: str) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import LogLocator
 
 from ccsi.report import runs as data
-from ccsi.report.runs import Curve, Run, by_trial, key_label, number
+from ccsi.report.runs import Curve, Run, key_label, number
 from ccsi.report.style import COLOURS, GREY, INK, LINES, MARKERS, curve, figure, short
 
-LEGEND_WIDTH = 72
+WIDTH = 72
+"""Characters of a line of a title or legend."""
 
 
 def draw_sweep(
@@ -36,23 +37,20 @@ def draw_sweep(
 
     Returns:
         The PNG files written.
-
-    Raises:
-        UserError: the folder has no runs.csv.
     """
     runs, plots, written = data.read_rows(folder / "runs.csv"), folder / "plots", list[Path]()
-    reported = [run for run in runs if run["phase"] == "2"]
     if compare is not None:
-        curves = data.compared_curves(folder, reported, compare)
+        curves = data.compared_curves(folder, runs, compare)
         return [_draw_comparison(plots / "comparison.png", curves)] if curves else []
-    searched = [run for run in runs if run["phase"] == "1"] or runs
-    results = data.complete(searched, metric)
-    note = data.left_out([run for run in searched if run not in results])
+    trials = data.by_trial([run for run in runs if run["phase"] == "1"] or runs)
+    done = [group for group in trials if data.is_complete(group, metric)]
+    note = data.left_out([group for group in trials if group not in done])
+    results = [run for group in done for run in group]
     if keys := data.differing_keys(results):
         written.append(_draw_swept_keys(plots / "swept_keys.png", results, keys, metric, note))
-    if minimize and results:
-        written.append(_draw_front(plots / "front.png", results, metric, minimize, note))
-    if curves := data.reporting_curves(folder, reported, metric):
+    if minimize and done:
+        written.append(_draw_front(plots / "front.png", done, metric, minimize, note))
+    if curves := data.reporting_curves(folder, [run for run in runs if run["phase"] == "2"], metric):
         written.append(_draw_top_trials(plots / "top_trials.png", curves))
     return written
 
@@ -81,9 +79,8 @@ def _draw_key(ax: Axes, texts: Sequence[str], scores: np.ndarray[Any, Any]) -> N
     x = np.array([unique.index(value) if kind == "category" else value for value in values], dtype=float)
     ax.scatter(x, scores, s=12, color=COLOURS[0], alpha=0.55, linewidths=0)
     if len(unique) < len(values) and len(unique) <= 12:
-        where = np.unique(x)
+        where, style = np.unique(x), "none" if None in numbers else "-"
         means = [scores[x == position].mean() for position in where]
-        style = "none" if None in numbers else "-"
         ax.plot(where, means, color=INK, linestyle=style, linewidth=0.9, marker="_", markersize=11, markeredgewidth=1.6)
     if kind == "category":
         labels = [short(v, 16) if isinstance(v, str) else f"{v:g}" for v in unique]
@@ -92,10 +89,9 @@ def _draw_key(ax: Axes, texts: Sequence[str], scores: np.ndarray[Any, Any]) -> N
         ax.set_xlim(-0.5, len(unique) - 0.5)
     elif kind == "log":
         ax.set_xscale("log")
-        steps = (1.0,) if unique[-1] / unique[0] >= 300 else (1.0, 3.0)
-        ax.xaxis.set_major_locator(LogLocator(subs=steps))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.minorticks_off()
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if unique[-1] / unique[0] >= 300 else (1.0, 3.0)))
+        ax.xaxis.set_major_formatter("{x:g}")
     ax.grid(axis="y")
     ax.set_axisbelow(True)
 
@@ -105,14 +101,14 @@ def axis_kind(unique: Sequence[Any]) -> str:
     if any(isinstance(value, str) for value in unique):
         return "category"
     positive = [value for value in unique if value > 0]
-    decades = bool(positive) and max(positive) / min(positive) >= 20
+    if not positive or max(positive) / min(positive) < 20:
+        return "linear"
     if len(positive) == len(unique):
-        return "log" if decades else "linear"
-    return "category" if decades and len(unique) <= 12 else "linear"
+        return "log"
+    return "category" if len(unique) <= 12 else "linear"
 
 
-def _draw_front(path_out: Path, runs: Sequence[Run], metric: str, minimize: str, note: str) -> Path:
-    groups = by_trial(runs)
+def _draw_front(path_out: Path, groups: Sequence[Sequence[Run]], metric: str, minimize: str, note: str) -> Path:
     x, y = np.array([[fmean(float(run[k]) for run in own) for own in groups] for k in (minimize, f"val_{metric}")])
     y = 100 * y
     front = [n for n in np.lexsort((-y, x)) if not any((x <= x[n]) & (y >= y[n]) & ((x < x[n]) | (y > y[n])))]
@@ -123,27 +119,25 @@ def _draw_front(path_out: Path, runs: Sequence[Run], metric: str, minimize: str,
         for n in front:
             ax.annotate(groups[n][0]["trial"], (x[n], y[n]), (3, -8), textcoords="offset points", fontsize=7)
         ax.set(xlabel=f"{minimize} of a run", ylabel=f"{metric.replace('_', ' ')}, val (%)")
-        title = f"search on val: {len(groups)} trials, means over seeds; line: Pareto front{note}"
-        ax.set_title(fill(title, LEGEND_WIDTH))
+        ax.set_title(fill(f"search on val: {len(groups)} trials, means over seeds; line: Pareto front{note}", WIDTH))
     return path_out
 
 
 def _draw_top_trials(path_out: Path, curves: Sequence[Curve]) -> Path:
     shown = curves[: len(COLOURS)]
-    lines_of_legend = 1 + sum(1 + (len(one.name) + 14) // LEGEND_WIDTH for one in shown)
+    lines_of_legend = 1 + sum(1 + (len(one.name) + 14) // WIDTH for one in shown)
     with figure(path_out, 4.2, 2.7 + 0.17 * lines_of_legend) as fig:
         ax = fig.subplots()
         for index, one in enumerate(shown):
             final = one.after[:, -1]
             spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{final.std(ddof=1):.1f}" if len(final) > 1 else ""
-            label = fill(f"{one.name}: {final.mean():.1f}{spread}", LEGEND_WIDTH)
+            label = fill(f"{one.name}: {final.mean():.1f}{spread}", WIDTH)
             curve(ax, one.after, label, COLOURS[index], LINES[index % 4], MARKERS[index], 1.4)
-        splits, counts = sorted({one.kind for one in shown}), sorted({len(one.after) for one in shown})
-        ax.set(xlabel="tasks learned", ylabel=f"accuracy on all classes seen, {'/'.join(splits)} (%)")
         tasks = max(one.after.shape[1] for one in shown)
+        ax.set(xlabel="tasks learned", ylabel="accuracy on all classes seen, test (%)")
         ax.set_xticks(range(1, tasks + 1, max(1, tasks // 10)))
         ax.grid(axis="y")
-        title = f"final accuracy, micro (%): mean ± standard deviation, n = {'/'.join(map(str, counts))} seeds"
+        title = f"final accuracy, micro (%): mean ± standard deviation, n = {len(shown[0].after)} seeds"
         fig.legend(loc="outside lower left", title=title, alignment="left")
     return path_out
 

@@ -15,9 +15,9 @@ from ccsi.sweep.events import JobId, Status, trial_name
 from ccsi.sweep.ranking import mean
 from ccsi.sweep.runs import Result
 from ccsi.sweep.state import SweepState
-from ccsi.sweep.tables.rows import HEADINGS, SweepResults, first_error
-from ccsi.sweep.tables.statistics import compare_with_best, summary
-from ccsi.sweep.tables.text import Row, markdown, mean_text, print_table, write_csv
+from ccsi.sweep.tables.leaderboard import markdown, print_table
+from ccsi.sweep.tables.rows import HEADINGS, Row, SweepResults, first_error, write_csv
+from ccsi.sweep.tables.statistics import compare_with_best, mean_text, summary
 from ccsi.tracking.console import size
 
 FIGURES = HEADINGS | {"auc": "AUC"}
@@ -36,7 +36,7 @@ def comparison(sweep: SweepResults) -> list[Row]:
     completed phase 1, `config/…` the best one's. `best_difference` and `best_p` compare its test metric with the
     best candidate's that has no permissions, `best_data_free_…` among the data-free with their best.
     """
-    state, key = sweep.state, str(sweep.definition.compared)
+    state, key = sweep.state, str(sweep.state.definition.compared)
     best, rows, results = set(selection.best_trials(state)), list[Row](), dict[str, list[Result]]()
     for arm in state.arms:
         statuses = Counter(state.trial_status(1, n) for n in arm if n not in state.untuned)
@@ -56,7 +56,7 @@ def comparison(sweep: SweepResults) -> list[Row]:
     done = [row for row in rows if row[key] in results]
     if key == "learner":
         _add_forward_transfer(done, results)
-    _add_references(done, key, results, sweep.definition.sweep.metric.removeprefix("val_"))
+    _add_references(done, key, results, state.definition.sweep.metric.removeprefix("val_"))
     kinds = list(dict.fromkeys([*(row["kind"] for row in done), ""]))
     return sorted(rows, key=lambda row: (kinds.index(row["kind"]), -row.get("val_score", 0.0)))
 
@@ -117,28 +117,23 @@ def notes(state: SweepState, rows: Sequence[Row]) -> list[str]:
     test = "p of a paired t-test over the seeds, false discovery rate controlled (Benjamini and Yekutieli 2001)"
     if n < 3:
         test = "no test of significance for fewer than three seeds"
-    others = other_models(state)
-    return [
+    sentences = [
         tuning,
         "Figures are of test, in %, after the last task: mean over the reporting seeds "
         f"{sweep.seeds.reporting}{spread}; by kind, then by val. Kept: real images at the end. Peak memory: the "
         "process's, or on a GPU its allocations.",
         f"vs. best: difference of test {metric.removeprefix('val_').replace('_', ' ')}, in points, from the best on "
         f"val of those without permissions; data-free: among the data-free; {test}.",
-        *([f"Another network than the rest: {others}."] if others else []),
-        *_failures(rows, key, n),
     ]
-
-
-def _failures(rows: Sequence[Row], key: str, n_seeds: int) -> list[str]:
-    found = list[str]()
+    if others := other_models(state):
+        sentences.append(f"Another network than the rest: {others}.")
     for row in rows:
         why = f": {row['error'].rstrip('.')}." if row["error"] else "."
         if row["status"] != Status.DONE:
-            found.append(f"{row[key]}: {row['status']}, {row['n']} of {n_seeds} seeds{why}")
+            sentences.append(f"{row[key]}: {row['status']}, {row['n']} of {n} seeds{why}")
         elif row["failed"]:
-            found.append(f"{row[key]}: {row['failed']} of {row['failed'] + row['tried']} trials failed{why}")
-    return found
+            sentences.append(f"{row[key]}: {row['failed']} of {row['failed'] + row['tried']} trials failed{why}")
+    return sentences
 
 
 def other_models(state: SweepState) -> str:
@@ -173,7 +168,8 @@ def cells(row: Row, key: str) -> dict[str, str]:
 
 def write_comparison(sweep: SweepResults, console: Console) -> list[str]:
     """Write comparison.csv, .md and .tex, and print the table; returns the candidates that have no figures."""
-    rows, folder, key = comparison(sweep), sweep.definition.folder, str(sweep.definition.compared)
+    rows, definition = comparison(sweep), sweep.state.definition
+    folder, key = definition.folder, str(definition.compared)
     write_csv(folder / "comparison.csv", rows)
     table, sentences = pd.DataFrame([cells(row, key) for row in rows]), notes(sweep.state, rows)
     configs = list[str]()
@@ -182,7 +178,7 @@ def write_comparison(sweep: SweepResults, console: Console) -> list[str]:
         if values:
             of = f"{row['trial']}, {row.get('protocol', '-')}; {row['tried']} tried"
             configs.append(f"- {row[key]} ({of}): {', '.join(values)}")
-    text = [f"# {sweep.definition.name}", "", *markdown(table), "", *(f"- {one}" for one in sentences), ""]
+    text = [f"# {definition.name}", "", *markdown(table), "", *(f"- {one}" for one in sentences), ""]
     text += ["Configs:", "", *configs, ""] if configs else []
     write_atomically(folder / "comparison.md", "\n".join(text).encode())
     tex = table.to_latex(index=False, escape=True, column_format="lll" + "r" * (table.shape[1] - 3))
@@ -190,7 +186,7 @@ def write_comparison(sweep: SweepResults, console: Console) -> list[str]:
     hidden = {"kind", "micro", "peak memory", "bytes kept"}
     if console.width < 100:
         hidden |= {"avg. incremental", "forgetting", "AUC"}
-    title = f"{sweep.definition.name}: {len(sweep.definition.sweep.seeds.reporting)} reporting seeds"
+    title = f"{definition.name}: {len(definition.sweep.seeds.reporting)} reporting seeds"
     print_table(console, title, table, left=(key, "kept"), hidden=hidden, group="kind")
     for one in sentences:
         console.print(one, highlight=False, markup=False)

@@ -1,11 +1,14 @@
-"""The leaderboard of a sweep, and the best trial's configuration."""
+"""The leaderboard of a sweep, and the best trial's configuration; how tables are printed."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 import ccsi.config
 from ccsi.io.atomic import write_atomically
@@ -14,9 +17,8 @@ from ccsi.sweep.events import Status, trial_name
 from ccsi.sweep.pruners import SCHEDULER_NAMES
 from ccsi.sweep.ranking import pareto_fronts
 from ccsi.sweep.state import SweepState
-from ccsi.sweep.tables.rows import HEADINGS, SweepResults
-from ccsi.sweep.tables.statistics import summary
-from ccsi.sweep.tables.text import Row, markdown, mean_text, print_table, write_csv
+from ccsi.sweep.tables.rows import HEADINGS, Row, SweepResults, write_csv
+from ccsi.sweep.tables.statistics import mean_text, summary
 
 FIGURES = {f"{split}_{name}": f"{split} {head}" for name, head in HEADINGS.items() for split in ("test", "val")}
 """Figures of a row, without the part (`_mean`) -> as a heading."""
@@ -79,58 +81,70 @@ def describe_protocol(state: SweepState) -> str:
         )
     n = len(selection.best_trials(state))
     which = f"the best {n}" if key is None else f"the best {sweep.top_k} of each {key}, {n} in all,"
+    front = " Front: no other row has both a better val metric and fewer seconds." if sweep.minimize else ""
     return (
         f"{phase_1} Phase 2: {which} on fresh reporting seeds {sweep.seeds.reporting}, "
         f"nothing pruned, ranked by mean {sweep.metric}. All figures are phase 2's: mean ± standard deviation over "
-        "seeds, [95 % bootstrap interval of the mean], in %."
-        + (" Front: no other row has both a better val metric and fewer seconds." if sweep.minimize else "")
+        f"seeds, [95 % bootstrap interval of the mean], in %.{front}"
     )
 
 
 def _notes(state: SweepState, limit: str | None) -> list[str]:
-    sweep, known = state.definition.sweep, selection.known_trials(state)
-    statuses = Counter(state.trial_status(1, n) for n in known)
-    scheduler = SCHEDULER_NAMES[sweep.scheduler]
-    notes = [f"{sweep.search} search" + (f", {scheduler}" if scheduler else "")]
-    notes += [f"ended by {limit}"] if limit else []
+    sweep, known, notes = state.definition.sweep, selection.known_trials(state), list[str]()
+    notes.append(", ".join(filter(None, [f"{sweep.search} search", SCHEDULER_NAMES[sweep.scheduler]])))
+    if limit:
+        notes.append(f"ended by {limit}")
     if state.warm_start.folders:
-        tried, scores = len(state.warm_configs()), f", {len(state.warm_start.trials)} scores passed to Optuna"
-        where = ", ".join(state.warm_start.folders)
-        notes.append(f"warm start from {where}: {tried} tried first{scores if sweep.search == 'optuna' else ''}")
-    if statuses[Status.PRUNED]:
-        ends = Counter(end for n in known if (end := selection.pruned_by(state, n)) is not None).most_common()
-        notes.append(f"{statuses[Status.PRUNED]} pruned ({', '.join(f'{count} {end}' for end, count in ends)})")
+        where, tried = ", ".join(state.warm_start.folders), len(state.warm_configs())
+        scores = f", {len(state.warm_start.trials)} scores passed to Optuna" if sweep.search == "optuna" else ""
+        notes.append(f"warm start from {where}: {tried} tried first{scores}")
+    if ends := Counter(end for n in known if (end := selection.pruned_by(state, n))):
+        notes.append(f"{ends.total()} pruned ({', '.join(f'{count} {end}' for end, count in ends.most_common())})")
+    statuses = Counter(state.trial_status(1, n) for n in known)
     return notes + [f"{statuses[one]} {one}" for one in (Status.FAILED, Status.INCOMPLETE) if statuses[one]]
 
 
-def write_leaderboard(results: SweepResults, console: Console) -> None:
+def write_leaderboard(sweep: SweepResults, console: Console) -> None:
     """Write leaderboard.csv, leaderboard.md and best.yaml, and print the leaderboard.
 
     Where candidates are compared, best/<candidate>.yaml of each; the terminal shows `write_comparison`'s table.
     """
-    state, rows, definition = results.state, leaderboard(results), results.definition
-    sweep, folder = definition.sweep, definition.folder
+    state, rows, definition = sweep.state, leaderboard(sweep), sweep.state.definition
+    folder, protocol = definition.folder, describe_protocol(state)
     write_csv(folder / "leaderboard.csv", rows)
     keys = list(dict.fromkeys(key for row in rows for key in state.configs[int(row["trial"][1:])]))
-    heads = ["rank", "trial", "protocol", *keys, "n", *FIGURES.values(), *(["seconds"] * bool(sweep.minimize))]
-    table = pd.DataFrame([_cells(row, keys)[: len(heads)] for row in rows], columns=heads)
+    heads = ["rank", "trial", "protocol", *keys, "n", *FIGURES.values(), "seconds"]
+    table = pd.DataFrame([_cells(row, keys) for row in rows], columns=heads)
+    if not definition.sweep.minimize:
+        del table["seconds"]
     known = selection.known_trials(state)
     pruned = [f"- {trial_name(n)}: pruned {end}" for n in known if (end := selection.pruned_by(state, n))]
-    text = [f"# {definition.name}", "", describe_protocol(state), "", *markdown(table)]
-    text += ["", *pruned] if pruned else []
-    text += ["", _write_best(state, rows), ""]
-    write_atomically(folder / "leaderboard.md", "\n".join(text).encode())
+    text = [f"# {definition.name}", "", protocol, "", *markdown(table), ""]
+    text += [*pruned, ""] if pruned else []
+    write_atomically(folder / "leaderboard.md", "\n".join([*text, _write_best(state, rows), ""]).encode())
     if definition.compared is not None:
         return
     hidden = {*keys, "protocol", "val forgetting", "test micro", "val micro"}
     if console.width < 100:
         hidden |= {"val macro", "val avg. incremental"}
-    title = f"{definition.name}: phase 2, {len(sweep.seeds.reporting)} reporting seeds"
+    title = f"{definition.name}: phase 2, {len(definition.sweep.seeds.reporting)} reporting seeds"
     print_table(console, title, table, left=heads, hidden=hidden)
     for row in rows:
         values = " ".join(f"{key}={_short(row[f'config/{key}'])}" for key in keys if f"config/{key}" in row)
         console.print(f"{row['trial']}: {values} ({row['protocol']})", highlight=False, markup=False)
-    console.print(describe_protocol(state), highlight=False, markup=False)
+    console.print(protocol, highlight=False, markup=False)
+
+
+def _cells(row: Row, keys: Sequence[str]) -> list[str]:
+    configs = (_short(row.get(f"config/{key}", "")) for key in keys)
+    n = str(row["n"]) if row["rank"] else f"{row['n']} of {row['seeds']}, {row['status']}"
+    seconds = mean_text(row, "seconds", scale=1) + (" (front)" if row.get("front") else "")
+    figures = (mean_text(row, figure) for figure in FIGURES)
+    return [str(row["rank"] or "-"), row["trial"], row["protocol"] or "-", *configs, n, *figures, seconds]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else ccsi.config.shown(value)
 
 
 def _write_best(state: SweepState, rows: Sequence[Row]) -> str:
@@ -151,29 +165,34 @@ def _write_best(state: SweepState, rows: Sequence[Row]) -> str:
 def best_yaml(state: SweepState, trial: int) -> str:
     """A trial's whole configuration, as `ccsi run <file>` takes it: first reporting seed, test evaluated."""
     definition, values = state.definition, state.configs[trial]
-    config = definition.config(values)
-    command = "ccsi run" if definition.resources.workers == 1 else "ccsi train"
+    config, workers = definition.config(values), definition.resources.workers
+    config |= {"device": definition.device(config), "threads": definition.threads(values), "workers": workers}
+    config |= {"seed": definition.sweep.seeds.reporting[0], "run_dir": None, "evaluate_test": True}
+    command = "ccsi run" if workers == 1 else "ccsi train"
     head = f"# The best trial ({trial_name(trial)}) of {definition.name}, on val: {command} <this file>\n"
-    return head + ccsi.config.to_yaml(
-        config
-        | {
-            "device": definition.device(config),
-            "seed": definition.sweep.seeds.reporting[0],
-            "threads": definition.threads(values),
-            "workers": definition.resources.workers,
-            "run_dir": None,
-            "evaluate_test": True,
-        }
-    )
+    return head + ccsi.config.to_yaml(config)
 
 
-def _cells(row: Row, keys: Sequence[str]) -> list[str]:
-    configs = (_short(row.get(f"config/{key}", "")) for key in keys)
-    n = str(row["n"]) if row["rank"] else f"{row['n']} of {row['seeds']}, {row['status']}"
-    cells = [str(row["rank"] or "-"), row["trial"], row["protocol"] or "-", *configs, n]
-    seconds = mean_text(row, "seconds", scale=1) + (" (front)" if row.get("front") else "")
-    return [*cells, *(mean_text(row, figure) for figure in FIGURES), seconds]
+def markdown(table: pd.DataFrame) -> list[str]:
+    """The lines of a table of text."""
+    head, *body = (" | ".join(["", *line, ""]).strip().replace("\n", " ") for line in (table.columns, *table.values))
+    return [head, "|" + "---|" * len(table.columns), *body]
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else ccsi.config.shown(value)
+def print_table(
+    console: Console, title: str, table: pd.DataFrame, left: Collection[str], hidden: Collection[str], group: str = ""
+) -> None:
+    """Print a table of text, a word of a heading and an interval in a line of their own.
+
+    Args:
+        left: columns that are not aligned to the right. hidden: columns that are not printed.
+        group: a column; a line is drawn where it changes.
+    """
+    printed, heads = Table(title=title), [head for head in table if head not in hidden]
+    for head in heads:
+        printed.add_column(head.replace(" ", "\n"), justify="left" if head in left else "right")
+    ends = table[group] != table[group].shift(-1) if group else [False] * len(table)
+    for line, end in zip(table[heads].values, ends, strict=True):
+        cells = (re.sub(r" (?=[\[(])|, (?=p )", "\n", cell) for cell in line)
+        printed.add_row(*map(Text, cells), end_section=bool(end))
+    console.print(printed)

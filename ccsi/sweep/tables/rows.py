@@ -3,20 +3,20 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ccsi.io.atomic import write_atomically
 from ccsi.sweep import selection
-from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import JobId, RunId, RunLost, Status, trial_name
 from ccsi.sweep.progress import tasks_reported
 from ccsi.sweep.recorder import SweepRecorder, replay
 from ccsi.sweep.runs import VISIBLE_WITHIN, Result, read_results, run_folder
 from ccsi.sweep.state import SweepState
-from ccsi.sweep.tables.text import Row, write_csv
 
+Row = dict[str, Any]
 HEADINGS = {"macro": "macro", "micro": "micro", "average_incremental": "avg. incremental", "forgetting": "forgetting"}
 """Figures of the tables, as result.json names them -> as a heading."""
 
@@ -27,10 +27,6 @@ class SweepResults:
 
     state: SweepState
     results: Mapping[RunId, Result]
-
-    @property
-    def definition(self) -> Definition:
-        return self.state.definition
 
     def of_trial(self, phase: int, trial: int) -> list[Result]:
         """The results of a trial's finished runs."""
@@ -116,7 +112,7 @@ def first_error(state: SweepState, jobs: Iterable[JobId]) -> str:
 
 def write_rows(sweep: SweepResults) -> pd.DataFrame:
     """Write runs.csv, runs.parquet and trials.csv; returns the table of runs."""
-    runs, folder = _table(run_rows(sweep)), sweep.definition.folder
+    runs, folder = _table(run_rows(sweep)), sweep.state.definition.folder
     write_csv(folder / "runs.csv", runs)
     write_atomically(folder / "runs.parquet", runs.to_parquet(index=False))
     write_csv(folder / "trials.csv", _table(trial_rows(sweep)))
@@ -130,11 +126,13 @@ def _table(rows: Sequence[Row]) -> pd.DataFrame:
         if name.startswith("config/"):
             known = table[name].dropna()  # a key that only some trials have
             if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
-                table[name] = table[name].map(_as_text, na_action="ignore")
+                table[name] = table[name].map(lambda v: v if isinstance(v, str) else json.dumps(v), na_action="ignore")
         elif name.startswith(("val_", "test_")) or name == "seconds":
             table[name] = table[name].astype("float64")
     return table
 
 
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def write_csv(path: Path, rows: pd.DataFrame | Sequence[Row]) -> None:
+    """Write a table, lists and dicts in it as JSON."""
+    table = pd.DataFrame(rows).map(lambda value: json.dumps(value) if isinstance(value, list | dict) else value)
+    write_atomically(path, table.to_csv(index=False).encode())

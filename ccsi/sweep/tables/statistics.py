@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,10 +10,7 @@ from ccsi.sweep.ranking import mean
 
 
 class Summary(NamedTuple):
-    """Figures of one group of seeds; `std` (with n - 1), `low` and `high` are NaN for a single seed.
-
-    low, high: ends of the 95 % bootstrap interval of the mean.
-    """
+    """Figures of one group of seeds: `std` with n - 1, and the ends of the mean's 95 % interval; NaN for one seed."""
 
     n: int
     mean: float
@@ -23,7 +20,7 @@ class Summary(NamedTuple):
 
     def columns(self, figure: str) -> dict[str, float]:
         """The figures under `<figure>_mean`, `_std`, `_low` and `_high`."""
-        return {f"{figure}_{part}": value for part, value in self._asdict().items() if part != "n"}
+        return {f"{figure}_{part}": getattr(self, part) for part in self._fields[1:]}
 
 
 def summary(values: Sequence[float], resamples: int = 10_000) -> Summary:
@@ -41,6 +38,14 @@ def summary(values: Sequence[float], resamples: int = 10_000) -> Summary:
     draws = np.random.default_rng(0).integers(data.size, size=(resamples, data.size))
     low, high = np.percentile(data[draws].mean(axis=1), [2.5, 97.5])
     return Summary(data.size, center, float(data.std(ddof=1)), float(low), float(high))
+
+
+def mean_text(row: Mapping[str, Any], figure: str, scale: float = 100, std: bool = True) -> str:
+    """`86.3 ± 1.1 [85.2, 87.5]`: mean, standard deviation and interval, as far as the row has them; else `-`."""
+    mean, spread, low, high = (scale * row.get(f"{figure}_{part}", math.nan) for part in Summary._fields[1:])
+    text = "-" if math.isnan(mean) else f"{mean:.1f}"
+    text += f" ± {spread:.1f}" if std and math.isfinite(spread) else ""
+    return text if math.isnan(low) else f"{text} [{low:.1f}, {high:.1f}]"
 
 
 def compare_with_best(groups: Mapping[str, Sequence[float]], best: str) -> dict[str, float]:

@@ -190,6 +190,12 @@ def test_a_setting_that_failed_is_told_where_another_of_its_candidate_is_reporte
     assert "- ccsi: 1 of 2 trials failed: ValueError: boom.\n" in text and "| ccsi | inversion |" in text
 
 
+def test_why_a_seed_failed_is_named_beside_seeds_that_are_done(recorder: SweepRecorder) -> None:
+    recorder.end_job(JobId(2, 0, 1), "OSError: no space.")
+    sweep = collect_results(recorder)
+    assert "ewc: failed, 2 of 3 seeds: OSError: no space." in notes(sweep.state, comparison(sweep))
+
+
 @pytest.mark.parametrize("lacking", [(3, 5, 6, 0), (0, 3, 4, 5, 6)])
 def test_without_anybody_to_be_compared_with_there_is_a_table_all_the_same(
     tmp_path: Path, lacking: tuple[int, ...]
