@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ccsi.errors import UserError
 from ccsi.io.run_files import classes_of_tasks, read_result, split_to_show
-from ccsi.report.style import COLOURS, INK, bare, figure, short
+from ccsi.report.style import COLOURS, INK, figure, short
 
 if TYPE_CHECKING:
     from ccsi.data import Labelled
@@ -24,18 +24,14 @@ FEW = 6
 def draw_run(
     folder: Path, result: Mapping[str, Any] | None = None, real_images: "Labelled | None" = None
 ) -> list[Path]:
-    """Draw a run's pictures from its files into `<folder>/plots`.
+    """Draw a run's pictures from its files into `<folder>/plots`; returns the PNG files.
 
     impressions.png (if the run made any), accuracy_matrix.png, accuracy_over_tasks.png, confusion.png, each
     beside a PDF. On test where the run was evaluated on it, else on val; the pictures say which.
 
-    Args:
-        result: the content of its result.json; None: read from there.
-        real_images: some to show beside the impressions, where the user allows reading the data; on the CPU, labels
-            are positions in the class order.
-
-    Returns:
-        The PNG files written.
+    result: the content of its result.json; None: read from there.
+    real_images: some to show beside the impressions, where the user allows reading the data; on the CPU, labels are
+    positions in the class order.
     """
     result = read_result(folder) if result is None else result
     if result is None:
@@ -72,10 +68,8 @@ def draw_impressions(
 ) -> Path:
     """For each class that has impressions a row: its mean image, its first impressions, and a few real images apart.
 
-    Args:
-        path_out: the PNG to write; a PDF is written beside it.
-        images: uint8 [N, C, S, S], C 1 or 3. labels: integers [N], positions in `class_names`.
-        means: float [n, C, S, S] in [0, 1], row c for class c.
+    images: uint8 [N, C, S, S], C 1 or 3. labels: integers [N], positions in `class_names`.
+    means: float [n, C, S, S] in [0, 1], row c for class c.
     """
     images, labels, shown = np.asarray(images), np.asarray(labels), np.unique(labels).tolist()
     blocks: dict[str, list[NDArray[np.uint8]]] = {}
@@ -99,8 +93,8 @@ def draw_impressions(
             left += CELL * n + gap
             ax.imshow(_mosaic(rows, n), extent=(0, n, len(shown), 0), interpolation="none")
             ax.set_title(title, pad=3)
-            ax.set(xticks=[], yticks=[])
-            bare(ax)
+            ax.set(xticks=[], yticks=[], frame_on=False)
+            ax.tick_params(length=0)
         fig.axes[0].set_yticks(np.arange(len(shown)) + 0.5, [short(class_names[c]) for c in shown])
     return path_out
 
@@ -131,7 +125,8 @@ def draw_confusion(path_out: Path, counts: ArrayLike, class_names: Sequence[str]
     totals = square.sum(axis=1, keepdims=True)
     share = 100 * np.divide(square, totals, out=np.full_like(square, np.nan), where=totals > 0)
     n = len(square)
-    few, cell = n <= 20, 0.4 if n <= 20 else max(0.1, 8 / n)
+    few = n <= 20
+    cell = 0.4 if few else max(0.1, 8 / n)
     names = [short(name) for name in class_names[:n]]
     margin = 0.5 + 0.06 * max(map(len, names))
     with figure(path_out, cell * n + margin + 0.5, cell * n + margin + 0.3) as fig:
@@ -173,15 +168,15 @@ def draw_accuracy_over_tasks(path_out: Path, result: Mapping[str, Any], split: s
 
 def _heat_map(ax: Axes, percent: NDArray[np.float64], digits: int | None) -> None:
     ax.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    bare(ax)
-    n_rows, n_columns = percent.shape
-    ax.set_xticks(np.arange(n_columns + 1) - 0.5, minor=True)
-    ax.set_yticks(np.arange(n_rows + 1) - 0.5, minor=True)
+    for axis, n in zip((ax.yaxis, ax.xaxis), percent.shape, strict=True):
+        axis.set_ticks(np.arange(n + 1) - 0.5, minor=True)
     ax.grid(which="minor", color="white", linewidth=0.2 if digits is None else 1)
-    ax.tick_params(which="minor", length=0)
-    for i, j in np.argwhere(np.isfinite(percent)) if digits is not None else []:
-        ink = "white" if percent[i, j] > 60 else INK
-        ax.text(j, i, f"{percent[i, j]:.{digits}f}", ha="center", va="center", color=ink, fontsize=7)
+    ax.tick_params(which="both", length=0)
+    ax.set_frame_on(False)
+    if digits is not None:
+        for i, j in np.argwhere(np.isfinite(percent)):
+            ink = "white" if percent[i, j] > 60 else INK
+            ax.text(j, i, f"{percent[i, j]:.{digits}f}", ha="center", va="center", color=ink, fontsize=7)
 
 
 def _mosaic(rows: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:

@@ -15,12 +15,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, GREY = "#333333", "#8c8c8c"
-SIZES = ("font.size", "axes.titlesize", "axes.labelsize", "figure.titlesize", "figure.labelsize")
 
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, has Greek
-    **dict.fromkeys(SIZES, 8),
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "figure.titlesize", "figure.labelsize"), 8),
     **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
@@ -56,12 +55,6 @@ def curve(ax: Axes, rows: np.ndarray[Any, Any], label: str, colour: str, line: s
         low, high = np.clip(mean - spread, 0, 100), np.clip(mean + spread, 0, 100)
         ax.fill_between(tasks, low, high, color=colour, alpha=0.15, linewidth=0)
     ax.plot(tasks, mean, color=colour, linestyle=line, marker=marker, linewidth=width, label=label)
-
-
-def bare(ax: Axes) -> None:
-    """No frame and no tick marks."""
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
 
 
 def short(name: str, most: int = 22) -> str:

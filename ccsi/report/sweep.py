@@ -1,28 +1,44 @@
-"""Pictures of a sweep."""
+"""Pictures of a sweep, from its runs.csv and the result.json of its runs."""
 
+import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from textwrap import fill
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
-from ccsi.report import runs as data
-from ccsi.report.runs import Curve, Run, key_label, number
+from ccsi.errors import UserError
+from ccsi.io.run_files import read_result
 from ccsi.report.style import COLOURS, GREY, INK, LINES, MARKERS, curve, figure, short
 
+Run = dict[str, str]
+"""A row of runs.csv: `phase`, `trial`, `seed`, `status`, figures such as `val_macro`, `config/<key>`, `run_dir` …"""
+DEFAULTS = {"phase": "", "trial": "", "seed": "", "status": "done", "tasks_done": "", "run_dir": ""}
+"""What a run has in columns that the table lacks."""
+SYMBOLS = {"lambda": "λ", "rho": "ρ", "tau": "τ", "sigma": "σ", "beta": "β", "gamma": "γ", "lr": "learning rate"}
 WIDTH = 72
 """Characters of a line of a title or legend."""
+
+
+class Curve(NamedTuple):
+    """A trial's test accuracy on all classes seen after each task, in percent, [seeds, tasks]; its learner's kind."""
+
+    name: str
+    after: np.ndarray[Any, Any]
+    kind: str = ""
 
 
 def draw_sweep(
     folder: Path, metric: str = "average_incremental", minimize: str | None = None, compare: str | None = None
 ) -> list[Path]:
-    """Draw a sweep's pictures from its runs.csv and its runs' result.json into `<folder>/plots`.
+    """Draw a sweep's pictures from its runs.csv and its runs' result.json into `<folder>/plots`; returns the PNG files.
 
     swept_keys.png: the search metric on val over each swept key, phase 1.
     front.png: with `minimize`, the metric against it, a point for each trial of phase 1, and the Pareto front.
@@ -30,29 +46,112 @@ def draw_sweep(
     comparison.png, with `compare`, in their place: the same of each candidate of that swept key, a panel for each kind.
     Each beside a PDF; one for which there is nothing to draw is left out.
 
-    Args:
-        metric: the figure that the sweep selects and ranks by (see `ccsi.evaluation.metrics`), on val.
-        minimize: the column of runs.csv that is the sweep's second aim (`seconds`).
-        compare: the swept key whose candidates are compared (`learner`), if any.
-
-    Returns:
-        The PNG files written.
+    metric: the figure that the sweep selects and ranks by (see `ccsi.evaluation.metrics`), on val.
+    minimize: the column of runs.csv that is the sweep's second aim (`seconds`).
+    compare: the swept key whose candidates are compared (`learner`), if any.
     """
-    runs, plots, written = data.read_rows(folder / "runs.csv"), folder / "plots", list[Path]()
+    runs, plots, written = read_rows(folder / "runs.csv"), folder / "plots", list[Path]()
     if compare is not None:
-        curves = data.compared_curves(folder, runs, compare)
+        curves = compared_curves(folder, runs, compare)
         return [_draw_comparison(plots / "comparison.png", curves)] if curves else []
-    trials = data.by_trial([run for run in runs if run["phase"] == "1"] or runs)
-    done = [group for group in trials if data.is_complete(group, metric)]
-    note = data.left_out([group for group in trials if group not in done])
+    trials = by_trial([run for run in runs if run["phase"] == "1"] or runs)
+    done = [group for group in trials if is_complete(group, metric)]
+    note = left_out([group for group in trials if group not in done])
     results = [run for group in done for run in group]
-    if keys := data.differing_keys(results):
+    if keys := differing_keys(results):
         written.append(_draw_swept_keys(plots / "swept_keys.png", results, keys, metric, note))
     if minimize and done:
         written.append(_draw_front(plots / "front.png", done, metric, minimize, note))
-    if curves := data.reporting_curves(folder, [run for run in runs if run["phase"] == "2"], metric):
+    if curves := reporting_curves(folder, [run for run in runs if run["phase"] == "2"], metric):
         written.append(_draw_top_trials(plots / "top_trials.png", curves))
     return written
+
+
+def read_rows(path: Path) -> list[Run]:
+    """The rows of a sweep's table."""
+    if not path.is_file():
+        raise UserError(f"{path.parent} holds no {path.name}; expected the folder of a sweep.")
+    with path.open(newline="", encoding="utf-8") as file:
+        return [DEFAULTS | row for row in csv.DictReader(file)]
+
+
+def results_of(folder: Path, runs: Sequence[Run]) -> list[Mapping[str, Any]]:
+    """The content of each result.json that there is; where the sweep was moved, they are in its `runs`."""
+    paths = [Path(run["run_dir"]) for run in runs]
+    results = (read_result(folder / path) or read_result(folder / "runs" / path.name) for path in paths)
+    return [result for result in results if result]
+
+
+def by_trial(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs of each trial, in the order of the trials' names."""
+    trial = itemgetter("trial")
+    return [list(group) for _, group in groupby(sorted(runs, key=trial), trial)]
+
+
+def differing_keys(runs: Sequence[Run]) -> list[str]:
+    """The columns `config/…` in which the runs differ."""
+    return [key for key in next(iter(runs), {}) if key.startswith("config/") and len({run[key] for run in runs}) > 1]
+
+
+def is_complete(group: Sequence[Run], metric: str) -> bool:
+    """Whether a trial is done on every seed: an incomplete group is never averaged."""
+    return all(run["status"] == "done" and number(run.get(f"val_{metric}")) is not None for run in group)
+
+
+def left_out(groups: Sequence[Sequence[Run]]) -> str:
+    """In words, how many trials are not shown, which are these, and how they ended."""
+    pruned = [group for group in groups if any(run["status"] == "pruned" for run in group)]
+    reached = sorted(sum(int(number(run["tasks_done"]) or 0) for run in group) for group in pruned)
+    tasks = " to ".join(str(n) for n in dict.fromkeys([*reached[:1], *reached[-1:]]))
+    words = [f"{len(pruned)} pruned after {tasks} task{'s' * (reached[-1] != 1)}"] if pruned else []
+    if others := len(groups) - len(pruned):
+        words.append(f"{others} not done on every seed")
+    return f"; trials not shown: {', '.join(words)}" if words else ""
+
+
+def reporting_curves(folder: Path, runs: Sequence[Run], metric: str) -> list[Curve]:
+    """The curve of each trial that lacks no seed another one has; best on val first."""
+    seeds, differing, found = {run["seed"] for run in runs}, differing_keys(runs), list[tuple[float, Curve]]()
+    for group in by_trial(runs):
+        results = results_of(folder, group)
+        if len(results) == len(group) and {run["seed"] for run in group} == seeds:
+            words = [f"{key_label(key, short_form=True)} = {rounded(group[0][key])}" for key in differing]
+            name = ", ".join(words) or f"trial {group[0]['trial']}"
+            after = 100 * np.asarray([result["test"]["accuracy_after_task"] for result in results])
+            found.append((fmean(result["val"][metric] for result in results), Curve(name, after)))
+    return [curve for _, curve in sorted(found, key=lambda pair: -pair[0])]
+
+
+def compared_curves(folder: Path, runs: Sequence[Run], key: str) -> list[Curve]:
+    """For each row of comparison.csv that is done, in its order, the curve of its trial; key: what is compared."""
+    found = []
+    for row in read_rows(folder / "comparison.csv"):
+        if row["status"] == "done":
+            results = results_of(folder, [run for run in runs if (run["phase"], run["trial"]) == ("2", row["trial"])])
+            after = 100 * np.asarray([result["test"]["accuracy_after_task"] for result in results])
+            found.append(Curve(row[key], after, row["kind"]))
+    return found
+
+
+def key_label(column: str, short_form: bool = False) -> str:
+    """`config/learner.losses.lambda_distillation` in words: the last two parts of the key, Greek as Greek."""
+    parts = column.removeprefix("config/").split(".")[-1 if short_form else -2 :]
+    return ": ".join(" ".join(SYMBOLS.get(word, word) for word in part.split("_") if word) for part in parts)
+
+
+def rounded(text: str) -> str:
+    """A value as a label: numbers to three digits."""
+    value = number(text)
+    return text if value is None else f"{value:.3g}"
+
+
+def number(text: str | None) -> float | None:
+    """A finite number, or None for anything else (empty, text, true, a list, nan)."""
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _draw_swept_keys(path_out: Path, runs: Sequence[Run], keys: Sequence[str], metric: str, note: str) -> Path:
@@ -164,6 +263,5 @@ def _draw_comparison(path_out: Path, found: Sequence[Curve]) -> Path:
         axes[0].set(xticks=range(1, 1 + max(one.after.shape[1] for one in found)), ylim=(0, 101))
         fig.supxlabel("tasks learned")
         fig.supylabel("accuracy on all classes seen, test (%)")
-        n = "/".join(sorted({str(len(one.after)) for one in found}))
-        fig.suptitle(f"mean ± standard deviation, n = {n} seeds; legends: after the last task")
+        fig.suptitle(f"mean ± standard deviation, n = {len(found[0].after)} seeds; legends: after the last task")
     return path_out

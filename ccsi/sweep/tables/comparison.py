@@ -15,8 +15,8 @@ from ccsi.sweep.events import JobId, Status, trial_name
 from ccsi.sweep.ranking import mean
 from ccsi.sweep.runs import Result
 from ccsi.sweep.state import SweepState
-from ccsi.sweep.tables.leaderboard import markdown, print_table
-from ccsi.sweep.tables.rows import HEADINGS, Row, SweepResults, first_error, write_csv
+from ccsi.sweep.tables.leaderboard import print_table, write_table
+from ccsi.sweep.tables.rows import HEADINGS, Row, SweepResults, first_error
 from ccsi.sweep.tables.statistics import compare_with_best, mean_text, summary
 from ccsi.tracking.console import size
 
@@ -54,8 +54,12 @@ def comparison(sweep: SweepResults) -> list[Row]:
             else:
                 row["error"] = first_error(state, state.jobs(2, trial))
     done = [row for row in rows if row[key] in results]
-    if key == "learner":
-        _add_forward_transfer(done, results)
+    matrices = {name: [one["test"]["accuracy_matrix"] for one in own] for name, own in results.items()}
+    joint = next((row[key] for row in done if row["permissions"] == "all_tasks"), None)
+    if key == "learner" and joint is not None:
+        reference = [[line[-1] for line in matrix] for matrix in matrices[joint]]
+        for row in done:
+            row["forward_transfer_mean"] = fmean(map(metrics.forward_transfer, matrices[row[key]], reference))
     _add_references(done, key, results, state.definition.sweep.metric.removeprefix("val_"))
     kinds = list(dict.fromkeys([*(row["kind"] for row in done), ""]))
     return sorted(rows, key=lambda row: (kinds.index(row["kind"]), -row.get("val_score", 0.0)))
@@ -73,17 +77,6 @@ def _figures(state: SweepState, trial: int, results: Sequence[Result]) -> Row:
     row["exemplars"] = max(sum(one["count"] for one in items if one["kind"] == "exemplars") for items in stored)
     row["stored_bytes"] = max(sum(one["bytes"] for one in items) for items in stored)
     return row
-
-
-def _add_forward_transfer(done: Sequence[Row], results: Mapping[str, Sequence[Result]]) -> None:
-    """Against joint training, if it is a candidate."""
-    joint = next((results[row["learner"]] for row in done if row["permissions"] == "all_tasks"), None)
-    if joint is None:
-        return
-    reference = [[line[-1] for line in result["test"]["accuracy_matrix"]] for result in joint]
-    for row in done:
-        matrices = [result["test"]["accuracy_matrix"] for result in results[row["learner"]]]
-        row["forward_transfer_mean"] = fmean(map(metrics.forward_transfer, matrices, reference))
 
 
 def _add_references(done: Sequence[Row], key: str, results: Mapping[str, Sequence[Result]], metric: str) -> None:
@@ -149,10 +142,10 @@ def other_models(state: SweepState) -> str:
 
 def cells(row: Row, key: str) -> dict[str, str]:
     """A row of `comparison` as text by heading."""
-    found = dict.fromkeys([key, "kind", "kept", "bytes kept", *FIGURES.values(), "seconds", "peak memory"], "")
-    found |= dict.fromkeys(REFERENCES.values(), "") | {key: row[key], "kind": row["kind"]}
+    found = {key: row[key], "kind": row["kind"], "kept": row["status"]}
+    found |= dict.fromkeys(["bytes kept", *FIGURES.values(), "seconds", "peak memory", *REFERENCES.values()], "")
     if row["status"] != Status.DONE:
-        return found | {"kept": row["status"]}
+        return found
     kept = row["permissions"].replace("_", " ") or (f"{row['exemplars']} images" if row["exemplars"] else "0")
     found |= {"kept": kept, "bytes kept": size(row["stored_bytes"]) if row["stored_bytes"] else "0"}
     found |= {head: mean_text(row, figure, std=False) for figure, head in FIGURES.items()}
@@ -169,25 +162,24 @@ def cells(row: Row, key: str) -> dict[str, str]:
 def write_comparison(sweep: SweepResults, console: Console) -> list[str]:
     """Write comparison.csv, .md and .tex, and print the table; returns the candidates that have no figures."""
     rows, definition = comparison(sweep), sweep.state.definition
-    folder, key = definition.folder, str(definition.compared)
-    write_csv(folder / "comparison.csv", rows)
-    table, sentences = pd.DataFrame([cells(row, key) for row in rows]), notes(sweep.state, rows)
+    key = str(definition.compared)
+    text, sentences = pd.DataFrame([cells(row, key) for row in rows]), notes(sweep.state, rows)
     configs = list[str]()
     for row in rows:
         values = [f"{k.removeprefix('config/')}={shown(v)}" for k, v in row.items() if k.startswith("config/")]
         if values:
             of = f"{row['trial']}, {row.get('protocol', '-')}; {row['tried']} tried"
             configs.append(f"- {row[key]} ({of}): {', '.join(values)}")
-    text = [f"# {definition.name}", "", *markdown(table), "", *(f"- {one}" for one in sentences), ""]
-    text += ["Configs:", "", *configs, ""] if configs else []
-    write_atomically(folder / "comparison.md", "\n".join(text).encode())
-    tex = table.to_latex(index=False, escape=True, column_format="lll" + "r" * (table.shape[1] - 3))
-    write_atomically(folder / "comparison.tex", "\n".join([*(f"% {one}" for one in sentences), tex]).encode())
-    hidden = {"kind", "micro", "peak memory", "bytes kept"}
+    below = [f"- {one}" for one in sentences] + (["", "Configs:", "", *configs] if configs else [])
+    write_table(definition.folder / "comparison", f"# {definition.name}", rows, text, below)
+    tex = text.to_latex(index=False, escape=True, column_format="lll" + "r" * (text.shape[1] - 3))
+    write_atomically(
+        definition.folder / "comparison.tex", "\n".join([*(f"% {one}" for one in sentences), tex]).encode()
+    )
+    ends = [n for n in range(len(rows) - 1) if rows[n]["kind"] != rows[n + 1]["kind"]]
+    text = text.drop(columns=["kind", "micro", "peak memory", "bytes kept"])
     if console.width < 100:
-        hidden |= {"avg. incremental", "forgetting", "AUC"}
+        text = text.drop(columns=["avg. incremental", "forgetting", "AUC"])
     title = f"{definition.name}: {len(definition.sweep.seeds.reporting)} reporting seeds"
-    print_table(console, title, table, left=(key, "kept"), hidden=hidden, group="kind")
-    for one in sentences:
-        console.print(one, highlight=False, markup=False)
+    print_table(console, title, text, (key, "kept"), sentences, ends)
     return [row[key] for row in rows if row["status"] != Status.DONE]

@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
@@ -110,41 +110,33 @@ def write_leaderboard(sweep: SweepResults, console: Console) -> None:
     Where candidates are compared, best/<candidate>.yaml of each; the terminal shows `write_comparison`'s table.
     """
     state, rows, definition = sweep.state, leaderboard(sweep), sweep.state.definition
-    folder, protocol = definition.folder, describe_protocol(state)
-    write_csv(folder / "leaderboard.csv", rows)
     keys = list(dict.fromkeys(key for row in rows for key in state.configs[int(row["trial"][1:])]))
+    lines, configs = list[list[str]](), list[str]()
+    for row in rows:
+        values = {key: row[f"config/{key}"] for key in keys if f"config/{key}" in row}
+        values = {key: f"{v:.4g}" if isinstance(v, float) else ccsi.config.shown(v) for key, v in values.items()}
+        n = str(row["n"]) if row["rank"] else f"{row['n']} of {row['seeds']}, {row['status']}"
+        figures = [*(mean_text(row, figure) for figure in FIGURES), mean_text(row, "seconds", scale=1)]
+        figures[-1] += " (front)" if row.get("front") else ""
+        start = [str(row["rank"] or "-"), row["trial"], row["protocol"] or "-"]
+        lines.append([*start, *(values.get(key, "") for key in keys), n, *figures])
+        configs.append(f"{row['trial']}: {' '.join(f'{k}={v}' for k, v in values.items())} ({row['protocol']})")
     heads = ["rank", "trial", "protocol", *keys, "n", *FIGURES.values(), "seconds"]
-    table = pd.DataFrame([_cells(row, keys) for row in rows], columns=heads)
+    text = pd.DataFrame(lines, columns=heads)
     if not definition.sweep.minimize:
-        del table["seconds"]
+        del text["seconds"]
     known = selection.known_trials(state)
     pruned = [f"- {trial_name(n)}: pruned {end}" for n in known if (end := selection.pruned_by(state, n))]
-    text = [f"# {definition.name}", "", protocol, "", *markdown(table), ""]
-    text += [*pruned, ""] if pruned else []
-    write_atomically(folder / "leaderboard.md", "\n".join([*text, _write_best(state, rows), ""]).encode())
+    protocol, best = describe_protocol(state), _write_best(state, rows)
+    head, below = f"# {definition.name}\n\n{protocol}", [*pruned, "", best] if pruned else [best]
+    write_table(definition.folder / "leaderboard", head, rows, text, below)
     if definition.compared is not None:
         return
-    hidden = {*keys, "protocol", "val forgetting", "test micro", "val micro"}
+    text = text.drop(columns=[*keys, "protocol", "val forgetting", "test micro", "val micro"])
     if console.width < 100:
-        hidden |= {"val macro", "val avg. incremental"}
+        text = text.drop(columns=["val macro", "val avg. incremental"])
     title = f"{definition.name}: phase 2, {len(definition.sweep.seeds.reporting)} reporting seeds"
-    print_table(console, title, table, left=heads, hidden=hidden)
-    for row in rows:
-        values = " ".join(f"{key}={_short(row[f'config/{key}'])}" for key in keys if f"config/{key}" in row)
-        console.print(f"{row['trial']}: {values} ({row['protocol']})", highlight=False, markup=False)
-    console.print(protocol, highlight=False, markup=False)
-
-
-def _cells(row: Row, keys: Sequence[str]) -> list[str]:
-    configs = (_short(row.get(f"config/{key}", "")) for key in keys)
-    n = str(row["n"]) if row["rank"] else f"{row['n']} of {row['seeds']}, {row['status']}"
-    seconds = mean_text(row, "seconds", scale=1) + (" (front)" if row.get("front") else "")
-    figures = (mean_text(row, figure) for figure in FIGURES)
-    return [str(row["rank"] or "-"), row["trial"], row["protocol"] or "-", *configs, n, *figures, seconds]
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else ccsi.config.shown(value)
+    print_table(console, title, text, heads, [*configs, protocol], [])
 
 
 def _write_best(state: SweepState, rows: Sequence[Row]) -> str:
@@ -173,26 +165,27 @@ def best_yaml(state: SweepState, trial: int) -> str:
     return head + ccsi.config.to_yaml(config)
 
 
-def markdown(table: pd.DataFrame) -> list[str]:
-    """The lines of a table of text."""
-    head, *body = (" | ".join(["", *line, ""]).strip().replace("\n", " ") for line in (table.columns, *table.values))
-    return [head, "|" + "---|" * len(table.columns), *body]
+def write_table(path: Path, head: str, rows: Sequence[Row], text: pd.DataFrame, below: Sequence[str]) -> None:
+    """Write the rows as `<path>.csv`, and their text as `<path>.md` between `head` and the lines below."""
+    write_csv(path.with_suffix(".csv"), rows)
+    first, *body = (" | ".join(["", *line, ""]).strip().replace("\n", " ") for line in (text.columns, *text.values))
+    lines = [head, "", first, "|" + "---|" * len(text.columns), *body, "", *below, ""]
+    write_atomically(path.with_suffix(".md"), "\n".join(lines).encode())
 
 
 def print_table(
-    console: Console, title: str, table: pd.DataFrame, left: Collection[str], hidden: Collection[str], group: str = ""
+    console: Console, title: str, text: pd.DataFrame, left: Sequence[str], notes: Sequence[str], ends: Sequence[int]
 ) -> None:
-    """Print a table of text, a word of a heading and an interval in a line of their own.
+    """Print a table of text, a word of a heading and an interval in a line of their own, and the notes below it.
 
-    Args:
-        left: columns that are not aligned to the right. hidden: columns that are not printed.
-        group: a column; a line is drawn where it changes.
+    left: columns that are not aligned to the right. ends: rows below which a line is drawn.
     """
-    printed, heads = Table(title=title), [head for head in table if head not in hidden]
-    for head in heads:
-        printed.add_column(head.replace(" ", "\n"), justify="left" if head in left else "right")
-    ends = table[group] != table[group].shift(-1) if group else [False] * len(table)
-    for line, end in zip(table[heads].values, ends, strict=True):
+    table = Table(title=title)
+    for head in text.columns:
+        table.add_column(head.replace(" ", "\n"), justify="left" if head in left else "right")
+    for number, line in enumerate(text.values):
         cells = (re.sub(r" (?=[\[(])|, (?=p )", "\n", cell) for cell in line)
-        printed.add_row(*map(Text, cells), end_section=bool(end))
-    console.print(printed)
+        table.add_row(*map(Text, cells), end_section=number in ends)
+    console.print(table)
+    for note in notes:
+        console.print(note, highlight=False, markup=False)

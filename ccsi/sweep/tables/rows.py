@@ -36,8 +36,7 @@ class SweepResults:
 def collect_results(recorder: SweepRecorder, wait: float = VISIBLE_WITHIN) -> SweepResults:
     """The state of now and the results of all finished runs; in phase 2 a run without result.json counts as open.
 
-    Args:
-        wait: seconds to wait for files that NFS still hides.
+    wait: seconds to wait for files that NFS still hides.
     """
     state = recorder.state
     results = read_results(recorder.definition, state.results, recorder.remote, wait)
@@ -52,8 +51,7 @@ def collect_results(recorder: SweepRecorder, wait: float = VISIBLE_WITHIN) -> Sw
 def run_rows(sweep: SweepResults) -> list[Row]:
     """One row per run. Of phase 2 the finalists' runs, and all other finished ones.
 
-    There are others when a trial that failed in phase 1 is retried, or a budget is raised: the finalists are then not
-    known any more.
+    There are others when a failed trial of phase 1 is retried, or a budget is raised: the finalists are not known then.
     """
     state, finalists, known = sweep.state, selection.finalists(sweep.state), selection.known_trials(sweep.state)
     runs = [run for trial in known for run in state.runs(1, trial)]
@@ -122,14 +120,9 @@ def write_rows(sweep: SweepResults) -> pd.DataFrame:
 def _table(rows: Sequence[Row]) -> pd.DataFrame:
     """A table with one type per column: lists and mixed config values become text, as Parquet wants it."""
     table = pd.DataFrame(rows)
-    for name in table.columns:
-        if name.startswith("config/"):
-            known = table[name].dropna()  # a key that only some trials have
-            if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
-                table[name] = table[name].map(lambda v: v if isinstance(v, str) else json.dumps(v), na_action="ignore")
-        elif name.startswith(("val_", "test_")) or name == "seconds":
-            table[name] = table[name].astype("float64")
-    return table
+    for name in table.filter(regex="^config/").select_dtypes(exclude="number"):
+        table[name] = table[name].map(lambda v: v if isinstance(v, str) else json.dumps(v), na_action="ignore")
+    return table.astype(dict.fromkeys(table.filter(regex="^(val_|test_|seconds$)"), "float64"))
 
 
 def write_csv(path: Path, rows: pd.DataFrame | Sequence[Row]) -> None:

@@ -27,10 +27,7 @@ def summary(values: Sequence[float], resamples: int = 10_000) -> Summary:
     """Mean, standard deviation and percentile bootstrap interval (METHOD section 8), the same on every call.
 
     The interval runs from the 2.5th to the 97.5th percentile of the means of `resamples` samples drawn
-    with replacement (Efron & Tibshirani 1993, section 13.3).
-
-    Raises:
-        ValueError: no values, or one that is not finite: a missing seed must not be averaged away.
+    with replacement (Efron & Tibshirani 1993, section 13.3). Raises ValueError as `mean`.
     """
     data, center = np.asarray(values, dtype=np.float64), mean(values)
     if data.size == 1:

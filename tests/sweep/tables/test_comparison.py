@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from ccsi.report.runs import compared_curves as curves
+from ccsi.report.sweep import compared_curves as curves
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose, placed
 from ccsi.sweep.definition import Definition
