@@ -3,8 +3,7 @@
 import os
 import tempfile
 
-# matplotlib keeps its font cache in the home folder unless this is set before its first import; one a user, where the
-# temporary folder is shared (Windows has no getuid, and a temporary folder for each user)
+# before matplotlib's first import: its font cache, one per user and not in the home folder (Windows has no getuid)
 os.environ.setdefault("MPLCONFIGDIR", f"{tempfile.gettempdir()}/ccsi-matplotlib-{getattr(os, 'getuid', str)()}")
 
 from ccsi.report.run import draw_confusion, draw_impressions, draw_run

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 CELL, PER_CLASS, REAL_PER_CLASS = 0.44, 8, 4
 """Inches of one image in a grid, and the most impressions and real images of a class in it."""
-FEW = 6
-"""Up to so many tasks are named one by one."""
+FEW = 6  # tasks at most that are named one by one
 
 
 def draw_run(
@@ -30,8 +29,7 @@ def draw_run(
     beside a PDF. On test where the run was evaluated on it, else on val; the pictures say which.
 
     result: the content of its result.json; None: read from there.
-    real_images: some to show beside the impressions, where the user allows reading the data; on the CPU, labels are
-    positions in the class order.
+    real_images: to show beside the impressions, if the user allows it; on the CPU, labels by place in the class order.
     """
     result = read_result(folder) if result is None else result
     if result is None:

@@ -23,8 +23,7 @@ Run = dict[str, str]
 DEFAULTS = {"phase": "", "trial": "", "seed": "", "status": "done", "tasks_done": "", "run_dir": ""}
 """What a run has in columns that the table lacks."""
 SYMBOLS = {"lambda": "λ", "rho": "ρ", "tau": "τ", "sigma": "σ", "beta": "β", "gamma": "γ", "lr": "learning rate"}
-WIDTH = 72
-"""Characters of a line of a title or legend."""
+WIDTH = 72  # characters of a line of a title or legend
 
 
 class Curve(NamedTuple):

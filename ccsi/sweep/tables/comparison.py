@@ -22,8 +22,7 @@ from ccsi.tracking.console import size
 
 FIGURES = HEADINGS | {"auc": "AUC"}
 """Figures of the table, as result.json names them -> as a heading."""
-ALSO = ("forgetting_nonnegative", "backward_transfer")
-"""Figures that only comparison.csv has."""
+ALSO = ("forgetting_nonnegative", "backward_transfer")  # figures that only comparison.csv has
 REFERENCES = {"best": "vs. best", "best_data_free": "vs. best data-free"}
 
 
@@ -31,7 +30,7 @@ def comparison(sweep: SweepResults) -> list[Row]:
     """One row for each candidate, by kind and then by the mean val metric over the reporting seeds, best first.
 
     `status` is `done` if all its seeds are; only then it has figures: those of test (`…_mean|std|low|high`),
-    `forward_transfer_mean` (where joint training is a candidate, the reference), `val_score`, `seconds` of a run,
+    `forward_transfer_mean` (against joint training, if it is a candidate), `val_score`, `seconds` of a run,
     `peak_memory_bytes`, `exemplars` and `stored_bytes` at the end (the largest of its runs). `tried`: how many trials
     completed phase 1, `config/…` the best one's. `best_difference` and `best_p` compare its test metric with the
     best candidate's that has no permissions, `best_data_free_…` among the data-free with their best.
@@ -161,21 +160,18 @@ def cells(row: Row, key: str) -> dict[str, str]:
 
 def write_comparison(sweep: SweepResults, console: Console) -> list[str]:
     """Write comparison.csv, .md and .tex, and print the table; returns the candidates that have no figures."""
-    rows, definition = comparison(sweep), sweep.state.definition
-    key = str(definition.compared)
+    rows, definition, key = comparison(sweep), sweep.state.definition, str(sweep.state.definition.compared)
     text, sentences = pd.DataFrame([cells(row, key) for row in rows]), notes(sweep.state, rows)
     configs = list[str]()
     for row in rows:
         values = [f"{k.removeprefix('config/')}={shown(v)}" for k, v in row.items() if k.startswith("config/")]
-        if values:
-            of = f"{row['trial']}, {row.get('protocol', '-')}; {row['tried']} tried"
-            configs.append(f"- {row[key]} ({of}): {', '.join(values)}")
+        of = f"{row.get('trial')}, {row.get('protocol', '-')}; {row['tried']} tried"
+        configs += [f"- {row[key]} ({of}): {', '.join(values)}"] if values else []
     below = [f"- {one}" for one in sentences] + (["", "Configs:", "", *configs] if configs else [])
     write_table(definition.folder / "comparison", f"# {definition.name}", rows, text, below)
-    tex = text.to_latex(index=False, escape=True, column_format="lll" + "r" * (text.shape[1] - 3))
-    write_atomically(
-        definition.folder / "comparison.tex", "\n".join([*(f"% {one}" for one in sentences), tex]).encode()
-    )
+    latex = text.to_latex(index=False, escape=True, column_format="lll" + "r" * (text.shape[1] - 3))
+    latex = "\n".join([*(f"% {one}" for one in sentences), latex])
+    write_atomically(definition.folder / "comparison.tex", latex.encode())
     ends = [n for n in range(len(rows) - 1) if rows[n]["kind"] != rows[n + 1]["kind"]]
     text = text.drop(columns=["kind", "micro", "peak memory", "bytes kept"])
     if console.width < 100:

@@ -121,10 +121,9 @@ def write_leaderboard(sweep: SweepResults, console: Console) -> None:
         start = [str(row["rank"] or "-"), row["trial"], row["protocol"] or "-"]
         lines.append([*start, *(values.get(key, "") for key in keys), n, *figures])
         configs.append(f"{row['trial']}: {' '.join(f'{k}={v}' for k, v in values.items())} ({row['protocol']})")
-    heads = ["rank", "trial", "protocol", *keys, "n", *FIGURES.values(), "seconds"]
-    text = pd.DataFrame(lines, columns=heads)
+    text = pd.DataFrame(lines, columns=["rank", "trial", "protocol", *keys, "n", *FIGURES.values(), "seconds"])
     if not definition.sweep.minimize:
-        del text["seconds"]
+        text = text.iloc[:, :-1]
     known = selection.known_trials(state)
     pruned = [f"- {trial_name(n)}: pruned {end}" for n in known if (end := selection.pruned_by(state, n))]
     protocol, best = describe_protocol(state), _write_best(state, rows)
@@ -136,7 +135,7 @@ def write_leaderboard(sweep: SweepResults, console: Console) -> None:
     if console.width < 100:
         text = text.drop(columns=["val macro", "val avg. incremental"])
     title = f"{definition.name}: phase 2, {len(definition.sweep.seeds.reporting)} reporting seeds"
-    print_table(console, title, text, heads, [*configs, protocol], [])
+    print_table(console, title, text, list(text), [*configs, protocol], [])
 
 
 def _write_best(state: SweepState, rows: Sequence[Row]) -> str:
@@ -176,10 +175,7 @@ def write_table(path: Path, head: str, rows: Sequence[Row], text: pd.DataFrame, 
 def print_table(
     console: Console, title: str, text: pd.DataFrame, left: Sequence[str], notes: Sequence[str], ends: Sequence[int]
 ) -> None:
-    """Print a table of text, a word of a heading and an interval in a line of their own, and the notes below it.
-
-    left: columns that are not aligned to the right. ends: rows below which a line is drawn.
-    """
+    """Print a table of text, and notes below it. left: columns aligned to the left. ends: rows above a line."""
     table = Table(title=title)
     for head in text.columns:
         table.add_column(head.replace(" ", "\n"), justify="left" if head in left else "right")

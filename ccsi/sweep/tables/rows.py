@@ -49,10 +49,7 @@ def collect_results(recorder: SweepRecorder, wait: float = VISIBLE_WITHIN) -> Sw
 
 
 def run_rows(sweep: SweepResults) -> list[Row]:
-    """One row per run. Of phase 2 the finalists' runs, and all other finished ones.
-
-    There are others when a failed trial of phase 1 is retried, or a budget is raised: the finalists are not known then.
-    """
+    """One row per run; in phase 2 also finished ones of former finalists (a trial is retried, or a budget raised)."""
     state, finalists, known = sweep.state, selection.finalists(sweep.state), selection.known_trials(sweep.state)
     runs = [run for trial in known for run in state.runs(1, trial)]
     for trial in dict.fromkeys([*finalists, *known]):
@@ -85,10 +82,9 @@ def trial_rows(sweep: SweepResults) -> list[Row]:
     state, rows = sweep.state, list[Row]()
     finalists, waiting = selection.finalists(state), selection.waiting_trials(state)
     for trial in sorted({*selection.known_trials(state), *state.untuned}):
-        status, finalist = str(state.trial_status(1, trial)), trial in finalists
-        if trial in state.untuned:
-            status = "untuned"
-        elif status == Status.PRUNED and trial in waiting:
+        finalist = trial in finalists
+        status = "untuned" if trial in state.untuned else str(state.trial_status(1, trial))
+        if status == Status.PRUNED and trial in waiting:
             status = str(Status.WAITING)
         row: Row = {"trial": trial_name(trial), "status": status, "score": state.score(1, trial)}
         row["tasks_done"] = sum(tasks_reported(state, run) for run in state.runs(1, trial))

@@ -26,8 +26,8 @@ class Summary(NamedTuple):
 def summary(values: Sequence[float], resamples: int = 10_000) -> Summary:
     """Mean, standard deviation and percentile bootstrap interval (METHOD section 8), the same on every call.
 
-    The interval runs from the 2.5th to the 97.5th percentile of the means of `resamples` samples drawn
-    with replacement (Efron & Tibshirani 1993, section 13.3). Raises ValueError as `mean`.
+    The interval: from the 2.5th to the 97.5th percentile of the means of `resamples` samples drawn with replacement
+    (Efron & Tibshirani 1993, section 13.3). Raises ValueError as `mean`.
     """
     data, center = np.asarray(values, dtype=np.float64), mean(values)
     if data.size == 1:
@@ -48,10 +48,9 @@ def mean_text(row: Mapping[str, Any], figure: str, scale: float = 100, std: bool
 def compare_with_best(groups: Mapping[str, Sequence[float]], best: str) -> dict[str, float]:
     """A p value for each group, that its mean equals the best one's; none under three seeds.
 
-    A paired two-sided t-test over the seeds (each group has one value for each, in the same order), with the false
-    discovery rate controlled under any dependence, because all are compared with the same one (Benjamini and
-    Yekutieli 2001). 1 for groups that are equal on every seed; none for those that differ by the same on every seed
-    (few test images): differences without spread have no error estimate.
+    A paired two-sided t-test over the seeds (a value each, in the same order), with the false discovery rate controlled
+    under any dependence, because all are compared with the same one (Benjamini and Yekutieli 2001). 1 for groups that
+    are equal on every seed; none where the difference is the same on every seed: it has no error estimate.
     """
     from scipy.stats import false_discovery_control, ttest_rel  # half a second
 
