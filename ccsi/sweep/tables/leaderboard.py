@@ -135,7 +135,7 @@ def write_leaderboard(sweep: SweepResults, console: Console) -> None:
     if console.width < 100:
         text = text.drop(columns=["val macro", "val avg. incremental"])
     title = f"{definition.name}: phase 2, {len(definition.sweep.seeds.reporting)} reporting seeds"
-    print_table(console, title, text, list(text), [*configs, protocol], [])
+    print_table(console, title, text, list(text.columns), [*configs, protocol], [])
 
 
 def _write_best(state: SweepState, rows: Sequence[Row]) -> str:
