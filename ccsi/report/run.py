@@ -29,7 +29,7 @@ def draw_run(
     beside a PDF. On test where the run was evaluated on it, else on val; the pictures say which.
 
     result: the content of its result.json; None: read from there.
-    real_images: to show beside the impressions, if the user allows it; on the CPU, labels by place in the class order.
+    real_images: to show beside the impressions, if the user allows it; on the CPU, labels in the class order.
     """
     result = read_result(folder) if result is None else result
     if result is None:

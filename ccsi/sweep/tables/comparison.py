@@ -44,12 +44,12 @@ def comparison(sweep: SweepResults) -> list[Row]:
         row["error"] = first_error(state, [JobId(1, n) for n in arm])
         rows.append(row)
         for trial in best.intersection(arm):  # one, if any
-            status, finished = state.trial_status(2, trial), sweep.of_trial(2, trial)
-            row |= {"trial": trial_name(trial), "status": str(status), "n": len(finished)}
+            status, own = state.trial_status(2, trial), sweep.of_trial(2, trial)
+            row |= {"trial": trial_name(trial), "status": str(status), "n": len(own)}
             row |= {f"config/{k}": value for k, value in state.configs[trial].items() if k != key}
             if status is Status.DONE:
-                results[row[key]] = finished
-                row |= _figures(state, trial, finished)
+                results[row[key]] = own
+                row |= _figures(state, trial, own)
             else:
                 row["error"] = first_error(state, state.jobs(2, trial))
     done = [row for row in rows if row[key] in results]
