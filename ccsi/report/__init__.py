@@ -2,13 +2,9 @@
 
 import os
 import tempfile
-from pathlib import Path
 
-# matplotlib keeps its font cache in the home folder unless this is set before its first import; one a user, where the
-# temporary folder is shared (Windows has no getuid, and a temporary folder for each user)
-os.environ.setdefault(
-    "MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / f"ccsi-matplotlib-{getattr(os, 'getuid', str)()}")
-)
+# before matplotlib's first import: its font cache, one per user and not in the home folder (Windows has no getuid)
+os.environ.setdefault("MPLCONFIGDIR", f"{tempfile.gettempdir()}/ccsi-matplotlib-{getattr(os, 'getuid', str)()}")
 
 from ccsi.report.run import draw_confusion, draw_impressions, draw_run
 from ccsi.report.sweep import draw_sweep

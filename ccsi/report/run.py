@@ -10,33 +10,26 @@ from numpy.typing import ArrayLike, NDArray
 
 from ccsi.errors import UserError
 from ccsi.io.run_files import classes_of_tasks, read_result, split_to_show
-from ccsi.report.style import COLOURS, INK, bare, figure, short
+from ccsi.report.style import COLOURS, INK, figure, short
 
 if TYPE_CHECKING:
     from ccsi.data import Labelled
 
 CELL, PER_CLASS, REAL_PER_CLASS = 0.44, 8, 4
 """Inches of one image in a grid, and the most impressions and real images of a class in it."""
+FEW = 6  # tasks at most that are named one by one
 
 
 def draw_run(
     folder: Path, result: Mapping[str, Any] | None = None, real_images: "Labelled | None" = None
 ) -> list[Path]:
-    """Draw a run's pictures from its files into `<folder>/plots`.
+    """Draw a run's pictures from its files into `<folder>/plots`; returns the PNG files.
 
     impressions.png (if the run made any), accuracy_matrix.png, accuracy_over_tasks.png, confusion.png, each
     beside a PDF. On test where the run was evaluated on it, else on val; the pictures say which.
 
-    Args:
-        folder: a run's folder. result: the content of its result.json; None: read from there.
-        real_images: some to show beside the impressions, where the user allows reading the data; on the CPU, labels
-            are positions in the class order.
-
-    Returns:
-        The PNG files written.
-
-    Raises:
-        UserError: the folder has no result.json, or a damaged one.
+    result: the content of its result.json; None: read from there.
+    real_images: to show beside the impressions, if the user allows it; on the CPU, labels in the class order.
     """
     result = read_result(folder) if result is None else result
     if result is None:
@@ -44,8 +37,8 @@ def draw_run(
     names, plots = result["dataset"]["class_names"], folder / "plots"
     split, figures = split_to_show(result)
     written = [
-        draw_accuracy_matrix(plots / "accuracy_matrix.png", result),
-        draw_accuracy_over_tasks(plots / "accuracy_over_tasks.png", result),
+        draw_accuracy_matrix(plots / "accuracy_matrix.png", result, split),
+        draw_accuracy_over_tasks(plots / "accuracy_over_tasks.png", result, split),
         draw_confusion(plots / "confusion.png", figures["confusion"][-1], names, split),
     ]
     latest = max(folder.glob("impressions/task*.npz"), key=lambda p: int(p.stem.removeprefix("task")), default=None)
@@ -73,61 +66,54 @@ def draw_impressions(
 ) -> Path:
     """For each class that has impressions a row: its mean image, its first impressions, and a few real images apart.
 
-    Args:
-        path_out: the PNG to write; a PDF is written beside it.
-        images: uint8 [N, C, S, S], C 1 or 3. labels: integers [N], positions in `class_names`.
-        means: float [n, C, S, S] in [0, 1], row c for class c.
+    images: uint8 [N, C, S, S], C 1 or 3. labels: integers [N], positions in `class_names`.
+    means: float [n, C, S, S] in [0, 1], row c for class c.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
-    shown = np.unique(labels).tolist()
-    blocks: list[tuple[str, list[NDArray[np.uint8]]]] = []
+    images, labels, shown = np.asarray(images), np.asarray(labels), np.unique(labels).tolist()
+    blocks: dict[str, list[NDArray[np.uint8]]] = {}
     if means is not None:
         bytes_of_means = (np.clip(np.asarray(means), 0, 1) * 255).round().astype(np.uint8)
-        blocks.append(("mean", [bytes_of_means[c : c + 1] for c in shown]))
-    blocks.append(("impressions (synthesized)", [images[labels == c][:PER_CLASS] for c in shown]))
+        blocks["mean"] = [bytes_of_means[c : c + 1] for c in shown]
+    blocks["impressions (synthesized)"] = [images[labels == c][:PER_CLASS] for c in shown]
     if real is not None:  # few are copied: all may be large, and shared with other processes
         few = [np.flatnonzero(np.asarray(real.labels) == c)[:REAL_PER_CLASS] for c in shown]
-        blocks.append(("real images", [np.asarray(real.images)[chosen] for chosen in few]))
+        blocks["real images"] = [np.asarray(real.images)[indices] for indices in few]
 
-    columns = [max((len(row) for row in rows), default=0) or 1 for _, rows in blocks]
+    columns = [max((len(row) for row in rows), default=0) or 1 for rows in blocks.values()]
     # placed by hand, in inches: the constrained layout shrinks axes of fixed aspect into uneven gaps
     left = 0.15 + 0.068 * max(len(short(class_names[c])) for c in shown)
     gap, title_height, height = 0.4 * CELL, 0.26, CELL * len(shown)
     width = left + CELL * sum(columns) + gap * (len(blocks) - 1) + 0.03
     with figure(path_out, width, height + title_height) as fig:
         fig.set_layout_engine("none")
-        for number, (title, rows) in enumerate(blocks):
-            across = CELL * columns[number]
-            ax = fig.add_axes((left / width, 0, across / width, height / (height + title_height)))
-            left += across + gap
-            ax.imshow(_mosaic(rows, columns[number]), extent=(0, columns[number], len(shown), 0), interpolation="none")
+        for n, (title, rows) in zip(columns, blocks.items(), strict=True):
+            ax = fig.add_axes((left / width, 0, CELL * n / width, height / (height + title_height)))
+            left += CELL * n + gap
+            ax.imshow(_mosaic(rows, n), extent=(0, n, len(shown), 0), interpolation="none")
             ax.set_title(title, pad=3)
-            ax.set(xticks=[], yticks=[])
-            if number == 0:
-                ax.set_yticks(np.arange(len(shown)) + 0.5, [short(class_names[c]) for c in shown])
-            bare(ax)
+            ax.set(xticks=[], yticks=[], frame_on=False)
+            ax.tick_params(length=0)
+        fig.axes[0].set_yticks(np.arange(len(shown)) + 0.5, [short(class_names[c]) for c in shown])
     return path_out
 
 
-def draw_accuracy_matrix(path_out: Path, result: Mapping[str, Any]) -> Path:
+def draw_accuracy_matrix(path_out: Path, result: Mapping[str, Any], split: str) -> Path:
     """R[i][j] as a heat map: accuracy on task j's classes (column) after task i (row), in percent."""
-    split, figures = split_to_show(result)
-    matrix = figures["accuracy_matrix"]
+    matrix = result[split]["accuracy_matrix"]
     tasks = len(matrix)
-    square = np.full((tasks, tasks), np.nan)
+    percent = np.full((tasks, tasks), np.nan)
     for i, row in enumerate(matrix):
-        square[i, : len(row)] = 100 * np.asarray(row)
-    names = []
-    for number, own in enumerate(classes_of_tasks(result)[:tasks], start=1):
+        percent[i, : len(row)] = 100 * np.asarray(row)
+    few, names = tasks <= FEW, [str(j + 1) for j in range(tasks)]
+    for j, own in enumerate(classes_of_tasks(result)[:tasks] if few else []):
         lines = [short(name) for name in own] if len(own) <= 3 else [f"{len(own)} classes"]
-        names.append("\n".join([f"task {number}", *lines]))
-    side = max(0.5 * tasks, 0.95 * tasks if tasks <= 6 else 0)
-    with figure(path_out, side + 1.3, 0.5 * tasks + 1.1) as fig:
+        names[j] = "\n".join([f"task {j + 1}", *lines])
+    with figure(path_out, (0.95 if few else 0.5) * tasks + 1.3, 0.5 * tasks + 1.1) as fig:
         ax = fig.subplots()
-        _heat_map(ax, square, digits=1 if tasks <= 12 else 0)
-        ax.set_xticks(range(tasks), names if tasks <= 6 else [str(j + 1) for j in range(tasks)])
+        _heat_map(ax, percent, digits=1 if tasks <= 12 else 0)
+        ax.set_xticks(range(tasks), names)
         ax.set_yticks(range(tasks), [f"after task {i + 1}" for i in range(tasks)])
-        ax.set(xlabel="task" if tasks > 6 else "", title=f"accuracy on each task's classes, {split} (%)")
+        ax.set(xlabel="" if few else "task", title=f"accuracy on each task's classes, {split} (%)")
     return path_out
 
 
@@ -145,57 +131,50 @@ def draw_confusion(path_out: Path, counts: ArrayLike, class_names: Sequence[str]
         ax = fig.subplots()
         _heat_map(ax, share, digits=0 if few else None)
         size = 8 if few else max(3, 50 * cell / 1.4)
-        ax.set_xticks(range(n), names, rotation=45 if few else 90, ha="right" if few else "center", fontsize=size)
+        turn: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
+        ax.set_xticks(range(n), names, fontsize=size, **turn)
         ax.set_yticks(range(n), names, fontsize=size)
-        ax.tick_params(axis="x", rotation_mode="anchor" if few else "default")
         ax.set(xlabel="predicted class", ylabel="true class", title=f"share of each true class, {split} (%)")
     return path_out
 
 
-def draw_accuracy_over_tasks(path_out: Path, result: Mapping[str, Any]) -> Path:
+def draw_accuracy_over_tasks(path_out: Path, result: Mapping[str, Any], split: str) -> Path:
     """Accuracy over all classes seen (test, val) and on each task's classes, against the tasks learned."""
-    split, figures = split_to_show(result)
-    matrix = figures["accuracy_matrix"]
+    matrix = result[split]["accuracy_matrix"]
     tasks = len(matrix)
     learned = np.arange(1, tasks + 1)
     with figure(path_out, 4.8, 2.9) as fig:
         ax = fig.subplots()
+        if split == "test":  # first in the legend, above the others
+            after = 100 * np.asarray(result["test"]["accuracy_after_task"])
+            ax.plot(learned, after, "ks-", linewidth=1.8, label="all classes seen, test", zorder=2.1)
+        after = 100 * np.asarray(result["val"]["accuracy_after_task"])
+        ax.plot(learned, after, "k", linestyle=(0, (3, 2)), linewidth=1.2, label="all classes seen, val", zorder=2.1)
         for j in range(tasks):
-            curve = 100 * np.array([row[j] for row in matrix[j:]])
-            colour = COLOURS[j % 6] if tasks <= 6 else "#999999"
-            label = f"task {j + 1}'s classes, {split}" if tasks <= 6 else None
-            ax.plot(learned[j:], curve, color=colour, linewidth=0.9, marker="o", markersize=2.5, label=label)
-        if tasks > 6:
-            ax.plot([], [], color="#999999", linewidth=0.9, marker="o", markersize=2.5, label=f"each task, {split}")
-        if split == "test":
-            curve = 100 * np.asarray(figures["accuracy_after_task"])
-            ax.plot(learned, curve, color="black", linewidth=1.8, marker="s", label="all classes seen, test")
-        curve = 100 * np.asarray(result["val"]["accuracy_after_task"])
-        ax.plot(learned, curve, color="black", linestyle=(0, (3, 2)), linewidth=1.2, label="all classes seen, val")
+            own, colour, label = [row[j] for row in matrix[j:]], COLOURS[j % 6], f"task {j + 1}'s classes, {split}"
+            if tasks > FEW:
+                colour, label = "#999999", "" if j else f"each task, {split}"
+            ax.plot(learned[j:], 100 * np.array(own), "o-", color=colour, linewidth=0.9, markersize=2.5, label=label)
         margin = 0.15 if tasks > 1 else 0.5
         ax.set(xlim=(1 - margin, tasks + margin), ylim=(-2, 102), xlabel="tasks learned", ylabel="accuracy (%)")
         ax.set_xticks(range(1, tasks + 1, max(1, tasks // 10)))
         ax.grid(axis="y")
         ax.set_axisbelow(True)
-        handles, labels = ax.get_legend_handles_labels()
-        order = sorted(range(len(labels)), key=lambda i: not labels[i].startswith("all"))
-        ax.legend([handles[i] for i in order], [labels[i] for i in order], loc="center left", bbox_to_anchor=(1, 0.5))
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return path_out
 
 
 def _heat_map(ax: Axes, percent: NDArray[np.float64], digits: int | None) -> None:
     ax.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    bare(ax)
-    n_rows, n_columns = percent.shape
-    ax.set_xticks(np.arange(n_columns + 1) - 0.5, minor=True)
-    ax.set_yticks(np.arange(n_rows + 1) - 0.5, minor=True)
-    ax.grid(which="minor", color="white", linewidth=1 if digits is not None else 0.2)
-    ax.tick_params(which="minor", length=0)
+    for axis, n in zip((ax.yaxis, ax.xaxis), percent.shape, strict=True):
+        axis.set_ticks(np.arange(n + 1) - 0.5, minor=True)
+    ax.grid(which="minor", color="white", linewidth=0.2 if digits is None else 1)
+    ax.tick_params(which="both", length=0)
+    ax.set_frame_on(False)
     if digits is not None:
-        for (i, j), value in np.ndenumerate(percent):
-            if not np.isnan(value):
-                ink = "white" if value > 60 else INK
-                ax.text(j, i, f"{value:.{digits}f}", ha="center", va="center", color=ink, fontsize=7)
+        for i, j in np.argwhere(np.isfinite(percent)):
+            ink = "white" if percent[i, j] > 60 else INK
+            ax.text(j, i, f"{percent[i, j]:.{digits}f}", ha="center", va="center", color=ink, fontsize=7)
 
 
 def _mosaic(rows: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
@@ -204,10 +183,8 @@ def _mosaic(rows: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8
     scale = max(1, round(120 / side))
     cell = side * scale
     pitch = cell + max(2, cell // 20)
-    canvas = np.full((len(rows) * pitch, columns * pitch, 3), 255, np.uint8)
+    canvas = np.full((len(rows), pitch, columns, pitch, 3), 255, np.uint8)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
-            rgb = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)
-            large = rgb.repeat(scale, axis=0).repeat(scale, axis=1)
-            canvas[i * pitch : i * pitch + cell, j * pitch : j * pitch + cell] = large
-    return canvas
+            canvas[i, :cell, j, :cell] = image.transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
+    return canvas.reshape(len(rows) * pitch, columns * pitch, 3)

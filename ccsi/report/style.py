@@ -14,16 +14,16 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's, which the colour-blind can distinguish too."""
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-INK = "#333333"
+INK, GREY = "#333333", "#8c8c8c"
 
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, has Greek
-    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 8),
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "figure.titlesize", "figure.labelsize"), 8),
     **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-    "legend.fontsize": 7,
+    **dict.fromkeys(("legend.fontsize", "legend.title_fontsize"), 7),
     "lines.linewidth": 1.4,
     "lines.markersize": 4,
     "grid.color": "#e5e5e5",
@@ -37,7 +37,7 @@ STYLE: Any = {
 def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of `width` by `height` inches; written to `path` (PNG, 200 dpi) and beside it as PDF on leaving.
 
-    No pyplot: no figure is kept, and the settings hold only inside.
+    No pyplot: no figure is kept, and the style holds only inside.
     """
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=(width, height), layout="constrained")
@@ -55,13 +55,6 @@ def curve(ax: Axes, rows: np.ndarray[Any, Any], label: str, colour: str, line: s
         low, high = np.clip(mean - spread, 0, 100), np.clip(mean + spread, 0, 100)
         ax.fill_between(tasks, low, high, color=colour, alpha=0.15, linewidth=0)
     ax.plot(tasks, mean, color=colour, linestyle=line, marker=marker, linewidth=width, label=label)
-
-
-def bare(ax: Axes) -> None:
-    """No frame and no tick marks."""
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    ax.tick_params(length=0)
 
 
 def short(name: str, most: int = 22) -> str:

@@ -1,27 +1,43 @@
-"""Pictures of a sweep."""
+"""Pictures of a sweep, from its runs.csv and the result.json of its runs."""
 
+import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from textwrap import fill
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import LogLocator
 
-from ccsi.report import runs as data
-from ccsi.report.runs import Curve, Run, by_trial, key_label, number, trial_of
-from ccsi.report.style import COLOURS, INK, LINES, MARKERS, curve, figure, short
+from ccsi.errors import UserError
+from ccsi.io.run_files import read_result
+from ccsi.report.style import COLOURS, GREY, INK, LINES, MARKERS, curve, figure, short
 
-LEGEND_WIDTH, GREY = 72, "#8c8c8c"
+Run = dict[str, str]
+"""A row of runs.csv: `phase`, `trial`, `seed`, `status`, figures such as `val_macro`, `config/<key>`, `run_dir` …"""
+DEFAULTS = {"phase": "", "trial": "", "seed": "", "status": "done", "tasks_done": "", "run_dir": ""}
+"""What a run has in columns that the table lacks."""
+SYMBOLS = {"lambda": "λ", "rho": "ρ", "tau": "τ", "sigma": "σ", "beta": "β", "gamma": "γ", "lr": "learning rate"}
+WIDTH = 72  # characters of a line of a title or legend
+
+
+class Curve(NamedTuple):
+    """A trial's test accuracy on all classes seen after each task, in percent, [seeds, tasks]; its learner's kind."""
+
+    name: str
+    after: np.ndarray[Any, Any]
+    kind: str = ""
 
 
 def draw_sweep(
     folder: Path, metric: str = "average_incremental", minimize: str | None = None, compare: str | None = None
 ) -> list[Path]:
-    """Draw a sweep's pictures from its runs.csv and its runs' result.json into `<folder>/plots`.
+    """Draw a sweep's pictures from its runs.csv and its runs' result.json into `<folder>/plots`; returns the PNG files.
 
     swept_keys.png: the search metric on val over each swept key, phase 1.
     front.png: with `minimize`, the metric against it, a point for each trial of phase 1, and the Pareto front.
@@ -29,50 +45,127 @@ def draw_sweep(
     comparison.png, with `compare`, in their place: the same of each candidate of that swept key, a panel for each kind.
     Each beside a PDF; one for which there is nothing to draw is left out.
 
-    Args:
-        folder: the sweep's.
-        metric: the figure that the sweep selects and ranks by (see `ccsi.evaluation.metrics`), on val.
-        minimize: the column of runs.csv that is the sweep's second aim (`seconds`).
-        compare: the swept key whose candidates are compared (`learner`), if any.
-
-    Returns:
-        The PNG files written.
-
-    Raises:
-        UserError: the folder has no runs.csv.
+    metric: the figure that the sweep selects and ranks by (see `ccsi.evaluation.metrics`), on val.
+    minimize: the column of runs.csv that is the sweep's second aim (`seconds`).
+    compare: the swept key whose candidates are compared (`learner`), if any.
     """
-    runs = data.read_rows(folder / "runs.csv")
-    written = []
-    phases = {run.get("phase", "") for run in runs}
-    searched = [run for run in runs if "1" not in phases or run.get("phase") == "1"]
-    results = data.complete(searched, metric)
-    reported = [run for run in runs if run.get("phase") == "2"]
+    runs, plots, written = read_rows(folder / "runs.csv"), folder / "plots", list[Path]()
     if compare is not None:
-        found = data.compared_curves(folder, reported, compare)
-        return [_draw_comparison(folder / "plots" / "comparison.png", found)] if found else []
-    note = data.left_out([run for run in searched if run not in results])
-    if keys := data.differing_keys(results):
-        written.append(_draw_swept_keys(folder / "plots" / "swept_keys.png", results, keys, metric, note))
-    if minimize and results:
-        written.append(_draw_front(folder / "plots" / "front.png", results, metric, minimize, note))
-    if curves := data.reporting_curves(folder, reported, metric):
-        written.append(_draw_top_trials(folder / "plots" / "top_trials.png", curves))
+        curves = compared_curves(folder, runs, compare)
+        return [_draw_comparison(plots / "comparison.png", curves)] if curves else []
+    trials = by_trial([run for run in runs if run["phase"] == "1"] or runs)
+    done = [group for group in trials if is_complete(group, metric)]
+    note = left_out([group for group in trials if group not in done])
+    results = [run for group in done for run in group]
+    if keys := differing_keys(results):
+        written.append(_draw_swept_keys(plots / "swept_keys.png", results, keys, metric, note))
+    if minimize and done:
+        written.append(_draw_front(plots / "front.png", done, metric, minimize, note))
+    if curves := reporting_curves(folder, [run for run in runs if run["phase"] == "2"], metric):
+        written.append(_draw_top_trials(plots / "top_trials.png", curves))
     return written
+
+
+def read_rows(path: Path) -> list[Run]:
+    """The rows of a sweep's table."""
+    if not path.is_file():
+        raise UserError(f"{path.parent} holds no {path.name}; expected the folder of a sweep.")
+    with path.open(newline="", encoding="utf-8") as file:
+        return [DEFAULTS | row for row in csv.DictReader(file)]
+
+
+def results_of(folder: Path, runs: Sequence[Run]) -> list[Mapping[str, Any]]:
+    """The content of each result.json that there is; where the sweep was moved, they are in its `runs`."""
+    paths = [Path(run["run_dir"]) for run in runs]
+    results = (read_result(folder / path) or read_result(folder / "runs" / path.name) for path in paths)
+    return [result for result in results if result]
+
+
+def by_trial(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs of each trial, in the order of the trials' names."""
+    trial = itemgetter("trial")
+    return [list(group) for _, group in groupby(sorted(runs, key=trial), trial)]
+
+
+def differing_keys(runs: Sequence[Run]) -> list[str]:
+    """The columns `config/…` in which the runs differ."""
+    return [key for key in next(iter(runs), {}) if key.startswith("config/") and len({run[key] for run in runs}) > 1]
+
+
+def is_complete(group: Sequence[Run], metric: str) -> bool:
+    """Whether a trial is done on every seed: an incomplete group is never averaged."""
+    return all(run["status"] == "done" and number(run.get(f"val_{metric}")) is not None for run in group)
+
+
+def left_out(groups: Sequence[Sequence[Run]]) -> str:
+    """In words, how many trials are not shown, which are these, and how they ended."""
+    pruned = [group for group in groups if any(run["status"] == "pruned" for run in group)]
+    reached = sorted(sum(int(number(run["tasks_done"]) or 0) for run in group) for group in pruned)
+    tasks = " to ".join(str(n) for n in dict.fromkeys([*reached[:1], *reached[-1:]]))
+    words = [f"{len(pruned)} pruned after {tasks} task{'s' * (reached[-1] != 1)}"] if pruned else []
+    if others := len(groups) - len(pruned):
+        words.append(f"{others} not done on every seed")
+    return f"; trials not shown: {', '.join(words)}" if words else ""
+
+
+def reporting_curves(folder: Path, runs: Sequence[Run], metric: str) -> list[Curve]:
+    """The curve of each trial that lacks no seed another one has; best on val first."""
+    seeds, differing, found = {run["seed"] for run in runs}, differing_keys(runs), list[tuple[float, Curve]]()
+    for group in by_trial(runs):
+        results = results_of(folder, group)
+        if len(results) == len(group) and {run["seed"] for run in group} == seeds:
+            words = [f"{key_label(key, short_form=True)} = {rounded(group[0][key])}" for key in differing]
+            name = ", ".join(words) or f"trial {group[0]['trial']}"
+            after = 100 * np.asarray([result["test"]["accuracy_after_task"] for result in results])
+            found.append((fmean(result["val"][metric] for result in results), Curve(name, after)))
+    return [curve for _, curve in sorted(found, key=lambda pair: -pair[0])]
+
+
+def compared_curves(folder: Path, runs: Sequence[Run], key: str) -> list[Curve]:
+    """For each row of comparison.csv that is done, in its order, the curve of its trial; key: what is compared."""
+    found = []
+    for row in read_rows(folder / "comparison.csv"):
+        if row["status"] == "done":
+            results = results_of(folder, [run for run in runs if (run["phase"], run["trial"]) == ("2", row["trial"])])
+            after = 100 * np.asarray([result["test"]["accuracy_after_task"] for result in results])
+            found.append(Curve(row[key], after, row["kind"]))
+    return found
+
+
+def key_label(column: str, short_form: bool = False) -> str:
+    """`config/learner.losses.lambda_distillation` in words: the last two parts of the key, Greek as Greek."""
+    parts = column.removeprefix("config/").split(".")[-1 if short_form else -2 :]
+    return ": ".join(" ".join(SYMBOLS.get(word, word) for word in part.split("_") if word) for part in parts)
+
+
+def rounded(text: str) -> str:
+    """A value as a label: numbers to three digits."""
+    value = number(text)
+    return text if value is None else f"{value:.3g}"
+
+
+def number(text: str | None) -> float | None:
+    """A finite number, or None for anything else (empty, text, true, a list, nan)."""
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _draw_swept_keys(path_out: Path, runs: Sequence[Run], keys: Sequence[str], metric: str, note: str) -> Path:
     columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
-    scores = np.array([100 * float(t[f"val_{metric}"]) for t in runs])
+    scores = np.array([100 * float(run[f"val_{metric}"]) for run in runs])
     with figure(path_out, max(2.4 * columns, 3.2) + 0.2, 2.1 * rows + 0.2) as fig:
-        axes = fig.subplots(rows, columns, sharey=True, squeeze=False)
-        for ax in axes.flat[len(keys) :]:
+        axes = fig.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+        for ax in axes[len(keys) :]:
             ax.set_axis_off()
-        for ax, key in zip(axes.flat, keys, strict=False):
-            _draw_key(ax, [t[key] for t in runs], scores)
+        for ax, key in zip(axes, keys, strict=False):
+            _draw_key(ax, [run[key] for run in runs], scores)
             ax.set_xlabel(key_label(key))
-        fig.suptitle(fill(f"search on val: {len(runs)} runs; bars are means{note}", 40 * columns), fontsize=8)
-        fig.supylabel(f"{metric.replace('_', ' ')}, val (%)", fontsize=8)
+        fig.suptitle(fill(f"search on val: {len(runs)} runs; bars are means{note}", 40 * columns))
+        fig.supylabel(f"{metric.replace('_', ' ')}, val (%)")
     return path_out
 
 
@@ -81,25 +174,22 @@ def _draw_key(ax: Axes, texts: Sequence[str], scores: np.ndarray[Any, Any]) -> N
     values: list[Any] = list(texts) if None in numbers else numbers
     unique = sorted(set(values))
     kind = axis_kind(unique)
-    positions = {value: position for position, value in enumerate(unique)} if kind == "category" else None
-    x = np.array([positions[v] for v in values] if positions is not None else values, dtype=float)
+    x = np.array([unique.index(value) if kind == "category" else value for value in values], dtype=float)
     ax.scatter(x, scores, s=12, color=COLOURS[0], alpha=0.55, linewidths=0)
     if len(unique) < len(values) and len(unique) <= 12:
-        where = np.unique(x)
+        where, style = np.unique(x), "none" if None in numbers else "-"
         means = [scores[x == position].mean() for position in where]
-        style = "none" if positions is not None and isinstance(unique[0], str) else "-"
         ax.plot(where, means, color=INK, linestyle=style, linewidth=0.9, marker="_", markersize=11, markeredgewidth=1.6)
-    if positions is not None:
+    if kind == "category":
         labels = [short(v, 16) if isinstance(v, str) else f"{v:g}" for v in unique]
         crowded = sum(map(len, labels)) > 24
         ax.set_xticks(range(len(unique)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
         ax.set_xlim(-0.5, len(unique) - 0.5)
     elif kind == "log":
         ax.set_xscale("log")
-        steps = (1.0,) if unique[-1] / unique[0] >= 300 else (1.0, 3.0)
-        ax.xaxis.set_major_locator(LogLocator(subs=steps))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.minorticks_off()
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if unique[-1] / unique[0] >= 300 else (1.0, 3.0)))
+        ax.xaxis.set_major_formatter("{x:g}")
     ax.grid(axis="y")
     ax.set_axisbelow(True)
 
@@ -109,46 +199,44 @@ def axis_kind(unique: Sequence[Any]) -> str:
     if any(isinstance(value, str) for value in unique):
         return "category"
     positive = [value for value in unique if value > 0]
-    decades = bool(positive) and max(positive) / min(positive) >= 20
+    if not positive or max(positive) / min(positive) < 20:
+        return "linear"
     if len(positive) == len(unique):
-        return "log" if decades else "linear"
-    return "category" if decades and len(unique) <= 12 else "linear"
+        return "log"
+    return "category" if len(unique) <= 12 else "linear"
 
 
-def _draw_front(path_out: Path, runs: Sequence[Run], metric: str, minimize: str, note: str) -> Path:
-    groups = by_trial(runs)
-    points = [[fmean(float(t[key]) for t in group) for key in (minimize, f"val_{metric}")] for group in groups]
-    x, y = np.array(points)[:, 0], 100 * np.array(points)[:, 1]
+def _draw_front(path_out: Path, groups: Sequence[Sequence[Run]], metric: str, minimize: str, note: str) -> Path:
+    x, y = np.array([[fmean(float(run[k]) for run in own) for own in groups] for k in (minimize, f"val_{metric}")])
+    y = 100 * y
     front = [n for n in np.lexsort((-y, x)) if not any((x <= x[n]) & (y >= y[n]) & ((x < x[n]) | (y > y[n])))]
     with figure(path_out, 4.2, 2.9) as fig:
         ax = fig.subplots()
         ax.scatter(x, y, s=14, color=COLOURS[0], alpha=0.55, linewidths=0)
         ax.step(x[front], y[front], where="post", color=COLOURS[1], marker="o", markersize=4, linewidth=1)
         for n in front:
-            ax.annotate(trial_of(groups[n][0]), (x[n], y[n]), (3, -8), textcoords="offset points", fontsize=7)
+            ax.annotate(groups[n][0]["trial"], (x[n], y[n]), (3, -8), textcoords="offset points", fontsize=7)
         ax.set(xlabel=f"{minimize} of a run", ylabel=f"{metric.replace('_', ' ')}, val (%)")
-        title = f"search on val: {len(groups)} trials, means over seeds; line: Pareto front{note}"
-        ax.set_title(fill(title, LEGEND_WIDTH))
+        ax.set_title(fill(f"search on val: {len(groups)} trials, means over seeds; line: Pareto front{note}", WIDTH))
     return path_out
 
 
 def _draw_top_trials(path_out: Path, curves: Sequence[Curve]) -> Path:
     shown = curves[: len(COLOURS)]
-    tasks = max(one.after.shape[1] for one in shown)
-    lines_of_legend = 1 + sum(1 + (len(one.name) + 14) // LEGEND_WIDTH for one in shown)
+    lines_of_legend = 1 + sum(1 + (len(one.name) + 14) // WIDTH for one in shown)
     with figure(path_out, 4.2, 2.7 + 0.17 * lines_of_legend) as fig:
         ax = fig.subplots()
         for index, one in enumerate(shown):
             final = one.after[:, -1]
             spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{final.std(ddof=1):.1f}" if len(final) > 1 else ""
-            label = fill(f"{one.name}: {final.mean():.1f}{spread}", LEGEND_WIDTH)
+            label = fill(f"{one.name}: {final.mean():.1f}{spread}", WIDTH)
             curve(ax, one.after, label, COLOURS[index], LINES[index % 4], MARKERS[index], 1.4)
-        splits, counts = {one.kind for one in shown}, {len(one.after) for one in shown}
-        ax.set(xlabel="tasks learned", ylabel=f"accuracy on all classes seen, {'/'.join(sorted(splits))} (%)")
+        tasks = max(one.after.shape[1] for one in shown)
+        ax.set(xlabel="tasks learned", ylabel="accuracy on all classes seen, test (%)")
         ax.set_xticks(range(1, tasks + 1, max(1, tasks // 10)))
         ax.grid(axis="y")
-        title = f"final accuracy, micro (%): mean ± standard deviation, n = {'/'.join(map(str, sorted(counts)))} seeds"
-        fig.legend(loc="outside lower left", title=title, title_fontsize=7, alignment="left")
+        title = f"final accuracy, micro (%): mean ± standard deviation, n = {len(shown[0].after)} seeds"
+        fig.legend(loc="outside lower left", title=title, alignment="left")
     return path_out
 
 
@@ -159,22 +247,20 @@ def _draw_comparison(path_out: Path, found: Sequence[Curve]) -> Path:
     columns = min(2, len(kinds))
     rows = math.ceil(len(kinds) / columns)
     with figure(path_out, 3.4 * columns, 2.7 * rows) as fig:
-        axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for ax in axes.flat[len(kinds) :]:
+        axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for ax in axes[len(kinds) :]:
             ax.set_axis_off()
-        for ax, kind in zip(axes.flat, kinds, strict=False):
+        for ax, kind in zip(axes, kinds, strict=False):
             looks = [(one, GREY, LINES[number % 4], "") for number, one in enumerate(bounds)]
-            mine = [one for one in found if one.kind == kind and one.kind != "bound"]
-            looks += [(one, COLOURS[number % 7], "-", MARKERS[number % 7]) for number, one in enumerate(mine)]
+            own = [one for one in found if one.kind == kind and kind != "bound"]
+            looks += [(one, COLOURS[number % 7], "-", MARKERS[number % 7]) for number, one in enumerate(own)]
             for one, colour, line, marker in looks:
                 curve(ax, one.after, f"{one.name} {one.after[:, -1].mean():.1f}", colour, line, marker, 1.1)
             ax.set_title(kind)
             ax.grid(axis="y")
             ax.legend(fontsize=6, loc="lower left", handlelength=1.6, labelspacing=0.2)
-        axes[0, 0].set_xticks(range(1, 1 + max(one.after.shape[1] for one in found)))
-        axes[0, 0].set_ylim(0, 101)
-        fig.supxlabel("tasks learned", fontsize=8)
-        fig.supylabel("accuracy on all classes seen, test (%)", fontsize=8)
-        n = "/".join(sorted({str(len(one.after)) for one in found}))
-        fig.suptitle(f"mean ± standard deviation, n = {n} seeds; legends: after the last task", fontsize=8)
+        axes[0].set(xticks=range(1, 1 + max(one.after.shape[1] for one in found)), ylim=(0, 101))
+        fig.supxlabel("tasks learned")
+        fig.supylabel("accuracy on all classes seen, test (%)")
+        fig.suptitle(f"mean ± standard deviation, n = {len(found[0].after)} seeds; legends: after the last task")
     return path_out

@@ -2,54 +2,55 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ccsi.sweep.ranking import mean
 
-@dataclass(frozen=True)
-class Summary:
-    """Figures of one group of seeds; `std`, `low` and `high` are NaN for a single seed.
 
-    Attributes:
-        n: number of values. mean: their mean. std: sample standard deviation (n - 1).
-        low, high: ends of the 95 % bootstrap interval of the mean.
-    """
+class Summary(NamedTuple):
+    """Figures of one group of seeds: `std` with n - 1, and the ends of the mean's 95 % interval; NaN for one seed."""
 
     n: int
     mean: float
-    std: float
-    low: float
-    high: float
+    std: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    def columns(self, figure: str) -> dict[str, float]:
+        """The figures under `<figure>_mean`, `_std`, `_low` and `_high`."""
+        return {f"{figure}_{part}": getattr(self, part) for part in self._fields[1:]}
 
 
-def summary(values: Sequence[float], resamples: int = 10_000, seed: int = 0) -> Summary:
-    """Mean, standard deviation and percentile bootstrap interval (METHOD section 8).
+def summary(values: Sequence[float], resamples: int = 10_000) -> Summary:
+    """Mean, standard deviation and percentile bootstrap interval (METHOD section 8), the same on every call.
 
-    The interval runs from the 2.5th to the 97.5th percentile of the means of `resamples` samples drawn
-    with replacement (Efron & Tibshirani 1993, section 13.3); `seed` makes it the same on every call.
-
-    Raises:
-        ValueError: no values, or one that is not finite: a missing seed must not be averaged away.
+    The interval: from the 2.5th to the 97.5th percentile of the means of `resamples` samples drawn with replacement
+    (Efron & Tibshirani 1993, section 13.3). Raises ValueError as `mean`.
     """
-    data = np.asarray(values, dtype=np.float64)
-    if data.size == 0 or not np.isfinite(data).all():
-        raise ValueError(f"expected finite values, got {list(values)}")
-    mean = float(data.mean())
+    data, center = np.asarray(values, dtype=np.float64), mean(values)
     if data.size == 1:
-        return Summary(1, mean, math.nan, math.nan, math.nan)
-    draws = np.random.default_rng(seed).integers(data.size, size=(resamples, data.size))
+        return Summary(1, center)
+    draws = np.random.default_rng(0).integers(data.size, size=(resamples, data.size))
     low, high = np.percentile(data[draws].mean(axis=1), [2.5, 97.5])
-    return Summary(data.size, mean, float(data.std(ddof=1)), float(low), float(high))
+    return Summary(data.size, center, float(data.std(ddof=1)), float(low), float(high))
+
+
+def mean_text(row: Mapping[str, Any], figure: str, scale: float = 100, std: bool = True) -> str:
+    """`86.3 ± 1.1 [85.2, 87.5]`: mean, standard deviation and interval, as far as the row has them; else `-`."""
+    mean, spread, low, high = (scale * row.get(f"{figure}_{part}", math.nan) for part in Summary._fields[1:])
+    text = "-" if math.isnan(mean) else f"{mean:.1f}"
+    text += f" ± {spread:.1f}" if std and math.isfinite(spread) else ""
+    return text if math.isnan(low) else f"{text} [{low:.1f}, {high:.1f}]"
 
 
 def compare_with_best(groups: Mapping[str, Sequence[float]], best: str) -> dict[str, float]:
     """A p value for each group, that its mean equals the best one's; none under three seeds.
 
-    A paired two-sided t-test over the seeds (each group has one value for each, in the same order), with the false
-    discovery rate controlled under any dependence, as all are compared with the same one (Benjamini and Yekutieli
-    2001). 1 for groups that are equal on every seed; none for those that differ by the same on every seed (few test
-    images): differences without spread have no error estimate.
+    A paired two-sided t-test over the seeds (a value each, in the same order), with the false discovery rate controlled
+    under any dependence, because all are compared with the same one (Benjamini and Yekutieli 2001). 1 for groups that
+    are equal on every seed; none where the difference is the same on every seed: it has no error estimate.
     """
     from scipy.stats import false_discovery_control, ttest_rel  # half a second
 

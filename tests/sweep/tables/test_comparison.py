@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from ccsi.report.runs import compared_curves as curves
+from ccsi.report.sweep import compared_curves as curves
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose, placed
 from ccsi.sweep.definition import Definition
@@ -188,6 +188,12 @@ def test_a_setting_that_failed_is_told_where_another_of_its_candidate_is_reporte
     write_comparison(collect_results(recorder), Console(quiet=True))
     text = (recorder.definition.folder / "comparison.md").read_text()
     assert "- ccsi: 1 of 2 trials failed: ValueError: boom.\n" in text and "| ccsi | inversion |" in text
+
+
+def test_why_a_seed_failed_is_named_beside_seeds_that_are_done(recorder: SweepRecorder) -> None:
+    recorder.end_job(JobId(2, 0, 1), "OSError: no space.")
+    sweep = collect_results(recorder)
+    assert "ewc: failed, 2 of 3 seeds: OSError: no space." in notes(sweep.state, comparison(sweep))
 
 
 @pytest.mark.parametrize("lacking", [(3, 5, 6, 0), (0, 3, 4, 5, 6)])
