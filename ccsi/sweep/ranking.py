@@ -14,12 +14,15 @@ def mean(values: Sequence[float]) -> float:
     return float(data.mean())
 
 
-def select_best(scores: Mapping[int, float], seconds: Mapping[int, float] | None, top_k: int) -> list[int]:
-    """The best `top_k` trials, best first: by score; with `seconds` the first Pareto front first, each by score."""
-    front = dict.fromkeys(scores, 0)
-    if seconds is not None:
-        front = dict(zip(scores, pareto_fronts([*scores.values()], [seconds[n] for n in scores]), strict=True))
-    return sorted(scores, key=lambda n: (front[n], -scores[n], n))[:top_k]
+def select_best(results: Mapping[int, tuple[float, float]], top_k: int, by_front: bool) -> list[int]:
+    """The best `top_k` trials, best first: by score; with `by_front` the first Pareto front first, each by score.
+
+    Args:
+        results: score and seconds of each trial.
+    """
+    scores, seconds = [score for score, _ in results.values()], [seconds for _, seconds in results.values()]
+    front = dict(zip(results, pareto_fronts(scores, seconds) if by_front else [0] * len(scores), strict=True))
+    return sorted(results, key=lambda trial: (front[trial], -results[trial][0], trial))[:top_k]
 
 
 def pareto_fronts(scores: Sequence[float], seconds: Sequence[float]) -> list[int]:

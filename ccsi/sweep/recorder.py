@@ -28,8 +28,9 @@ class SweepRecorder:
         remote: where the runs are kept, if not in this folder.
     """
 
-    def __init__(self, definition: Definition, remote: Remote | None = None) -> None:
-        self.definition, self.remote = definition, remote
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+        self.remote: Remote | None = None
         self.journal = Journal(definition.folder / "journal.jsonl")
         self.running: set[JobId] = set()
         self.stopping: dict[JobId, str] = {}
@@ -75,8 +76,10 @@ class SweepRecorder:
         self.record(events.DriverStarted())
         for event in reconcile(self._state, results):
             self.record(event)
-        for job in _finished_without_end(self._state):
-            self.record(events.JobEnded(job, Status.DONE))
+        for job in sorted({run.job for run in self._state.results}):
+            end = self._state.ends.get(job)
+            if self._state.is_finished(job) and (end is None or end.status is not Status.DONE):
+                self.record(events.JobEnded(job, Status.DONE))
         for job in sorted(self._state.to_prune):  # the last driver died before it could stop them
             self.record(events.JobEnded(job, Status.PRUNED, self._state.pruned_by_scheduler))
 
@@ -86,38 +89,29 @@ class SweepRecorder:
             self.record(events.DriverStopped())
             self._spent, self._started = self.clock(), None
 
-    def report(self, event: events.TaskReported, end: events.RunFinished | None = None) -> bool:
-        """Record that a run has learned a task, and with its last one its end; return whether the report is new.
+    def report(self, event: events.TaskReported, end: events.RunFinished | None = None) -> None:
+        """Record that a run has learned a task, and with its last one its end; what is recorded already is left out.
 
         A resumed run reports its last task again, because the report may have been lost.
         """
         reported = [one.task for one in self._state.reports.get(event.run.job, []) if one.run == event.run]
         new: list[Event] = [] if reported[-1:] == [event.task] else [event]
         if end is not None and self._state.results.get(end.run) != end:
-            self.record(*new, end)
-        elif new:
+            new.append(end)
+        if new:
             self.record(*new)
-        return bool(new)
-
-    def finish_run(self, event: events.RunFinished) -> None:
-        """Record the end of a run, once."""
-        if self._state.results.get(event.run) != event:
-            self.record(event)
 
     def end_job(self, job: JobId, error: str | None, traceback: str = "") -> None:
         """Record that a job ended by itself, was stopped (see `stopping`), or failed with `error`."""
         self.running.discard(job)
-        reason = self.stopping.get(job, "")
         if traceback:
             (self.definition.folder / "runs" / f"{job}.error.txt").write_text(traceback)
-        if error:
-            self.record(events.JobEnded(job, Status.FAILED, error))
-        elif self._state.is_finished(job):
-            self.record(events.JobEnded(job, Status.DONE))
-        elif reason:
-            self.record(events.JobEnded(job, Status.PRUNED, reason))
-        else:
-            self.record(events.JobEnded(job, Status.FAILED, "the trial ended without a result"))
+        status, reason = Status.FAILED, error or "the trial ended without a result"
+        if not error and self._state.is_finished(job):
+            status, reason = Status.DONE, ""
+        elif not error and self.stopping.get(job):
+            status, reason = Status.PRUNED, self.stopping[job]
+        self.record(events.JobEnded(job, status, reason))
         self.stopping.pop(job, None)
 
     def sync(self) -> None:
@@ -152,9 +146,3 @@ def reconcile(state: SweepState, results: Results) -> list[Event]:
     """
     found: list[Event] = [event for run, event in results.items() if state.results.get(run) != event]
     return found + [events.RunLost(run) for run in state.results if run not in results]
-
-
-def _finished_without_end(state: SweepState) -> list[JobId]:
-    jobs = sorted({run.job for run in state.results}, key=lambda job: (job.phase, job.trial, job.seed or 0))
-    ends = {job for job, end in state.ends.items() if end.status is Status.DONE}
-    return [job for job in jobs if job not in ends and state.is_finished(job)]

@@ -1,5 +1,6 @@
 """The search: which config is tried next (Optuna's TPE)."""
 
+import importlib.util
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,12 +53,15 @@ def suggest_config(
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     distributions = {d.key: _distribution(d) for d in space}
-    done = [one for one in (*earlier, *tried) if not (two and one.state == "done" and one.seconds is None)]
-    history = [_frozen_trial(one, space, distributions, two) for one in done]
+    complete = [one for one in (*earlier, *tried) if not (two and one.state == "done" and one.seconds is None)]
+    history = [_frozen_trial(one, space, distributions, two) for one in complete]
     known = {repr(one.values) for one in tried}
     for attempt in range(20):
-        sampler = _sampler(int(np.random.SeedSequence([seed, len(tried), attempt]).generate_state(1)[0]))
-        study = optuna.create_study(directions=["maximize", "minimize"] if two else ["maximize"], sampler=sampler)
+        attempt_seed = int(np.random.SeedSequence([seed, len(tried), attempt]).generate_state(1)[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(seed=attempt_seed, constant_liar=True)
+        study = optuna.create_study(directions=["maximize", "minimize"][: 1 + two], sampler=sampler)
         study.add_trials(history)
         drawn = study.ask(distributions).params
         values = {d.key: d.values[drawn[d.key]] if d.listed else drawn[d.key] for d in space}
@@ -86,23 +90,14 @@ def _frozen_trial(one: TriedConfig, space: Sequence[Dimension], distributions: A
         for key, value in one.values.items()
     }
     states = {"running": TrialState.RUNNING, "done": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
-    last = one.score if one.state == "pruned" and not two else None
-    values: Any = [one.score, one.seconds][: 1 + two] if one.state == "done" else None
+    pruned_at = one.state == "pruned" and not two and one.score is not None
     return create_trial(
         params=params,
         distributions=distributions,
         state=states.get(one.state, TrialState.FAIL),
-        values=values,
-        intermediate_values=None if last is None else {one.tasks: last},
+        values=[one.score, one.seconds][: 1 + two] if one.state == "done" else None,
+        intermediate_values={one.tasks: one.score} if pruned_at else None,
     )
-
-
-def _sampler(seed: int) -> Any:
-    import optuna
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 
 
 def check_optuna(space: Sequence[Dimension]) -> None:
@@ -115,7 +110,5 @@ def check_optuna(space: Sequence[Dimension]) -> None:
             )
     if not space:
         raise UserError("sweep.space is empty: sweep.search=optuna has nothing to search; name at least one key.")
-    try:
-        import optuna  # noqa: F401
-    except ImportError:
-        raise UserError("sweep.search=optuna needs the package optuna: pip install 'ccsi[sweep]'.") from None
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError("sweep.search=optuna needs the package optuna: pip install 'ccsi[sweep]'.")

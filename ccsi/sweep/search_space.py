@@ -70,10 +70,8 @@ class Dimension:
         """Whether a value is among the candidates."""
         if self.listed:
             return any(same(one, value) for one in self.values)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return (whole or (isinstance(value, float) and self.kind != "randint")) and bool(
-            self.values[0] <= value <= self.values[1]
-        )
+        low, high = self.values
+        return type(value) in ((int,) if self.kind == "randint" else (int, float)) and bool(low <= value <= high)
 
     def as_drawn(self, value: Any) -> Any:
         """A value it holds, of the type `draw` gives."""
@@ -114,27 +112,22 @@ def _dimension(key: str, entry: Mapping[str, Any], where: str) -> Dimension:
         raise UserError(f"{where}={entry}: expected exactly one of {', '.join(KINDS)}, e.g. {{choice: [0, 1]}}.")
     kind, values = next(iter(entry.items()))
     if kind == "each":
-        if (
-            not isinstance(values, Mapping)
-            or not values
-            or not all(isinstance(v, Mapping | None) for v in values.values())
-        ):
+        entries = list(values.values()) if isinstance(values, Mapping) else []
+        if not entries or not all(isinstance(own, Mapping | None) for own in entries):
             raise UserError(f"{where}.each={values}: expected candidates, each with its own space or null.")
         spaces = {name: parse(own or {}, f"{where}.each.{name}") for name, own in values.items()}
         return Dimension(key, kind, tuple(spaces), spaces)
     if not isinstance(values, list) or not values:
         raise UserError(f"{where}.{kind}={values}: expected a list of values.")
     if kind in ("choice", "grid"):
-        unlike = [value for number, value in enumerate(values) if not any(same(value, v) for v in values[:number])]
-        return Dimension(key, kind, tuple(unlike))
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(values) != 2 or len(numbers) != 2 or not numbers[0] < numbers[1]:
+        return Dimension(key, kind, tuple({repr(value): value for value in values}.values()))
+    if [type(value) in (int, float) for value in values] != [True, True] or not values[0] < values[1]:
         raise UserError(f"{where}.{kind}={values}: expected two numbers [low, high] with low < high.")
-    if kind == "randint" and not all(isinstance(v, int) for v in numbers):
+    if kind == "randint" and float in map(type, values):
         raise UserError(f"{where}.randint={values}: expected two whole numbers.")
-    if kind == "loguniform" and numbers[0] <= 0:
+    if kind == "loguniform" and values[0] <= 0:
         raise UserError(f"{where}.loguniform={values}: expected low > 0.")
-    return Dimension(key, kind, tuple(numbers if kind == "randint" else map(float, numbers)))
+    return Dimension(key, kind, tuple(values if kind == "randint" else map(float, values)))
 
 
 def same(a: Any, b: Any) -> bool:

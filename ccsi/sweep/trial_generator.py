@@ -5,20 +5,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ccsi.sweep import selection
-from ccsi.sweep.events import ConfigSuggested, JobId, SearchEnded, Status, TrialPromoted, TrialStarted
+from ccsi.sweep.events import ConfigSuggested, JobId, SearchEnded, Status, TrialStarted
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.search import suggest_config
-
-OnPhase = Callable[[int, int], None]
-"""Called when a phase starts, with its number and how many jobs it has."""
+from ccsi.sweep.search import TriedConfig, suggest_config
 
 
 def generate_jobs(
-    recorder: SweepRecorder, on_phase: OnPhase = lambda phase, n_jobs: None
+    recorder: SweepRecorder, on_phase: Callable[[int, int], None] = lambda phase, n_jobs: None
 ) -> Iterator[dict[str, Any] | None]:
     """The sweep's jobs, as `run_trial` takes them; None: no job until the next event.
 
     It ends when all wanted jobs have been handed out, even if dominated trials of phase 1 still run.
+
+    Args:
+        on_phase: called when a phase starts, with its number and how many jobs it has.
     """
     handed_out = set[JobId]()
     state = recorder.state
@@ -28,7 +28,13 @@ def generate_jobs(
         on_phase(1, min(n_jobs, max(state.definition.sweep.budget.trials or n_jobs, len(state.started))))
     while True:
         state = recorder.state
-        trial = interrupted.pop(0) if interrupted else next_trial(recorder)
+        if interrupted:
+            trial: int | None = interrupted.pop(0)
+        elif promotion := selection.next_promotion(state):
+            recorder.record(promotion)
+            trial = promotion.trial
+        else:
+            trial = start_trial(recorder)
         if trial is not None:
             job = JobId(1, trial)
             if trial in selection.dominated(state):
@@ -37,26 +43,17 @@ def generate_jobs(
             else:
                 yield job_spec(recorder, job)
             continue
-        new = [job for n in selection.finalists(state) for job in state.jobs(2, n) if is_open(recorder, job)]
-        new = [job for job in new if job not in handed_out]
-        if new:
+        runs = [run for n in selection.finalists(state) for run in state.runs(2, n) if run.job not in handed_out]
+        new = next((run.job for run in runs if state.run_status(run) is Status.INCOMPLETE), None)
+        if new is not None:
             if not handed_out:
                 on_phase(2, selection.n_finalists(state) * len(state.definition.sweep.seeds.reporting))
-            handed_out.add(new[0])
-            yield job_spec(recorder, new[0])
+            handed_out.add(new)
+            yield job_spec(recorder, new)
         elif selection.finalists_known(state):
             return
         else:
             yield None
-
-
-def next_trial(recorder: SweepRecorder) -> int | None:
-    """The next trial of phase 1, recorded: a promoted one, or a new one; None if there is none now."""
-    trial = selection.next_promotion(recorder.state)
-    if trial is not None:
-        recorder.record(TrialPromoted(trial, selection.is_promoted_anyway(recorder.state, trial)))
-        return trial
-    return start_trial(recorder)
 
 
 def start_trial(recorder: SweepRecorder) -> int | None:
@@ -69,9 +66,9 @@ def start_trial(recorder: SweepRecorder) -> int | None:
         values = next_config(recorder)
         if values is None:
             recorder.record(SearchEnded())
-        else:
-            trial = len(state.configs)
-            recorder.record(ConfigSuggested(values, trial))
+            return None
+        trial = len(state.configs)
+        recorder.record(ConfigSuggested(values, trial))
     if trial is not None:
         recorder.record(TrialStarted(trial))
     return trial
@@ -80,19 +77,14 @@ def start_trial(recorder: SweepRecorder) -> int | None:
 def next_config(recorder: SweepRecorder) -> dict[str, Any] | None:
     """What the search suggests next: the warm start's configs first."""
     state, sweep = recorder.state, recorder.definition.sweep
-    first, n = state.warm_configs(), len(state.configs)
-    if n < min(len(first), sweep.num_samples):
+    first, n = state.warm_configs()[: sweep.num_samples], len(state.configs)
+    if n < len(first):
         return first[n]
     if n >= sweep.num_samples:
         return None
-    tried, earlier = selection.tried_configs(state), selection.earlier_configs(state)
-    return suggest_config(recorder.definition.space, tried, sweep.seed, earlier, sweep.minimize is not None)
-
-
-def is_open(recorder: SweepRecorder, job: JobId) -> bool:
-    """Whether a job has neither ended nor all its results."""
-    state = recorder.state
-    return any(state.run_status(run) is Status.INCOMPLETE for run in state.runs_of(job))
+    earlier = [TriedConfig(state="done", **one) for one in state.warm_start.trials]
+    tried, two = selection.tried_configs(state), sweep.minimize is not None
+    return suggest_config(recorder.definition.space, tried, sweep.seed, earlier, two)
 
 
 def dominated_reason(recorder: SweepRecorder) -> str:

@@ -57,24 +57,15 @@ def completed_trials(folder: str, mine: Definition) -> list[dict[str, Any]]:
 
 
 def check_comparable(mine: Definition, theirs: Definition, where: str) -> None:
-    """Raise UserError, naming the difference, unless scores of both mean the same.
-
-    They must have the same metric, data, tasks, learner and swept keys.
-    """
-
-    def differs(key: str, there: object, here: object) -> UserError:
-        return UserError(f"{where}: {key} is {shown(there)} there and {shown(here)} here; expected the same.")
-
+    """Raise UserError, naming the difference, unless both have the same metric, data, tasks, learner and swept keys."""
     if theirs.compared is not None:
         raise UserError(f"{where} compares several of {theirs.compared}; expected a sweep of one.")
-    if theirs.sweep.metric != mine.sweep.metric:
-        raise differs("sweep.metric", theirs.sweep.metric, mine.sweep.metric)
-    keys = [sorted(definition.sweep.space) for definition in (theirs, mine)]
-    if keys[0] != keys[1]:
-        raise differs("the list of keys in sweep.space", *keys)
+    pairs: list[tuple[str, Any, Any]] = [("sweep.metric", theirs.sweep.metric, mine.sweep.metric)]
+    pairs.append(("the list of keys in sweep.space", sorted(theirs.sweep.space), sorted(mine.sweep.space)))
     for name in sorted(set(theirs.bases) & set(mine.bases)):
-        there, here = (flat(definition.bases[name]) for definition in (theirs, mine))
-        for key in [*there, *here]:
-            decides = key.startswith(("dataset.", "scenario.")) or key == "learner._target_"
-            if decides and key not in mine.sweep.space and not same(there.get(key), here.get(key)):
-                raise differs(key, there.get(key), here.get(key))
+        there, here = flat(theirs.bases[name]), flat(mine.bases[name])
+        keys = [key for key in there | here if key.startswith(("dataset.", "scenario.")) or key == "learner._target_"]
+        pairs += [(key, there.get(key), here.get(key)) for key in keys if key not in mine.sweep.space]
+    for key, there, here in pairs:
+        if not same(there, here):
+            raise UserError(f"{where}: {key} is {shown(there)} there and {shown(here)} here; expected the same.")

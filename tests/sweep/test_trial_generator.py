@@ -716,9 +716,8 @@ def test_a_warm_start_reads_the_journal_where_the_runs_are_gone(tmp_path: Path) 
     recorder = opened(tmp_path / "s", **(grid(9) | {"space": {"quality": {"uniform": [0, 1]}}, "search": "random"}),
                   warm_start=[str(folder)])  # fmt: skip
     warm_start(recorder)
-    assert [(one.values["quality"], one.score, one.seconds) for one in selection.earlier_configs(recorder.state)] == [
-        (0.5, 0.6, None)
-    ]
+    expected = [{"values": {"quality": 0.5}, "score": 0.6, "seconds": None}]
+    assert recorder.state.warm_start.trials == expected
 
 
 def test_many_trials_do_not_slow_the_sweep_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
