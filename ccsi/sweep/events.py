@@ -41,8 +41,7 @@ class JobId(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> "JobId":
         """`p1-c05` or `p2-c05-s1`. Raises ValueError for any other text."""
-        found = re.fullmatch(r"p(1)-c(\d+)|p(2)-c(\d+)-s(\d+)", name)
-        if found is None:
+        if (found := re.fullmatch(r"p(1)-c(\d+)|p(2)-c(\d+)-s(\d+)", name)) is None:
             raise ValueError(f"{name} is not a job's name")
         return cls(*(int(number) for number in found.groups() if number is not None))
 
@@ -60,8 +59,7 @@ class RunId(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> "RunId":
         """`p1-c05-s100`. Raises ValueError for any other text."""
-        found = re.fullmatch(r"p([12])-c(\d+)-s(\d+)", name)
-        if found is None:
+        if (found := re.fullmatch(r"p([12])-c(\d+)-s(\d+)", name)) is None:
             raise ValueError(f"{name} is not a run's name")
         return cls(*map(int, found.groups()))
 
@@ -159,7 +157,7 @@ class RunFinished:
 
 @dataclass(frozen=True)
 class RunLost:
-    """The result.json of a finished run is gone: the run is done again."""
+    """The result.json of a finished run is missing: the run is repeated."""
 
     run: RunId
 
@@ -179,16 +177,9 @@ Event = (
 )  # fmt: skip
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__args__}
 PARSERS: dict[str, Callable[[str], Any]] = {"run": RunId.parse, "job": JobId.parse, "status": Status}
-OLD_KINDS = {
-    "setting": "ConfigSuggested",
-    "searched": "SearchEnded",
-    "gpu": "GpuShareMeasured",
-    "earlier": "WarmStarted",
-    "begun": "TrialStarted",
-    "recalled": "TrialPromoted",
-    "report": "TaskReported",
-    "end": "JobEnded",
-}
+OLD_KINDS = {"setting": "ConfigSuggested", "searched": "SearchEnded", "begun": "TrialStarted"}
+OLD_KINDS |= {"gpu": "GpuShareMeasured", "recalled": "TrialPromoted"}
+OLD_KINDS |= {"earlier": "WarmStarted", "report": "TaskReported", "end": "JobEnded"}
 """The kind of a record of the first journals (until November 2026), by a key that only this kind has there."""
 OLD_FIELDS = {"setting": "config", "gpu": "share", "tried": "trials", "begun": "trial", "recalled": "trial"}
 OLD_FIELDS |= {"spared": "anyway", "trial": "job", "end": "status", "error": "reason"}
@@ -202,11 +193,7 @@ def to_record(event: Event) -> dict[str, Any]:
 
 
 def from_record(record: Mapping[str, Any]) -> Event:
-    """The event of a line of journal.jsonl; also of one written before events had a kind.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is none.
-    """
+    """The event of a line of journal.jsonl, of the first journals too. KeyError, TypeError, ValueError: it is none."""
     if "event" not in record:
         record = _upgraded(record)
     kind = KINDS[record["event"]]

@@ -4,15 +4,12 @@ import contextlib
 import time
 from collections.abc import Mapping
 
-from ccsi.errors import UserError
 from ccsi.sweep import events
 from ccsi.sweep.definition import Definition
-from ccsi.sweep.events import Event, JobId, RunId, Status
+from ccsi.sweep.events import Event, JobId, RunFinished, RunId, Status
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.remote import Remote
-from ccsi.sweep.state import MissingConfigError, SweepState
-
-Results = Mapping[RunId, events.RunFinished]
+from ccsi.sweep.state import SweepState
 
 
 class SweepInterruptedError(Exception):
@@ -24,8 +21,7 @@ class SweepRecorder:
 
     Attributes:
         running: jobs that are at work now. stopping: jobs that are being stopped, with the reason.
-        error: why an event could not be written, if one could not.
-        remote: where the runs are kept, if not in this folder.
+        error: why an event could not be written. remote: where the runs are kept, if not in this folder.
     """
 
     def __init__(self, definition: Definition) -> None:
@@ -50,11 +46,7 @@ class SweepRecorder:
         return self._spent + (0.0 if self._started is None else time.monotonic() - self._started)
 
     def record(self, event: Event, *more: Event) -> None:
-        """Add an event, and `more` that happened at once. They are on disk before the state changes.
-
-        Raises:
-            OSError: the disk is full, or gone; the state is as before.
-        """
+        """Add an event, and `more` that happened at once. OSError: they are not on disk; the state is as before."""
         clock = self.clock()
         try:
             self.journal.append(event, clock, *more)
@@ -66,16 +58,10 @@ class SweepRecorder:
         if self.remote is not None and isinstance(event, events.ConfigSuggested):  # before any of its runs is there
             self.remote.push(self.definition.folder, "sweep", leave=("runs", "ray"))
 
-    def start(self, results: Results) -> None:
-        """A driver starts: the clock runs, and the journal agrees with the run folders from here on.
-
-        Args:
-            results: of the finished runs in the run folders, which count: a run without result.json is done again.
-        """
+    def start(self, results: Mapping[RunId, RunFinished]) -> None:
+        """A driver starts: the clock runs, and the journal gets what it lacks of the `results` in the run folders."""
         self._started = time.monotonic()
-        self.record(events.DriverStarted())
-        for event in reconcile(self._state, results):
-            self.record(event)
+        self.record(events.DriverStarted(), *reconcile(self._state, results))
         for job in sorted({run.job for run in self._state.results}):
             end = self._state.ends.get(job)
             if self._state.is_finished(job) and (end is None or end.status is not Status.DONE):
@@ -89,11 +75,8 @@ class SweepRecorder:
             self.record(events.DriverStopped())
             self._spent, self._started = self.clock(), None
 
-    def report(self, event: events.TaskReported, end: events.RunFinished | None = None) -> None:
-        """Record that a run has learned a task, and with its last one its end; what is recorded already is left out.
-
-        A resumed run reports its last task again, because the report may have been lost.
-        """
+    def report(self, event: events.TaskReported, end: RunFinished | None = None) -> None:
+        """Record that a run has learned a task, and with its last one its end; once, even if it reports again."""
         reported = [one.task for one in self._state.reports.get(event.run.job, []) if one.run == event.run]
         new: list[Event] = [] if reported[-1:] == [event.task] else [event]
         if end is not None and self._state.results.get(end.run) != end:
@@ -123,26 +106,20 @@ class SweepRecorder:
 
 
 def replay(definition: Definition, journal: Journal) -> SweepState:
-    """The state that a journal describes; damaged events are skipped and counted.
-
-    Raises:
-        UserError: a config is missing, on which all later trials depend.
-    """
+    """The state that a journal describes; damaged events are skipped and counted. UserError: a config is missing."""
     state = SweepState(definition)
     for event, clock in journal.read():
         try:
             state.apply(event, clock)
-        except MissingConfigError as error:
-            raise UserError(f"{journal.path} is damaged: it lacks {error}; put back a whole copy.") from error
         except (KeyError, IndexError, ValueError, TypeError, AssertionError):
             journal.n_skipped += 1
     return state
 
 
-def reconcile(state: SweepState, results: Results) -> list[Event]:
-    """What the journal lacks of the run folders, and what it has too much: result.json decides.
+def reconcile(state: SweepState, results: Mapping[RunId, RunFinished]) -> list[Event]:
+    """The events that bring a state up to date with the `results` in the run folders, which count.
 
-    A trial may have ended while no driver listened; an older journal has no ends of runs at all.
+    A run may have ended while no driver listened; an older journal has no ends of runs at all.
     """
     found: list[Event] = [event for run, event in results.items() if state.results.get(run) != event]
     return found + [events.RunLost(run) for run in state.results if run not in results]

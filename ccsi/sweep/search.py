@@ -10,7 +10,7 @@ import numpy as np
 
 from ccsi.errors import UserError
 from ccsi.sweep.events import Values
-from ccsi.sweep.search_space import Dimension, same
+from ccsi.sweep.search_space import Dimension
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,12 @@ def suggest_config(
     """TPE's suggestion number `len(tried)` (Bergstra et al. 2011); None when it only repeats what was tried.
 
     It depends on its arguments alone (the sampler starts afresh from `seed` and the number), so a resumed search makes
-    the suggestions it would have made. Running trials count as bad (constant liar), so that parallel suggestions
-    differ.
+    the same suggestions. Running trials count as bad (constant liar), so that parallel suggestions differ.
 
     Args:
         earlier: what other sweeps found: known to Optuna, but not held to be tried here.
-        two: search for a large score and few seconds at once (Ozaki et al. 2022). Optuna knows no intermediate
-            values then: a pruned trial is passed without one, which ranks it below every completed one. (Its last
-            score would flatter it, because accuracy falls from task to task; and so would its few seconds. Passed as
-            failed it would be forgotten, and tried again close by.)
+        two: search for a large score and few seconds at once (Ozaki et al. 2022). A pruned trial is passed without
+            its score and its few seconds, which would flatter it: so it ranks below every completed one.
     """
     import optuna  # only searches that ask for it pay the second it takes to import
 
@@ -61,7 +58,7 @@ def suggest_config(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(seed=attempt_seed, constant_liar=True)
-        study = optuna.create_study(directions=["maximize", "minimize"][: 1 + two], sampler=sampler)
+        study = optuna.create_study(directions=["maximize", "minimize"] if two else ["maximize"], sampler=sampler)
         study.add_trials(history)
         drawn = study.ask(distributions).params
         values = {d.key: d.values[drawn[d.key]] if d.listed else drawn[d.key] for d in space}
@@ -84,19 +81,14 @@ def _distribution(d: Dimension) -> Any:
 def _frozen_trial(one: TriedConfig, space: Sequence[Dimension], distributions: Any, two: bool) -> Any:
     from optuna.trial import TrialState, create_trial
 
-    lists = {d.key: d.values for d in space if d.listed}
-    params = {
-        key: next(n for n, v in enumerate(lists[key]) if same(v, value)) if key in lists else value
-        for key, value in one.values.items()
-    }
+    lists = {d.key: [repr(value) for value in d.values] for d in space if d.listed}
+    params = {key: lists[key].index(repr(value)) if key in lists else value for key, value in one.values.items()}
     states = {"running": TrialState.RUNNING, "done": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
-    pruned_at = one.state == "pruned" and not two and one.score is not None
+    state = states.get(one.state, TrialState.FAIL)
+    values: Any = [one.score, one.seconds][: 1 + two] if one.state == "done" else None
+    last: Any = {one.tasks: one.score} if one.state == "pruned" and not two and one.score is not None else None
     return create_trial(
-        params=params,
-        distributions=distributions,
-        state=states.get(one.state, TrialState.FAIL),
-        values=[one.score, one.seconds][: 1 + two] if one.state == "done" else None,
-        intermediate_values={one.tasks: one.score} if pruned_at else None,
+        params=params, distributions=distributions, state=state, values=values, intermediate_values=last
     )
 
 

@@ -24,26 +24,17 @@ from ccsi.errors import UserError
 from ccsi.sweep.events import Values
 
 KINDS = ("choice", "grid", "uniform", "loguniform", "randint", "each")
-RESERVED = {
-    "seed": "sweep.seeds.tuning and sweep.seeds.reporting",
-    "threads": "resources.cpu",
-    "workers": "resources.workers",
-    "device": "resources.gpu",
-    "run_dir": "sweep.dir",
-    "evaluate_test": "the two phases",
-    "report": "the two phases",
-}
+RESERVED = {"seed": "sweep.seeds.tuning and sweep.seeds.reporting", "threads": "resources.cpu", "run_dir": "sweep.dir"}
+RESERVED |= {"workers": "resources.workers", "device": "resources.gpu"}
+RESERVED |= dict.fromkeys(("evaluate_test", "report"), "the two phases")
+"""Keys that the sweep sets itself, and from what."""
 WHOLE = ("sweep", "resources", "ray", "resume")
 """Keys that are the same for every trial."""
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One key of the space.
-
-    Attributes:
-        values: the candidates, or the two ends of a range. spaces: of `each` candidate, its own.
-    """
+    """One key of the space; `values`: the candidates, or the ends of a range; `spaces`: of each candidate of `each`."""
 
     key: str
     kind: str
@@ -79,11 +70,7 @@ class Dimension:
 
 
 def parse(space: Mapping[str, Mapping[str, Any] | None], where: str = "sweep.space") -> list[Dimension]:
-    """Check the space's form (not yet whether its keys and values suit the configuration).
-
-    Raises:
-        UserError: an entry that is none of the kinds, an empty list, a range that is not one, a second `each`.
-    """
+    """The dimensions of a space, its form checked, but not whether keys and values suit the configuration."""
     found = [_dimension(key, entry, f"{where}.{key}") for key, entry in space.items() if entry is not None]
     several = [dimension.key for dimension in found if dimension.kind == "each"]
     if len(several) > 1 or (several and where != "sweep.space"):
@@ -136,32 +123,24 @@ def same(a: Any, b: Any) -> bool:
 
 
 def grid(space: Sequence[Dimension]) -> list[Values]:
-    """Every combination of a space of lists, the last key changing fastest.
-
-    Raises:
-        UserError: a range, which has no end of values.
-    """
-    for dimension in space:
-        if not dimension.listed:
+    """Every combination of a space of lists, the last key changing fastest; UserError for a range."""
+    for d in space:
+        if not d.listed:
             raise UserError(
-                f"sweep.space.{dimension.key} is {dimension.kind}, but sweep.search=grid takes only grid or choice; "
-                "list the values, or use sweep.search=random."
+                f"sweep.space.{d.key} is {d.kind}, but sweep.search=grid takes only grid or choice; list the values, "
+                "or use sweep.search=random."
             )
-    product = itertools.product(*(dimension.values for dimension in space))
-    return [dict(zip([dimension.key for dimension in space], values, strict=True)) for values in product]
+    product = itertools.product(*(d.values for d in space))
+    return [dict(zip([d.key for d in space], values, strict=True)) for values in product]
 
 
 def sample(space: Sequence[Dimension], number: int, seed: int) -> list[Values]:
-    """`number` different random draws, each crossed with every combination of the `grid` keys.
-
-    A small space may hold fewer: then all that turned up in a long run of draws are returned. Nothing is
-    returned twice, since a run repeated with the same seeds gives the same result.
-    """
+    """`number` different random draws (fewer of a small space), each with every combination of the `grid` keys."""
     rng = np.random.default_rng(seed)
-    grids = grid([dimension for dimension in space if dimension.kind == "grid"])
+    grids = grid([d for d in space if d.kind == "grid"])
     drawn: dict[str, Values] = {}
     for _ in range(100 * number):
-        values = {dimension.key: dimension.draw(rng) for dimension in space if dimension.kind != "grid"}
+        values = {d.key: d.draw(rng) for d in space if d.kind != "grid"}
         drawn.setdefault(repr(values), values)
         if len(drawn) == number:
             break

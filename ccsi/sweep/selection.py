@@ -1,8 +1,4 @@
-"""What a sweep does next and which trials it reports: functions of a SweepState.
-
-Phase 1 searches; phase 2 runs the best trials, the finalists, on fresh seeds. A finalist is known as early as it is
-certain, so that phase 2 starts while trials of phase 1 still run: see `finalists`.
-"""
+"""What a sweep does next and which trials it reports: functions of a SweepState. Phase 2 runs the `finalists`."""
 
 from statistics import fmean
 
@@ -13,9 +9,6 @@ from ccsi.sweep.state import SweepState, cached
 
 CLOSE = 1e-9
 """Scores closer than this count as equal: a bound is computed in another order than the score it bounds."""
-
-
-# how far phase 1 is
 
 
 def not_started(state: SweepState) -> set[int]:
@@ -42,9 +35,6 @@ def n_unsuggested(state: SweepState) -> int:
 def is_search_finished(state: SweepState) -> bool:
     """Whether phase 1 is finished."""
     return not n_unsuggested(state) and not unfinished(state) and next_promotion(state) is None
-
-
-# promotion
 
 
 @cached
@@ -99,9 +89,6 @@ def pruned_by(state: SweepState, trial: int) -> str | None:
     return f"{reason} {where}".strip()
 
 
-# finalists
-
-
 @cached
 def best_trials(state: SweepState) -> list[int]:
     """The best `top_k` trials of phase 1 so far, best first; of each arm the best, if candidates are compared."""
@@ -117,17 +104,15 @@ def best_trials(state: SweepState) -> list[int]:
 
 def n_finalists(state: SweepState) -> int:
     """How many trials phase 2 has, if as many complete phase 1."""
-    if finalists_known(state):
-        return len(best_trials(state))
-    return len(state.arms) or state.definition.sweep.top_k
+    return len(best_trials(state)) if finalists_known(state) else len(state.arms) or state.definition.sweep.top_k
 
 
 def finalists(state: SweepState) -> list[int]:
     """The trials that are certain to be reported in phase 2, best first: all of them once phase 1 is finished.
 
-    A completed trial is certain as soon as fewer than `top_k` others can still beat it: the completed ones better than
-    it, the unfinished ones whose bound (see `score_bound`) reaches it (stopped ones that may be promoted among them),
-    and any not yet suggested. (With `sweep.minimize` none is before the end: seconds have no such bound.)
+    A completed trial is certain as soon as fewer than `top_k` others can still beat it: better completed ones,
+    unfinished or promotable ones whose `score_bound` reaches it, and any not yet suggested. (With `sweep.minimize`
+    none is before the end: seconds have no such bound.)
     """
     return _certain(state)[0]
 
@@ -143,8 +128,8 @@ def dominated(state: SweepState) -> set[int]:
 
 def finalists_known(state: SweepState) -> bool:
     """Whether it is known which trials phase 2 reports, though dominated ones may still run."""
-    waits = n_unsuggested(state) or len(dominated(state)) < len(unfinished(state))
-    return not waits and next_promotion(state) is None
+    waits = n_unsuggested(state) or next_promotion(state) or len(dominated(state)) < len(unfinished(state))
+    return not waits
 
 
 def is_over(state: SweepState) -> bool:
@@ -185,16 +170,13 @@ def _certain_of(state: SweepState, arm: set[int] | None) -> tuple[list[int], set
     promotable = promotable_trials(state)
     bounds = {n: score_bound(state, n) for n in running & state.started | promotable}
     best = [(n, -score) for score, n in ranked[: sweep.top_k]]
-    certain = [
-        n
-        for rank, (n, score) in enumerate(best)
-        if rank + unknown + sum(bound >= score - CLOSE for bound in bounds.values()) < sweep.top_k
-    ]
+    reaching = [sum(bound >= score - CLOSE for bound in bounds.values()) for _, score in best]
+    certain = [n for rank, (n, _) in enumerate(best) if rank + unknown + reaching[rank] < sweep.top_k]
     lost = set[int]()
     if not unknown and len(best) == sweep.top_k:
         lost = {n for n, bound in bounds.items() if bound < best[-1][1] - CLOSE}
-        if sweep.scheduler != "none" and len(lost) < len(bounds):
-            lost = set()
+    if sweep.scheduler != "none" and len(lost) < len(bounds):
+        return certain, set()
     return certain, lost - promotable
 
 
@@ -207,17 +189,13 @@ def score_bound(state: SweepState, trial: int) -> float:
     last = {report.run: report for report in state.reports.get(JobId(1, trial), [])}
     metric, bounds = state.definition.sweep.metric, list[float]()
     for run in state.runs(1, trial):
-        report = last.get(run)
+        report, bound = last.get(run), 1.0
         if run in state.results:
-            bounds.append(state.results[run].val[metric.removeprefix("val_")])
+            bound = state.results[run].val[metric.removeprefix("val_")]
         elif report and report.score is not None and report.tasks and metric == "val_average_incremental":
-            bounds.append((report.task * report.score + report.tasks - report.task) / report.tasks)
-        else:
-            bounds.append(1.0)
+            bound = (report.task * report.score + report.tasks - report.task) / report.tasks
+        bounds.append(bound)
     return fmean(bounds)
-
-
-# what the search is given
 
 
 def tried_configs(state: SweepState) -> list[TriedConfig]:

@@ -3,9 +3,11 @@
 from bisect import insort
 from collections.abc import Callable
 from functools import wraps
+from itertools import groupby
 from statistics import fmean
 from typing import Any, TypeVar
 
+from ccsi.errors import UserError
 from ccsi.sweep import events
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import Event, JobId, RunId, Status, Values
@@ -17,50 +19,40 @@ WORST = (Status.FAILED, Status.PRUNED, Status.INCOMPLETE)
 """A trial is what the worst of its runs is, in this order."""
 
 
-class MissingConfigError(Exception):
-    """The journal lacks an event that later ones build on."""
-
-
 class SweepState:
-    """What has happened in a sweep so far; changed by `apply` alone.
-
-    A trial is named by its number, the index of its config.
+    """What has happened in a sweep so far; changed by `apply` alone. A trial is the index of its config.
 
     Attributes:
-        configs: of the trials, as far as they are suggested.
         reports: by job, oldest first. results: by finished run. ends: by job.
         started: trials handed out in phase 1. incomplete: those that have not ended, the ones not started included.
+        ranked: (-score, trial) of the complete ones, best first.
         arms: where candidates are compared (`each` in the space), the trials of each; else empty.
         untuned: trials that are reported without a phase 1, because their arm has no other.
-        promoted_anyway: trials that are not stopped again (see `TrialPromoted`).
-        gpu_share: the fraction of a GPU a trial gets, if it was measured.
-        clock: seconds the sweep has been at work, over all starts of its driver.
-        ranked: (-score, trial) of the completed trials, best first.
+        pruned_by_scheduler, pruned_as_dominated: why a trial is stopped, for the tables.
         stopped: by tasks done, (-value, trial) of those that the scheduler stopped, best first.
         to_prune: jobs whose last report is one to be stopped at.
+        promoted_anyway: trials that are not stopped again (see `TrialPromoted`).
+        clock: seconds the sweep has been at work, over all starts of its driver.
         completed: with `sweep.patience`, (score, mean seconds) of each trial when it completed; `best` are the best
             `top_k`, and have been for `unchanged` trials.
-        cache: for `cached` functions.
     """
 
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
         sweep = definition.sweep
-        suggested = sweep.search == "optuna"
-        self.configs: list[Values] = [] if suggested else definition.listed_configs()
-        self.suggestions_complete = not suggested
+        self.suggestions_complete = sweep.search != "optuna"
+        self.configs: list[Values] = definition.listed_configs() if self.suggestions_complete else []
         self.reports: dict[JobId, list[events.TaskReported]] = {}
         self.results: dict[RunId, events.RunFinished] = {}
         self.ends: dict[JobId, events.JobEnded] = {}
         self.started: set[int] = set()
-        arms: dict[Any, list[int]] = {}
-        if (key := definition.compared) is not None:
-            for trial, values in enumerate(self.configs):
-                arms.setdefault(values[key], []).append(trial)
-        self.arms = list(arms.values())
+        key = definition.compared or ""
+        trials = range(len(self.configs)) if key else ()
+        self.arms = [list(arm) for _, arm in groupby(trials, lambda trial: self.configs[trial][key])]
         self.untuned = {arm[0] for arm in self.arms if len(arm) == 1}
         self.pruner = PRUNERS[sweep.scheduler]()
         self.pruned_by_scheduler = f"by {SCHEDULER_NAMES[sweep.scheduler]}"
+        self.pruned_as_dominated = f"because it could no longer reach the best {sweep.top_k}"
         self.promoted_anyway: set[int] = set()
         self.warm_start = events.WarmStarted([], [])
         self.gpu_share: float | None = None
@@ -73,8 +65,6 @@ class SweepState:
         self.best: list[int] = []
         self.unchanged = 0
         self.cache: dict[Any, Any] = {}
-
-    # runs and jobs
 
     @property
     def n_planned(self) -> int:
@@ -103,7 +93,7 @@ class SweepState:
         if run in self.results:
             return Status.DONE
         end = self.ends.get(run.job)
-        return Status.INCOMPLETE if end is None or end.status is Status.DONE else end.status  # DONE: its result is gone
+        return Status.INCOMPLETE if end is None or end.status is Status.DONE else end.status  # DONE: its result is lost
 
     def trial_status(self, phase: int, trial: int) -> Status:
         """How a trial stands in a phase: done only if every run is."""
@@ -129,8 +119,6 @@ class SweepState:
         """The newest report of a job."""
         return self.reports[job][-1] if job in self.reports else None
 
-    # limits
-
     def exhausted_by(self) -> str | None:
         """The key by which phase 1 starts no further trial (`sweep.budget.trials=40`); None if there is none."""
         budget, patience = self.definition.sweep.budget, self.definition.sweep.patience
@@ -150,23 +138,15 @@ class SweepState:
             self.completed[trial] = score, fmean(self.seconds(1, trial))
         elif last is not None:  # the first journals have no ends of runs
             self.completed[trial] = last.value, last.seconds or 0.0
-        best = sorted(select_best(self.completed, sweep.top_k, by_front=sweep.minimize is not None))
-        self.unchanged = self.unchanged + 1 if best == self.best else 0
-        self.best = best
+        before, self.best = self.best, sorted(select_best(self.completed, sweep.top_k, sweep.minimize is not None))
+        self.unchanged = self.unchanged + 1 if self.best == before else 0
 
     def is_held(self, tasks: int) -> bool:
-        """Whether all trials wait after so many tasks, because others have not been started.
-
-        The best quarter of all is a better choice than that of the first ones. None is held with a limit on hours or
-        patience, because there may be no others; nor with Optuna, which learns from each completed trial.
-        """
+        """Whether all trials wait after so many tasks, because the best quarter of all is better than of the first."""
         sweep = self.definition.sweep
-        no_others = sweep.budget.hours is not None or sweep.patience is not None
-        if not self.pruner.is_rung(tasks) or no_others or sweep.search == "optuna":
-            return False
-        return len(self.started) < self.n_planned and self.exhausted_by() is None
-
-    # events
+        if sweep.budget.hours is not None or sweep.patience is not None or sweep.search == "optuna":
+            return False  # others may never start; Optuna learns from each completed trial
+        return self.pruner.is_rung(tasks) and len(self.started) < self.n_planned and self.exhausted_by() is None
 
     def apply(self, event: Event, clock: float | None = None) -> None:
         """Add an event, at that time (None: not noted)."""
@@ -174,10 +154,11 @@ class SweepState:
         self.clock = self.clock if clock is None else clock
         match event:
             case events.ConfigSuggested(config, trial):
-                if trial not in (None, len(self.configs)):
-                    raise MissingConfigError(f"the config of trial {len(self.configs)}")
+                n, journal = len(self.configs), self.definition.folder / "journal.jsonl"
+                if trial not in (None, n):
+                    raise UserError(f"{journal} is damaged: it lacks the config of trial {n}; put back a whole copy.")
                 self.configs.append(config)
-                self._update(JobId(1, len(self.configs) - 1))
+                self._update(JobId(1, n))
             case events.SearchEnded():
                 self.suggestions_complete = True
             case events.GpuShareMeasured(share):

@@ -15,10 +15,8 @@ def generate_jobs(
 ) -> Iterator[dict[str, Any] | None]:
     """The sweep's jobs, as `run_trial` takes them; None: no job until the next event.
 
-    It ends when all wanted jobs have been handed out, even if dominated trials of phase 1 still run.
-
-    Args:
-        on_phase: called when a phase starts, with its number and how many jobs it has.
+    It ends when all wanted jobs have been handed out, even if dominated trials of phase 1 still run. `on_phase` is
+    called when a phase starts, with its number and how many jobs it has.
     """
     handed_out = set[JobId]()
     state = recorder.state
@@ -38,7 +36,7 @@ def generate_jobs(
         if trial is not None:
             job = JobId(1, trial)
             if trial in selection.dominated(state):
-                recorder.stopping[job] = dominated_reason(recorder)
+                recorder.stopping[job] = state.pruned_as_dominated
                 recorder.end_job(job, None)
             else:
                 yield job_spec(recorder, job)
@@ -63,12 +61,11 @@ def start_trial(recorder: SweepRecorder) -> int | None:
         return None
     trial = min(selection.not_started(state), default=None)
     if trial is None and not state.suggestions_complete:
-        values = next_config(recorder)
-        if values is None:
+        trial, config = len(state.configs), next_config(recorder)
+        if config is None:
             recorder.record(SearchEnded())
             return None
-        trial = len(state.configs)
-        recorder.record(ConfigSuggested(values, trial))
+        recorder.record(ConfigSuggested(config, trial))
     if trial is not None:
         recorder.record(TrialStarted(trial))
     return trial
@@ -87,18 +84,13 @@ def next_config(recorder: SweepRecorder) -> dict[str, Any] | None:
     return suggest_config(recorder.definition.space, tried, sweep.seed, earlier, two)
 
 
-def dominated_reason(recorder: SweepRecorder) -> str:
-    """Why a dominated trial is stopped, for the tables."""
-    return f"because it could no longer reach the best {recorder.definition.sweep.top_k}"
-
-
 def reason_to_stop(recorder: SweepRecorder, job: JobId) -> str | None:
     """Why a job is stopped at its last report; None: it continues."""
     state = recorder.state
     if job in state.to_prune:
         return state.pruned_by_scheduler
     if job.phase == 1 and job.trial in selection.dominated(state):
-        return dominated_reason(recorder)
+        return state.pruned_as_dominated
     return None
 
 

@@ -16,14 +16,7 @@ from ccsi.sweep.search_space import same
 
 
 def warm_start(recorder: SweepRecorder) -> None:
-    """Record what the sweeps in `sweep.warm_start` found, so that later starts do not need their folders.
-
-    Trials that completed phase 1 there and lie in this sweep's space: the best `top_k` configs are tried first (again:
-    no score becomes part of this sweep's tables), and Optuna gets all their scores.
-
-    Raises:
-        UserError: a folder that is not a sweep's, has no such trial, or scored something else.
-    """
+    """Record what the sweeps in `sweep.warm_start` found, so that later starts do not need their folders."""
     folders = recorder.definition.sweep.warm_start
     if folders and not recorder.state.warm_start.folders:
         trials = [one for folder in folders for one in completed_trials(folder, recorder.definition)]
@@ -35,8 +28,8 @@ def completed_trials(folder: str, mine: Definition) -> list[dict[str, Any]]:
 
     A score is read from the journal where the runs are gone (an old journal has no seconds).
 
-    Args:
-        folder: relative to where this sweep's command was typed.
+    Raises:
+        UserError: `folder` (from where this sweep was typed) is not a sweep's, has no such trial, or other scores.
     """
     where = f"sweep.warm_start={folder}"
     theirs = read(Path(mine.cwd) / Path(folder).expanduser(), check=False, key="sweep.warm_start")

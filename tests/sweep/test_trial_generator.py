@@ -550,9 +550,9 @@ def test_the_median_rule_compares_at_equal_tasks_done() -> None:
     rule = MedianPruner()
 
     def stopped(trial: str, values: dict[int, float]) -> list[bool]:
-        return [
-            rule.observe(trial, tasks, value) and rule.should_prune(tasks, value) for tasks, value in values.items()
-        ]
+        for tasks, value in values.items():
+            rule.observe(trial, tasks, value)
+        return [rule.should_prune(tasks, value) for tasks, value in values.items()]
 
     assert stopped("a", {1: 0.9, 2: 0.5}) == [False] * 2
     assert stopped("b", {1: 0.8, 2: 0.6}) == [False] * 2
