@@ -193,7 +193,7 @@ def to_record(event: Event) -> dict[str, Any]:
 
 
 def from_record(record: Mapping[str, Any]) -> Event:
-    """The event of a line of journal.jsonl, of the first journals too. KeyError, TypeError, ValueError: it is none."""
+    """The event of a line of any journal.jsonl. Raises KeyError, TypeError or ValueError if it is none."""
     if "event" not in record:
         record = _upgraded(record)
     kind = KINDS[record["event"]]

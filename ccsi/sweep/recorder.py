@@ -46,7 +46,7 @@ class SweepRecorder:
         return self._spent + (0.0 if self._started is None else time.monotonic() - self._started)
 
     def record(self, event: Event, *more: Event) -> None:
-        """Add an event, and `more` that happened at once. OSError: they are not on disk; the state is as before."""
+        """Add an event, and `more` that happened at once; if OSError is raised, the state is as before."""
         clock = self.clock()
         try:
             self.journal.append(event, clock, *more)
@@ -106,7 +106,7 @@ class SweepRecorder:
 
 
 def replay(definition: Definition, journal: Journal) -> SweepState:
-    """The state that a journal describes; damaged events are skipped and counted. UserError: a config is missing."""
+    """The state that a journal describes; damaged events are skipped and counted, a missing config is a UserError."""
     state = SweepState(definition)
     for event, clock in journal.read():
         try:

@@ -44,7 +44,8 @@ def suggest_config(
     Args:
         earlier: what other sweeps found: known to Optuna, but not held to be tried here.
         two: search for a large score and few seconds at once (Ozaki et al. 2022). A pruned trial is passed without
-            its score and its few seconds, which would flatter it: so it ranks below every completed one.
+            its score and its few seconds, which would flatter it: so it ranks below every completed one. (Passed as
+            failed it would be forgotten, and tried again.)
     """
     import optuna  # only searches that ask for it pay the second it takes to import
 

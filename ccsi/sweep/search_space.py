@@ -123,7 +123,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def grid(space: Sequence[Dimension]) -> list[Values]:
-    """Every combination of a space of lists, the last key changing fastest; UserError for a range."""
+    """Every combination of a space of lists, the last key changing fastest. Raises UserError for a range."""
     for d in space:
         if not d.listed:
             raise UserError(

@@ -142,7 +142,7 @@ class SweepState:
         self.unchanged = self.unchanged + 1 if self.best == before else 0
 
     def is_held(self, tasks: int) -> bool:
-        """Whether all trials wait after so many tasks, because the best quarter of all is better than of the first."""
+        """Whether trials wait after so many tasks until all have started, so that the best quarter is that of all."""
         sweep = self.definition.sweep
         if sweep.budget.hours is not None or sweep.patience is not None or sweep.search == "optuna":
             return False  # others may never start; Optuna learns from each completed trial
