@@ -15,8 +15,8 @@ def generate_jobs(
 ) -> Iterator[dict[str, Any] | None]:
     """The sweep's jobs, as `run_trial` takes them; None: no job until the next event.
 
-    It ends when all wanted jobs have been handed out, even if dominated trials of phase 1 still run. `on_phase` is
-    called when a phase starts, with its number and how many jobs it has.
+    It ends when phase 1 is finished (dominated trials may still bring others to promotion) and all jobs of phase 2 have
+    been handed out. `on_phase` is called when a phase starts, with its number and how many jobs it has.
     """
     handed_out = set[JobId]()
     state = recorder.state
@@ -48,7 +48,7 @@ def generate_jobs(
                 on_phase(2, selection.n_finalists(state) * len(state.definition.sweep.seeds.reporting))
             handed_out.add(new)
             yield job_spec(recorder, new)
-        elif selection.finalists_known(state):
+        elif selection.is_search_finished(state):
             return
         else:
             yield None

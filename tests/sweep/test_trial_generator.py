@@ -456,6 +456,16 @@ def test_asha_ends_with_enough_to_report_and_lets_equals_go_on_together(tmp_path
     assert [recorder.state.trial_status(1, n) for n in range(8)] == ["done"] * 8
 
 
+def test_a_trial_that_becomes_promotable_after_the_finalists_are_known_holds_nothing_up(tmp_path: Path) -> None:
+    rows = [[1.0] * 3, [0.6] * 3, [0.5] * 3, [0.4] * 3, *[[0.0] * 3] * 4]
+    recorder = opened(tmp_path, [1] * 4 + [3] * 4, **(grid(8) | {"scheduler": "asha", "top_k": 1}))
+    # Once c00 is done, the slow ones are dominated; while phase 2 runs they reach the rung, and c01 is promotable.
+    assert drive(recorder, learn_from(rows), workers=8)
+    assert selection.is_complete(recorder.state)
+    reason = "because it could no longer reach the best 1 after task 2 of seed 100"
+    assert selection.pruned_by(recorder.state, 1) == reason
+
+
 @given(
     seed=st.integers(0, 2**32), number=st.integers(1, 14), top_k=st.integers(1, 3), workers=st.integers(1, 5),
     killed=st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=2),
