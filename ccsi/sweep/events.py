@@ -4,7 +4,6 @@ An event says all that the driver needs: the end of a run carries its val figure
 waits for a file to become visible.
 """
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -42,10 +41,9 @@ class JobId(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> "JobId":
         """`p1-c05` or `p2-c05-s1`. Raises ValueError for any other text."""
-        found = re.fullmatch(r"p([12])-c(\d+)(?:-s(\d+))?", name)
-        if found is None or (found[1] == "1") != (found[3] is None):
+        if (found := re.fullmatch(r"p(1)-c(\d+)|p(2)-c(\d+)-s(\d+)", name)) is None:
             raise ValueError(f"{name} is not a job's name")
-        return cls(int(found[1]), int(found[2]), None if found[3] is None else int(found[3]))
+        return cls(*(int(number) for number in found.groups() if number is not None))
 
 
 class RunId(NamedTuple):
@@ -61,10 +59,9 @@ class RunId(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> "RunId":
         """`p1-c05-s100`. Raises ValueError for any other text."""
-        found = re.fullmatch(r"p([12])-c(\d+)-s(\d+)", name)
-        if found is None:
+        if (found := re.fullmatch(r"p([12])-c(\d+)-s(\d+)", name)) is None:
             raise ValueError(f"{name} is not a run's name")
-        return cls(int(found[1]), int(found[2]), int(found[3]))
+        return cls(*map(int, found.groups()))
 
     @property
     def job(self) -> JobId:
@@ -79,12 +76,12 @@ def trial_name(trial: int) -> str:
 
 @dataclass(frozen=True)
 class DriverStarted:
-    """A driver starts, or resumes the sweep: failed jobs get a new chance, because the disk may have been full."""
+    """A driver starts, or resumes the sweep: failed jobs are run again, because the disk may have been full."""
 
 
 @dataclass(frozen=True)
 class DriverStopped:
-    """A driver stops; its event's clock is the time the sweep has been at work."""
+    """A driver stops."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +157,7 @@ class RunFinished:
 
 @dataclass(frozen=True)
 class RunLost:
-    """The result.json of a finished run is gone: the run is done again."""
+    """The result.json of a finished run is missing: the run is repeated."""
 
     run: RunId
 
@@ -180,46 +177,34 @@ Event = (
 )  # fmt: skip
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__args__}
 PARSERS: dict[str, Callable[[str], Any]] = {"run": RunId.parse, "job": JobId.parse, "status": Status}
+OLD_KINDS = {"setting": "ConfigSuggested", "searched": "SearchEnded", "begun": "TrialStarted"}
+OLD_KINDS |= {"gpu": "GpuShareMeasured", "recalled": "TrialPromoted"}
+OLD_KINDS |= {"earlier": "WarmStarted", "report": "TaskReported", "end": "JobEnded"}
+"""The kind of a record of the first journals (until November 2026), by a key that only this kind has there."""
+OLD_FIELDS = {"setting": "config", "gpu": "share", "tried": "trials", "begun": "trial", "recalled": "trial"}
+OLD_FIELDS |= {"spared": "anyway", "trial": "job", "end": "status", "error": "reason"}
+"""Fields that had another name there."""
 
 
 def to_record(event: Event) -> dict[str, Any]:
     """The event as plain JSON types, with its kind under `event`."""
-    fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
-    texts = {name: str(value) if name in PARSERS else value for name, value in fields.items()}
-    return {"event": type(event).__name__, **texts}
+    fields = {name: str(value) if name in PARSERS else value for name, value in vars(event).items()}
+    return {"event": type(event).__name__, **fields}
 
 
 def from_record(record: Mapping[str, Any]) -> Event:
-    """The event of a line of journal.jsonl; also of one written before events had a kind.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is none.
-    """
+    """The event of a line of any journal.jsonl. Raises KeyError, TypeError or ValueError if it is none."""
     if "event" not in record:
-        return from_record(_upgraded(record))
+        record = _upgraded(record)
     kind = KINDS[record["event"]]
-    fields = {name: record[name] for name in (field.name for field in dataclasses.fields(kind)) if name in record}
+    fields = {name: value for name, value in record.items() if name in kind.__dataclass_fields__}
     return kind(**{name: PARSERS[name](value) if name in PARSERS else value for name, value in fields.items()})
 
 
 def _upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of the first journals (until November 2026) as one of today's."""
-    if "setting" in record:
-        return {"event": "ConfigSuggested", "config": record["setting"]}
-    if "searched" in record:
-        return {"event": "SearchEnded"}
-    if "gpu" in record:
-        return {"event": "GpuShareMeasured", "share": float(record["gpu"])}
-    if "earlier" in record:
-        return {"event": "WarmStarted", "folders": record["earlier"]["folders"], "trials": record["earlier"]["tried"]}
-    if "begun" in record:
-        return {"event": "TrialStarted", "trial": record["begun"]}
-    if "recalled" in record:
-        return {"event": "TrialPromoted", "trial": record["recalled"], "anyway": record["spared"]}
-    if "report" in record:
-        return {"event": "TaskReported", **record["report"]}
-    if "end" in record:
-        return {"event": "JobEnded", "job": record["trial"], "status": record["end"], "reason": record["error"]}
+    """A record of the first journals as one of today's."""
     if set(record) == {"clock"}:
         return {"event": "DriverStopped"}
-    raise KeyError("event")
+    (kind,) = (OLD_KINDS[key] for key in record if key in OLD_KINDS)  # ValueError: it is none
+    values = {**record, **record.get("report", {}), **record.get("earlier", {})}
+    return {"event": kind, **{OLD_FIELDS.get(name, name): value for name, value in values.items()}}

@@ -12,11 +12,8 @@ from ccsi.sweep.events import Event, from_record, to_record
 class Journal:
     """An append-only file of events; only the sweep's driver writes it.
 
-    A line that a kill, a power cut or a full disk left unfinished is skipped when the file is read, and the next
-    line starts on its own. (Optuna's JournalStorage, tried in its place, cannot be read after that.)
-
-    Attributes:
-        n_skipped: lines that the last `read` could not understand.
+    A line that a kill, a power cut or a full disk left unfinished is skipped when the file is read (`n_skipped` counts
+    them), and the next line starts on its own. (Optuna's JournalStorage cannot be read after that.)
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,11 +23,9 @@ class Journal:
 
     def read(self) -> list[tuple[Event, float | None]]:
         """All events, oldest first, each with the seconds the sweep had been at work (None: not noted)."""
-        self.n_skipped = 0
-        if not self.path.exists():
-            return []
-        events, text = list[tuple[Event, float | None]](), self.path.read_text(errors="replace")
-        self._torn = bool(text) and not text.endswith("\n")
+        text = self.path.read_text(errors="replace") if self.path.exists() else ""
+        self._torn, self.n_skipped = bool(text) and not text.endswith("\n"), 0
+        events = list[tuple[Event, float | None]]()
         for line in text.splitlines():
             try:
                 record: Any = json.loads(line)
@@ -40,14 +35,7 @@ class Journal:
         return events
 
     def append(self, event: Event, clock: float, *more: Event) -> None:
-        """Write an event, and `more` that happened at once; all are on disk when this returns.
-
-        Args:
-            clock: seconds the sweep has been at work.
-
-        Raises:
-            OSError: the disk is full, or gone.
-        """
+        """Write an event, and `more` that happened at once, after `clock` seconds of work; then all are on disk."""
         lines = [json.dumps(to_record(one) | {"clock": round(clock, 1)}) + "\n" for one in (event, *more)]
         text, self._torn, is_new = "\n" * self._torn + "".join(lines), True, not self.path.exists()
         with self.path.open("a") as file:

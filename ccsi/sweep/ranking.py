@@ -8,18 +8,16 @@ import numpy as np
 
 def mean(values: Sequence[float]) -> float:
     """The mean of a group of seeds. Raises ValueError for none, or one that is not finite."""
-    data = np.asarray(values, dtype=np.float64)
-    if data.size == 0 or not np.isfinite(data).all():
+    if not values or not np.isfinite(values).all():
         raise ValueError(f"expected finite values, got {list(values)}")
-    return float(data.mean())
+    return float(np.mean(values))
 
 
-def select_best(scores: Mapping[int, float], seconds: Mapping[int, float] | None, top_k: int) -> list[int]:
-    """The best `top_k` trials, best first: by score; with `seconds` the first Pareto front first, each by score."""
-    front = dict.fromkeys(scores, 0)
-    if seconds is not None:
-        front = dict(zip(scores, pareto_fronts([*scores.values()], [seconds[n] for n in scores]), strict=True))
-    return sorted(scores, key=lambda n: (front[n], -scores[n], n))[:top_k]
+def select_best(results: Mapping[int, tuple[float, float]], top_k: int, by_front: bool) -> list[int]:
+    """The best `top_k` trials by (score, seconds), best first: by score; with `by_front` first by Pareto front."""
+    scores, seconds = [score for score, _ in results.values()], [seconds for _, seconds in results.values()]
+    front = dict(zip(results, pareto_fronts(scores, seconds) if by_front else [0] * len(scores), strict=True))
+    return sorted(results, key=lambda trial: (front[trial], -results[trial][0], trial))[:top_k]
 
 
 def pareto_fronts(scores: Sequence[float], seconds: Sequence[float]) -> list[int]:
@@ -28,14 +26,8 @@ def pareto_fronts(scores: Sequence[float], seconds: Sequence[float]) -> list[int
     Larger scores and fewer seconds are better; front n is front 0 of what is left without fronts 0 to n - 1
     (non-dominated sorting; in two dimensions O(n log n), because only the fewest seconds of each front matter).
     """
-    numbers, fewest = [0] * len(scores), list[float]()
-    last: tuple[tuple[float, float], int] | None = None
-    for n in sorted(range(len(scores)), key=lambda n: (-scores[n], seconds[n])):
-        point = (scores[n], seconds[n])
-        if last is not None and last[0] == point:
-            numbers[n] = last[1]  # equals do not dominate each other
-            continue
-        numbers[n] = bisect_right(fewest, seconds[n])
-        fewest[numbers[n] : numbers[n] + 1] = [seconds[n]]
-        last = (point, numbers[n])
-    return numbers
+    points, fronts, fewest = list(zip(scores, seconds, strict=True)), dict[tuple[float, float], int](), list[float]()
+    for point in sorted(set(points), key=lambda point: (-point[0], point[1])):
+        front = fronts[point] = bisect_right(fewest, point[1])
+        fewest[front : front + 1] = [point[1]]
+    return [fronts[point] for point in points]

@@ -4,15 +4,12 @@ import contextlib
 import time
 from collections.abc import Mapping
 
-from ccsi.errors import UserError
 from ccsi.sweep import events
 from ccsi.sweep.definition import Definition
-from ccsi.sweep.events import Event, JobId, RunId, Status
+from ccsi.sweep.events import Event, JobId, RunFinished, RunId, Status
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.remote import Remote
-from ccsi.sweep.state import MissingConfigError, SweepState
-
-Results = Mapping[RunId, events.RunFinished]
+from ccsi.sweep.state import SweepState
 
 
 class SweepInterruptedError(Exception):
@@ -24,12 +21,12 @@ class SweepRecorder:
 
     Attributes:
         running: jobs that are at work now. stopping: jobs that are being stopped, with the reason.
-        error: why an event could not be written, if one could not.
-        remote: where the runs are kept, if not in this folder.
+        error: why an event could not be written. remote: where the runs are kept, if not in this folder.
     """
 
-    def __init__(self, definition: Definition, remote: Remote | None = None) -> None:
-        self.definition, self.remote = definition, remote
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+        self.remote: Remote | None = None
         self.journal = Journal(definition.folder / "journal.jsonl")
         self.running: set[JobId] = set()
         self.stopping: dict[JobId, str] = {}
@@ -49,11 +46,7 @@ class SweepRecorder:
         return self._spent + (0.0 if self._started is None else time.monotonic() - self._started)
 
     def record(self, event: Event, *more: Event) -> None:
-        """Add an event, and `more` that happened at once. They are on disk before the state changes.
-
-        Raises:
-            OSError: the disk is full, or gone; the state is as before.
-        """
+        """Add an event, and `more` that happened at once; if OSError is raised, the state is as before."""
         clock = self.clock()
         try:
             self.journal.append(event, clock, *more)
@@ -65,18 +58,14 @@ class SweepRecorder:
         if self.remote is not None and isinstance(event, events.ConfigSuggested):  # before any of its runs is there
             self.remote.push(self.definition.folder, "sweep", leave=("runs", "ray"))
 
-    def start(self, results: Results) -> None:
-        """A driver starts: the clock runs, and the journal agrees with the run folders from here on.
-
-        Args:
-            results: of the finished runs in the run folders, which count: a run without result.json is done again.
-        """
+    def start(self, results: Mapping[RunId, RunFinished]) -> None:
+        """A driver starts: the clock runs, and the journal gets what it lacks of the `results` in the run folders."""
         self._started = time.monotonic()
-        self.record(events.DriverStarted())
-        for event in reconcile(self._state, results):
-            self.record(event)
-        for job in _finished_without_end(self._state):
-            self.record(events.JobEnded(job, Status.DONE))
+        self.record(events.DriverStarted(), *reconcile(self._state, results))
+        for job in sorted({run.job for run in self._state.results}):
+            end = self._state.ends.get(job)
+            if self._state.is_finished(job) and (end is None or end.status is not Status.DONE):
+                self.record(events.JobEnded(job, Status.DONE))
         for job in sorted(self._state.to_prune):  # the last driver died before it could stop them
             self.record(events.JobEnded(job, Status.PRUNED, self._state.pruned_by_scheduler))
 
@@ -86,38 +75,26 @@ class SweepRecorder:
             self.record(events.DriverStopped())
             self._spent, self._started = self.clock(), None
 
-    def report(self, event: events.TaskReported, end: events.RunFinished | None = None) -> bool:
-        """Record that a run has learned a task, and with its last one its end; return whether the report is new.
-
-        A resumed run reports its last task again, because the report may have been lost.
-        """
+    def report(self, event: events.TaskReported, end: RunFinished | None = None) -> None:
+        """Record that a run has learned a task, and with its last one its end; once, even if it reports again."""
         reported = [one.task for one in self._state.reports.get(event.run.job, []) if one.run == event.run]
         new: list[Event] = [] if reported[-1:] == [event.task] else [event]
         if end is not None and self._state.results.get(end.run) != end:
-            self.record(*new, end)
-        elif new:
+            new.append(end)
+        if new:
             self.record(*new)
-        return bool(new)
-
-    def finish_run(self, event: events.RunFinished) -> None:
-        """Record the end of a run, once."""
-        if self._state.results.get(event.run) != event:
-            self.record(event)
 
     def end_job(self, job: JobId, error: str | None, traceback: str = "") -> None:
         """Record that a job ended by itself, was stopped (see `stopping`), or failed with `error`."""
         self.running.discard(job)
-        reason = self.stopping.get(job, "")
         if traceback:
             (self.definition.folder / "runs" / f"{job}.error.txt").write_text(traceback)
-        if error:
-            self.record(events.JobEnded(job, Status.FAILED, error))
-        elif self._state.is_finished(job):
-            self.record(events.JobEnded(job, Status.DONE))
-        elif reason:
-            self.record(events.JobEnded(job, Status.PRUNED, reason))
-        else:
-            self.record(events.JobEnded(job, Status.FAILED, "the trial ended without a result"))
+        status, reason = Status.FAILED, error or "the trial ended without a result"
+        if not error and self._state.is_finished(job):
+            status, reason = Status.DONE, ""
+        elif not error and self.stopping.get(job):
+            status, reason = Status.PRUNED, self.stopping[job]
+        self.record(events.JobEnded(job, status, reason))
         self.stopping.pop(job, None)
 
     def sync(self) -> None:
@@ -129,32 +106,20 @@ class SweepRecorder:
 
 
 def replay(definition: Definition, journal: Journal) -> SweepState:
-    """The state that a journal describes; damaged events are skipped and counted.
-
-    Raises:
-        UserError: a config is missing, on which all later trials depend.
-    """
+    """The state that a journal describes; damaged events are skipped and counted, a missing config is a UserError."""
     state = SweepState(definition)
     for event, clock in journal.read():
         try:
             state.apply(event, clock)
-        except MissingConfigError as error:
-            raise UserError(f"{journal.path} is damaged: it lacks {error}; put back a whole copy.") from error
         except (KeyError, IndexError, ValueError, TypeError, AssertionError):
             journal.n_skipped += 1
     return state
 
 
-def reconcile(state: SweepState, results: Results) -> list[Event]:
-    """What the journal lacks of the run folders, and what it has too much: result.json decides.
+def reconcile(state: SweepState, results: Mapping[RunId, RunFinished]) -> list[Event]:
+    """The events that bring a state up to date with the `results` in the run folders, which count.
 
-    A trial may have ended while no driver listened; an older journal has no ends of runs at all.
+    A run may have ended while no driver listened; an older journal has no ends of runs at all.
     """
     found: list[Event] = [event for run, event in results.items() if state.results.get(run) != event]
     return found + [events.RunLost(run) for run in state.results if run not in results]
-
-
-def _finished_without_end(state: SweepState) -> list[JobId]:
-    jobs = sorted({run.job for run in state.results}, key=lambda job: (job.phase, job.trial, job.seed or 0))
-    ends = {job for job, end in state.ends.items() if end.status is Status.DONE}
-    return [job for job in jobs if job not in ends and state.is_finished(job)]

@@ -1,5 +1,6 @@
 """The search: which config is tried next (Optuna's TPE)."""
 
+import importlib.util
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 
 from ccsi.errors import UserError
 from ccsi.sweep.events import Values
-from ccsi.sweep.search_space import Dimension, same
+from ccsi.sweep.search_space import Dimension
 
 
 @dataclass(frozen=True)
@@ -38,25 +39,26 @@ def suggest_config(
     """TPE's suggestion number `len(tried)` (Bergstra et al. 2011); None when it only repeats what was tried.
 
     It depends on its arguments alone (the sampler starts afresh from `seed` and the number), so a resumed search makes
-    the suggestions it would have made. Running trials count as bad (constant liar), so that parallel suggestions
-    differ.
+    the same suggestions. Running trials count as bad (constant liar), so that parallel suggestions differ.
 
     Args:
         earlier: what other sweeps found: known to Optuna, but not held to be tried here.
-        two: search for a large score and few seconds at once (Ozaki et al. 2022). Optuna knows no intermediate
-            values then: a pruned trial is passed without one, which ranks it below every completed one. (Its last
-            score would flatter it, because accuracy falls from task to task; and so would its few seconds. Passed as
-            failed it would be forgotten, and tried again close by.)
+        two: search for a large score and few seconds at once (Ozaki et al. 2022). A pruned trial is passed without
+            its score and its few seconds, which would flatter it: so it ranks below every completed one. (Passed as
+            failed it would be forgotten, and tried again.)
     """
     import optuna  # only searches that ask for it pay the second it takes to import
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     distributions = {d.key: _distribution(d) for d in space}
-    done = [one for one in (*earlier, *tried) if not (two and one.state == "done" and one.seconds is None)]
-    history = [_frozen_trial(one, space, distributions, two) for one in done]
+    complete = [one for one in (*earlier, *tried) if not (two and one.state == "done" and one.seconds is None)]
+    history = [_frozen_trial(one, space, distributions, two) for one in complete]
     known = {repr(one.values) for one in tried}
     for attempt in range(20):
-        sampler = _sampler(int(np.random.SeedSequence([seed, len(tried), attempt]).generate_state(1)[0]))
+        attempt_seed = int(np.random.SeedSequence([seed, len(tried), attempt]).generate_state(1)[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(seed=attempt_seed, constant_liar=True)
         study = optuna.create_study(directions=["maximize", "minimize"] if two else ["maximize"], sampler=sampler)
         study.add_trials(history)
         drawn = study.ask(distributions).params
@@ -80,29 +82,15 @@ def _distribution(d: Dimension) -> Any:
 def _frozen_trial(one: TriedConfig, space: Sequence[Dimension], distributions: Any, two: bool) -> Any:
     from optuna.trial import TrialState, create_trial
 
-    lists = {d.key: d.values for d in space if d.listed}
-    params = {
-        key: next(n for n, v in enumerate(lists[key]) if same(v, value)) if key in lists else value
-        for key, value in one.values.items()
-    }
+    lists = {d.key: [repr(value) for value in d.values] for d in space if d.listed}
+    params = {key: lists[key].index(repr(value)) if key in lists else value for key, value in one.values.items()}
     states = {"running": TrialState.RUNNING, "done": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
-    last = one.score if one.state == "pruned" and not two else None
+    state = states.get(one.state, TrialState.FAIL)
     values: Any = [one.score, one.seconds][: 1 + two] if one.state == "done" else None
+    last: Any = {one.tasks: one.score} if one.state == "pruned" and not two and one.score is not None else None
     return create_trial(
-        params=params,
-        distributions=distributions,
-        state=states.get(one.state, TrialState.FAIL),
-        values=values,
-        intermediate_values=None if last is None else {one.tasks: last},
+        params=params, distributions=distributions, state=state, values=values, intermediate_values=last
     )
-
-
-def _sampler(seed: int) -> Any:
-    import optuna
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 
 
 def check_optuna(space: Sequence[Dimension]) -> None:
@@ -115,7 +103,5 @@ def check_optuna(space: Sequence[Dimension]) -> None:
             )
     if not space:
         raise UserError("sweep.space is empty: sweep.search=optuna has nothing to search; name at least one key.")
-    try:
-        import optuna  # noqa: F401
-    except ImportError:
-        raise UserError("sweep.search=optuna needs the package optuna: pip install 'ccsi[sweep]'.") from None
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError("sweep.search=optuna needs the package optuna: pip install 'ccsi[sweep]'.")

@@ -24,26 +24,17 @@ from ccsi.errors import UserError
 from ccsi.sweep.events import Values
 
 KINDS = ("choice", "grid", "uniform", "loguniform", "randint", "each")
-RESERVED = {
-    "seed": "sweep.seeds.tuning and sweep.seeds.reporting",
-    "threads": "resources.cpu",
-    "workers": "resources.workers",
-    "device": "resources.gpu",
-    "run_dir": "sweep.dir",
-    "evaluate_test": "the two phases",
-    "report": "the two phases",
-}
+RESERVED = {"seed": "sweep.seeds.tuning and sweep.seeds.reporting", "threads": "resources.cpu", "run_dir": "sweep.dir"}
+RESERVED |= {"workers": "resources.workers", "device": "resources.gpu"}
+RESERVED |= dict.fromkeys(("evaluate_test", "report"), "the two phases")
+"""Keys that the sweep sets itself, and from what."""
 WHOLE = ("sweep", "resources", "ray", "resume")
 """Keys that are the same for every trial."""
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One key of the space.
-
-    Attributes:
-        values: the candidates, or the two ends of a range. spaces: of `each` candidate, its own.
-    """
+    """One key of the space; `values`: the candidates, or the ends of a range; `spaces`: of each candidate of `each`."""
 
     key: str
     kind: str
@@ -70,10 +61,8 @@ class Dimension:
         """Whether a value is among the candidates."""
         if self.listed:
             return any(same(one, value) for one in self.values)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return (whole or (isinstance(value, float) and self.kind != "randint")) and bool(
-            self.values[0] <= value <= self.values[1]
-        )
+        low, high = self.values
+        return type(value) in ((int,) if self.kind == "randint" else (int, float)) and bool(low <= value <= high)
 
     def as_drawn(self, value: Any) -> Any:
         """A value it holds, of the type `draw` gives."""
@@ -81,11 +70,7 @@ class Dimension:
 
 
 def parse(space: Mapping[str, Mapping[str, Any] | None], where: str = "sweep.space") -> list[Dimension]:
-    """Check the space's form (not yet whether its keys and values suit the configuration).
-
-    Raises:
-        UserError: an entry that is none of the kinds, an empty list, a range that is not one, a second `each`.
-    """
+    """The dimensions of a space, its form checked, but not whether keys and values suit the configuration."""
     found = [_dimension(key, entry, f"{where}.{key}") for key, entry in space.items() if entry is not None]
     several = [dimension.key for dimension in found if dimension.kind == "each"]
     if len(several) > 1 or (several and where != "sweep.space"):
@@ -114,27 +99,22 @@ def _dimension(key: str, entry: Mapping[str, Any], where: str) -> Dimension:
         raise UserError(f"{where}={entry}: expected exactly one of {', '.join(KINDS)}, e.g. {{choice: [0, 1]}}.")
     kind, values = next(iter(entry.items()))
     if kind == "each":
-        if (
-            not isinstance(values, Mapping)
-            or not values
-            or not all(isinstance(v, Mapping | None) for v in values.values())
-        ):
+        entries = list(values.values()) if isinstance(values, Mapping) else []
+        if not entries or not all(isinstance(own, Mapping | None) for own in entries):
             raise UserError(f"{where}.each={values}: expected candidates, each with its own space or null.")
         spaces = {name: parse(own or {}, f"{where}.each.{name}") for name, own in values.items()}
         return Dimension(key, kind, tuple(spaces), spaces)
     if not isinstance(values, list) or not values:
         raise UserError(f"{where}.{kind}={values}: expected a list of values.")
     if kind in ("choice", "grid"):
-        unlike = [value for number, value in enumerate(values) if not any(same(value, v) for v in values[:number])]
-        return Dimension(key, kind, tuple(unlike))
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(values) != 2 or len(numbers) != 2 or not numbers[0] < numbers[1]:
+        return Dimension(key, kind, tuple({repr(value): value for value in values}.values()))
+    if [type(value) in (int, float) for value in values] != [True, True] or not values[0] < values[1]:
         raise UserError(f"{where}.{kind}={values}: expected two numbers [low, high] with low < high.")
-    if kind == "randint" and not all(isinstance(v, int) for v in numbers):
+    if kind == "randint" and float in map(type, values):
         raise UserError(f"{where}.randint={values}: expected two whole numbers.")
-    if kind == "loguniform" and numbers[0] <= 0:
+    if kind == "loguniform" and values[0] <= 0:
         raise UserError(f"{where}.loguniform={values}: expected low > 0.")
-    return Dimension(key, kind, tuple(numbers if kind == "randint" else map(float, numbers)))
+    return Dimension(key, kind, tuple(values if kind == "randint" else map(float, values)))
 
 
 def same(a: Any, b: Any) -> bool:
@@ -143,32 +123,24 @@ def same(a: Any, b: Any) -> bool:
 
 
 def grid(space: Sequence[Dimension]) -> list[Values]:
-    """Every combination of a space of lists, the last key changing fastest.
-
-    Raises:
-        UserError: a range, which has no end of values.
-    """
-    for dimension in space:
-        if not dimension.listed:
+    """Every combination of a space of lists, the last key changing fastest. Raises UserError for a range."""
+    for d in space:
+        if not d.listed:
             raise UserError(
-                f"sweep.space.{dimension.key} is {dimension.kind}, but sweep.search=grid takes only grid or choice; "
-                "list the values, or use sweep.search=random."
+                f"sweep.space.{d.key} is {d.kind}, but sweep.search=grid takes only grid or choice; list the values, "
+                "or use sweep.search=random."
             )
-    product = itertools.product(*(dimension.values for dimension in space))
-    return [dict(zip([dimension.key for dimension in space], values, strict=True)) for values in product]
+    product = itertools.product(*(d.values for d in space))
+    return [dict(zip([d.key for d in space], values, strict=True)) for values in product]
 
 
 def sample(space: Sequence[Dimension], number: int, seed: int) -> list[Values]:
-    """`number` different random draws, each crossed with every combination of the `grid` keys.
-
-    A small space may hold fewer: then all that turned up in a long run of draws are returned. Nothing is
-    returned twice, since a run repeated with the same seeds gives the same result.
-    """
+    """`number` different random draws (fewer of a small space), each with every combination of the `grid` keys."""
     rng = np.random.default_rng(seed)
-    grids = grid([dimension for dimension in space if dimension.kind == "grid"])
+    grids = grid([d for d in space if d.kind == "grid"])
     drawn: dict[str, Values] = {}
     for _ in range(100 * number):
-        values = {dimension.key: dimension.draw(rng) for dimension in space if dimension.kind != "grid"}
+        values = {d.key: d.draw(rng) for d in space if d.kind != "grid"}
         drawn.setdefault(repr(values), values)
         if len(drawn) == number:
             break

@@ -1,21 +1,14 @@
-"""What a sweep does next and which trials it reports: functions of a SweepState.
-
-Phase 1 searches; phase 2 runs the best trials, the finalists, on fresh seeds. A finalist is known as early as it is
-certain, so that phase 2 starts while trials of phase 1 still run: see `finalists`.
-"""
+"""What a sweep does next and which trials it reports: functions of a SweepState. Phase 2 runs the `finalists`."""
 
 from statistics import fmean
 
-from ccsi.sweep.events import JobId, Status
+from ccsi.sweep.events import JobId, Status, TrialPromoted
 from ccsi.sweep.ranking import select_best
 from ccsi.sweep.search import TriedConfig
 from ccsi.sweep.state import SweepState, cached
 
 CLOSE = 1e-9
 """Scores closer than this count as equal: a bound is computed in another order than the score it bounds."""
-
-
-# how far phase 1 is
 
 
 def not_started(state: SweepState) -> set[int]:
@@ -44,14 +37,11 @@ def is_search_finished(state: SweepState) -> bool:
     return not n_unsuggested(state) and not unfinished(state) and next_promotion(state) is None
 
 
-# promotion
-
-
 @cached
-def next_promotion(state: SweepState) -> int | None:
+def next_promotion(state: SweepState) -> TrialPromoted | None:
     """The stopped trial that resumes from its checkpoint next, if any: the best of those with the most tasks done.
 
-    It is one that `should_prune` would no longer stop, because others have come to its rung; or any, if phase 1 would
+    It is one that the scheduler would no longer stop, because others have come to its rung; or any, if phase 1 would
     end with fewer than `top_k` complete trials.
     """
     rungs = sorted((tasks for tasks, trials in state.stopped.items() if trials), reverse=True)
@@ -59,20 +49,12 @@ def next_promotion(state: SweepState) -> int | None:
         value, trial = state.stopped[tasks][0]
         at_rung = len(state.pruner.values[tasks])
         if not state.is_held(tasks) and state.pruner.is_promotable(tasks, -value, at_rung):
-            return trial
+            return TrialPromoted(trial, anyway=False)
     running = unfinished(state)
-    if not rungs or n_unsuggested(state) or len(state.ranked) + len(running) >= state.definition.sweep.top_k:
+    enough = len(state.ranked) + len(running) >= state.definition.sweep.top_k
+    if not rungs or n_unsuggested(state) or enough or running - state.promoted_anyway:  # these may still be stopped
         return None
-    if running - state.promoted_anyway:  # these may still be stopped
-        return None
-    return state.stopped[rungs[0]][0][1]
-
-
-def is_promoted_anyway(state: SweepState, trial: int) -> bool:
-    """Whether a stopped trial that resumes now is not among the best quarter of its rung."""
-    last = state.last_report(JobId(1, trial))
-    assert last is not None, "only a trial that has reported is stopped"
-    return not state.pruner.is_promotable(last.tasks_done, last.value, len(state.pruner.values[last.tasks_done]))
+    return TrialPromoted(state.stopped[rungs[0]][0][1], anyway=True)
 
 
 def promotable_trials(state: SweepState) -> set[int]:
@@ -92,11 +74,9 @@ def waiting_trials(state: SweepState) -> set[int]:
     if is_search_finished(state):
         return set()
     waiting = promotable_trials(state)
-    if len(state.ranked) + len(unfinished(state)) + len(waiting) < state.definition.sweep.top_k:
-        waiting = {
-            trial for trials in state.stopped.values() for _, trial in trials
-        }  # some of them are promoted anyway
-    return waiting
+    if len(state.ranked) + len(unfinished(state)) + len(waiting) >= state.definition.sweep.top_k:
+        return waiting
+    return {trial for trials in state.stopped.values() for _, trial in trials}  # some of them are promoted anyway
 
 
 def pruned_by(state: SweepState, trial: int) -> str | None:
@@ -109,35 +89,30 @@ def pruned_by(state: SweepState, trial: int) -> str | None:
     return f"{reason} {where}".strip()
 
 
-# finalists
-
-
 @cached
 def best_trials(state: SweepState) -> list[int]:
     """The best `top_k` trials of phase 1 so far, best first; of each arm the best, if candidates are compared."""
-    sweep, ranked = state.definition.sweep, [trial for _, trial in state.ranked]
+    sweep, ranked = state.definition.sweep, [*state.untuned, *(trial for _, trial in state.ranked)]
     if sweep.minimize:
-        scores = {trial: -score for score, trial in state.ranked}
-        return select_best(scores, {trial: fmean(state.seconds(1, trial)) for trial in scores}, sweep.top_k)
+        results = {trial: (-score, fmean(state.seconds(1, trial))) for score, trial in state.ranked}
+        return select_best(results, sweep.top_k, by_front=True)
     if not state.arms:
         return ranked[: sweep.top_k]
-    rank = {trial: number for number, trial in enumerate(ranked)} | dict.fromkeys(state.untuned, 0)
+    rank = {trial: number for number, trial in enumerate(ranked)}
     return [min(found, key=rank.__getitem__) for arm in state.arms if (found := rank.keys() & set(arm))]
 
 
 def n_finalists(state: SweepState) -> int:
     """How many trials phase 2 has, if as many complete phase 1."""
-    if finalists_known(state):
-        return len(best_trials(state))
-    return len(state.arms) or state.definition.sweep.top_k
+    return len(best_trials(state)) if finalists_known(state) else len(state.arms) or state.definition.sweep.top_k
 
 
 def finalists(state: SweepState) -> list[int]:
     """The trials that are certain to be reported in phase 2, best first: all of them once phase 1 is finished.
 
-    A completed trial is certain as soon as fewer than `top_k` others can still beat it: the completed ones better than
-    it, the unfinished ones whose bound (see `score_bound`) reaches it (stopped ones that may be promoted among them),
-    and any not yet suggested. (With `sweep.minimize` none is before the end: seconds have no such bound.)
+    A completed trial is certain as soon as fewer than `top_k` others can still beat it: better completed ones,
+    unfinished or promotable ones whose `score_bound` reaches it, and any not yet suggested. (With `sweep.minimize`
+    none is before the end: seconds have no such bound.)
     """
     return _certain(state)[0]
 
@@ -153,8 +128,8 @@ def dominated(state: SweepState) -> set[int]:
 
 def finalists_known(state: SweepState) -> bool:
     """Whether it is known which trials phase 2 reports, though dominated ones may still run."""
-    waits = n_unsuggested(state) or len(dominated(state)) < len(unfinished(state))
-    return not waits and next_promotion(state) is None
+    waits = n_unsuggested(state) or next_promotion(state) or len(dominated(state)) < len(unfinished(state))
+    return not waits
 
 
 def is_over(state: SweepState) -> bool:
@@ -176,19 +151,18 @@ def _certain(state: SweepState) -> tuple[list[int], set[int]]:
         return best_trials(state), set()
     if state.definition.sweep.minimize:
         return [], set()
-    if not state.arms:
-        return _certain_of(state, None)
-    certain, lost = list[int](), set[int]()
-    for arm in state.arms:
-        of_arm = (arm, set[int]()) if arm[0] in state.untuned else _certain_of(state, set(arm))
-        certain, lost = [*certain, *of_arm[0]], lost | of_arm[1]
-    return certain, lost if not not_started(state) else set()
+    parts = [_certain_of(state, set(arm)) for arm in state.arms] or [_certain_of(state, None)]
+    certain = [trial for trials, _ in parts for trial in trials]
+    lost = set[int]().union(*(trials for _, trials in parts))
+    return certain, set() if unfinished(state) - state.started else lost
 
 
 def _certain_of(state: SweepState, arm: set[int] | None) -> tuple[list[int], set[int]]:
     """`finalists` and `dominated` among the trials of an arm (None: among all)."""
     sweep, running, ranked = state.definition.sweep, unfinished(state), state.ranked
     if arm is not None:
+        if arm <= state.untuned:
+            return list(arm), set()
         running, ranked = running & arm, [(score, n) for score, n in ranked if n in arm]
     unknown = n_unsuggested(state) + len(running - state.started)  # these may reach any score
     if unknown >= sweep.top_k:
@@ -196,16 +170,13 @@ def _certain_of(state: SweepState, arm: set[int] | None) -> tuple[list[int], set
     promotable = promotable_trials(state)
     bounds = {n: score_bound(state, n) for n in running & state.started | promotable}
     best = [(n, -score) for score, n in ranked[: sweep.top_k]]
-    certain = [
-        n
-        for rank, (n, score) in enumerate(best)
-        if rank + unknown + sum(bound >= score - CLOSE for bound in bounds.values()) < sweep.top_k
-    ]
+    reaching = [sum(bound >= score - CLOSE for bound in bounds.values()) for _, score in best]
+    certain = [n for rank, (n, _) in enumerate(best) if rank + unknown + reaching[rank] < sweep.top_k]
     lost = set[int]()
     if not unknown and len(best) == sweep.top_k:
         lost = {n for n, bound in bounds.items() if bound < best[-1][1] - CLOSE}
-        if sweep.scheduler != "none" and len(lost) < len(bounds):
-            lost = set()
+    if sweep.scheduler != "none" and len(lost) < len(bounds):
+        return certain, set()
     return certain, lost - promotable
 
 
@@ -218,17 +189,13 @@ def score_bound(state: SweepState, trial: int) -> float:
     last = {report.run: report for report in state.reports.get(JobId(1, trial), [])}
     metric, bounds = state.definition.sweep.metric, list[float]()
     for run in state.runs(1, trial):
-        report = last.get(run)
+        report, bound = last.get(run), 1.0
         if run in state.results:
-            bounds.append(state.results[run].val[metric.removeprefix("val_")])
+            bound = state.results[run].val[metric.removeprefix("val_")]
         elif report and report.score is not None and report.tasks and metric == "val_average_incremental":
-            bounds.append((report.task * report.score + report.tasks - report.task) / report.tasks)
-        else:
-            bounds.append(1.0)
+            bound = (report.task * report.score + report.tasks - report.task) / report.tasks
+        bounds.append(bound)
     return fmean(bounds)
-
-
-# what the search is given
 
 
 def tried_configs(state: SweepState) -> list[TriedConfig]:
@@ -242,8 +209,3 @@ def tried_configs(state: SweepState) -> list[TriedConfig]:
         word = "running" if status is Status.INCOMPLETE else str(status)
         tried.append(TriedConfig(values, last.value if last else None, word, tasks=last.tasks_done if last else 0))
     return tried
-
-
-def earlier_configs(state: SweepState) -> list[TriedConfig]:
-    """What a warm start found in earlier sweeps, as the search wants it."""
-    return [TriedConfig(one["values"], one["score"], "done", one["seconds"]) for one in state.warm_start.trials]

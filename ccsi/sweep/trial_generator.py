@@ -5,20 +5,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ccsi.sweep import selection
-from ccsi.sweep.events import ConfigSuggested, JobId, SearchEnded, Status, TrialPromoted, TrialStarted
+from ccsi.sweep.events import ConfigSuggested, JobId, SearchEnded, Status, TrialStarted
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.search import suggest_config
-
-OnPhase = Callable[[int, int], None]
-"""Called when a phase starts, with its number and how many jobs it has."""
+from ccsi.sweep.search import TriedConfig, suggest_config
 
 
 def generate_jobs(
-    recorder: SweepRecorder, on_phase: OnPhase = lambda phase, n_jobs: None
+    recorder: SweepRecorder, on_phase: Callable[[int, int], None] = lambda phase, n_jobs: None
 ) -> Iterator[dict[str, Any] | None]:
     """The sweep's jobs, as `run_trial` takes them; None: no job until the next event.
 
-    It ends when all wanted jobs have been handed out, even if dominated trials of phase 1 still run.
+    It ends when phase 1 is finished (dominated trials may still bring others to promotion) and all jobs of phase 2 have
+    been handed out. `on_phase` is called when a phase starts, with its number and how many jobs it has.
     """
     handed_out = set[JobId]()
     state = recorder.state
@@ -28,35 +26,32 @@ def generate_jobs(
         on_phase(1, min(n_jobs, max(state.definition.sweep.budget.trials or n_jobs, len(state.started))))
     while True:
         state = recorder.state
-        trial = interrupted.pop(0) if interrupted else next_trial(recorder)
+        if interrupted:
+            trial: int | None = interrupted.pop(0)
+        elif promotion := selection.next_promotion(state):
+            recorder.record(promotion)
+            trial = promotion.trial
+        else:
+            trial = start_trial(recorder)
         if trial is not None:
             job = JobId(1, trial)
             if trial in selection.dominated(state):
-                recorder.stopping[job] = dominated_reason(recorder)
+                recorder.stopping[job] = state.pruned_as_dominated
                 recorder.end_job(job, None)
             else:
                 yield job_spec(recorder, job)
             continue
-        new = [job for n in selection.finalists(state) for job in state.jobs(2, n) if is_open(recorder, job)]
-        new = [job for job in new if job not in handed_out]
-        if new:
+        runs = [run for n in selection.finalists(state) for run in state.runs(2, n) if run.job not in handed_out]
+        new = next((run.job for run in runs if state.run_status(run) is Status.INCOMPLETE), None)
+        if new is not None:
             if not handed_out:
                 on_phase(2, selection.n_finalists(state) * len(state.definition.sweep.seeds.reporting))
-            handed_out.add(new[0])
-            yield job_spec(recorder, new[0])
-        elif selection.finalists_known(state):
+            handed_out.add(new)
+            yield job_spec(recorder, new)
+        elif selection.is_search_finished(state):
             return
         else:
             yield None
-
-
-def next_trial(recorder: SweepRecorder) -> int | None:
-    """The next trial of phase 1, recorded: a promoted one, or a new one; None if there is none now."""
-    trial = selection.next_promotion(recorder.state)
-    if trial is not None:
-        recorder.record(TrialPromoted(trial, selection.is_promoted_anyway(recorder.state, trial)))
-        return trial
-    return start_trial(recorder)
 
 
 def start_trial(recorder: SweepRecorder) -> int | None:
@@ -66,12 +61,11 @@ def start_trial(recorder: SweepRecorder) -> int | None:
         return None
     trial = min(selection.not_started(state), default=None)
     if trial is None and not state.suggestions_complete:
-        values = next_config(recorder)
-        if values is None:
+        trial, config = len(state.configs), next_config(recorder)
+        if config is None:
             recorder.record(SearchEnded())
-        else:
-            trial = len(state.configs)
-            recorder.record(ConfigSuggested(values, trial))
+            return None
+        recorder.record(ConfigSuggested(config, trial))
     if trial is not None:
         recorder.record(TrialStarted(trial))
     return trial
@@ -80,24 +74,14 @@ def start_trial(recorder: SweepRecorder) -> int | None:
 def next_config(recorder: SweepRecorder) -> dict[str, Any] | None:
     """What the search suggests next: the warm start's configs first."""
     state, sweep = recorder.state, recorder.definition.sweep
-    first, n = state.warm_configs(), len(state.configs)
-    if n < min(len(first), sweep.num_samples):
+    first, n = state.warm_configs()[: sweep.num_samples], len(state.configs)
+    if n < len(first):
         return first[n]
     if n >= sweep.num_samples:
         return None
-    tried, earlier = selection.tried_configs(state), selection.earlier_configs(state)
-    return suggest_config(recorder.definition.space, tried, sweep.seed, earlier, sweep.minimize is not None)
-
-
-def is_open(recorder: SweepRecorder, job: JobId) -> bool:
-    """Whether a job has neither ended nor all its results."""
-    state = recorder.state
-    return any(state.run_status(run) is Status.INCOMPLETE for run in state.runs_of(job))
-
-
-def dominated_reason(recorder: SweepRecorder) -> str:
-    """Why a dominated trial is stopped, for the tables."""
-    return f"because it could no longer reach the best {recorder.definition.sweep.top_k}"
+    earlier = [TriedConfig(state="done", **one) for one in state.warm_start.trials]
+    tried, two = selection.tried_configs(state), sweep.minimize is not None
+    return suggest_config(recorder.definition.space, tried, sweep.seed, earlier, two)
 
 
 def reason_to_stop(recorder: SweepRecorder, job: JobId) -> str | None:
@@ -106,7 +90,7 @@ def reason_to_stop(recorder: SweepRecorder, job: JobId) -> str | None:
     if job in state.to_prune:
         return state.pruned_by_scheduler
     if job.phase == 1 and job.trial in selection.dominated(state):
-        return dominated_reason(recorder)
+        return state.pruned_as_dominated
     return None
 
 

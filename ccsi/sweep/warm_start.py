@@ -16,14 +16,7 @@ from ccsi.sweep.search_space import same
 
 
 def warm_start(recorder: SweepRecorder) -> None:
-    """Record what the sweeps in `sweep.warm_start` found, so that later starts do not need their folders.
-
-    Trials that completed phase 1 there and lie in this sweep's space: the best `top_k` configs are tried first (again:
-    no score becomes part of this sweep's tables), and Optuna gets all their scores.
-
-    Raises:
-        UserError: a folder that is not a sweep's, has no such trial, or scored something else.
-    """
+    """Record what the sweeps in `sweep.warm_start` found, so that later starts do not need their folders."""
     folders = recorder.definition.sweep.warm_start
     if folders and not recorder.state.warm_start.folders:
         trials = [one for folder in folders for one in completed_trials(folder, recorder.definition)]
@@ -35,8 +28,8 @@ def completed_trials(folder: str, mine: Definition) -> list[dict[str, Any]]:
 
     A score is read from the journal where the runs are gone (an old journal has no seconds).
 
-    Args:
-        folder: relative to where this sweep's command was typed.
+    Raises:
+        UserError: `folder` (from where this sweep was typed) is not a sweep's, has no such trial, or other scores.
     """
     where = f"sweep.warm_start={folder}"
     theirs = read(Path(mine.cwd) / Path(folder).expanduser(), check=False, key="sweep.warm_start")
@@ -57,24 +50,15 @@ def completed_trials(folder: str, mine: Definition) -> list[dict[str, Any]]:
 
 
 def check_comparable(mine: Definition, theirs: Definition, where: str) -> None:
-    """Raise UserError, naming the difference, unless scores of both mean the same.
-
-    They must have the same metric, data, tasks, learner and swept keys.
-    """
-
-    def differs(key: str, there: object, here: object) -> UserError:
-        return UserError(f"{where}: {key} is {shown(there)} there and {shown(here)} here; expected the same.")
-
+    """Raise UserError, naming the difference, unless both have the same metric, data, tasks, learner and swept keys."""
     if theirs.compared is not None:
         raise UserError(f"{where} compares several of {theirs.compared}; expected a sweep of one.")
-    if theirs.sweep.metric != mine.sweep.metric:
-        raise differs("sweep.metric", theirs.sweep.metric, mine.sweep.metric)
-    keys = [sorted(definition.sweep.space) for definition in (theirs, mine)]
-    if keys[0] != keys[1]:
-        raise differs("the list of keys in sweep.space", *keys)
+    pairs: list[tuple[str, Any, Any]] = [("sweep.metric", theirs.sweep.metric, mine.sweep.metric)]
+    pairs.append(("the list of keys in sweep.space", sorted(theirs.sweep.space), sorted(mine.sweep.space)))
     for name in sorted(set(theirs.bases) & set(mine.bases)):
-        there, here = (flat(definition.bases[name]) for definition in (theirs, mine))
-        for key in [*there, *here]:
-            decides = key.startswith(("dataset.", "scenario.")) or key == "learner._target_"
-            if decides and key not in mine.sweep.space and not same(there.get(key), here.get(key)):
-                raise differs(key, there.get(key), here.get(key))
+        there, here = flat(theirs.bases[name]), flat(mine.bases[name])
+        keys = [key for key in there | here if key.startswith(("dataset.", "scenario.")) or key == "learner._target_"]
+        pairs += [(key, there.get(key), here.get(key)) for key in keys if key not in mine.sweep.space]
+    for key, there, here in pairs:
+        if not same(there, here):
+            raise UserError(f"{where}: {key} is {shown(there)} there and {shown(here)} here; expected the same.")

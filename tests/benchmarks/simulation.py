@@ -337,11 +337,12 @@ class Sweep:
         trial, tasks = self.trials[job.id.trial], len(self.trials[job.id.trial].seconds)
         run = RunId(job.id.phase, job.id.trial, 100 if job.id.seed is None else job.id.seed)
         score = trial.scores[job.task - 1]
-        self.recorder.report(TaskReported(run, job.task, job.task, score, tasks, score, job.worked))
+        report = TaskReported(run, job.task, job.task, score, tasks, score, job.worked)
         if job.task == tasks:
             val = {"average_incremental": score, "macro": score}
-            self.recorder.finish_run(RunFinished(run, tasks, val, sum(trial.seconds)))
+            self.recorder.report(report, RunFinished(run, tasks, val, sum(trial.seconds)))
             return False
+        self.recorder.report(report)
         reason = reason_to_stop(self.recorder, job.id)
         if reason is not None:
             self.recorder.stopping[job.id] = reason

@@ -141,7 +141,7 @@ def finish(folder: Path, val: float, tasks: int = 2, seconds: float = 1.5, test:
 def finish_run(recorder: SweepRecorder, run: str, val: float, **more: Any) -> None:
     """Finish a run and record its end, as when its worker reports it."""
     one = RunId.parse(run)
-    recorder.finish_run(summary_of(one, finish(run_folder(recorder.definition, one), val, **more)))
+    recorder.record(summary_of(one, finish(run_folder(recorder.definition, one), val, **more)))
 
 
 def execute_phase(recorder: SweepRecorder, phase: int, trials: Sequence[int]) -> None:
@@ -151,7 +151,7 @@ def execute_phase(recorder: SweepRecorder, phase: int, trials: Sequence[int]) ->
         for run in recorder.state.runs(phase, trial):
             values = recorder.state.configs[trial]
             config = definition.run_config(values, phase, run.seed, run_folder(definition, run))
-            recorder.finish_run(summary_of(run, execute(config, lambda event: None)))
+            recorder.record(summary_of(run, execute(config, lambda event: None)))
 
 
 HERE = threading.local()

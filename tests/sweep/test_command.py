@@ -273,7 +273,9 @@ def test_a_failed_trial_is_tried_again_by_a_resumed_sweep_and_a_pruned_one_is_no
     again.start(finished_runs(again.definition))
     assert [again.state.trial_status(1, n) for n in range(4)] == ["done", "pruned", "done", "incomplete"]
     assert not selection.is_search_finished(again.state)
-    assert not again.state.pruner.observe(JobId(1, 1), 3, 0.9)  # others are still compared with it
+    values = list(again.state.pruner.values[3])
+    again.state.pruner.observe(JobId(1, 1), 3, 0.9)
+    assert again.state.pruner.values[3] == values  # others are still compared with it
     second = [
         row["run"] for row in run_rows(collect_results(again)) if row["phase"] == 2
     ]  # finished ones stay in the table

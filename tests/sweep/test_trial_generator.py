@@ -456,6 +456,16 @@ def test_asha_ends_with_enough_to_report_and_lets_equals_go_on_together(tmp_path
     assert [recorder.state.trial_status(1, n) for n in range(8)] == ["done"] * 8
 
 
+def test_a_trial_that_becomes_promotable_after_the_finalists_are_known_holds_nothing_up(tmp_path: Path) -> None:
+    rows = [[1.0] * 3, [0.6] * 3, [0.5] * 3, [0.4] * 3, *[[0.0] * 3] * 4]
+    recorder = opened(tmp_path, [1] * 4 + [3] * 4, **(grid(8) | {"scheduler": "asha", "top_k": 1}))
+    # Once c00 is done, the slow ones are dominated; while phase 2 runs they reach the rung, and c01 is promotable.
+    assert drive(recorder, learn_from(rows), workers=8)
+    assert selection.is_complete(recorder.state)
+    reason = "because it could no longer reach the best 1 after task 2 of seed 100"
+    assert selection.pruned_by(recorder.state, 1) == reason
+
+
 @given(
     seed=st.integers(0, 2**32), number=st.integers(1, 14), top_k=st.integers(1, 3), workers=st.integers(1, 5),
     killed=st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=2),
@@ -550,9 +560,9 @@ def test_the_median_rule_compares_at_equal_tasks_done() -> None:
     rule = MedianPruner()
 
     def stopped(trial: str, values: dict[int, float]) -> list[bool]:
-        return [
-            rule.observe(trial, tasks, value) and rule.should_prune(tasks, value) for tasks, value in values.items()
-        ]
+        for tasks, value in values.items():
+            rule.observe(trial, tasks, value)
+        return [rule.should_prune(tasks, value) for tasks, value in values.items()]
 
     assert stopped("a", {1: 0.9, 2: 0.5}) == [False] * 2
     assert stopped("b", {1: 0.8, 2: 0.6}) == [False] * 2
@@ -716,9 +726,8 @@ def test_a_warm_start_reads_the_journal_where_the_runs_are_gone(tmp_path: Path) 
     recorder = opened(tmp_path / "s", **(grid(9) | {"space": {"quality": {"uniform": [0, 1]}}, "search": "random"}),
                   warm_start=[str(folder)])  # fmt: skip
     warm_start(recorder)
-    assert [(one.values["quality"], one.score, one.seconds) for one in selection.earlier_configs(recorder.state)] == [
-        (0.5, 0.6, None)
-    ]
+    expected = [{"values": {"quality": 0.5}, "score": 0.6, "seconds": None}]
+    assert recorder.state.warm_start.trials == expected
 
 
 def test_many_trials_do_not_slow_the_sweep_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ from ccsi.sweep.execution.gpu_packing import measure_gpu_share
 from ccsi.sweep.execution.trainable import run_trial
 from ccsi.sweep.progress import ProgressPrinter
 from ccsi.sweep.recorder import SweepInterruptedError, SweepRecorder
-from ccsi.sweep.trial_generator import dominated_reason, reason_to_stop
+from ccsi.sweep.trial_generator import reason_to_stop
 
 TUNE_FOLDER = "ray"
 """Tune's own files, in the sweep's folder while it runs."""
@@ -127,7 +127,7 @@ class PruningScheduler(FIFOScheduler):
         if selection.is_over(state):
             needless = {str(JobId(1, trial)) for trial in selection.dominated(state)}
             for trial in [t for t in tune_controller.get_live_trials() if t.config["name"] in needless]:
-                self.recorder.stopping[JobId.parse(trial.config["name"])] = dominated_reason(self.recorder)
+                self.recorder.stopping[JobId.parse(trial.config["name"])] = state.pruned_as_dominated
                 tune_controller.stop_trial(trial)
         return super().choose_trial_to_run(tune_controller)
 
