@@ -1,8 +1,7 @@
 """The workers of one run: N processes that hold the same network and each compute a shard of every batch.
 
-`ccsi train` starts them as one `torch.distributed` group; `ccsi run` has one worker. All draw the same random numbers,
-so each knows its shard without communication; the results of the shards are summed here. All workers must call the
-collective methods in the same order.
+All workers draw the same random numbers, so each knows its shard without communication; the results of the shards are
+summed here. They must call the collective methods in the same order. `ccsi run` has one worker.
 """
 
 import os
@@ -29,12 +28,7 @@ class AgreedError(UserError):
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among the workers of its run.
-
-    Attributes:
-        rank: its number, from 0; worker 0 is the main one and alone writes files.
-        world_size: number of workers.
-    """
+    """This process among the `world_size` workers of its run; worker 0 is the main one, and alone writes files."""
 
     rank: int = 0
     world_size: int = 1
@@ -61,19 +55,15 @@ class ProcessGroup:
 
         No gradient flows through `weights`. A worker may have no values.
         """
-        if weights is None:
-            if self.world_size == 1:
-                return values.mean()
-            weights = torch.ones_like(values)
+        if weights is None and self.world_size == 1:
+            return values.mean()
+        weights = torch.ones_like(values) if weights is None else weights
         total = self.all_reduce(weights.sum())
         return (values * weights).sum() / total.clamp(min=torch.finfo(total.dtype).tiny)
 
     def sum(self, x: Tensor) -> Tensor:
         """Sum of all workers' `x`, of one shape; gradients flow to each of them."""
-        if self.world_size == 1:
-            return x
-        added: Tensor = _Sum.apply(x, self)
-        return added
+        return x if self.world_size == 1 else _Sum.apply(x, self)
 
     def rows(self, x: Tensor) -> tuple[Tensor, slice]:
         """All workers' rows, [n_i, D] to [n, D], and the slice of this one's; gradients flow back.
@@ -90,9 +80,7 @@ class ProcessGroup:
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """As `sum`, without gradient."""
-        if self.world_size == 1:
-            return x
-        return self.all_gather(x.detach()).sum(0)
+        return x if self.world_size == 1 else self.all_gather(x.detach()).sum(0)
 
     def count(self, n: int) -> int:
         """Sum of all workers' n."""
@@ -134,10 +122,9 @@ class ProcessGroup:
         """The main worker's `value`."""
         if self.world_size == 1:
             return value
-        box: list[Any] = [value if self.is_main else None]
-        dist.broadcast_object_list(box, src=0)
-        received: T = box[0]
-        return received
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
     def on_all(self, work: Callable[[], T]) -> T:
         """The result of `work` on this worker, after it has succeeded on all.
@@ -145,32 +132,21 @@ class ProcessGroup:
         Raises:
             AgreedError: on all workers, with the message of the first UserError by rank.
         """
-        value, problem = attempt(work)
+        value: Any = None
+        problem = None
+        try:
+            value = work()
+        except UserError as error:
+            problem = str(error)
         problems = [text for text in self.all_gather_object(problem) if text is not None]
         if problems:
             raise AgreedError(problems[0])
-        done: Any = value
-        return done
+        return value
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """The result of `work`, which the main worker alone runs.
-
-        Raises:
-            AgreedError: on all workers, with the message of its UserError.
-        """
-        value, problem = self.broadcast_object(attempt(work) if self.is_main else (None, None))
-        if problem is not None:
-            raise AgreedError(problem)
-        done: Any = value
-        return done
-
-
-def attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:
-    """The result of `work`, and the message of its UserError."""
-    try:
-        return work(), None
-    except UserError as error:
-        return None, str(error)
+        """The result of `work`, which the main worker alone runs; its UserError is an AgreedError on all workers."""
+        value: Any = self.on_all(lambda: work() if self.is_main else None)
+        return self.broadcast_object(value)
 
 
 class _Sum(torch.autograd.Function):

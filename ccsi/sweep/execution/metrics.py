@@ -1,6 +1,5 @@
 """A run's progress as Ray metrics, which Prometheus reads from each node, and as the title of its process."""
 
-import os
 import sys
 import threading
 import time
@@ -8,7 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from rich.console import Console
+import ray
+from ray.util.metrics import Counter, Gauge
 
 from ccsi.sweep.events import RunId
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
@@ -49,9 +49,9 @@ class RayMetrics:
     def start(self, run: RunStart) -> None:
         """Start exporting metrics."""
         with suppress(Exception):
-            from ray.util.metrics import Counter, Gauge
-
-            self._tags |= {"trial": job_name(run.folder.name), "run": run.folder.name}
+            self._tags |= dict.fromkeys(("trial", "run"), run.folder.name)
+            with suppress(ValueError):  # a run outside a sweep is its own trial
+                self._tags["trial"] = str(RunId.parse(run.folder.name).job)
             self._gauges = {name: Gauge(name, text, (*TAGS, *more)) for name, (text, more) in GAUGES.items()}
             self._done = Counter(TASKS_DONE, "Tasks learned and evaluated", ("sweep",))
             self._batch_size = run.config.get("training", {}).get("batch_size", 0)
@@ -69,10 +69,8 @@ class RayMetrics:
             self._last, self._clock = event, now
             self._values["ccsi_task",] = event.task + 1
             self._values["ccsi_phase", event.phase] = 1
-            for name, value in event.metrics.items():
-                if name == "loss" or name.startswith("loss_"):
-                    part = name.removeprefix("loss").lstrip("_") or "total"
-                    self._values["ccsi_loss", event.phase, part] = value
+            losses = {name: value for name, value in event.metrics.items() if name.startswith("loss")}
+            self._values |= {("ccsi_loss", event.phase, name[5:] or "total"): losses[name] for name in losses}
             if "val_accuracy" in event.metrics:
                 self._values["ccsi_val_accuracy",] = event.metrics["val_accuracy"]
             torch = sys.modules.get("torch")
@@ -108,34 +106,5 @@ class RayMetrics:
         while not self._ended.wait(SECONDS_BETWEEN_BEATS):
             with suppress(Exception):
                 self._export()
-                set_process_title(f"{self._tags['run']} task {self._last.task + 1} {self._last.phase}")
-
-
-def job_name(run: str) -> str:
-    """The job a run belongs to, by its folder's name; a run outside a sweep is its own."""
-    try:
-        return str(RunId.parse(run).job)
-    except ValueError:
-        return run
-
-
-def set_process_title(text: str) -> None:
-    """Name this process in `ps` and the dashboard, until Ray renames it at the trial's next report."""
-    import ray
-
-    ray._raylet.setproctitle(f"ray::Trial {text}")  # type: ignore[attr-defined]
-
-
-def print_addresses(console: Console, dashboard: str) -> None:
-    """Print where a local Ray is watched: its metrics, its dashboard (host:port, if on), and the token it wants."""
-    import ray
-
-    (node,) = ray.nodes()  # type: ignore[no-untyped-call]
-    lines = [f"Metrics for Prometheus: http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"]
-    if dashboard:
-        token = os.environ.get("RAY_AUTH_TOKEN") if os.environ.get("RAY_AUTH_MODE") == "token" else None
-        if token is not None and not console.is_terminal:  # a log file must not hold it
-            token = "shown on a terminal only; or choose one: RAY_AUTH_MODE=token RAY_AUTH_TOKEN=…"
-        lines.append(f"Dashboard: http://{dashboard}" + (f" (token: {token})" if token else ""))
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+                title = f"ray::Trial {self._tags['run']} task {self._last.task + 1} {self._last.phase}"
+                ray._raylet.setproctitle(title)  # type: ignore[attr-defined]  # until the trial's next report

@@ -19,7 +19,7 @@ from ccsi.sweep.execution.context import TrialContext
 from ccsi.sweep.recorder import SweepRecorder
 
 GIB = 2**30
-CONTEXT = TrialContext(1, 2.0, 1.0, 4, {}, str(Path.cwd()))
+CONTEXT = TrialContext(1, 2.0, 1.0, 4)
 DIGITS = ["dataset=digits", "dataset.max_per_class=10", "scenario.classes_per_task=[4,3,3]", "resources.gpu=auto"]
 DIGITS += ["sweep.space={learner.w_idc: {choice: [0.0, 1.0]}}", "learner.synthesis.per_class=4", "training.epochs=50"]
 
@@ -33,7 +33,7 @@ def recorder_of(folder: Path) -> SweepRecorder:
     ("used", "total", "n"), [(1, 16, 13), (4, 16, 3), (3.3, 16, 4), (8, 16, 1), (15, 16, 1), (20, 16, 1)]
 )
 def test_as_many_as_fit_with_a_margin_share_a_gpu(used: float, total: float, n: int) -> None:
-    assert gpu_packing.packing(int(used * GIB), int(total * GIB), 0.2) == n
+    assert gpu_packing.packing(int(used * GIB), int(total * GIB)) == n
     assert n == 1 or n * used * 1.2 <= total < (n + 1) * used * 1.2
 
 

@@ -16,7 +16,8 @@ pytest.importorskip("ray")
 import ray.util.metrics
 
 from ccsi.sweep.execution import metrics as ray_metrics
-from ccsi.sweep.execution.metrics import GAUGES, TASKS_DONE, RayMetrics, print_addresses
+from ccsi.sweep.execution.cluster import print_addresses
+from ccsi.sweep.execution.metrics import GAUGES, TASKS_DONE, RayMetrics
 from ccsi.tracking import Progress, RunStart, TaskEnd
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -33,7 +34,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
         kept.append((self._name, value, tags))
 
     monkeypatch.setattr(ray.util.metrics.Metric, "_record", record)
-    monkeypatch.setattr(ray_metrics, "set_process_title", lambda text: kept.append(("title", 0, {"text": text})))
+    monkeypatch.setattr(ray._raylet, "setproctitle", lambda text: kept.append(("title", 0, {"text": text})))
     return kept
 
 
@@ -72,7 +73,7 @@ def test_a_run_is_told_with_its_names_and_an_ended_one_is_silent(
     assert [tags["part"] for name, _, tags in told if name == "ccsi_loss"] == ["tv"]
     told.clear()
     assert until(lambda: ("ccsi_task", 2, run) in told)  # again and again without news, or Ray would forget it
-    assert ("title", 0, {"text": "p1-c03-s100 task 2 synthesis"}) in told
+    assert ("title", 0, {"text": "ray::Trial p1-c03-s100 task 2 synthesis"}) in told
     metrics.finish(None)
     time.sleep(0.1)
     assert told[-1] == ("ccsi_phase", 0, run | {"phase": "synthesis"})

@@ -122,9 +122,9 @@ def test_trials_of_several_workers_are_refused_where_ray_has_no_dashboard(monkey
     joined = SimpleNamespace(dashboard_url="", address_info={"webui_url": ""})
     monkeypatch.setattr(cluster.ray, "init", lambda **given: joined)
     settings = compose([*STANDIN, "ray.address=10.0.0.1:6379"]).ray
-    with cluster.start_ray(settings):
+    with cluster.start_ray(settings, Console(quiet=True)):
         pass
-    with pytest.raises(UserError) as refused, cluster.start_ray(settings, dashboard=True):
+    with pytest.raises(UserError) as refused, cluster.start_ray(settings, Console(quiet=True), dashboard=True):
         pass
     assert "trials of several workers need Ray's dashboard" in str(refused.value)
     assert "the cluster at 10.0.0.1:6379 has none; start it with `ray start --head" in str(refused.value)
@@ -137,8 +137,8 @@ def test_an_autoscaled_cluster_is_sent_its_trials_before_it_has_room(
     given: dict[str, Any] = {}
     monkeypatch.setattr(tuner.tune.Tuner, "__init__", lambda self, *a, **k: given.update(k))
     monkeypatch.setattr(tuner.tune.Tuner, "fit", lambda self: None)
-    monkeypatch.setattr(tuner, "count_trials", lambda *wanted: pytest.fail("the nodes that are there do not matter"))
-    monkeypatch.setattr(tuner, "check_nodes", lambda *wanted: None)
+    monkeypatch.setattr(cluster, "count_trials", lambda *wanted: pytest.fail("the nodes that are there do not matter"))
+    monkeypatch.setattr(cluster, "check_nodes", lambda *wanted: None)
     monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:9"))
     (tmp_path / "s/runs").mkdir(parents=True)
     autoscaled = ["ray.autoscale=true", "ray.address=auto", "sweep.max_concurrent=16"]
@@ -210,8 +210,8 @@ def test_a_sweep_that_breaks_off_says_so_in_a_sentence_and_can_go_on(
 
     monkeypatch.setattr(tuner.tune.Tuner, "__init__", lambda self, *a, **k: None)
     monkeypatch.setattr(tuner.tune.Tuner, "fit", fit)
-    monkeypatch.setattr(cluster, "start_ray", lambda settings, dashboard: contextlib.nullcontext())
-    monkeypatch.setattr(tuner, "count_trials", lambda *wanted: 1)
+    monkeypatch.setattr(cluster, "start_ray", lambda *settings, dashboard: contextlib.nullcontext())
+    monkeypatch.setattr(cluster, "count_trials", lambda *wanted: 1)
     monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:9"))
     assert main([*STANDIN, f"sweep.dir={tmp_path / 's'}"]) == 1
     said = capsys.readouterr().err.strip()
