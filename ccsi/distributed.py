@@ -17,8 +17,7 @@ from torch import distributed as dist
 from ccsi.errors import UserError
 
 T = TypeVar("T")
-SPIN = 0.05
-"""Seconds for which a worker polls for the others before it sleeps."""
+SPIN = 0.05  # seconds for which a worker polls for the others before it sleeps
 give_way = getattr(os, "sched_yield", lambda: time.sleep(0))  # Windows has no sched_yield
 
 
@@ -48,12 +47,10 @@ class ProcessGroup:
         """This worker's part of n items; the parts are contiguous and as equal as possible."""
         return slice(n * self.rank // self.world_size, n * (self.rank + 1) // self.world_size)
 
-    # a loss is the sum of the workers' results; gradients are summed as well
-
     def mean(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
         """This worker's part of the (weighted) mean of all workers' `values` [n]; weights [n], not all 0.
 
-        No gradient flows through `weights`. A worker may have no values.
+        The sum of the parts is the mean. No gradient flows through `weights`. A worker may have no values.
         """
         if weights is None and self.world_size == 1:
             return values.mean()
@@ -107,8 +104,6 @@ class ProcessGroup:
         padded = x.new_zeros((max(lengths), *x.shape[1:]))
         padded[: len(x)] = x
         return torch.cat([part[:n] for part, n in zip(self.all_gather(padded), lengths, strict=True)])
-
-    # objects, which are pickled between processes of one run
 
     def all_gather_object(self, value: T) -> list[T]:
         """Every worker's `value`, by rank."""

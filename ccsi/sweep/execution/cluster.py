@@ -37,13 +37,9 @@ os.environ |= {
 import ray  # it reads the variables above when it is imported
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-ANSWER_WITHIN = 13.0
-"""Seconds a Ray address has to answer."""
-HEAD_SILENCE = 45.0
-"""Seconds after which a head that does not answer counts as lost; Ray itself waits 60."""
-CHECK_WITHIN = 60.0
-"""Seconds the nodes have to answer whether they can run trials."""
-Resources = Mapping[str, float]
+ANSWER_WITHIN = 13.0  # seconds a Ray address has to answer
+HEAD_SILENCE = 45.0  # seconds after which a head that does not answer counts as lost; Ray itself waits 60
+CHECK_WITHIN = 60.0  # seconds the nodes have to answer
 
 
 @contextlib.contextmanager
@@ -53,15 +49,13 @@ def start_ray(cluster: Cluster, console: Console, dashboard: bool = False) -> It
     Raises:
         UserError: the address is wrong, or does not answer in time; or there is no dashboard.
     """
-    arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    arguments: dict[str, Any] = {"address": cluster.address or "local"}
     warnings.filterwarnings("ignore", module="ray")
     if cluster.address is None:
-        arguments |= {"address": "local", "num_cpus": cluster.num_cpus, "dashboard_host": "127.0.0.1"}
-        arguments |= {"include_dashboard": cluster.dashboard or dashboard}
-        arguments["object_store_memory"] = 150 * 2**20  # default: 30 % of memory
+        arguments |= {"include_dashboard": cluster.dashboard or dashboard, "dashboard_host": "127.0.0.1"}
+        arguments |= {"num_cpus": cluster.num_cpus, "object_store_memory": 150 * 2**20}  # default: 30 % of memory
     else:
         check_cluster(cluster.address)
-        arguments["address"] = cluster.address
     try:
         joined = _init(arguments, cluster.address)
         if dashboard and not joined.dashboard_url:
@@ -83,7 +77,7 @@ def start_ray(cluster: Cluster, console: Console, dashboard: bool = False) -> It
 def _init(arguments: Mapping[str, Any], address: str | None, attempts: int = 3) -> Any:
     """`ray.init`; on this machine up to three times, because two that start at once may choose the same port."""
     try:
-        return ray.init(**arguments)
+        return ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **arguments)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         ray.shutdown()
         if address is None and attempts > 1:
@@ -132,12 +126,8 @@ def check_cluster(address: str) -> None:
     )
 
 
-def count_trials(cpu: float, gpu: float, workers: int = 1) -> int:
-    """How many trials of so many workers fit the machines at once; `cpu` and `gpu` are a worker's.
-
-    Raises:
-        UserError: not even one, for which Tune would wait for ever without a message.
-    """
+def count_trials(cpu: float, gpu: float, workers: int) -> int:
+    """How many trials fit the machines at once; UserError if none does, because Tune would wait for ever."""
     nodes = live_nodes()
     slots = count_slots(nodes, cpu, gpu)
     if slots < workers:
@@ -153,7 +143,7 @@ def live_nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
-def count_slots(nodes: Sequence[Resources], cpu: float, gpu: float) -> int:
+def count_slots(nodes: Sequence[Mapping[str, float]], cpu: float, gpu: float) -> int:
     """How many workers fit these nodes at once."""
     slots = 0
     for node in nodes:
@@ -165,7 +155,7 @@ def count_slots(nodes: Sequence[Resources], cpu: float, gpu: float) -> int:
     return slots
 
 
-def format_nodes(nodes: Sequence[Resources]) -> str:
+def format_nodes(nodes: Sequence[Mapping[str, float]]) -> str:
     """`4 CPUs and 0 GPUs; 3 CPUs and 1 GPUs`."""
     return "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes) or "no node"
 

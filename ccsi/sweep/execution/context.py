@@ -24,11 +24,8 @@ from ccsi.io.run_files import RESULT, read_result
 from ccsi.sweep.remote import Remote
 from ccsi.tracking.events import TaskEnd, Tracker
 
-CUDA_CONTEXT = 2**29
-"""Bytes of a GPU that CUDA itself takes in each process, about: no allocator can cap them."""
+CUDA_CONTEXT = 2**29  # bytes of a GPU that CUDA itself takes in each process, about: no allocator can cap them
 SHARED_FOLDER = "sweep.dir must be a folder all nodes share, or sweep.storage be set"
-
-
 PASSED_ON = ("CCSI_DATA", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "TUNE_FUNCTION_THREAD_TIMEOUT_S")
 """Environment variables of the driver that trials get; others do not reach a running cluster."""
 
@@ -41,8 +38,7 @@ class TrialContext:
         workers: processes that share a run. cpu, gpu: of each of them; gpu: the share of a card it may fill.
         max_failures: how often they start again when one crashes.
         sweep: its name, for the metrics. storage: where runs are kept if machines share no folder.
-        local: all runs on this machine.
-        import_path: folders of modules outside the package.
+        local: all runs on this machine. import_path: folders of modules outside the package.
         cwd: the driver's working directory, for relative paths; left alone if a node does not have it.
         call: names the driver's process. environment: variables to set.
     """
@@ -92,10 +88,7 @@ def check_node(runs: str, storage: str | None) -> None:
 
 
 def execute(
-    config: Config,
-    on_task_end: Callable[[TaskEnd], None],
-    watch: Tracker | None = None,
-    storage: str | None = None,
+    config: Config, on_task_end: Callable[[TaskEnd], None], watch: Tracker | None = None, storage: str | None = None
 ) -> dict[str, Any]:
     """Run or resume one run, unless it is finished; returns the contents of its result.json.
 

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.backend import BackendConfig
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer without its process group
+from ray.tune.integration.ray_train import TuneReportCallback
 
 from ccsi.config import Config, build
 from ccsi.distributed import AgreedError, ProcessGroup
@@ -30,23 +31,16 @@ from ccsi.sweep.execution.failures import RetryCounter, memory_advice
 from ccsi.sweep.execution.metrics import RayMetrics
 from ccsi.tracking.events import TaskEnd
 
-WORKER_CRASHED = (TrainingFailedError, RayError)
-"""A worker crashed; Ray Train's own actor did, because its node is gone."""
-ERROR = "error.txt"
-"""In Ray Train's folder: an error that a retry would not change."""
+WORKER_CRASHED = (TrainingFailedError, RayError)  # or Ray Train's own actor did, because its node is lost
+ERROR = "error.txt"  # in Ray Train's folder: an error that a retry would not change
 
 
-def run_workers(
-    config: Config,
-    context: TrialContext,
-    on_task_end: Callable[[TaskEnd], None] | None = None,
-    callbacks: Sequence[Any] = (),
-) -> None:
+def run_workers(config: Config, context: TrialContext, on_task_end: Callable[[TaskEnd], None] | None = None) -> None:
     """Run `config` in several workers once: until it is finished, or one of them crashes.
 
     Args:
         config: of the run; its `run_dir` is on a disk that all machines share.
-        on_task_end: called in each worker after each task. callbacks: Ray Train's.
+        on_task_end: in a Tune trial: called in each worker after each task. What it reports to Ray Train, Tune gets.
 
     Raises:
         UserError: what the workers found wrong. One of `WORKER_CRASHED`.
@@ -68,7 +62,7 @@ def run_workers(
             name=folder.name,
             storage_path=str(scratch),
             failure_config=FailureConfig(max_failures=0),  # see `RetryCounter`
-            callbacks=list(callbacks),
+            callbacks=[TuneReportCallback()] if on_task_end else [],  # type: ignore[list-item, no-untyped-call]
         ),
     )
     shutil.rmtree(scratch, ignore_errors=True)  # of a driver that was killed
@@ -86,11 +80,7 @@ def run_workers(
 
 
 def run_workers_with_retries(config: Config, context: TrialContext) -> None:
-    """`run_workers`, repeated as long as it gets further: see `RetryCounter`.
-
-    Raises:
-        UserError: what the workers found wrong. GivenUpError: they crashed too often at one checkpoint.
-    """
+    """`run_workers`, repeated as long as it gets further: see `RetryCounter`."""
     retries = RetryCounter(Path(config["run_dir"]), context)
     try:
         while True:

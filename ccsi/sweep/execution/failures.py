@@ -32,11 +32,7 @@ class RetryCounter:
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Count an attempt, which is what is done inside, and note its exception.
-
-        Raises:
-            GivenUpError: more than `max_failures` attempts crashed at this checkpoint, or no retry would help.
-        """
+        """Count an attempt, which is what is done inside; GivenUpError after too many, or if no retry would help."""
         crashes, limit = self._crashes(), self.context.max_failures
         if len(crashes) > limit:
             raise GivenUpError(next((text for text in reversed(crashes) if text), WORKER_DIED))
@@ -91,11 +87,7 @@ def reason(text: str) -> str:
 
 
 def memory_advice(error: Exception, gpu: float) -> str | None:
-    """What to do about an exception that means too little memory, which no retry changes; None for any other.
-
-    Args:
-        gpu: the share of a card that the trial may fill.
-    """
+    """What to do about an exception that means too little memory (`gpu`: the trial's share of a card), or None."""
     if isinstance(error, MemoryError):
         return (
             "MemoryError: the trial needs more memory than this machine has left; run fewer at a time, or a smaller one"

@@ -21,23 +21,16 @@ from ccsi.tracking.events import TaskEnd
 
 MARGIN = 0.2
 """How much more than the warm-up a trial may take later: later tasks have more classes to remember."""
-WARM_UP_WITHIN = 1800.0
-"""Seconds the warm-up has, waiting for a free GPU included."""
-WARM_UP_TASKS = 2
-"""The second is the first with impressions and a teacher."""
+WARM_UP_WITHIN = 1800.0  # seconds, waiting for a free GPU included
+# repetition takes no further memory
 HURRIED = {"training.epochs": 1, "training.first_epochs": 1, "learner.synthesis.iterations": 2}
-"""Repetition takes no further memory."""
 QUIET = {"report": False, "checkpoint_every": 1e9, "tracking.console.quiet": True, "tracking.wandb.mode": "disabled"}
 
 
 def measure_gpu_share(
     recorder: SweepRecorder, context: TrialContext, nodes: Sequence[Mapping[str, float]], console: Console
 ) -> float:
-    """The fraction of a GPU a trial gets, measured once with the first config on an otherwise empty GPU of `nodes`.
-
-    Raises:
-        UserError: no node has a GPU with the CPUs of a trial, or the warm-up crashed.
-    """
+    """The fraction of a GPU a trial gets, measured once with the first config on an otherwise empty GPU of `nodes`."""
     if recorder.state.gpu_share is not None:  # the same as when the sweep began
         return recorder.state.gpu_share
     per_gpu = [node.get("CPU", 0) / context.cpu / node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
@@ -97,7 +90,7 @@ def warm_up(config: Config, context: TrialContext) -> tuple[int, int]:
         pass
 
     def on_task_end(event: TaskEnd) -> None:
-        if event.task + 1 == WARM_UP_TASKS:
+        if event.task == 1:  # the first with impressions and a teacher
             raise EnoughError
 
     context.enter()

@@ -13,9 +13,7 @@ from ray.util.metrics import Counter, Gauge
 from ccsi.sweep.events import RunId
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
-SECONDS_BETWEEN_BEATS = 5.0
-"""How often the values are sent again: Ray forgets a gauge after 20 s of silence, which ends those of ended runs."""
-TAGS = ("sweep", "trial", "run")
+SECONDS_BETWEEN_BEATS = 5.0  # Ray forgets a gauge after 20 s of silence, which ends those of ended runs
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ccsi_task": ("The task the run is at, counted from 1", ()),
     "ccsi_phase": ("1 for the phase the run is in", ("phase",)),
@@ -27,16 +25,15 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ccsi_val_macro": ("Mean over the tasks seen of the accuracy on val, after the last task done", ()),
     "ccsi_val_average_incremental": ("Mean over the tasks done of val_micro", ()),
 }
-"""Name -> description, and the tags beside `TAGS`. Prometheus sees `ray_<name>`."""
+"""Name -> description, and the tags beside sweep, trial and run. Prometheus sees `ray_<name>`."""
 TASKS_DONE = "ccsi_tasks_done"
 """A counter, by sweep alone, as Ray keeps a counter for ever; Prometheus sees `ray_ccsi_tasks_done_total`."""
 
 
 class RayMetrics:
-    """A tracker that exports how a run stands to Ray's metrics agent. No error here reaches the run.
+    """A tracker that exports a run's progress to Ray's metrics agent. No error here reaches the run.
 
-    Args:
-        sweep: value of the tag of this name; the tag `run` is the name of the run's folder, from which `trial` follows.
+    The tag `run` is the name of the run's folder, from which `trial` follows.
     """
 
     def __init__(self, sweep: str) -> None:
@@ -47,18 +44,16 @@ class RayMetrics:
         self._ended = threading.Event()
 
     def start(self, run: RunStart) -> None:
-        """Start exporting metrics."""
         with suppress(Exception):
             self._tags |= dict.fromkeys(("trial", "run"), run.folder.name)
             with suppress(ValueError):  # a run outside a sweep is its own trial
                 self._tags["trial"] = str(RunId.parse(run.folder.name).job)
-            self._gauges = {name: Gauge(name, text, (*TAGS, *more)) for name, (text, more) in GAUGES.items()}
+            self._gauges = {name: Gauge(name, text, (*self._tags, *more)) for name, (text, more) in GAUGES.items()}
             self._done = Counter(TASKS_DONE, "Tasks learned and evaluated", ("sweep",))
             self._batch_size = run.config.get("training", {}).get("batch_size", 0)
             threading.Thread(target=self._beat, name="ccsi-metrics", daemon=True).start()
 
     def progress(self, event: Progress) -> None:
-        """Task, phase, losses, images/s, memory."""
         with suppress(Exception):
             last, now = self._last, time.monotonic()
             if (last.task, last.phase) != (event.task, event.phase):
@@ -79,14 +74,12 @@ class RayMetrics:
             self._export()
 
     def task_end(self, event: TaskEnd) -> None:
-        """The figures on val."""
         with suppress(Exception):
             self._values |= {(n,): event.figures[n[5:]] for n in GAUGES if n[5:] in event.figures}
             self._done.inc(tags={"sweep": self._tags["sweep"]})
             self._export()
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
-        """Stop exporting; the process may start another run."""
         with suppress(Exception):
             self._ended.set()
             self._leave_phase()

@@ -16,7 +16,7 @@ from ray import train, tune
 from ccsi.config import Config
 from ccsi.errors import UserError
 from ccsi.io.run_files import read_result
-from ccsi.sweep.events import RunId, TaskReported, to_record
+from ccsi.sweep.events import Event, RunId, TaskReported, to_record
 from ccsi.sweep.execution.context import TrialContext, execute, reset_process
 from ccsi.sweep.execution.failures import GivenUpError, RetryCounter, reason
 from ccsi.sweep.execution.metrics import RayMetrics
@@ -43,7 +43,7 @@ class Reporter:
         """After a task; not after the last, which is reported once result.json is there: any report may be the end."""
         if event.task + 1 < event.tasks:
             score, seconds = event.figures[self.metric], event.figures["seconds"]
-            send({"report": self._record(run, event.task + 1, event.tasks, score, seconds)})
+            send(self._report(run, event.task + 1, event.tasks, score, seconds))
 
     def end_report(self, run: RunId, result: Result) -> dict[str, Any]:
         """After the run's last task: its figures are part of it, and of all later reports."""
@@ -51,25 +51,23 @@ class Reporter:
         score = end.val.get(self.metric.removeprefix("val_"))
         if score is None:
             raise UserError(f"{self.metric} is not a number after the last task; expected val images of every class.")
-        record = self._record(run, end.tasks, end.tasks, score, end.seconds)
+        report = self._report(run, end.tasks, end.tasks, score, end.seconds, end)
         self.done += end.tasks
         self.values.append(score)
-        return {"report": record, "end": json.dumps(to_record(end))}
+        return report
 
-    def _record(self, run: RunId, task: int, tasks: int, score: float, seconds: float) -> str:
+    def _report(self, run: RunId, task: int, tasks: int, score: float, seconds: float, *end: Event) -> dict[str, Any]:
         value = (sum(self.values) + score) / (len(self.values) + 1)
-        return json.dumps(to_record(TaskReported(run, task, self.done + task, value, tasks, score, seconds)))
+        events = TaskReported(run, task, self.done + task, value, tasks, score, seconds), *end
+        return {"events": json.dumps([to_record(event) for event in events])}
 
 
 def run_trial(job: Mapping[str, Any], context: TrialContext, metric: str) -> None:
-    """A Tune trial: the runs of one job, one after another, each task reported to Tune.
+    """A Tune trial: the runs of one job (`runs`: JSON of their configurations), one after another.
 
-    A report is a `TaskReported` event as JSON (key `report`), and at a run's end a `RunFinished` (key `end`). What no
-    retry would change, as a mistake in the configuration, is reported as `error`; any other exception is raised, and
-    Tune retries in another process.
-
-    Args:
-        job: `name`; `runs`: JSON of its runs' configurations.
+    A report to Tune has JSON of its `events`: `TaskReported`, and at a run's end `RunFinished`. What no retry would
+    change, such as a mistake in the configuration, is reported as `error`; after any other exception Tune retries in
+    another process.
     """
     context.enter()
     reporter = Reporter(metric)
@@ -94,12 +92,9 @@ def finish_run(config: Config, context: TrialContext, report_task: Callable[[Sen
     if context.workers == 1:
         reset_process(int(config["seed"]), context.gpu)
         return execute(config, partial(report_task, tune.report), RayMetrics(context.sweep), context.storage)
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    from ccsi.sweep.execution.data_parallel import run_workers
+    from ccsi.sweep.execution.data_parallel import run_workers  # imports torch
 
     folder = Path(config["run_dir"])
     if read_result(folder) is None:
-        callbacks = [TuneReportCallback()]  # type: ignore[no-untyped-call]
-        run_workers(config, context, partial(report_task, train.report), callbacks)
+        run_workers(config, context, partial(report_task, train.report))
     return wait_for_result(folder)

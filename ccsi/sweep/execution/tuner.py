@@ -36,10 +36,8 @@ from ccsi.sweep.progress import ProgressPrinter
 from ccsi.sweep.recorder import SweepInterruptedError, SweepRecorder
 from ccsi.sweep.trial_generator import dominated_reason, reason_to_stop
 
-TUNE_FOLDER = "ray"
-"""Tune's own files, in the sweep's folder while it runs."""
-COUNT_SECONDS = 10.0
-"""Seconds between two counts of how many trials fit the nodes there are."""
+TUNE_FOLDER = "ray"  # Tune's own files, in the sweep's folder while it runs
+COUNT_SECONDS = 10.0  # between two counts of how many trials fit the nodes
 Job = dict[str, Any]
 
 
@@ -54,14 +52,13 @@ class TrialSearcher(NotSaved, Searcher):
     """Tune's search algorithm, which takes the next job from a generator.
 
     Args:
-        max_live: how many jobs may live at once. count: asked for `max_live` again now and then, because nodes come
-            and go.
+        max_live: how many jobs may live at once. count: counts them again now and then, because nodes come and go.
     """
 
     def __init__(self, jobs: Iterator[Job | None], max_live: int, count: Callable[[], int] | None = None) -> None:
         super().__init__()
-        self.jobs, self.max_live, self.live = jobs, max_live, set[str]()
-        self.again: list[Job] = []
+        self.jobs, self.again = jobs, list[Job]()
+        self.max_live, self.live = max_live, set[str]()
         self.count, self.counted = count, time.monotonic()
 
     def suggest(self, trial_id: str) -> Any:
@@ -96,16 +93,15 @@ class PruningScheduler(NotSaved, FIFOScheduler):
         self.recorder = recorder
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if "report" not in result:
+        if "events" not in result:
             return TrialScheduler.CONTINUE
-        report: Any = from_record(json.loads(result["report"]))
-        end: Any = from_record(json.loads(result["end"])) if "end" in result else None
-        self.recorder.report(report, end)
+        events: list[Any] = [from_record(record) for record in json.loads(result["events"])]
+        report = events[0]
+        self.recorder.report(*events)
         why = reason_to_stop(self.recorder, report.run.job)
-        if why is None:
-            return TrialScheduler.CONTINUE
-        self.recorder.stopping[report.run.job] = why
-        return TrialScheduler.STOP
+        if why is not None:
+            self.recorder.stopping[report.run.job] = why
+        return TrialScheduler.CONTINUE if why is None else TrialScheduler.STOP
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         if self.recorder.error is not None:  # Tune swallows what a callback raises when it stops a trial
@@ -124,8 +120,7 @@ class JournalCallback(NotSaved, tune.Callback):
 
     def __init__(self, recorder: SweepRecorder, searcher: TrialSearcher, progress: ProgressPrinter) -> None:
         self.recorder, self.searcher, self.progress = recorder, searcher, progress
-        self.failed, self.offered = set[str](), Counter[str]()
-        self.reasons: dict[str, str] = {}
+        self.failed, self.offered, self.reasons = set[str](), Counter[str](), dict[str, str]()
 
     def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self.recorder.running.add(JobId.parse(trial.config["name"]))
@@ -172,11 +167,9 @@ def run_jobs(recorder: SweepRecorder, progress: ProgressPrinter, jobs: Iterator[
     Both phases go through one Tuner, so that phase 2 finds the warm workers of phase 1.
 
     Raises:
-        UserError: no machine has what a trial wants, or the warm-up of resources.gpu=auto failed.
         SweepInterruptedError: the disk is full, or Tune gave up; what is done is kept.
     """
-    definition = recorder.definition
-    sweep = definition.sweep
+    definition, sweep = recorder.definition, recorder.definition.sweep
     context = make_context(recorder, progress)
     cpu, gpu, workers = context.cpu, context.gpu, context.workers
     # with ray.autoscale the nodes come when trials wait for them
@@ -195,18 +188,17 @@ def run_jobs(recorder: SweepRecorder, progress: ProgressPrinter, jobs: Iterator[
     searcher = TrialSearcher(jobs, max_live(definition, slots), count)
     if definition.ray.address is not None:
         cluster.check_nodes(str(definition.runs), sweep.storage, cpu, gpu)
-    # Workers start side by side; by default one by one, each in danger: when a trial ends, Tune gives its worker to
-    # the next trial and drops the worker still starting for that one. (It does so still, if starts differ by more
-    # than a trial takes: no trial is lost then, only a slot idle.)
+    # Workers start side by side. By default one by one, and when a trial ends, Tune gives its worker to the next trial
+    # and drops the worker still starting for that one.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(slots, sweep.max_concurrent or slots))
-    tuner = make_tuner(recorder, context, searcher, JournalCallback(recorder, searcher, progress))
+    tuner = make_tuner(context, JournalCallback(recorder, searcher, progress))
     address = ray.get_runtime_context().gcs_address
     try:
         with cluster.watch_head(address, partial(leave_lost_cluster, recorder, address)):
             tuner.fit()
     except (OSError, tune.TuneError) as error:  # Tune wraps what our callbacks raise, but not our generator and disk
         raise SweepInterruptedError(reason(str(error))) from error
-    if sweep.storage is not None:  # copies of the images are left on the nodes' own disks, among others
+    if sweep.storage is not None:  # the nodes' own disks hold copies of the images, among others
         cluster.call_on_nodes(cpu, gpu, shutil.rmtree, str(definition.runs), True)
 
 
@@ -239,11 +231,9 @@ def make_context(recorder: SweepRecorder, progress: ProgressPrinter) -> TrialCon
     return context
 
 
-def make_tuner(
-    recorder: SweepRecorder, context: TrialContext, searcher: TrialSearcher, callback: JournalCallback
-) -> tune.Tuner:
+def make_tuner(context: TrialContext, callback: JournalCallback) -> tune.Tuner:
     """The Tuner, its own files in a folder that is emptied at each start."""
-    definition = recorder.definition
+    definition = callback.recorder.definition
     storage = definition.folder / TUNE_FOLDER
     shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed
     wants = {"cpu": context.cpu} | ({"gpu": context.gpu} if context.gpu > 0 else {})
@@ -255,8 +245,8 @@ def make_tuner(
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=PruningScheduler(recorder),
+            search_alg=callback.searcher,
+            scheduler=PruningScheduler(callback.recorder),
             num_samples=-1,
             reuse_actors=context.workers == 1,
             trial_name_creator=lambda trial: trial.config["name"],
@@ -274,12 +264,8 @@ def make_tuner(
 
 def leave_lost_cluster(recorder: SweepRecorder, address: str) -> None:
     """End this process because the cluster's head is lost: Tune hangs in a call that no exception reaches."""
-    print(
-        f"ccsi: interrupted: the cluster's head at {address} no longer answers; start it again, and resume with "
-        f"resume={recorder.definition.folder}.",
-        file=sys.stderr,
-        flush=True,
-    )
+    problem = f"the cluster's head at {address} no longer answers; start it again, and resume with"
+    print(f"ccsi: interrupted: {problem} resume={recorder.definition.folder}.", file=sys.stderr, flush=True)
     last = [threading.Thread(target=one, daemon=True) for one in (recorder.stop, recorder.sync)]
     for thread in last:  # a disk may be gone with the head
         thread.start()
