@@ -63,14 +63,14 @@ def test_the_share_is_measured_once_told_and_kept(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("nodes", "told"),
+    ("nodes", "message"),
     [
         ([{"CPU": 64.0}, {"CPU": 8.0}], "of the 2 there none has a GPU"),
         ([{"CPU": 4.0, "GPU": 4.0}], "of the 1 there none with a GPU has the 2 CPUs of a trial for each"),
     ],
 )
-def test_without_a_gpu_it_says_so(tmp_path: Path, nodes: list[dict[str, float]], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_without_a_gpu_it_says_so(tmp_path: Path, nodes: list[dict[str, float]], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         gpu_packing.measure_gpu_share(recorder_of(tmp_path), CONTEXT, nodes, Console(quiet=True))
 
 
