@@ -1,8 +1,7 @@
 """The workers of one run: N processes that hold the same network and each compute a shard of every batch.
 
-`ccsi train` starts them as one `torch.distributed` group; `ccsi run` has one worker. All draw the same random numbers,
-so each knows its shard without communication; the results of the shards are summed here. All workers must call the
-collective methods in the same order.
+All workers draw the same random numbers, so each knows its shard without communication; the results of the shards are
+summed here. They must call the collective methods in the same order. `ccsi run` has one worker.
 """
 
 import os
@@ -18,8 +17,7 @@ from torch import distributed as dist
 from ccsi.errors import UserError
 
 T = TypeVar("T")
-SPIN = 0.05
-"""Seconds for which a worker polls for the others before it sleeps."""
+SPIN = 0.05  # seconds for which a worker polls for the others before it sleeps
 give_way = getattr(os, "sched_yield", lambda: time.sleep(0))  # Windows has no sched_yield
 
 
@@ -29,12 +27,7 @@ class AgreedError(UserError):
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among the workers of its run.
-
-    Attributes:
-        rank: its number, from 0; worker 0 is the main one and alone writes files.
-        world_size: number of workers.
-    """
+    """This process among the `world_size` workers of its run; worker 0 is the main one, and alone writes files."""
 
     rank: int = 0
     world_size: int = 1
@@ -54,26 +47,20 @@ class ProcessGroup:
         """This worker's part of n items; the parts are contiguous and as equal as possible."""
         return slice(n * self.rank // self.world_size, n * (self.rank + 1) // self.world_size)
 
-    # a loss is the sum of the workers' results; gradients are summed as well
-
     def mean(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
         """This worker's part of the (weighted) mean of all workers' `values` [n]; weights [n], not all 0.
 
-        No gradient flows through `weights`. A worker may have no values.
+        The sum of the parts is the mean. No gradient flows through `weights`. A worker may have no values.
         """
-        if weights is None:
-            if self.world_size == 1:
-                return values.mean()
-            weights = torch.ones_like(values)
+        if weights is None and self.world_size == 1:
+            return values.mean()
+        weights = torch.ones_like(values) if weights is None else weights
         total = self.all_reduce(weights.sum())
         return (values * weights).sum() / total.clamp(min=torch.finfo(total.dtype).tiny)
 
     def sum(self, x: Tensor) -> Tensor:
         """Sum of all workers' `x`, of one shape; gradients flow to each of them."""
-        if self.world_size == 1:
-            return x
-        added: Tensor = _Sum.apply(x, self)
-        return added
+        return x if self.world_size == 1 else _Sum.apply(x, self)
 
     def rows(self, x: Tensor) -> tuple[Tensor, slice]:
         """All workers' rows, [n_i, D] to [n, D], and the slice of this one's; gradients flow back.
@@ -90,9 +77,7 @@ class ProcessGroup:
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """As `sum`, without gradient."""
-        if self.world_size == 1:
-            return x
-        return self.all_gather(x.detach()).sum(0)
+        return x if self.world_size == 1 else self.all_gather(x.detach()).sum(0)
 
     def count(self, n: int) -> int:
         """Sum of all workers' n."""
@@ -120,8 +105,6 @@ class ProcessGroup:
         padded[: len(x)] = x
         return torch.cat([part[:n] for part, n in zip(self.all_gather(padded), lengths, strict=True)])
 
-    # objects, which are pickled between processes of one run
-
     def all_gather_object(self, value: T) -> list[T]:
         """Every worker's `value`, by rank."""
         if self.world_size == 1:
@@ -134,10 +117,9 @@ class ProcessGroup:
         """The main worker's `value`."""
         if self.world_size == 1:
             return value
-        box: list[Any] = [value if self.is_main else None]
-        dist.broadcast_object_list(box, src=0)
-        received: T = box[0]
-        return received
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
     def on_all(self, work: Callable[[], T]) -> T:
         """The result of `work` on this worker, after it has succeeded on all.
@@ -145,32 +127,21 @@ class ProcessGroup:
         Raises:
             AgreedError: on all workers, with the message of the first UserError by rank.
         """
-        value, problem = attempt(work)
+        value: Any = None
+        problem = None
+        try:
+            value = work()
+        except UserError as error:
+            problem = str(error)
         problems = [text for text in self.all_gather_object(problem) if text is not None]
         if problems:
             raise AgreedError(problems[0])
-        done: Any = value
-        return done
+        return value
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """The result of `work`, which the main worker alone runs.
-
-        Raises:
-            AgreedError: on all workers, with the message of its UserError.
-        """
-        value, problem = self.broadcast_object(attempt(work) if self.is_main else (None, None))
-        if problem is not None:
-            raise AgreedError(problem)
-        done: Any = value
-        return done
-
-
-def attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:
-    """The result of `work`, and the message of its UserError."""
-    try:
-        return work(), None
-    except UserError as error:
-        return None, str(error)
+        """The result of `work`, which the main worker alone runs; its UserError is an AgreedError on all workers."""
+        value: Any = self.on_all(lambda: work() if self.is_main else None)
+        return self.broadcast_object(value)
 
 
 class _Sum(torch.autograd.Function):

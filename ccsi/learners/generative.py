@@ -38,7 +38,7 @@ class InversionLearner(NetLearner):
         self.impressions, teacher, run = None, self.teacher, self.synthesis.run
         if teacher.n_classes:
             made = stages.run("synthesis", lambda stage: run(teacher, memory, task.index, self.streams, stage))
-            self.impressions = Labelled(made["images"], made["labels"]).to(self.device)
+            self.impressions = Labelled(made["images"].to(self.device), made["labels"].to(self.device))
         return TrainingData(task.train, task.val, self.impressions, ratio)
 
 

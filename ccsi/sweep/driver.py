@@ -16,8 +16,7 @@ from ccsi.errors import UserError
 from ccsi.sweep import selection
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import RunFinished, RunId
-from ccsi.sweep.execution.context import execute
-from ccsi.sweep.execution.environment import keep_ray_private, require_ray
+from ccsi.sweep.execution.context import execute, prepare_ray
 from ccsi.sweep.folder import open_remote
 from ccsi.sweep.progress import ProgressPrinter
 from ccsi.sweep.recorder import SweepInterruptedError, SweepRecorder
@@ -115,18 +114,15 @@ def validate(definition: Definition) -> None:
 def run_phases(recorder: SweepRecorder, console: Console) -> None:
     """Start Ray and run what is left of the two phases."""
     definition = recorder.definition
-    require_ray()
+    prepare_ray(local=definition.ray.address is None)
     if definition.ray.address is None:
         validate(definition)  # a cluster's nodes may have data that this machine lacks
-        keep_ray_private()
     console.print(f"Starting Ray ({shown(definition.ray.address or 'local')}) …", highlight=False)
-    from ccsi.sweep.execution import cluster, metrics, tuner  # seconds to import
+    from ccsi.sweep.execution import cluster, tuner  # seconds to import
 
     progress = ProgressPrinter(recorder, console)
     try:
-        with cluster.start_ray(definition.ray, dashboard=definition.resources.workers > 1) as dashboard:
-            if dashboard is not None:
-                metrics.print_addresses(console, dashboard)
+        with cluster.start_ray(definition.ray, console, dashboard=definition.resources.workers > 1):
             tuner.run_jobs(recorder, progress, generate_jobs(recorder, progress.start_phase))
     finally:  # no worker writes there any more
         shutil.rmtree(definition.folder / tuner.TUNE_FOLDER, ignore_errors=True)

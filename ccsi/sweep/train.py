@@ -1,13 +1,11 @@
 """One run shared by several workers, outside a sweep (see `execution.data_parallel`)."""
 
 import contextlib
-import os
 import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -21,8 +19,7 @@ from ccsi.io.locks import InUseError, locked
 from ccsi.io.run_files import read_result
 from ccsi.sweep.compose import section
 from ccsi.sweep.definition import Cluster, Resources
-from ccsi.sweep.execution.context import TrialContext
-from ccsi.sweep.execution.environment import keep_ray_private, require_ray
+from ccsi.sweep.execution.context import TrialContext, prepare_ray
 from ccsi.sweep.execution.failures import GivenUpError, reason
 from ccsi.sweep.folder import LOCK_WITHIN
 from ccsi.sweep.recorder import SweepInterruptedError
@@ -57,7 +54,7 @@ def train(arguments: Sequence[str]) -> None:
     config["run_dir"] = str(folder)
     shared_data = folder.with_name(f".{folder.name}.data")
     config["share_data"] = config["share_data"] or str(shared_data)
-    context = TrialContext(config["workers"], cpu, gpu, max_failures, {}, os.getcwd(), local=local)
+    context = TrialContext(config["workers"], cpu, gpu, max_failures, local=local)
     with sole_driver(folder):
         try:
             run_shared(config, context, cluster)
@@ -73,20 +70,15 @@ def train(arguments: Sequence[str]) -> None:
 def run_shared(config: Config, context: TrialContext, cluster: Cluster) -> None:
     """Start Ray, and on it the run's workers."""
     folder = Path(config["run_dir"])
-    require_ray()
+    prepare_ray(context.local)
     if context.local:  # a cluster's nodes may see other disks than this machine
         check_run_dir(folder, config)
         build(config | {"_target_": "ccsi.experiment.validate"})()
-        keep_ray_private()
     print(f"Starting Ray ({ccsi.config.shown(cluster.address or 'local')}) …", file=sys.stderr)
     from ccsi.sweep.execution import cluster as ray_cluster  # seconds to import
     from ccsi.sweep.execution.data_parallel import run_workers_with_retries
-    from ccsi.sweep.execution.metrics import print_addresses
 
-    context = replace(context, environment={key: os.environ[key] for key in ray_cluster.PASSED_ON if key in os.environ})
-    with ray_cluster.start_ray(cluster) as dashboard:
-        if dashboard is not None:
-            print_addresses(Console(stderr=True), dashboard)
+    with ray_cluster.start_ray(cluster, Console(stderr=True)):
         if not cluster.autoscale:  # else the nodes come when workers wait for them
             ray_cluster.count_trials(context.cpu, context.gpu, context.workers)
         show_progress(lambda: run_workers_with_retries(config, context), folder)

@@ -1,7 +1,6 @@
 """Tune in this process: the sweep's own searcher, scheduler and callback, and made-up trials. No Ray is started."""
 
 import json
-import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -97,20 +96,21 @@ def wait(job: dict[str, Any]) -> float:
 
 def real(recorder: SweepRecorder, job: dict[str, Any]) -> "RealJob":
     """A job as its configuration says."""
-    context = TrialContext(1, 1.0, 0.0, recorder.definition.sweep.max_failures, {}, os.getcwd(), "s")
+    context = TrialContext(1, 1.0, 0.0, recorder.definition.sweep.max_failures, "s", call="the driver")
     return RealJob(job, context, recorder.definition.sweep.metric)
 
 
 def reports(recorder: SweepRecorder, job: dict[str, Any], learn: Learn) -> Generator[dict[str, Any]]:
     """What `run_trial` reports: after each task, the last of a run when its result.json is there."""
-    done, scores, metric = 0, list[float](), recorder.definition.sweep.metric
+    metric, sent = recorder.definition.sweep.metric, list[dict[str, Any]]()
+    reporter = Reporter(metric)
     for config in json.loads(job["runs"]):
         folder = Path(config["run_dir"])
         after = learn(config, int(folder.name[1]))
         if not after:
             yield {"error": "not to my liking"}
             return
-        reporter = Reporter(RunId.parse(folder.name), metric, done, tuple(scores))
+        run = RunId.parse(folder.name)
         for task in range(1, len(after) + 1):
             score = sum(after[:task]) / task if metric == "val_average_incremental" else after[task - 1]
             reached = len(list(folder.glob("task*")))
@@ -119,11 +119,11 @@ def reports(recorder: SweepRecorder, job: dict[str, Any], learn: Learn) -> Gener
             if task < len(after):
                 folder.mkdir(exist_ok=True)
                 (folder / f"task{task}").touch()
-                yield reporter.task_report(TaskEnd(task - 1, len(after), {metric: score, "seconds": float(task)}, {}))
+                event = TaskEnd(task - 1, len(after), {metric: score, "seconds": float(task)}, {})
+                reporter.report_task(run, sent.append, event)
+                yield sent.pop()
         result = finish(folder, score, len(after), float(config.get("wait", 1)))
-        yield reporter.end_report(result)
-        scores.append(score)
-        done += len(after)
+        yield reporter.end_report(run, result)
 
 
 def finish(folder: Path, val: float, tasks: int = 2, seconds: float = 1.5, test: float | None = None) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def test_a_second_driver_of_a_run_is_refused(tmp_path: Path, capsys) -> None:
 
 
 def test_workers_that_die_are_started_again_as_long_as_they_get_further(tmp_path: Path, monkeypatch) -> None:
-    config, context = {"run_dir": str(tmp_path / "run")}, TrialContext(2, 1.0, 0.0, 2, {}, str(tmp_path))
+    config, context = {"run_dir": str(tmp_path / "run")}, TrialContext(2, 1.0, 0.0, 2)
     (tmp_path / "run").mkdir()
     ends: list[Exception | None] = []
     monkeypatch.setattr(

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import math
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +13,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from rich.console import Console
 
 from ccsi.errors import UserError
 from ccsi.sweep.definition import Cluster
@@ -36,44 +37,27 @@ os.environ |= {
 import ray  # it reads the variables above when it is imported
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-START_ATTEMPTS = 3
-"""How often Ray is started on this machine until it is given up."""
-ANSWER_WITHIN = 13.0
-"""Seconds a Ray address has to answer."""
-HEAD_SILENCE = 45.0
-"""Seconds after which a head that does not answer counts as lost; Ray itself waits 60."""
-CHECK_WITHIN = 60.0
-"""Seconds the nodes have to answer whether they can run trials."""
-PASSED_ON = ("CCSI_DATA", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "TUNE_FUNCTION_THREAD_TIMEOUT_S")
-"""Environment variables of the driver that trials get."""
-
-Resources = Mapping[str, float]
+ANSWER_WITHIN = 13.0  # seconds a Ray address has to answer
+HEAD_SILENCE = 45.0  # seconds after which a head that does not answer counts as lost; Ray itself waits 60
+CHECK_WITHIN = 60.0  # seconds the nodes have to answer
 
 
 @contextlib.contextmanager
-def start_ray(cluster: Cluster, dashboard: bool = False) -> Iterator[str | None]:
-    """Ray for the time of a `with` block.
-
-    Args:
-        dashboard: it must have one.
-
-    Yields:
-        host:port of the dashboard of a local Ray ("": it is off); None on a running cluster.
+def start_ray(cluster: Cluster, console: Console, dashboard: bool = False) -> Iterator[None]:
+    """Ray for the time of a `with` block, if need be with a `dashboard`; prints where one on this machine is watched.
 
     Raises:
         UserError: the address is wrong, or does not answer in time; or there is no dashboard.
     """
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    arguments: dict[str, Any] = {"address": cluster.address or "local"}
     warnings.filterwarnings("ignore", module="ray")
     if cluster.address is None:
-        arguments: dict[str, Any] = {"address": "local", "num_cpus": cluster.num_cpus}
-        arguments |= {"include_dashboard": cluster.dashboard or dashboard}
-        arguments |= {"dashboard_host": "127.0.0.1", "object_store_memory": 150 * 2**20}  # default: 30 % of memory
+        arguments |= {"include_dashboard": cluster.dashboard or dashboard, "dashboard_host": "127.0.0.1"}
+        arguments |= {"num_cpus": cluster.num_cpus, "object_store_memory": 150 * 2**20}  # default: 30 % of memory
     else:
         check_cluster(cluster.address)
-        arguments = {"address": cluster.address}
     try:
-        joined = _init(arguments | quiet, cluster)
+        joined = _init(arguments, cluster.address)
         if dashboard and not joined.dashboard_url:
             raise UserError(
                 f"resources.workers: trials of several workers need Ray's dashboard (it frees what stopped ones held), "
@@ -83,23 +67,35 @@ def start_ray(cluster: Cluster, dashboard: bool = False) -> Iterator[str | None]
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        yield None if cluster.address else joined.address_info["webui_url"] or ""
+        if cluster.address is None:
+            print_addresses(console, joined.address_info["webui_url"] or "")
+        yield
     finally:
         ray.shutdown()
 
 
-def _init(arguments: Mapping[str, Any], cluster: Cluster) -> Any:
-    """`ray.init`; on this machine three times, because two that start at once may choose the same port."""
-    for attempt in range(1, START_ATTEMPTS + 1):
-        try:
-            return ray.init(**arguments)
-        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-            ray.shutdown()
-            if cluster.address is None and attempt < START_ATTEMPTS:
-                continue
-            where = f"join ray.address={cluster.address}" if cluster.address else "start on this machine"
-            raise UserError(f"Ray could not {where}: {str(error).strip().splitlines()[0]}") from error
-    raise AssertionError
+def _init(arguments: Mapping[str, Any], address: str | None, attempts: int = 3) -> Any:
+    """`ray.init`; on this machine up to three times, because two that start at once may choose the same port."""
+    try:
+        return ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **arguments)
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        ray.shutdown()
+        if address is None and attempts > 1:
+            return _init(arguments, address, attempts - 1)
+        where = f"join ray.address={address}" if address else "start on this machine"
+        raise UserError(f"Ray could not {where}: {str(error).strip().splitlines()[0]}") from error
+
+
+def print_addresses(console: Console, dashboard: str) -> None:
+    """Print where a local Ray is watched: its metrics, its dashboard (host:port, if on), and the token it wants."""
+    (node,) = ray.nodes()  # type: ignore[no-untyped-call]
+    lines = [f"Metrics for Prometheus: http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"]
+    if dashboard:
+        token = os.environ.get("RAY_AUTH_TOKEN") if os.environ.get("RAY_AUTH_MODE") == "token" else None
+        if token is not None and not console.is_terminal:  # a log file must not hold it
+            token = "shown on a terminal only; or choose one: RAY_AUTH_MODE=token RAY_AUTH_TOKEN=…"
+        lines.append(f"Dashboard: http://{dashboard}" + (f" (token: {token})" if token else ""))
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 def check_cluster(address: str) -> None:
@@ -118,35 +114,27 @@ def check_cluster(address: str) -> None:
     # Something listens, but is it Ray? Ask in a child: ray.init itself waits for a minute, deaf to signals.
     ask = f"import ray; ray.init({address!r}, log_to_driver=False, logging_level='CRITICAL'); ray.shutdown()"
     try:
-        child = subprocess.run(
-            [sys.executable, "-c", ask], check=False, capture_output=True, text=True, timeout=ANSWER_WITHIN
-        )
-        problem = (child.stderr.strip().splitlines() or ["no reason given"])[-1] if child.returncode else None
+        subprocess.run([sys.executable, "-c", ask], check=True, capture_output=True, text=True, timeout=ANSWER_WITHIN)
+        return
     except subprocess.TimeoutExpired:
         problem = f"no answer within {ANSWER_WITHIN:.0f} s"
-    if problem is not None:
-        raise UserError(
-            f"ray.address={address}: no Ray cluster answers there ({problem}); is it up, is it the same Ray version "
-            f"({ray.__version__}), and does it want a token (RAY_AUTH_MODE=token)?"
-        )
+    except subprocess.CalledProcessError as error:
+        problem = reason(error.stderr)
+    raise UserError(
+        f"ray.address={address}: no Ray cluster answers there ({problem}); is it up, is it the same Ray version "
+        f"({ray.__version__}), and does it want a token (RAY_AUTH_MODE=token)?"
+    )
 
 
-def count_trials(cpu: float, gpu: float, workers: int = 1) -> int:
-    """How many trials of so many workers fit the machines at once; `cpu` and `gpu` are a worker's.
-
-    Raises:
-        UserError: not even one, naming what there is. (Tune would wait for ever without a message.)
-    """
+def count_trials(cpu: float, gpu: float, workers: int) -> int:
+    """How many trials fit the machines at once; UserError if none does, because Tune would wait for ever."""
     nodes = live_nodes()
     slots = count_slots(nodes, cpu, gpu)
     if slots < workers:
-        wants = f"{cpu:g} CPUs and {gpu:g} GPUs"
+        wants, there = f"{cpu:g} CPUs and {gpu:g} GPUs", f"(there is: {format_nodes(nodes)})"
         if workers > 1:
-            raise UserError(
-                f"resources: {workers} workers want {wants} each, but there is room for {slots} (there is: "
-                f"{format_nodes(nodes)})."
-            )
-        raise UserError(f"resources: a trial wants {wants}, but no machine has them (there is: {format_nodes(nodes)}).")
+            raise UserError(f"resources: {workers} workers want {wants} each, but there is room for {slots} {there}.")
+        raise UserError(f"resources: a trial wants {wants}, but no machine has them {there}.")
     return slots // workers
 
 
@@ -155,7 +143,7 @@ def live_nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
-def count_slots(nodes: Sequence[Resources], cpu: float, gpu: float) -> int:
+def count_slots(nodes: Sequence[Mapping[str, float]], cpu: float, gpu: float) -> int:
     """How many workers fit these nodes at once."""
     slots = 0
     for node in nodes:
@@ -167,34 +155,36 @@ def count_slots(nodes: Sequence[Resources], cpu: float, gpu: float) -> int:
     return slots
 
 
-def format_nodes(nodes: Sequence[Resources]) -> str:
+def format_nodes(nodes: Sequence[Mapping[str, float]]) -> str:
     """`4 CPUs and 0 GPUs; 3 CPUs and 1 GPUs`."""
     return "; ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes) or "no node"
 
 
 def check_nodes(runs: str, storage: str | None, cpu: float, gpu: float) -> None:
-    """Raise UserError unless every node with room for a trial can run one: its disk, its packages.
-
-    (Its trials would fail one after another.)
-    """
-    task, asked = ray.remote(num_cpus=0, max_retries=0)(check_node), dict[Any, str]()
-    for node in ray.nodes():  # type: ignore[no-untyped-call]
-        if node["Alive"] and count_slots([node["Resources"]], cpu, gpu):
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            asked[task.options(scheduling_strategy=there).remote(runs, storage)] = node["NodeManagerAddress"]
-    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=CHECK_WITHIN) if asked else ([], [])
-    for answer in answered:
+    """Raise UserError unless every node with room for a trial can run one: its disk, its packages."""
+    for answer, address in call_on_nodes(cpu, gpu, check_node, runs, storage).items():
         try:
             ray.get(answer)
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise UserError(f"node {asked[answer]} cannot run trials: {error.cause}.") from error
-            raise UserError(  # not even our code is there
-                f"node {asked[answer]} cannot run trials: {reason(str(error))}; expected ccsi to be installed on every "
-                "node."
-            ) from error
+            no_code = f"{reason(str(error))}; expected ccsi to be installed on every node"
+            why = error.cause if isinstance(error.cause, UserError) else no_code
+            raise UserError(f"node {address} cannot run trials: {why}.") from error
         except ray.exceptions.RayError:
             continue  # the node has just died
+
+
+def call_on_nodes(cpu: float, gpu: float, function: Callable[..., Any], *arguments: Any) -> dict[Any, str]:
+    """Call a function on each node with room for a trial; returns the answers (references) and the nodes' addresses.
+
+    A node that does not answer within `CHECK_WITHIN` is left out.
+    """
+    task, asked = ray.remote(num_cpus=0, max_retries=0)(function), dict[Any, str]()
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if node["Alive"] and count_slots([node["Resources"]], cpu, gpu):
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[task.options(scheduling_strategy=there).remote(*arguments)] = node["NodeManagerAddress"]
+    answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=CHECK_WITHIN) if asked else ([], [])
+    return {answer: asked[answer] for answer in answers}
 
 
 @contextlib.contextmanager
@@ -206,28 +196,14 @@ def watch_head(address: str, on_head_lost: Callable[[], None]) -> Iterator[None]
     def watch() -> None:
         heard = time.monotonic()
         while not over.wait(HEAD_SILENCE / 10):
-            try:
+            with contextlib.suppress(OSError):
                 socket.create_connection((host, int(port)), timeout=HEAD_SILENCE / 10).close()
                 heard = time.monotonic()
-            except OSError:
-                if time.monotonic() - heard > HEAD_SILENCE and not over.is_set():
-                    on_head_lost()
-                    return
+            if time.monotonic() - heard > HEAD_SILENCE and not over.is_set():
+                return on_head_lost()
 
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
         over.set()
-
-
-def clean_nodes(runs: str) -> None:
-    """Remove what trials left on the nodes' own disks: copies of the images among it."""
-    task: Any = ray.remote(num_cpus=0, max_retries=0)(shutil.rmtree)
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-    ray.wait(
-        [task.options(scheduling_strategy=one).remote(runs, ignore_errors=True) for one in there],
-        num_returns=len(nodes),
-        timeout=CHECK_WITHIN,
-    )

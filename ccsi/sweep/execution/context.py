@@ -3,13 +3,16 @@
 import contextlib
 import gc
 import os
+import secrets
 import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +20,42 @@ import ccsi.config
 from ccsi.config import Config
 from ccsi.errors import UserError
 from ccsi.io.locks import InUseError, locked
-from ccsi.io.run_files import read_result
+from ccsi.io.run_files import RESULT, read_result
 from ccsi.sweep.remote import Remote
 from ccsi.tracking.events import TaskEnd, Tracker
 
-CUDA_CONTEXT = 2**29
-"""Bytes of a GPU that CUDA itself takes in each process, about: no allocator can cap them."""
+CUDA_CONTEXT = 2**29  # bytes of a GPU that CUDA itself takes in each process, about: no allocator can cap them
 SHARED_FOLDER = "sweep.dir must be a folder all nodes share, or sweep.storage be set"
+PASSED_ON = ("CCSI_DATA", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "TUNE_FUNCTION_THREAD_TIMEOUT_S")
+"""Environment variables of the driver that trials get; others do not reach a running cluster."""
 
 
 @dataclass(frozen=True)
 class TrialContext:
-    """Where and how runs compute.
+    """Where and how runs compute, as a driver says it.
 
     Attributes:
         workers: processes that share a run. cpu, gpu: of each of them; gpu: the share of a card it may fill.
         max_failures: how often they start again when one crashes.
-        environment: variables to set, because the driver's environment does not reach a running cluster.
-        cwd: the driver's working directory, for relative paths; left alone if a node does not have it.
         sweep: its name, for the metrics. storage: where runs are kept if machines share no folder.
-        call: names the driver's process; crashes are counted afresh in each. local: all runs on this machine.
-        import_path: folders of modules outside the package.
+        local: all runs on this machine. import_path: folders of modules outside the package.
+        cwd: the driver's working directory, for relative paths; left alone if a node does not have it.
+        call: names the driver's process. environment: variables to set.
     """
 
     workers: int
     cpu: float
     gpu: float
     max_failures: int
-    environment: Mapping[str, str]
-    cwd: str
     sweep: str = ""
     storage: str | None = None
-    call: str = ""
     local: bool = False
     import_path: tuple[str, ...] = ()
+    cwd: str = field(default_factory=os.getcwd)
+    call: str = field(default_factory=lambda: f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+    environment: Mapping[str, str] = field(
+        default_factory=lambda: {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+    )
 
     def enter(self) -> None:
         """Set what this process needs."""
@@ -60,47 +65,32 @@ class TrialContext:
             os.chdir(self.cwd)
 
     def check_folder(self, runs: Path) -> None:
-        """Make sure that the folder of the runs is on this machine; it is made where each machine has its own.
-
-        Raises:
-            UserError: it is not, or belongs to another user.
-        """
-        if self.storage is None:
-            if not runs.is_dir():
-                raise UserError(f"{runs} is not on node {socket.gethostname()}: {SHARED_FOLDER}")
-            return
-        runs.mkdir(parents=True, exist_ok=True)
-        top = runs.parent
-        if top.stat().st_uid != os.getuid():
-            raise UserError(f"{top} belongs to another user; expected it to be free, or TMPDIR to name another place.")
-        top.chmod(0o700)  # images lie there
+        """Raise UserError unless this machine has the folder of the runs; where each has its own, it is made."""
+        if self.storage is not None:
+            runs.mkdir(parents=True, exist_ok=True)
+            if runs.parent.stat().st_uid != os.getuid():
+                free = "expected it to be free, or TMPDIR to name another place"
+                raise UserError(f"{runs.parent} belongs to another user; {free}.")
+        elif not runs.is_dir():
+            raise UserError(f"{runs} is not on node {socket.gethostname()}: {SHARED_FOLDER}")
 
 
 def check_node(runs: str, storage: str | None) -> None:
-    """Make sure that this machine can run trials whose runs live in `runs`, or at `storage`.
-
-    Raises:
-        UserError: it cannot.
-    """
+    """Raise UserError unless this machine can run trials whose runs live in `runs`, or at `storage`."""
     if storage is not None:
-        Remote(storage).check()
-        return
+        return Remote(storage).check()
     try:
         with tempfile.TemporaryFile(dir=runs):
-            same = (Path(runs).parent / "sweep.yaml").exists()
+            if not Path(runs).with_name("sweep.yaml").exists():
+                raise UserError(f"{runs}: another folder of this name; {SHARED_FOLDER}")
     except OSError as error:
         raise UserError(f"{runs}: {error.strerror or type(error).__name__}; {SHARED_FOLDER}") from error
-    if not same:
-        raise UserError(f"{runs}: another folder of this name; {SHARED_FOLDER}")
 
 
 def execute(
-    config: Config,
-    on_task_end: Callable[[TaskEnd], None],
-    watch: Tracker | None = None,
-    storage: str | None = None,
+    config: Config, on_task_end: Callable[[TaskEnd], None], watch: Tracker | None = None, storage: str | None = None
 ) -> dict[str, Any]:
-    """Run, resume, or only read (when finished) one run; returns the contents of its result.json.
+    """Run or resume one run, unless it is finished; returns the contents of its result.json.
 
     With a storage the run is fetched from there, copied to it at each checkpoint, and at the end removed from here.
     """
@@ -111,34 +101,32 @@ def execute(
             remote = Remote(storage)
             remote.pull(f"runs/{folder.name}", folder)
             push = partial(remote.push, folder, f"runs/{folder.name}")
+        if read_result(folder) is None:
+            ccsi.config.build(config)(on_task_end=on_task_end, on_checkpoint=push, watch=watch)
         result = read_result(folder)
         if result is None:
-            ccsi.config.build(config)(on_task_end=on_task_end, on_checkpoint=push, watch=watch)
-            result = read_result(folder)
-        if push is not None and result is not None:
+            raise RuntimeError(f"the run ended without writing {folder / RESULT}")
+        if push is not None:
             push()
             shutil.rmtree(folder)
-    if result is None:
-        raise RuntimeError(f"the run ended without writing {folder / 'result.json'}")
-    return result
+        return result
 
 
 @contextlib.contextmanager
-def sole_user(folder: Path, patience: float = 60.0) -> Iterator[None]:
+def sole_user(folder: Path) -> Iterator[None]:
     """Hold the run's lock: a worker of a killed sweep may live for some seconds and must not write beside us."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder.parent / f".{folder.name}.lock", wait=patience))
-        except InUseError:
-            raise RuntimeError(f"{folder} is in use by another process") from None
-        yield
+    try:
+        with locked(folder.with_name(f".{folder.name}.lock"), wait=60.0):
+            yield
+    except InUseError:
+        raise RuntimeError(f"{folder} is in use by another process") from None
 
 
 def reset_process(seed: int, gpu: float) -> None:
     """Clear what an earlier trial of this worker process left (processes are reused, which saves 2 s each)."""
     gc.collect()
     if not gc.get_freeze_count():
-        gc.freeze()  # PyTorch's and Ray's objects stay for good: looking at all of them takes 0.2 s each time
+        gc.freeze()  # PyTorch's and Ray's objects stay: looking at all of them takes 0.2 s each time
     if "torch" in sys.modules or gpu > 0:
         import torch
 
@@ -151,3 +139,14 @@ def reset_process(seed: int, gpu: float) -> None:
             if gpu < 1:  # Ray only counts fractions; the memory must be capped by us
                 total = torch.cuda.get_device_properties(0).total_memory
                 torch.cuda.set_per_process_memory_fraction(max(gpu / 2, gpu - CUDA_CONTEXT / total))
+
+
+def prepare_ray(local: bool) -> None:
+    """Check that Ray is installed, and before it is imported: let a `local` one use the loopback device and a token."""
+    for package in ("ray", "pyarrow"):
+        if find_spec(package) is None:
+            raise UserError(f"this command needs the package {package}: pip install 'ccsi[sweep]'.")
+    if local:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # its name says where this is the default
+        if "RAY_AUTH_MODE" not in os.environ:  # without a token Ray would write ~/.ray/auth_token
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

@@ -8,8 +8,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.backend import BackendConfig
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer without its process group
+from ray.tune.integration.ray_train import TuneReportCallback
 
 from ccsi.config import Config, build
 from ccsi.distributed import AgreedError, ProcessGroup
@@ -30,21 +31,16 @@ from ccsi.sweep.execution.failures import RetryCounter, memory_advice
 from ccsi.sweep.execution.metrics import RayMetrics
 from ccsi.tracking.events import TaskEnd
 
-TaskReport = Callable[[TaskEnd], dict[str, Any] | None]
-WORKER_CRASHED = (TrainingFailedError, RayError)
-"""A worker crashed; Ray Train's own actor did, because its node is gone."""
-ERROR = "error.txt"
-"""In Ray Train's folder: an error that a retry would not change."""
+WORKER_CRASHED = (TrainingFailedError, RayError)  # or Ray Train's own actor did, because its node is lost
+ERROR = "error.txt"  # in Ray Train's folder: an error that a retry would not change
 
 
-def run_workers(
-    config: Config, context: TrialContext, task_report: TaskReport | None = None, callbacks: Sequence[Any] = ()
-) -> None:
+def run_workers(config: Config, context: TrialContext, on_task_end: Callable[[TaskEnd], None] | None = None) -> None:
     """Run `config` in several workers once: until it is finished, or one of them crashes.
 
     Args:
         config: of the run; its `run_dir` is on a disk that all machines share.
-        task_report: what the workers report after each task, if any. callbacks: Ray Train's.
+        on_task_end: in a Tune trial: called in each worker after each task. What it reports to Ray Train, Tune gets.
 
     Raises:
         UserError: what the workers found wrong. One of `WORKER_CRASHED`.
@@ -52,10 +48,11 @@ def run_workers(
     folder = Path(config["run_dir"])
     scratch = folder.with_name(f".{folder.name}.train")  # Ray Train wants one; a run keeps its own record
     one = {"CPU": context.cpu} | ({"GPU": context.gpu} if context.gpu > 0 else {})
-    payload = {"config": json.dumps(config), "context": context, "task_report": task_report, "scratch": str(scratch)}
-    backend: BackendConfig = BackendConfig()  # none: see `meets_by_file`
-    if not meets_by_file(context):
-        backend = TorchConfig(backend="cpu:gloo,cuda:nccl" if context.gpu > 0 else "gloo")
+    payload = {"config": json.dumps(config), "context": context, "on_task_end": on_task_end, "scratch": str(scratch)}
+    backend: BackendConfig = TorchConfig(backend="cpu:gloo,cuda:nccl" if context.gpu > 0 else "gloo")
+    if context.local and context.gpu == 0:  # on the loopback device, rather than by a port open to all
+        backend = BackendConfig()
+        payload["meet"] = f"file://{scratch}/meet"
     trainer = DataParallelTrainer(
         work,
         train_loop_config=payload,
@@ -65,7 +62,7 @@ def run_workers(
             name=folder.name,
             storage_path=str(scratch),
             failure_config=FailureConfig(max_failures=0),  # see `RetryCounter`
-            callbacks=list(callbacks),
+            callbacks=[TuneReportCallback()] if on_task_end else [],  # type: ignore[list-item, no-untyped-call]
         ),
     )
     shutil.rmtree(scratch, ignore_errors=True)  # of a driver that was killed
@@ -83,60 +80,36 @@ def run_workers(
 
 
 def run_workers_with_retries(config: Config, context: TrialContext) -> None:
-    """`run_workers`, repeated as long as it gets further: see `RetryCounter`.
-
-    Raises:
-        UserError: what the workers found wrong. GivenUpError: they crashed too often at one checkpoint.
-    """
-    retries = RetryCounter(Path(config["run_dir"]), str(os.getpid()))
+    """`run_workers`, repeated as long as it gets further: see `RetryCounter`."""
+    retries = RetryCounter(Path(config["run_dir"]), context)
     try:
         while True:
-            retries.begin(context.max_failures)
-            try:
+            with suppress(*WORKER_CRASHED), retries.attempt():  # a retry changes no other error
                 return run_workers(config, context)
-            except WORKER_CRASHED as error:  # a retry changes no other error
-                retries.crashed(context.max_failures, str(error))
     finally:
         retries.clear()
 
 
-def meets_by_file(context: TrialContext) -> bool:
-    """Whether the workers find each other by a file, on the loopback device, rather than by a port open to all."""
-    return context.local and context.gpu == 0
-
-
 def work(payload: Mapping[str, Any]) -> None:
     """One worker's part of a run; Ray Train calls it in each."""
-    config, context, task_report = json.loads(payload["config"]), payload["context"], payload["task_report"]
+    config, context = json.loads(payload["config"]), payload["context"]
     context.enter()
-    folder, error_file = Path(config["run_dir"]), Path(payload["scratch"], ERROR)
-    if meets_by_file(context):
+    folder = Path(config["run_dir"])
+    if "meet" in payload:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
         me = train.get_context()
-        torch.distributed.init_process_group(
-            "gloo", f"file://{payload['scratch']}/meet", rank=me.get_world_rank(), world_size=me.get_world_size()
-        )
+        rank, size = me.get_world_rank(), me.get_world_size()
+        torch.distributed.init_process_group("gloo", payload["meet"], rank=rank, world_size=size)
     group = ProcessGroup.current()
-
-    def on_task_end(event: TaskEnd) -> None:
-        report = task_report and task_report(event)
-        if report:
-            train.report(report)
-
     try:
         with sole_user(folder) if group.is_main else nullcontext():
             if group.broadcast_object(read_result(folder) is not None):  # one crashed after the last line was written
                 return
             reset_process(int(config["seed"]), context.gpu)
-            build(config)(on_task_end=on_task_end, watch=RayMetrics(context.sweep))
-    except AgreedError as error:
-        if group.is_main:
-            error_file.write_text(str(error))
-    except UserError as error:  # this worker's own: the others wait for it until Ray ends them
-        error_file.write_text(str(error))
-        raise
+            build(config)(on_task_end=payload["on_task_end"], watch=RayMetrics(context.sweep))
     except Exception as error:
-        advice = memory_advice(error, context.gpu)
-        if advice is not None:
-            error_file.write_text(advice)
-        raise
+        text = str(error) if isinstance(error, UserError) else memory_advice(error, context.gpu)
+        if text is not None:
+            Path(payload["scratch"], ERROR).write_text(text)
+        if not isinstance(error, AgreedError):  # this worker's own: the others wait for it until Ray ends them
+            raise

@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import ray
@@ -20,47 +21,36 @@ from ccsi.tracking.events import TaskEnd
 
 MARGIN = 0.2
 """How much more than the warm-up a trial may take later: later tasks have more classes to remember."""
-WARM_UP_WITHIN = 1800.0
-"""Seconds the warm-up has, waiting for a free GPU included."""
-WARM_UP_TASKS = 2
-"""The second is the first with impressions and a teacher."""
+WARM_UP_WITHIN = 1800.0  # seconds, waiting for a free GPU included
+# repetition takes no further memory
 HURRIED = {"training.epochs": 1, "training.first_epochs": 1, "learner.synthesis.iterations": 2}
-"""Repetition takes no further memory."""
 QUIET = {"report": False, "checkpoint_every": 1e9, "tracking.console.quiet": True, "tracking.wandb.mode": "disabled"}
 
 
 def measure_gpu_share(
     recorder: SweepRecorder, context: TrialContext, nodes: Sequence[Mapping[str, float]], console: Console
 ) -> float:
-    """The fraction of a GPU a trial gets, measured once with the first config on an otherwise empty GPU.
-
-    Args:
-        nodes: the resources of each.
-
-    Raises:
-        UserError: no machine has a GPU with the CPUs of a trial, or the warm-up crashed.
-    """
+    """The fraction of a GPU a trial gets, measured once with the first config on an otherwise empty GPU of `nodes`."""
     if recorder.state.gpu_share is not None:  # the same as when the sweep began
         return recorder.state.gpu_share
     per_gpu = [node.get("CPU", 0) / context.cpu / node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
-    if not per_gpu or max(per_gpu) < 1:
-        has = "none has a GPU" if not per_gpu else f"none with a GPU has the {context.cpu:g} CPUs of a trial for each"
+    enough = [n for n in per_gpu if n >= 1]
+    if not enough:
+        has = f"none with a GPU has the {context.cpu:g} CPUs of a trial for each" if per_gpu else "none has a GPU"
         raise UserError(f"resources.gpu=auto: expected a machine with a GPU, but of the {len(nodes)} there {has}.")
     console.print("Measuring how much of a GPU a trial takes …", highlight=False)
     used, total = run_warm_up(warm_up_config(recorder.state), context)
-    fits = min(packing(used, total), math.floor(min(one for one in per_gpu if one >= 1) + 1e-6))
-    console.print(
-        f"resources.gpu=auto: a trial took {used / 2**30:.1f} of {total / 2**30:.1f} GiB, so {fits} share a GPU.",
-        highlight=False,
-    )
+    fits = min(packing(used, total), math.floor(min(enough) + 1e-6))
+    gib = f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB"
+    console.print(f"resources.gpu=auto: a trial took {gib}, so {fits} share a GPU.", highlight=False)
     share = math.floor(1e4 / fits) / 1e4  # Ray counts in ten-thousandths and rounds: 6 times 0.1667 were more than one
     recorder.record(GpuShareMeasured(share))
     return share
 
 
-def packing(used: int, total: int, margin: float = MARGIN) -> int:
-    """How many trials that take `used` bytes, and a margin, fit into `total`; at least one."""
-    return max(1, math.floor(total / (used * (1 + margin))))
+def packing(used: int, total: int) -> int:
+    """How many trials that take `used` bytes, and `MARGIN`, fit into `total`; at least one."""
+    return max(1, math.floor(total / (used * (1 + MARGIN))))
 
 
 def warm_up_config(state: SweepState) -> Config:
@@ -74,14 +64,10 @@ def warm_up_config(state: SweepState) -> Config:
 
 
 def run_warm_up(config: Config, context: TrialContext) -> tuple[int, int]:
-    """`warm_up`, on a whole GPU of the cluster.
-
-    Raises:
-        UserError: it crashed.
-    """
+    """`warm_up`, on a whole GPU of the cluster; raises UserError if that crashed."""
     try:
         asked = ray.remote(num_cpus=context.cpu, num_gpus=1)(warm_up).remote(config, context)
-        used, total = ray.get(asked, timeout=WARM_UP_WITHIN)
+        measured: tuple[int, int] = ray.get(asked, timeout=WARM_UP_WITHIN)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(asked, force=True)
         free = ray.available_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
@@ -91,12 +77,9 @@ def run_warm_up(config: Config, context: TrialContext) -> tuple[int, int]:
         ) from None
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None)
-        if isinstance(cause, UserError):
-            raise UserError(str(cause)) from error
-        raise UserError(
-            f"resources.gpu=auto: the warm-up crashed ({reason(str(error))}); fix it, or set resources.gpu=X."
-        ) from error
-    return int(used), int(total)
+        crashed = f"resources.gpu=auto: the warm-up crashed ({reason(str(error))}); fix it, or set resources.gpu=X."
+        raise UserError(str(cause) if isinstance(cause, UserError) else crashed) from error
+    return measured
 
 
 def warm_up(config: Config, context: TrialContext) -> tuple[int, int]:
@@ -106,8 +89,8 @@ def warm_up(config: Config, context: TrialContext) -> tuple[int, int]:
     class EnoughError(Exception):
         pass
 
-    def task_end(event: TaskEnd) -> None:
-        if event.task + 1 == WARM_UP_TASKS:
+    def on_task_end(event: TaskEnd) -> None:
+        if event.task == 1:  # the first with impressions and a teacher
             raise EnoughError
 
     context.enter()
@@ -116,9 +99,8 @@ def warm_up(config: Config, context: TrialContext) -> tuple[int, int]:
     shutil.rmtree(folder, ignore_errors=True)
     reset_process(int(config["seed"]), 1.0)
     try:
-        ccsi.config.build(config)(on_task_end=task_end)
-    except EnoughError:
-        pass
+        with suppress(EnoughError):
+            ccsi.config.build(config)(on_task_end=on_task_end)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     free, total = torch.cuda.mem_get_info()  # the allocator gives nothing back: what it holds is the most it held

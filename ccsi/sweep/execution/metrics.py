@@ -1,6 +1,5 @@
 """A run's progress as Ray metrics, which Prometheus reads from each node, and as the title of its process."""
 
-import os
 import sys
 import threading
 import time
@@ -8,14 +7,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from rich.console import Console
+import ray
+from ray.util.metrics import Counter, Gauge
 
 from ccsi.sweep.events import RunId
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
-SECONDS_BETWEEN_BEATS = 5.0
-"""How often the values are sent again: Ray forgets a gauge after 20 s of silence, which ends those of ended runs."""
-TAGS = ("sweep", "trial", "run")
+SECONDS_BETWEEN_BEATS = 5.0  # Ray forgets a gauge after 20 s of silence, which ends those of ended runs
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ccsi_task": ("The task the run is at, counted from 1", ()),
     "ccsi_phase": ("1 for the phase the run is in", ("phase",)),
@@ -27,16 +25,15 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ccsi_val_macro": ("Mean over the tasks seen of the accuracy on val, after the last task done", ()),
     "ccsi_val_average_incremental": ("Mean over the tasks done of val_micro", ()),
 }
-"""Name -> description, and the tags beside `TAGS`. Prometheus sees `ray_<name>`."""
+"""Name -> description, and the tags beside sweep, trial and run. Prometheus sees `ray_<name>`."""
 TASKS_DONE = "ccsi_tasks_done"
 """A counter, by sweep alone, as Ray keeps a counter for ever; Prometheus sees `ray_ccsi_tasks_done_total`."""
 
 
 class RayMetrics:
-    """A tracker that exports how a run stands to Ray's metrics agent. No error here reaches the run.
+    """A tracker that exports a run's progress to Ray's metrics agent. No error here reaches the run.
 
-    Args:
-        sweep: value of the tag of this name; the tag `run` is the name of the run's folder, from which `trial` follows.
+    The tag `run` is the name of the run's folder, from which `trial` follows.
     """
 
     def __init__(self, sweep: str) -> None:
@@ -47,18 +44,16 @@ class RayMetrics:
         self._ended = threading.Event()
 
     def start(self, run: RunStart) -> None:
-        """Start exporting metrics."""
         with suppress(Exception):
-            from ray.util.metrics import Counter, Gauge
-
-            self._tags |= {"trial": job_name(run.folder.name), "run": run.folder.name}
-            self._gauges = {name: Gauge(name, text, (*TAGS, *more)) for name, (text, more) in GAUGES.items()}
+            self._tags |= dict.fromkeys(("trial", "run"), run.folder.name)
+            with suppress(ValueError):  # a run outside a sweep is its own trial
+                self._tags["trial"] = str(RunId.parse(run.folder.name).job)
+            self._gauges = {name: Gauge(name, text, (*self._tags, *more)) for name, (text, more) in GAUGES.items()}
             self._done = Counter(TASKS_DONE, "Tasks learned and evaluated", ("sweep",))
             self._batch_size = run.config.get("training", {}).get("batch_size", 0)
             threading.Thread(target=self._beat, name="ccsi-metrics", daemon=True).start()
 
     def progress(self, event: Progress) -> None:
-        """Task, phase, losses, images/s, memory."""
         with suppress(Exception):
             last, now = self._last, time.monotonic()
             if (last.task, last.phase) != (event.task, event.phase):
@@ -69,10 +64,8 @@ class RayMetrics:
             self._last, self._clock = event, now
             self._values["ccsi_task",] = event.task + 1
             self._values["ccsi_phase", event.phase] = 1
-            for name, value in event.metrics.items():
-                if name == "loss" or name.startswith("loss_"):
-                    part = name.removeprefix("loss").lstrip("_") or "total"
-                    self._values["ccsi_loss", event.phase, part] = value
+            losses = {name: value for name, value in event.metrics.items() if name.startswith("loss")}
+            self._values |= {("ccsi_loss", event.phase, name[5:] or "total"): losses[name] for name in losses}
             if "val_accuracy" in event.metrics:
                 self._values["ccsi_val_accuracy",] = event.metrics["val_accuracy"]
             torch = sys.modules.get("torch")
@@ -81,14 +74,12 @@ class RayMetrics:
             self._export()
 
     def task_end(self, event: TaskEnd) -> None:
-        """The figures on val."""
         with suppress(Exception):
             self._values |= {(n,): event.figures[n[5:]] for n in GAUGES if n[5:] in event.figures}
             self._done.inc(tags={"sweep": self._tags["sweep"]})
             self._export()
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
-        """Stop exporting; the process may start another run."""
         with suppress(Exception):
             self._ended.set()
             self._leave_phase()
@@ -108,34 +99,5 @@ class RayMetrics:
         while not self._ended.wait(SECONDS_BETWEEN_BEATS):
             with suppress(Exception):
                 self._export()
-                set_process_title(f"{self._tags['run']} task {self._last.task + 1} {self._last.phase}")
-
-
-def job_name(run: str) -> str:
-    """The job a run belongs to, by its folder's name; a run outside a sweep is its own."""
-    try:
-        return str(RunId.parse(run).job)
-    except ValueError:
-        return run
-
-
-def set_process_title(text: str) -> None:
-    """Name this process in `ps` and the dashboard, until Ray renames it at the trial's next report."""
-    import ray
-
-    ray._raylet.setproctitle(f"ray::Trial {text}")  # type: ignore[attr-defined]
-
-
-def print_addresses(console: Console, dashboard: str) -> None:
-    """Print where a local Ray is watched: its metrics, its dashboard (host:port, if on), and the token it wants."""
-    import ray
-
-    (node,) = ray.nodes()  # type: ignore[no-untyped-call]
-    lines = [f"Metrics for Prometheus: http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"]
-    if dashboard:
-        token = os.environ.get("RAY_AUTH_TOKEN") if os.environ.get("RAY_AUTH_MODE") == "token" else None
-        if token is not None and not console.is_terminal:  # a log file must not hold it
-            token = "shown on a terminal only; or choose one: RAY_AUTH_MODE=token RAY_AUTH_TOKEN=…"
-        lines.append(f"Dashboard: http://{dashboard}" + (f" (token: {token})" if token else ""))
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+                title = f"ray::Trial {self._tags['run']} task {self._last.task + 1} {self._last.phase}"
+                ray._raylet.setproctitle(title)  # type: ignore[attr-defined]  # until the trial's next report

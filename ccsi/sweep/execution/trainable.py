@@ -5,129 +5,96 @@ restarted after a crash, or in a resumed sweep, ends with the bits of an undistu
 """
 
 import json
-import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from ray import train, tune
 
 from ccsi.config import Config
 from ccsi.errors import UserError
 from ccsi.io.run_files import read_result
-from ccsi.sweep.events import RunId, TaskReported, to_record
+from ccsi.sweep.events import Event, RunId, TaskReported, to_record
 from ccsi.sweep.execution.context import TrialContext, execute, reset_process
-from ccsi.sweep.execution.failures import GivenUpError, RetryCounter, memory_advice, reason
+from ccsi.sweep.execution.failures import GivenUpError, RetryCounter, reason
 from ccsi.sweep.execution.metrics import RayMetrics
 from ccsi.sweep.runs import Result, summary_of, wait_for_result
 from ccsi.tracking.events import TaskEnd
 
+Send = Callable[[dict[str, Any]], None]
 
-@dataclass(frozen=True)
+
+@dataclass
 class Reporter:
-    """Makes a job's reports of one of its runs.
+    """Makes a job's reports.
 
     Attributes:
         metric: `val_macro`, …, as `TaskEnd.figures` names it.
-        done: tasks of the job's runs before it. values: their values of the metric.
+        done: tasks of the job's finished runs. values: their values of the metric.
     """
 
-    run: RunId
     metric: str
-    done: int
-    values: Sequence[float]
+    done: int = 0
+    values: list[float] = field(default_factory=list)
 
-    def task_report(self, event: TaskEnd) -> dict[str, Any] | None:
-        """After a task; None after the last, which is reported once result.json is there: any report may be the end."""
-        if event.task + 1 == event.tasks:
-            return None
-        score, seconds = event.figures[self.metric], event.figures["seconds"]
-        return {"report": self._record(event.task + 1, event.tasks, score, seconds)}
+    def report_task(self, run: RunId, send: Send, event: TaskEnd) -> None:
+        """After a task; not after the last, which is reported once result.json is there: any report may be the end."""
+        if event.task + 1 < event.tasks:
+            score, seconds = event.figures[self.metric], event.figures["seconds"]
+            send(self._report(run, event.task + 1, event.tasks, score, seconds))
 
-    def end_report(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """After the run's last task: its figures are part of it."""
-        end = summary_of(self.run, result)
+    def end_report(self, run: RunId, result: Result) -> dict[str, Any]:
+        """After the run's last task: its figures are part of it, and of all later reports."""
+        end = summary_of(run, result)
         score = end.val.get(self.metric.removeprefix("val_"))
         if score is None:
             raise UserError(f"{self.metric} is not a number after the last task; expected val images of every class.")
-        return {"report": self._record(end.tasks, end.tasks, score, end.seconds), "end": json.dumps(to_record(end))}
+        report = self._report(run, end.tasks, end.tasks, score, end.seconds, end)
+        self.done += end.tasks
+        self.values.append(score)
+        return report
 
-    def _record(self, task: int, tasks: int, score: float, seconds: float) -> str:
+    def _report(self, run: RunId, task: int, tasks: int, score: float, seconds: float, *end: Event) -> dict[str, Any]:
         value = (sum(self.values) + score) / (len(self.values) + 1)
-        return json.dumps(to_record(TaskReported(self.run, task, self.done + task, value, tasks, score, seconds)))
+        events = TaskReported(run, task, self.done + task, value, tasks, score, seconds), *end
+        return {"events": json.dumps([to_record(event) for event in events])}
 
 
 def run_trial(job: Mapping[str, Any], context: TrialContext, metric: str) -> None:
-    """A Tune trial: the runs of one job, one after another, each task reported to Tune.
+    """A Tune trial: the runs of one job (`runs`: JSON of their configurations), one after another.
 
-    A report is a `TaskReported` event as JSON (key `report`), and at a run's end a `RunFinished` (key `end`). A mistake
-    in the configuration is reported as `error` and not raised, because a retry would not change it.
-
-    Args:
-        job: `name`; `runs`: JSON of its runs' configurations.
+    A report to Tune has JSON of its `events`: `TaskReported`, and at a run's end `RunFinished`. What no retry would
+    change, such as a mistake in the configuration, is reported as `error`; after any other exception Tune retries in
+    another process.
     """
-    from ray import tune
-
     context.enter()
-    done, values = 0, list[float]()
+    reporter = Reporter(metric)
     for config in json.loads(job["runs"]):
         folder = Path(config["run_dir"])
-        retries = RetryCounter(folder, context.call)
+        run, retries = RunId.parse(folder.name), RetryCounter(folder, context)
         try:
             context.check_folder(folder.parent)
-            retries.begin(context.max_failures)
-            reporter = Reporter(RunId.parse(folder.name), metric, done, tuple(values))
-            result = attempt(config, context, reporter, retries)
-            report = reporter.end_report(result)
+            with retries.attempt():
+                result = finish_run(config, context, partial(reporter.report_task, run))
+            report = reporter.end_report(run, result)
         except UserError as error:
-            tune.report({"error": str(error)})
-            return
+            return tune.report({"error": str(error)})
         except GivenUpError as error:
-            tune.report({"error": reason(str(error)), "traceback": str(error)})
-            return
+            return tune.report({"error": reason(str(error)), "traceback": str(error)})
         retries.clear()
         tune.report(report)
-        end = summary_of(reporter.run, result)
-        values.append(end.val[metric.removeprefix("val_")])
-        done += end.tasks
 
 
-def attempt(config: Config, context: TrialContext, reporter: Reporter, retries: RetryCounter) -> Result:
-    """One run, or what is left of it; returns the contents of its result.json.
-
-    Raises:
-        UserError, GivenUpError: a retry would not help. Any other exception: Tune retries, in another process.
-    """
-    try:
-        if context.workers == 1:
-            return run_alone(config, context, reporter)
-        return run_data_parallel(config, context, reporter)
-    except UserError:
-        raise
-    except Exception as error:
-        retries.crashed(context.max_failures, traceback.format_exc(), memory_advice(error, context.gpu))
-        raise
-
-
-def run_alone(config: Config, context: TrialContext, reporter: Reporter) -> dict[str, Any]:
-    """One run in this process."""
-    from ray import tune
-
-    def on_task_end(event: TaskEnd) -> None:
-        report = reporter.task_report(event)
-        if report is not None:
-            tune.report(report)
-
-    reset_process(int(config["seed"]), context.gpu)
-    return execute(config, on_task_end, RayMetrics(context.sweep), context.storage)
-
-
-def run_data_parallel(config: Config, context: TrialContext, reporter: Reporter) -> Result:
-    """One run in several workers of Ray Train's."""
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    from ccsi.sweep.execution.data_parallel import run_workers
+def finish_run(config: Config, context: TrialContext, report_task: Callable[[Send, TaskEnd], None]) -> Result:
+    """One run, or what is left of it, in this process or in several; returns the contents of its result.json."""
+    if context.workers == 1:
+        reset_process(int(config["seed"]), context.gpu)
+        return execute(config, partial(report_task, tune.report), RayMetrics(context.sweep), context.storage)
+    from ccsi.sweep.execution.data_parallel import run_workers  # imports torch
 
     folder = Path(config["run_dir"])
     if read_result(folder) is None:
-        run_workers(config, context, reporter.task_report, [TuneReportCallback()])  # type: ignore[no-untyped-call]
+        run_workers(config, context, partial(report_task, train.report))
     return wait_for_result(folder)

@@ -1,8 +1,7 @@
 """Ray Tune runs one job after another; each of its events becomes one of the sweep's.
 
 Tune decides where and when a job runs and restarts it when it crashes. The state of the sweep is never asked of Tune,
-and every start uses a fresh Tuner: that makes resuming after kill -9 exact (Tune's own restore lags behind and may
-lose trials without a message).
+and every start uses a fresh Tuner, so that resuming after kill -9 is exact.
 """
 
 import json
@@ -26,17 +25,9 @@ from ray.tune.trainable.function_trainable import wrap_function
 
 from ccsi.config.compose import ADDED
 from ccsi.sweep import selection
-from ccsi.sweep.events import JobId, RunFinished, TaskReported, from_record
-from ccsi.sweep.execution.cluster import (
-    PASSED_ON,
-    check_nodes,
-    clean_nodes,
-    count_slots,
-    count_trials,
-    format_nodes,
-    live_nodes,
-    watch_head,
-)
+from ccsi.sweep.definition import Definition
+from ccsi.sweep.events import JobId, from_record
+from ccsi.sweep.execution import cluster
 from ccsi.sweep.execution.context import TrialContext
 from ccsi.sweep.execution.failures import WORKER_DIED, reason
 from ccsi.sweep.execution.gpu_packing import measure_gpu_share
@@ -45,25 +36,29 @@ from ccsi.sweep.progress import ProgressPrinter
 from ccsi.sweep.recorder import SweepInterruptedError, SweepRecorder
 from ccsi.sweep.trial_generator import reason_to_stop
 
-TUNE_FOLDER = "ray"
-"""Tune's own files, in the sweep's folder while it runs."""
-COUNT_SECONDS = 10.0
-"""Seconds between two counts of how many trials fit the nodes there are."""
+TUNE_FOLDER = "ray"  # Tune's own files, in the sweep's folder while it runs
+COUNT_SECONDS = 10.0  # between two counts of how many trials fit the nodes
 Job = dict[str, Any]
 
 
-class TrialSearcher(Searcher):
+class NotSaved:
+    """Tune copies everything for a restore that is unused: we resume from the journal."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class TrialSearcher(NotSaved, Searcher):
     """Tune's search algorithm, which takes the next job from a generator.
 
     Args:
-        max_live: how many jobs may live at once. count: asked for `max_live` again now and then, because nodes come
-            and go.
+        max_live: how many jobs may live at once. count: counts them again now and then, because nodes come and go.
     """
 
     def __init__(self, jobs: Iterator[Job | None], max_live: int, count: Callable[[], int] | None = None) -> None:
         super().__init__()
-        self.jobs, self.max_live, self.live = jobs, max_live, set[str]()
-        self.again: list[Job] = []
+        self.jobs, self.again = jobs, list[Job]()
+        self.max_live, self.live = max_live, set[str]()
         self.count, self.counted = count, time.monotonic()
 
     def suggest(self, trial_id: str) -> Any:
@@ -82,17 +77,11 @@ class TrialSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         self.live.discard(trial_id)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune copies everything for a restore that is unused
-
     def save(self, checkpoint_path: str) -> None:
-        """We resume from the journal; Tune's own restore is unused."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Unused."""
+        """See `NotSaved`."""
 
 
-class PruningScheduler(FIFOScheduler):
+class PruningScheduler(NotSaved, FIFOScheduler):
     """Records each report, and stops trials of phase 1 that are pruned or dominated.
 
     Tune asks the scheduler first, so the report is recorded here. A dominated trial (see `selection.dominated`) is
@@ -103,22 +92,16 @@ class PruningScheduler(FIFOScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self.recorder = recorder
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if "report" not in result:
+        if "events" not in result:
             return TrialScheduler.CONTINUE
-        report = from_record(json.loads(result["report"]))
-        assert isinstance(report, TaskReported)
-        end = from_record(json.loads(result["end"])) if "end" in result else None
-        assert end is None or isinstance(end, RunFinished)
-        self.recorder.report(report, end)
-        reason_given = reason_to_stop(self.recorder, report.run.job)
-        if reason_given is None:
-            return TrialScheduler.CONTINUE
-        self.recorder.stopping[report.run.job] = reason_given
-        return TrialScheduler.STOP
+        events: list[Any] = [from_record(record) for record in json.loads(result["events"])]
+        report = events[0]
+        self.recorder.report(*events)
+        why = reason_to_stop(self.recorder, report.run.job)
+        if why is not None:
+            self.recorder.stopping[report.run.job] = why
+        return TrialScheduler.CONTINUE if why is None else TrialScheduler.STOP
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         if self.recorder.error is not None:  # Tune swallows what a callback raises when it stops a trial
@@ -132,16 +115,12 @@ class PruningScheduler(FIFOScheduler):
         return super().choose_trial_to_run(tune_controller)
 
 
-class JournalCallback(tune.Callback):
+class JournalCallback(NotSaved, tune.Callback):
     """Records how jobs end, and prints the progress."""
 
     def __init__(self, recorder: SweepRecorder, searcher: TrialSearcher, progress: ProgressPrinter) -> None:
         self.recorder, self.searcher, self.progress = recorder, searcher, progress
-        self.failed, self.offered = set[str](), Counter[str]()
-        self.reasons: dict[str, str] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
+        self.failed, self.offered, self.reasons = set[str](), Counter[str](), dict[str, str]()
 
     def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self.recorder.running.add(JobId.parse(trial.config["name"]))
@@ -154,7 +133,7 @@ class JournalCallback(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         last = trial.last_result or {}
         error = last.get("error")
-        if error == WORKER_DIED:  # all a trial can say of its own end; Ray may know more
+        if error == WORKER_DIED:  # all a trial knows of its own end; Ray may know more
             error = self.reasons.get(trial.trial_id, error)
         self.recorder.end_job(JobId.parse(trial.config["name"]), error, last.get("traceback", ""))
         if hasattr(trial, "run_metadata"):  # Tune's statistics and the configurations are not read again
@@ -182,96 +161,82 @@ class JournalCallback(tune.Callback):
         self.progress.tick()
 
 
-class SlotCounter:
-    """How many jobs Tune may have at a time, counted again as nodes come and go."""
-
-    def __init__(self, recorder: SweepRecorder, context: TrialContext, progress: ProgressPrinter) -> None:
-        self.recorder, self.context, self.progress = recorder, context, progress
-        definition = recorder.definition
-        # with ray.autoscale the nodes come when trials wait for them
-        self.fixed = definition.sweep.max_concurrent if definition.ray.autoscale else None
-        self.slots = self.fixed or count_trials(context.cpu, context.gpu, context.workers)
-
-    def max_live(self) -> int:
-        """As many jobs as fit; and one waiting, so that no worker idles."""
-        sweep = self.recorder.definition.sweep
-        at_most = sweep.max_concurrent or self.slots
-        # jobs of several workers ask for no resources that would hold one back
-        one_waits = sweep.search != "optuna" and 0 < self.slots <= at_most and self.context.workers == 1
-        return min(self.slots, at_most) + one_waits
-
-    def count(self) -> int:
-        """`max_live` with the nodes of now."""
-        self.recorder.sync()
-        before, nodes = self.slots, live_nodes()
-        self.slots = self.fixed or count_slots(nodes, self.context.cpu, self.context.gpu) // self.context.workers
-        if before and not self.slots:
-            said = f"No room for a trial is left (there is: {format_nodes(nodes)}): waiting."
-            self.progress.console.print(said, highlight=False)
-        return self.max_live()
-
-
 def run_jobs(recorder: SweepRecorder, progress: ProgressPrinter, jobs: Iterator[Job | None]) -> None:
     """Run every job of `jobs` (see `trial_generator`) and record what happens.
 
     Both phases go through one Tuner, so that phase 2 finds the warm workers of phase 1.
 
     Raises:
-        UserError: no machine has what a trial wants, or the warm-up of resources.gpu=auto failed.
         SweepInterruptedError: the disk is full, or Tune gave up; what is done is kept.
     """
-    definition = recorder.definition
-    sweep = definition.sweep
+    definition, sweep = recorder.definition, recorder.definition.sweep
     context = make_context(recorder, progress)
-    counter = SlotCounter(recorder, context, progress)
+    cpu, gpu, workers = context.cpu, context.gpu, context.workers
+    # with ray.autoscale the nodes come when trials wait for them
+    autoscaled = sweep.max_concurrent if definition.ray.autoscale else None
+    slots = autoscaled or cluster.count_trials(cpu, gpu, workers)
+
+    def count() -> int:
+        recorder.sync()
+        nodes = cluster.live_nodes()
+        slots = autoscaled or cluster.count_slots(nodes, cpu, gpu) // workers
+        if searcher.max_live and not slots:
+            text = f"No room for a trial is left (there is: {cluster.format_nodes(nodes)}): waiting."
+            progress.console.print(text, highlight=False)
+        return max_live(definition, slots)
+
+    searcher = TrialSearcher(jobs, max_live(definition, slots), count)
     if definition.ray.address is not None:
-        check_nodes(str(definition.runs), sweep.storage, context.cpu, context.gpu)
-    # Workers start side by side; by default one by one, each in danger: when a trial ends, Tune gives its worker to
-    # the next trial and drops the worker still starting for that one. (It does so still, if starts differ by more
-    # than a trial takes: no trial is lost then, only a slot idle.)
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(counter.slots, sweep.max_concurrent or counter.slots))
-    searcher = TrialSearcher(jobs, counter.max_live(), counter.count)
-    tuner = make_tuner(recorder, context, searcher, JournalCallback(recorder, searcher, progress))
+        cluster.check_nodes(str(definition.runs), sweep.storage, cpu, gpu)
+    # Workers start side by side. By default one by one, and when a trial ends, Tune gives its worker to the next trial
+    # and drops the worker still starting for that one.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(slots, sweep.max_concurrent or slots))
+    tuner = make_tuner(context, JournalCallback(recorder, searcher, progress))
     address = ray.get_runtime_context().gcs_address
     try:
-        with watch_head(address, partial(leave_lost_cluster, recorder, address)):
+        with cluster.watch_head(address, partial(leave_lost_cluster, recorder, address)):
             tuner.fit()
     except (OSError, tune.TuneError) as error:  # Tune wraps what our callbacks raise, but not our generator and disk
         raise SweepInterruptedError(reason(str(error))) from error
-    if sweep.storage is not None:
-        clean_nodes(str(definition.runs))
+    if sweep.storage is not None:  # the nodes' own disks hold copies of the images, among others
+        cluster.call_on_nodes(cpu, gpu, shutil.rmtree, str(definition.runs), True)
+
+
+def max_live(definition: Definition, slots: int) -> int:
+    """How many jobs Tune may have at a time: as many as fit, and one waiting, so that no worker idles."""
+    sweep = definition.sweep
+    at_most = sweep.max_concurrent or slots
+    # jobs of several workers ask for no resources that would hold one back
+    one_waits = sweep.search != "optuna" and 0 < slots <= at_most and definition.resources.workers == 1
+    return min(slots, at_most) + one_waits
 
 
 def make_context(recorder: SweepRecorder, progress: ProgressPrinter) -> TrialContext:
     """Where and how the sweep's runs compute."""
     definition = recorder.definition
+    wanted = definition.resources.gpu
     context = TrialContext(
         workers=definition.resources.workers,
         cpu=definition.cpus(),
-        gpu=1.0,
+        gpu=1.0 if wanted == "auto" else float(wanted),
         max_failures=definition.sweep.max_failures,
-        environment={key: os.environ[key] for key in PASSED_ON if key in os.environ},
-        cwd=definition.cwd,
         sweep=definition.name,
         storage=definition.sweep.storage,
-        call=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
         local=definition.ray.address is None,
         import_path=(definition.cwd, *map(str, ADDED)),
+        cwd=definition.cwd,
     )
-    wanted = definition.resources.gpu
     if wanted == "auto":
-        return replace(context, gpu=measure_gpu_share(recorder, context, live_nodes(), progress.console))
-    return replace(context, gpu=float(wanted))
+        return replace(context, gpu=measure_gpu_share(recorder, context, cluster.live_nodes(), progress.console))
+    return context
 
 
-def make_tuner(
-    recorder: SweepRecorder, context: TrialContext, searcher: TrialSearcher, callback: JournalCallback
-) -> tune.Tuner:
+def make_tuner(context: TrialContext, callback: JournalCallback) -> tune.Tuner:
     """The Tuner, its own files in a folder that is emptied at each start."""
-    definition = recorder.definition
+    definition = callback.recorder.definition
     storage = definition.folder / TUNE_FOLDER
     shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed
-    wants = {"cpu": context.cpu, "gpu": context.gpu} if context.gpu > 0 else {"cpu": context.cpu}
+    wants = {"cpu": context.cpu} | ({"gpu": context.gpu} if context.gpu > 0 else {})
     if context.workers > 1:  # the trial itself only waits for its workers, which Ray Train asks for
         wants = {"memory": 1}
     function = tune.with_parameters(run_trial, context=context, metric=definition.sweep.metric)
@@ -280,8 +245,8 @@ def make_tuner(
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=PruningScheduler(recorder),
+            search_alg=callback.searcher,
+            scheduler=PruningScheduler(callback.recorder),
             num_samples=-1,
             reuse_actors=context.workers == 1,
             trial_name_creator=lambda trial: trial.config["name"],
@@ -299,12 +264,8 @@ def make_tuner(
 
 def leave_lost_cluster(recorder: SweepRecorder, address: str) -> None:
     """End this process because the cluster's head is lost: Tune hangs in a call that no exception reaches."""
-    print(
-        f"ccsi: interrupted: the cluster's head at {address} no longer answers; start it again, and resume with "
-        f"resume={recorder.definition.folder}.",
-        file=sys.stderr,
-        flush=True,
-    )
+    problem = f"the cluster's head at {address} no longer answers; start it again, and resume with"
+    print(f"ccsi: interrupted: {problem} resume={recorder.definition.folder}.", file=sys.stderr, flush=True)
     last = [threading.Thread(target=one, daemon=True) for one in (recorder.stop, recorder.sync)]
     for thread in last:  # a disk may be gone with the head
         thread.start()

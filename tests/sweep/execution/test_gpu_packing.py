@@ -19,7 +19,7 @@ from ccsi.sweep.execution.context import TrialContext
 from ccsi.sweep.recorder import SweepRecorder
 
 GIB = 2**30
-CONTEXT = TrialContext(1, 2.0, 1.0, 4, {}, str(Path.cwd()))
+CONTEXT = TrialContext(1, 2.0, 1.0, 4)
 DIGITS = ["dataset=digits", "dataset.max_per_class=10", "scenario.classes_per_task=[4,3,3]", "resources.gpu=auto"]
 DIGITS += ["sweep.space={learner.w_idc: {choice: [0.0, 1.0]}}", "learner.synthesis.per_class=4", "training.epochs=50"]
 
@@ -33,7 +33,7 @@ def recorder_of(folder: Path) -> SweepRecorder:
     ("used", "total", "n"), [(1, 16, 13), (4, 16, 3), (3.3, 16, 4), (8, 16, 1), (15, 16, 1), (20, 16, 1)]
 )
 def test_as_many_as_fit_with_a_margin_share_a_gpu(used: float, total: float, n: int) -> None:
-    assert gpu_packing.packing(int(used * GIB), int(total * GIB), 0.2) == n
+    assert gpu_packing.packing(int(used * GIB), int(total * GIB)) == n
     assert n == 1 or n * used * 1.2 <= total < (n + 1) * used * 1.2
 
 
@@ -63,14 +63,14 @@ def test_the_share_is_measured_once_told_and_kept(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("nodes", "told"),
+    ("nodes", "message"),
     [
         ([{"CPU": 64.0}, {"CPU": 8.0}], "of the 2 there none has a GPU"),
         ([{"CPU": 4.0, "GPU": 4.0}], "of the 1 there none with a GPU has the 2 CPUs of a trial for each"),
     ],
 )
-def test_without_a_gpu_it_says_so(tmp_path: Path, nodes: list[dict[str, float]], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_without_a_gpu_it_says_so(tmp_path: Path, nodes: list[dict[str, float]], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         gpu_packing.measure_gpu_share(recorder_of(tmp_path), CONTEXT, nodes, Console(quiet=True))
 
 

@@ -16,24 +16,25 @@ pytest.importorskip("ray")
 import ray.util.metrics
 
 from ccsi.sweep.execution import metrics as ray_metrics
-from ccsi.sweep.execution.metrics import GAUGES, TASKS_DONE, RayMetrics, print_addresses
+from ccsi.sweep.execution.cluster import print_addresses
+from ccsi.sweep.execution.metrics import GAUGES, TASKS_DONE, RayMetrics
 from ccsi.tracking import Progress, RunStart, TaskEnd
 
 ROOT = Path(__file__).resolve().parents[3]
-Told = list[tuple[str, float, dict[str, str]]]
+Exported = list[tuple[str, float, dict[str, str]]]
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    """What is told to Ray, in order; Ray's own check that no tag lacks is kept."""
-    kept: Told = []
+def exported(monkeypatch: pytest.MonkeyPatch) -> Exported:
+    """What is exported to Ray, in order; Ray's own check that no tag is missing is kept."""
+    kept: Exported = []
 
     def record(self: Any, value: float, tags: dict[str, str]) -> None:
         assert set(tags) == set(self._tag_keys)
         kept.append((self._name, value, tags))
 
     monkeypatch.setattr(ray.util.metrics.Metric, "_record", record)
-    monkeypatch.setattr(ray_metrics, "set_process_title", lambda text: kept.append(("title", 0, {"text": text})))
+    monkeypatch.setattr(ray._raylet, "setproctitle", lambda text: kept.append(("title", 0, {"text": text})))
     return kept
 
 
@@ -44,7 +45,7 @@ def begun(tmp_path: Path, **config: Any) -> RayMetrics:
 
 
 def test_a_run_is_told_with_its_names_and_an_ended_one_is_silent(
-    tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = SimpleNamespace(time=50.0)
     monkeypatch.setattr(time, "monotonic", lambda: now.time)
@@ -52,30 +53,30 @@ def test_a_run_is_told_with_its_names_and_an_ended_one_is_silent(
     metrics = begun(tmp_path, training={"batch_size": 40})
     run = {"sweep": "mysweep", "trial": "p1-c03", "run": "p1-c03-s100"}
     metrics.progress(Progress(0, "training", 50, 150, {"loss": 3.0, "loss_ce": 2.0, "loss_margin": 1.0, "lr": 0.1}))
-    assert ("ccsi_task", 1, run) in told
-    assert ("ccsi_phase", 1, run | {"phase": "training"}) in told
-    assert ("ccsi_loss", 3.0, run | {"phase": "training", "part": "total"}) in told
-    assert ("ccsi_loss", 1.0, run | {"phase": "training", "part": "margin"}) in told
-    assert "ccsi_images_per_second" not in {name for name, _, _ in told}  # one point gives no speed
+    assert ("ccsi_task", 1, run) in exported
+    assert ("ccsi_phase", 1, run | {"phase": "training"}) in exported
+    assert ("ccsi_loss", 3.0, run | {"phase": "training", "part": "total"}) in exported
+    assert ("ccsi_loss", 1.0, run | {"phase": "training", "part": "margin"}) in exported
+    assert "ccsi_images_per_second" not in {name for name, _, _ in exported}  # one point gives no speed
     now.time += 4
     metrics.progress(Progress(0, "training", 150, 150, {"loss": 2.0, "val_accuracy": 0.75}))
-    assert ("ccsi_images_per_second", 1000.0, run) in told  # 100 batches of 40 in 4 s
-    assert ("ccsi_val_accuracy", 0.75, run) in told
+    assert ("ccsi_images_per_second", 1000.0, run) in exported  # 100 batches of 40 in 4 s
+    assert ("ccsi_val_accuracy", 0.75, run) in exported
     figures = {"val_micro": 0.5, "val_macro": 0.25, "val_average_incremental": 0.6, "test_micro": 0.1}
     metrics.task_end(TaskEnd(0, 2, figures, {}))
-    assert (TASKS_DONE, 1.0, {"sweep": "mysweep"}) in told
-    assert ("ccsi_val_average_incremental", 0.6, run) in told
-    told.clear()
+    assert (TASKS_DONE, 1.0, {"sweep": "mysweep"}) in exported
+    assert ("ccsi_val_average_incremental", 0.6, run) in exported
+    exported.clear()
     metrics.progress(Progress(1, "synthesis", 50, 100, {"loss_tv": 1.5}))
-    assert ("ccsi_phase", 0, run | {"phase": "training"}) in told
-    assert ("ccsi_phase", 1, run | {"phase": "synthesis"}) in told
-    assert [tags["part"] for name, _, tags in told if name == "ccsi_loss"] == ["tv"]
-    told.clear()
-    assert until(lambda: ("ccsi_task", 2, run) in told)  # again and again without news, or Ray would forget it
-    assert ("title", 0, {"text": "p1-c03-s100 task 2 synthesis"}) in told
+    assert ("ccsi_phase", 0, run | {"phase": "training"}) in exported
+    assert ("ccsi_phase", 1, run | {"phase": "synthesis"}) in exported
+    assert [tags["part"] for name, _, tags in exported if name == "ccsi_loss"] == ["tv"]
+    exported.clear()
+    assert until(lambda: ("ccsi_task", 2, run) in exported)  # again and again without news, or Ray would forget it
+    assert ("title", 0, {"text": "ray::Trial p1-c03-s100 task 2 synthesis"}) in exported
     metrics.finish(None)
     time.sleep(0.1)
-    assert told[-1] == ("ccsi_phase", 0, run | {"phase": "synthesis"})
+    assert exported[-1] == ("ccsi_phase", 0, run | {"phase": "synthesis"})
 
 
 def until(condition: Any, seconds: float = 5) -> bool:
@@ -117,9 +118,9 @@ def test_grafana_shows_every_metric_and_no_other() -> None:
         tags = {"sweep", "trial", "run", "phase", "part"}
         assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= tags
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
-    places = [tuple(panel["gridPos"][key] for key in "xywh") for panel in board["panels"]]
-    assert all(x + w <= 24 for x, _, w, _ in places)
-    cells = [(x + i, y + j) for x, y, w, h in places for i in range(w) for j in range(h)]
+    positions = [tuple(panel["gridPos"][key] for key in "xywh") for panel in board["panels"]]
+    assert all(x + w <= 24 for x, _, w, _ in positions)
+    cells = [(x + i, y + j) for x, y, w, h in positions for i in range(w) for j in range(h)]
     assert len(set(cells)) == len(cells)  # no panel lies on another
 
 
@@ -139,10 +140,12 @@ def test_the_token_is_shown_on_a_terminal_and_kept_out_of_logs(
     assert ("s3cret" in dashboard) == terminal
 
 
-def test_gpu_memory_is_told_where_there_is_a_gpu(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_memory_is_told_where_there_is_a_gpu(
+    tmp_path: Path, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cuda = SimpleNamespace(is_initialized=lambda: True, memory_reserved=lambda: 2**30)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     metrics = begun(tmp_path)
     metrics.progress(Progress(0, "training", 1, 2, {"loss": 1.0}))
     metrics.finish(None)
-    assert [value for name, value, _ in told if name == "ccsi_gpu_memory_bytes"] == [2**30]
+    assert [value for name, value, _ in exported if name == "ccsi_gpu_memory_bytes"] == [2**30]

@@ -52,7 +52,7 @@ def test_a_trial_that_tune_gave_up_silently_is_booked_and_makes_room(tmp_path: P
     events = callback_of(recorder, searcher)
     trial = SimpleNamespace(status="ERROR", trial_id="id", config={"name": "p1-c00"}, error_file=None)
     assert not selection.is_search_finished(recorder.state)
-    for _ in range(2):  # told once
+    for _ in range(2):  # recorded once
         events.on_step_end(1, [trial])
     assert selection.is_search_finished(recorder.state)
     assert recorder.state.trial_status(1, 0) == "failed"
@@ -120,11 +120,11 @@ def test_trials_of_several_workers_that_do_not_fit_are_refused_with_what_there_i
 def test_trials_of_several_workers_are_refused_where_ray_has_no_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "check_cluster", lambda address: None)
     joined = SimpleNamespace(dashboard_url="", address_info={"webui_url": ""})
-    monkeypatch.setattr(cluster.ray, "init", lambda **given: joined)
-    settings = compose([*STANDIN, "ray.address=10.0.0.1:6379"]).ray
-    with cluster.start_ray(settings):
+    monkeypatch.setattr(cluster.ray, "init", lambda **arguments: joined)
+    config = compose([*STANDIN, "ray.address=10.0.0.1:6379"]).ray
+    with cluster.start_ray(config, Console(quiet=True)):
         pass
-    with pytest.raises(UserError) as refused, cluster.start_ray(settings, dashboard=True):
+    with pytest.raises(UserError) as refused, cluster.start_ray(config, Console(quiet=True), dashboard=True):
         pass
     assert "trials of several workers need Ray's dashboard" in str(refused.value)
     assert "the cluster at 10.0.0.1:6379 has none; start it with `ray start --head" in str(refused.value)
@@ -134,11 +134,11 @@ def test_an_autoscaled_cluster_is_sent_its_trials_before_it_has_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUNE_MAX_PENDING_TRIALS_PG", "")  # put back afterwards
-    given: dict[str, Any] = {}
-    monkeypatch.setattr(tuner.tune.Tuner, "__init__", lambda self, *a, **k: given.update(k))
+    arguments: dict[str, Any] = {}
+    monkeypatch.setattr(tuner.tune.Tuner, "__init__", lambda self, *a, **k: arguments.update(k))
     monkeypatch.setattr(tuner.tune.Tuner, "fit", lambda self: None)
-    monkeypatch.setattr(tuner, "count_trials", lambda *wanted: pytest.fail("the nodes that are there do not matter"))
-    monkeypatch.setattr(tuner, "check_nodes", lambda *wanted: None)
+    monkeypatch.setattr(cluster, "count_trials", lambda *wanted: pytest.fail("the nodes that are there do not matter"))
+    monkeypatch.setattr(cluster, "check_nodes", lambda *wanted: None)
     monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:9"))
     (tmp_path / "s/runs").mkdir(parents=True)
     autoscaled = ["ray.autoscale=true", "ray.address=auto", "sweep.max_concurrent=16"]
@@ -146,7 +146,7 @@ def test_an_autoscaled_cluster_is_sent_its_trials_before_it_has_room(
     trials: Any = ({"name": f"p1-c{n}"} for n in range(100))
     recorder = SweepRecorder(definition)
     tuner.run_jobs(recorder, ProgressPrinter(recorder, Console(quiet=True)), trials)
-    searcher = given["tune_config"].search_alg
+    searcher = arguments["tune_config"].search_alg
     assert sum(searcher.suggest(str(n)) is not None for n in range(100)) == 17  # one waits, so that no worker idles
     assert os.environ["TUNE_MAX_PENDING_TRIALS_PG"] == "16"
 
@@ -173,17 +173,17 @@ def test_when_nodes_come_and_go_the_trials_at_a_time_follow(monkeypatch: pytest.
 
 def test_a_head_that_falls_silent_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "HEAD_SILENCE", 0.3)
-    gone = threading.Event()
+    lost = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as head:
         address = f"127.0.0.1:{head.getsockname()[1]}"
-        with cluster.watch_head(address, gone.set):
-            assert not gone.wait(0.6)
+        with cluster.watch_head(address, lost.set):
+            assert not lost.wait(0.6)
             head.close()
-            assert gone.wait(30)
-    gone.clear()
-    with cluster.watch_head(address, gone.set):
+            assert lost.wait(30)
+    lost.clear()
+    with cluster.watch_head(address, lost.set):
         pass
-    assert not gone.wait(0.6)  # nobody watches after the end
+    assert not lost.wait(0.6)  # nobody watches after the end
 
 
 @pytest.mark.parametrize(
@@ -196,26 +196,26 @@ def test_how_many_workers_fit_is_counted_by_node_and_card(cpu: float, gpu: float
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
         (tuner.tune.TuneError("Traceback …\n  File …\nValueError: boom"), "ValueError: boom"),
     ],
 )
 def test_a_sweep_that_breaks_off_says_so_in_a_sentence_and_can_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     def fit(self: Any) -> None:
         raise error
 
     monkeypatch.setattr(tuner.tune.Tuner, "__init__", lambda self, *a, **k: None)
     monkeypatch.setattr(tuner.tune.Tuner, "fit", fit)
-    monkeypatch.setattr(cluster, "start_ray", lambda settings, dashboard: contextlib.nullcontext())
-    monkeypatch.setattr(tuner, "count_trials", lambda *wanted: 1)
+    monkeypatch.setattr(cluster, "start_ray", lambda *arguments, dashboard: contextlib.nullcontext())
+    monkeypatch.setattr(cluster, "count_trials", lambda *wanted: 1)
     monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:9"))
     assert main([*STANDIN, f"sweep.dir={tmp_path / 's'}"]) == 1
     said = capsys.readouterr().err.strip()
-    assert told in said
+    assert message in said
     assert f"resume={tmp_path / 's'}" in said
     assert "\n" not in said
     assert main([f"resume={tmp_path / 's'}"]) == 1  # it gets as far as before
