@@ -238,7 +238,7 @@ def learn(norm: str = "cn", batch: int = 10, **options) -> dict:
     for task in make_tasks(train, val, plan, CPU):
         learner.learn(task, Stages(log=log))
         evaluator(learner)
-        seen.append(copy.deepcopy(dict(learner.weights())))
+        seen.append(copy.deepcopy(learner.net.state_dict()))
     memory = learner.memory
     return {
         "alone": here.world_size == 1, "weights": seen, "impressions": learner.impressions.images, "logged": logged,

@@ -28,7 +28,7 @@ def result_of(setup: Setup, session: RunSession, name: str, seed: int) -> dict[s
     `val` and `test` hold the same figures (see `ccsi.evaluation.metrics.figures`); null if a split was not evaluated.
     """
     data, learner, order = setup.data, setup.learner, [c for classes in setup.plan for c in classes]
-    stored, weights = learner.stored(), dict(learner.weights())
+    stored, weights = learner.stored(), learner.net.state_dict()
     exemplars = any(item.kind == "exemplars" for item in stored)
     protocol = "; ".join(PROTOCOLS[p] for p in learner.permissions) or ("exemplar replay" if exemplars else "data-free")
     versions = {package: version(package) for package in ("torch", "torchvision", "numpy")}

@@ -196,10 +196,6 @@ class NetLearner(ABC):
                 found.append(Stored(kind, count, sum(t.numel() * t.element_size() for t in tensors)))
         return found
 
-    def weights(self) -> Mapping[str, Tensor]:
-        """The model's parameters and buffers by name."""
-        return self.net.state_dict()
-
     def state_dict(self) -> State:
         """Everything that learning the next task needs."""
         kept = {name: getattr(self, name) for name in self.stored_buffers}

@@ -114,7 +114,7 @@ def test_the_teacher_is_the_model_before_and_stays_so(make, tasks):
     learner = make()
     first, second, _ = tasks()
     learner.learn(first, Stages())
-    before = {key: value.clone() for key, value in learner.weights().items()}
+    before = {key: value.clone() for key, value in learner.net.state_dict().items()}
     teachers = []
 
     class Watching(Stages):
@@ -295,7 +295,7 @@ def test_every_ablation_runs_and_is_another_method(learned, same, options):
     PLAIN or PLAIN.append(learned(3))
     learner = learned(3, **options)
     learner.check([2, 3, 1])
-    assert all(value.isfinite().all() for value in learner.weights().values())
+    assert all(value.isfinite().all() for value in learner.net.state_dict().values())
     assert learner.net.n_classes == 6
     assert not same(learner, PLAIN[0])
 

@@ -162,9 +162,9 @@ def format_nodes(nodes: Sequence[Mapping[str, float]]) -> str:
 
 def check_nodes(runs: str, storage: str | None, cpu: float, gpu: float) -> None:
     """Raise UserError unless every node with room for a trial can run one: its disk, its packages."""
-    for answer, address in call_on_nodes(cpu, gpu, check_node, runs, storage).items():
+    for result, address in call_on_nodes(cpu, gpu, check_node, runs, storage).items():
         try:
-            ray.get(answer)
+            ray.get(result)
         except ray.exceptions.RayTaskError as error:
             no_code = f"{reason(str(error))}; expected ccsi to be installed on every node"
             why = error.cause if isinstance(error.cause, UserError) else no_code
@@ -174,7 +174,7 @@ def check_nodes(runs: str, storage: str | None, cpu: float, gpu: float) -> None:
 
 
 def call_on_nodes(cpu: float, gpu: float, function: Callable[..., Any], *arguments: Any) -> dict[Any, str]:
-    """Call a function on each node with room for a trial; returns the answers (references) and the nodes' addresses.
+    """Call a function on each node with room for a trial; returns references to the results, and the nodes' addresses.
 
     A node that does not answer within `CHECK_WITHIN` is left out.
     """
@@ -183,8 +183,8 @@ def call_on_nodes(cpu: float, gpu: float, function: Callable[..., Any], *argumen
         if node["Alive"] and count_slots([node["Resources"]], cpu, gpu):
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked[task.options(scheduling_strategy=there).remote(*arguments)] = node["NodeManagerAddress"]
-    answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=CHECK_WITHIN) if asked else ([], [])
-    return {answer: asked[answer] for answer in answers}
+    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=CHECK_WITHIN) if asked else ([], [])
+    return {result: asked[result] for result in ready}
 
 
 @contextlib.contextmanager
