@@ -124,21 +124,22 @@ def sole_user(folder: Path) -> Iterator[None]:
 
 def reset_process(seed: int, gpu: float) -> None:
     """Clear what an earlier trial of this worker process left (processes are reused, which saves 2 s each)."""
+    import torch
+
+    import ccsi.experiment  # noqa: F401  # with all that a run imports: what is there before the freeze stays
+
     gc.collect()
     if not gc.get_freeze_count():
-        gc.freeze()  # PyTorch's and Ray's objects stay: looking at all of them takes 0.2 s each time
-    if "torch" in sys.modules or gpu > 0:
-        import torch
-
-        torch.manual_seed(seed)  # runs own their random streams; this is for third parties
-        if gpu > 0:
-            if not torch.cuda.is_available():
-                raise UserError(f"resources.gpu={gpu}, but PyTorch sees no GPU in this trial; expected CUDA.")
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            if gpu < 1:  # Ray only counts fractions; the memory must be capped by us
-                total = torch.cuda.get_device_properties(0).total_memory
-                torch.cuda.set_per_process_memory_fraction(max(gpu / 2, gpu - CUDA_CONTEXT / total))
+        gc.freeze()  # looking at PyTorch's and Ray's objects would take 0.1 s each time
+    torch.manual_seed(seed)  # runs own their random streams; this is for third parties
+    if gpu > 0:
+        if not torch.cuda.is_available():
+            raise UserError(f"resources.gpu={gpu}, but PyTorch sees no GPU in this trial; expected CUDA.")
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        if gpu < 1:  # Ray only counts fractions; the memory must be capped by us
+            total = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(max(gpu / 2, gpu - CUDA_CONTEXT / total))
 
 
 def prepare_ray(local: bool) -> None:

@@ -96,11 +96,13 @@ class PruningScheduler(NotSaved, FIFOScheduler):
         if "events" not in result:
             return TrialScheduler.CONTINUE
         events: list[Any] = [from_record(record) for record in json.loads(result["events"])]
-        report = events[0]
+        job = events[0].run.job
         self.recorder.report(*events)
-        why = reason_to_stop(self.recorder, report.run.job)
+        if self.recorder.state.is_finished(job):  # else Tune polls for 0.2 s until the trial's function has returned
+            return TrialScheduler.STOP
+        why = reason_to_stop(self.recorder, job)
         if why is not None:
-            self.recorder.stopping[report.run.job] = why
+            self.recorder.stopping[job] = why
         return TrialScheduler.CONTINUE if why is None else TrialScheduler.STOP
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
