@@ -47,7 +47,7 @@ def main() -> None:
         folder, n_sweeps, before = home / str(n_sweeps), n_sweeps + 1, kills
         sweep = Sweep(home, [*SWEEP, f"sweep.dir={folder}"])
         while kills < options.kills:
-            time.sleep(rng.uniform(0, 0.6 * seconds))
+            time.sleep(rng.uniform(0, 0.5 * seconds))
             if sweep.process.poll() is not None:
                 break
             n_working += any(path.parent.name.startswith("p") for path in folder.glob("runs/*/starts.txt"))
