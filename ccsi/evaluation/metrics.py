@@ -70,8 +70,8 @@ def recall_per_class(confusion: npt.ArrayLike) -> list[float]:
 def auc(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> float:
     """MedMNIST's AUC for multi-class sets: the mean over classes of the one-against-rest ROC area.
 
-    Of labels [N] and probabilities [N, n], or whatever rises with them. A class without images, or with all of them,
-    has no area; the mean is over the others.
+    labels: [N]. probabilities: [N, n], or scores that rank alike. A class without images, or with all of them, has no
+    area; the mean is over the others.
     """
     from sklearn.metrics import roc_auc_score
 

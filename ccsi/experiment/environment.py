@@ -30,10 +30,9 @@ def set_up_torch(device: DeviceName, threads: int) -> torch.device:
 
 def torch_device(wanted: DeviceName) -> torch.device:
     """The device of this name, UserError where there is none; `auto`: a CUDA GPU if there is one, else the CPU."""
-    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
-        wanted = "cuda" if usable["cuda"] else "cpu"
-    if not usable[wanted]:
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    elif wanted != "cpu" and not (torch.cuda if wanted == "cuda" else torch.backends.mps).is_available():
         kind = "CUDA" if wanted == "cuda" else "Apple"
         problem = f"this machine has no {kind} GPU that torch can use; expected device=cpu or auto."
         raise UserError(f"device={wanted}: {problem}")

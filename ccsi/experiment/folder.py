@@ -44,6 +44,7 @@ def lock_run_dir(folder: Path, config: Mapping[str, Any]) -> Iterator[State | No
                 write_atomically(folder / CONFIG, to_yaml(config).encode())
             yield state
     except InUseError as error:
+        made = []  # by the other process
         raise UserError(f"run_dir={folder} is in use by another process; wait or choose another.") from error
     except OSError as error:
         if held and error.errno not in UNWRITABLE:

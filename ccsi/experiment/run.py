@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ def run(
     on_checkpoint, on_task_end = on_checkpoint or (lambda: None), on_task_end or (lambda event: None)
     session = RunSession(folder, where, tracking, Checkpoints(folder, checkpoint_every), on_checkpoint, on_task_end)
     group.on_main(lambda: check_run_dir(folder, resolved))  # before the data is read, which may take long
-    parts = dataset, scenario, model, learner, training, evaluate_test, share_data, seed, where
-    setup = group.on_all(lambda: set_up(*parts))
+    parts = partial(set_up, dataset=dataset, scenario=scenario, model=model, learner=learner, training=training)
+    setup = group.on_all(lambda: parts(evaluate_test=evaluate_test, share_data=share_data, seed=seed, where=where))
     with ExitStack() as stack:
         saved = group.on_main(lambda: stack.enter_context(lock_run_dir(folder, resolved)))
         lines = session.load(saved, setup) if saved is not None else 0
@@ -92,6 +93,26 @@ def run(
             write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
         session.result = result
     return RunResult(folder, result)
+
+
+def validate(
+    *,
+    dataset: Source,
+    scenario: Scenario,
+    model: ModelFactory,
+    learner: LearnerFactory,
+    training: Training,
+    evaluate_test: bool = True,
+    share_data: str | None = None,
+    **others: Any,
+) -> None:
+    """Do what `run` does before it writes to its folder, on the CPU, and leave the data in the folder `share_data`.
+
+    Raises:
+        UserError: values that do not fit the data or each other; a sweep finds them so before its first trial.
+    """
+    parts = partial(set_up, dataset=dataset, scenario=scenario, model=model, learner=learner, training=training)
+    parts(evaluate_test=evaluate_test, share_data=share_data)
 
 
 def check_workers(wanted: int, here: int) -> None:

@@ -55,18 +55,18 @@ class Setup:
 
 
 def set_up(
+    *,
     dataset: Source,
     scenario: Scenario,
     model: ModelFactory,
     learner: LearnerFactory,
     training: Training,
-    evaluate_test: bool = True,
-    share_data: str | None = None,
+    evaluate_test: bool,
+    share_data: str | None,
     seed: int = 0,
     where: torch.device = CPU,
-    **others: Any,
 ) -> Setup:
-    """Read the data, plan the tasks and make the learner, in all workers of the run; `others` are not used.
+    """Read the data, plan the tasks and make the learner, in all workers of the run.
 
     Raises:
         UserError: the parts do not fit together, or another worker of this run has other images.

@@ -61,8 +61,10 @@ def locked(path: Path, wait: float = 0.0, on_wait: Callable[[], None] | None = N
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock file `path`, as far as this file system can say. Nothing is written."""
     with suppress(OSError):  # no such file, it may not be read, or there are no locks
-        # NFS locks only what is open for writing
-        descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
+        try:
+            descriptor = os.open(path, os.O_RDWR)  # NFS locks only what is open for writing
+        except OSError:
+            descriptor = os.open(path, os.O_RDONLY)
         try:
             return not lock_descriptor(descriptor, blocking=False)
         finally:

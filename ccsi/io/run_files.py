@@ -56,7 +56,7 @@ def upgraded(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(checkpoint: Path) -> str:
-    """A text that is the same for copies of a checkpoint file only, from its ends, where its digest is (or OSError)."""
+    """A text that identifies a checkpoint's content, from its size and first and last 128 bytes. Raises OSError."""
     with checkpoint.open("rb") as file:
         ends = file.read(128)
         size = file.seek(0, os.SEEK_END)

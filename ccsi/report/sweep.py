@@ -98,7 +98,7 @@ def is_complete(group: Sequence[Run], metric: str) -> bool:
 
 
 def left_out(groups: Sequence[Sequence[Run]]) -> str:
-    """In words, how many trials are not shown, which are these, and how they ended."""
+    """How many of `groups`, trials not drawn, were pruned (after how many tasks) or lack a seed; empty for none."""
     pruned = [group for group in groups if any(run["status"] == "pruned" for run in group)]
     reached = sorted(sum(int(number(run["tasks_done"]) or 0) for run in group) for group in pruned)
     tasks = " to ".join(str(n) for n in dict.fromkeys([*reached[:1], *reached[-1:]]))
@@ -109,7 +109,7 @@ def left_out(groups: Sequence[Sequence[Run]]) -> str:
 
 
 def reporting_curves(folder: Path, runs: Sequence[Run], metric: str) -> list[Curve]:
-    """The curve of each trial that lacks no seed another one has; best on val first."""
+    """The curve of each trial that lacks no seed another one has, best on val first; others are never averaged."""
     seeds, differing, found = {run["seed"] for run in runs}, differing_keys(runs), list[tuple[float, Curve]]()
     for group in by_trial(runs):
         results = results_of(folder, group)

@@ -20,7 +20,7 @@ SECONDS_BETWEEN_LINES = 10.0
 MIN_WIDTH = 110  # of tables that do not go to a terminal: a log has no width of its own
 BAR_WIDTH, LABEL_WIDTH = 10, 20
 MOST_NAMES = 4  # of a task's classes in a table; of more it gives the number
-FIGURES = {
+SHOWN_FIGURES = {
     "macro": "final accuracy, mean over tasks",
     "micro": "final accuracy over all images (ACC)",
     "average_incremental": "mean over tasks of micro",
@@ -71,7 +71,7 @@ class Console:
         left = f"{clock((now - self._phase_began) / done * (event.steps - event.step))} left" if done else ""
         title = self._title(event)
         if self._bar is not None:
-            (line,) = self._bar.task_ids or [self._bar.add_task(title, metrics="", left="")]
+            (line,) = self._bar.task_ids or [self._bar.add_task(title, total=event.steps, metrics="", left="")]
             taken = len(title) + BAR_WIDTH + 2 * len(str(event.steps)) + 1 + len(left) + 5  # 5: between columns
             shown = show_metrics(event.metrics, self._err.width - taken)
             self._bar.update(line, total=event.steps, completed=event.step, metrics=shown, left=left)
@@ -101,12 +101,13 @@ class Console:
 
     def _close_phase(self) -> None:
         """Turn the live line into a permanent one, so that never more than one line is redrawn."""
-        if self._bar is not None and self._last is not None:
-            line = f"{self._title(self._last)}  {self._last.step}/{self._last.steps}"
+        last, self._last = self._last, None  # first: an interrupt may come at any of the next lines
+        if self._bar is not None and last is not None:
+            line = f"{self._title(last)}  {last.step}/{last.steps}"
             took = f"in {clock(time.monotonic() - self._phase_began)}"
-            self._bar.remove_task(self._bar.task_ids[0])
-            self._print(line, show_metrics(self._last.metrics, self._err.width - len(line) - len(took) - 4), took)
-        self._last = None
+            for task in self._bar.task_ids:
+                self._bar.remove_task(task)
+            self._print(line, show_metrics(last.metrics, self._err.width - len(line) - len(took) - 4), took)
 
 
 def show_result(result: Mapping[str, Any], folder: Path | None) -> None:
@@ -128,7 +129,7 @@ def show_result(result: Mapping[str, Any], folder: Path | None) -> None:
     table.add_column("val", justify="right", no_wrap=True)
     table.add_column("test", justify="right", no_wrap=True, style="bold")
     table.add_column("", style="dim")
-    for key, meaning in FIGURES.items():
+    for key, meaning in SHOWN_FIGURES.items():
         val, test = result["val"].get(key), result["test"].get(key)
         if val is not None or test is not None:
             table.add_row(key, percent(val), percent(test), meaning)

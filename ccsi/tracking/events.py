@@ -41,7 +41,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class TaskEnd:
-    """A task was learned, evaluated and checkpointed.
+    """A task was learned and evaluated. Trackers receive it before its checkpoint, `on_task_end` after it.
+
+    A run that was killed in between sends it again when it resumes.
 
     Attributes:
         task: 0-based, of `tasks`.

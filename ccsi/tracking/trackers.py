@@ -1,7 +1,8 @@
 """All trackers of a run as one."""
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from ccsi.tracking.events import Progress, RunStart, TaskEnd, Tracker
@@ -28,31 +29,46 @@ class Trackers:
         self.named, self.files = trackers, Files()
         self.watch: Tracker | None = None
         self.enabled = True
-
-    @property
-    def _all(self) -> list[Tracker]:
-        trackers = [self.files, *self.named.values(), self.watch] if self.enabled else []
-        return [tracker for tracker in trackers if tracker is not None]
+        self._started: list[Tracker] = []
 
     def start(self, run: RunStart) -> None:
-        """Start all; if one cannot work, all are closed again, those that have not started too."""
+        """Start all; if one cannot work, those that have started are finished again, this one too."""
         try:
-            for tracker in self._all:
-                tracker.start(run)
+            for tracker in [self.files, *self.named.values(), self.watch] if self.enabled else []:
+                if tracker is not None:
+                    self._started.append(tracker)  # first: one that half started is finished too
+                    tracker.start(run)
         except BaseException:
             self.finish(None)
             raise
 
     def progress(self, event: Progress) -> None:
-        for tracker in self._all:
-            tracker.progress(event)
+        for tracker in [*self._started]:
+            self._call(tracker, tracker.progress, event)
 
     def task_end(self, event: TaskEnd) -> None:
-        for tracker in self._all:
-            tracker.task_end(event)
+        for tracker in [*self._started]:
+            self._call(tracker, tracker.task_end, event)
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
-        """Finish every tracker, even if another one fails."""
+        """Finish every tracker that has started, once, even if another one fails."""
+        started, self._started = self._started, []
         with ExitStack() as stack:
-            for tracker in reversed(self._all):  # the stack is called last in, first out
-                stack.callback(tracker.finish, result)
+            for tracker in reversed(started):  # the stack is called last in, first out
+                stack.callback(self._call, tracker, tracker.finish, result)
+
+    def _call(self, tracker: Tracker, method: Callable[[Any], None], argument: Any) -> None:
+        """Call a tracker's method. One of `named` that fails is finished, with a warning, and gets no more events."""
+        try:
+            method(argument)
+        except Exception as error:
+            name = next((name for name, own in self.named.items() if own is tracker), None)
+            if name is None:  # `files`, or a `watch` (Ray's handles its errors itself)
+                raise
+            with suppress(OSError, ValueError):  # stderr may be what failed
+                problem = f"failed ({type(error).__name__}: {error}); the run continues without it."
+                print(f"ccsi: tracking.{name} {problem}", file=sys.stderr, flush=True)
+            if tracker in self._started:
+                self._started.remove(tracker)
+                with suppress(Exception):
+                    tracker.finish(None)

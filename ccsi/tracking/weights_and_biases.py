@@ -7,6 +7,7 @@ import importlib.util
 import json
 import netrc
 import os
+import re
 import shutil
 import tempfile
 import urllib.parse
@@ -172,8 +173,10 @@ def has_key() -> bool:
 
 def portable(value: Any) -> Any:
     """A configuration with the home folder written as `~`: its path usually holds the account's name."""
-    home = json.dumps(str(Path.home())).strip('"')  # as it is spelt inside a text in JSON
-    return json.loads(json.dumps(value, default=str).replace(home, "~"))
+    text, home = (json.dumps(item, default=str, ensure_ascii=False) for item in (value, Path.home()))
+    if Path.home().name:  # not `/`, a home that says nothing
+        text = re.sub(rf"{re.escape(home[1:-1])}(?![\w.-])", "~", text)  # nor a longer name's beginning
+    return json.loads(text)
 
 
 def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:

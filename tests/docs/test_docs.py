@@ -160,6 +160,10 @@ def test_a_tracker_is_one_file_and_one_config(tmp_path: Path, ccsi_process: Serv
     done = example.run(run, *SHORT, "training.first_epochs=1", f"run_dir={tmp_path / 'run'}")
     assert done["rc"] == 0, done["stderr"]
     assert (tmp_path / "run/done.txt").read_text() == "5 tasks\n"
+    (tmp_path / "run/result.json").unlink()
+    (tmp_path / "run/metrics.jsonl").write_text("")
+    refused = example.run(run, *SHORT, "training.first_epochs=1", f"run_dir={tmp_path / 'run'}")
+    assert refused["rc"] == 2 and "metrics.jsonl holds 0 whole lines" in refused["stderr"]
 
 
 def test_a_run_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,12 @@ def test_devices(cuda: bool, mps: bool, monkeypatch: pytest.MonkeyPatch) -> None
     assert hardware(torch.device("mps")).startswith("Apple GPU, ")
 
 
+def test_the_cpu_asks_for_no_other_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (torch.cuda, torch.backends.mps):  # a driver that hangs costs no run on the CPU its start
+        monkeypatch.setattr(module, "is_available", lambda: pytest.fail("asked"))
+    assert torch_device("cpu").type == "cpu"
+
+
 def test_peak_memory_counts_from_its_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     reset_peak_memory(cpu)

@@ -17,6 +17,7 @@ from ccsi.errors import UserError
 from ccsi.evaluation.metrics import SCALARS
 from ccsi.experiment.checkpoint import Checkpoints, sha256_of
 from ccsi.experiment.record import finite
+from ccsi.experiment.tasks import set_up
 from ccsi.tracking.files import Files
 
 
@@ -308,6 +309,19 @@ def test_shared_data_change_nothing_but_where_they_lie(
         if override == "report=true":
             pictures = [(tmp_path / run / "plots/impressions.png").read_bytes() for run in ("private", name)]
             assert pictures[0] == pictures[1]
+
+
+def test_validate_takes_a_runs_configuration_and_writes_nothing(tmp_path: Path) -> None:
+    tree = ccsi.config.load([*TINY, f"run_dir={tmp_path / 'run'}"]) | {"_target_": "ccsi.experiment.validate"}
+    assert ccsi.config.build(tree)() is None
+    with pytest.raises(UserError, match="expected another target"):
+        ccsi.config.build(ccsi.config.apply(tree, {"learner.idc.target": "as_released", "evaluate_test": False}))()
+    assert not (tmp_path / "run").exists()
+
+
+def test_set_up_takes_no_key_it_does_not_know() -> None:
+    with pytest.raises(TypeError, match="shared_data"):
+        set_up(shared_data=None)  # type: ignore[call-arg]
 
 
 def test_finite() -> None:

@@ -158,6 +158,22 @@ def test_asking_writes_nothing(path: Path) -> None:
     assert path.read_text() == "content"
 
 
+def test_a_file_that_may_not_be_written_in_spite_of_its_mode_is_asked_all_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server of a network drive decides; the client knows the file's mode only."""
+    real = os.open
+
+    def as_on_a_drive(file: Path, flags: int, *mode: int) -> int:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return real(file, flags, *mode)
+
+    with locked(path):
+        monkeypatch.setattr(os, "open", as_on_a_drive)
+        assert is_locked(path)
+
+
 def test_a_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), locked(tmp_path / "missing" / ".lock"):
         pass

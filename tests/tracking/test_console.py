@@ -96,6 +96,26 @@ def test_on_a_terminal_one_line_a_phase_is_left_behind() -> None:
             line = f"task {task}  {phase}  10000/10000  loss 0.5 (ce 0.25)  val 62.5 %  in 0:00"
             assert text.count(line) == 1
     assert "0:00 left" in text
+    assert " 0/100 " not in text  # a total that is rich's, not the phase's
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupt_while_a_phases_line_is_printed_is_not_hidden(
+    error: type[BaseException], run: RunStart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ccsi.tracking.console.Terminal", functools.partial(rich.console.Console, force_terminal=True))
+    console = Console()
+    console.start(run)
+    console.progress(Progress(0, "synthesis", 1, 10, {}))
+
+    def interrupted(*parts: str) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "_print", interrupted)
+        with pytest.raises(error):
+            console.progress(Progress(0, "training", 1, 10, {}))
+    console.finish(None)
 
 
 def test_no_line_is_longer_than_a_terminal_of_80_columns() -> None:

@@ -1,6 +1,8 @@
 """All trackers as one, and their settings."""
 
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,15 @@ DEFAULT = Path(__file__).parents[2] / "configs" / "tracking" / "default.yaml"
 
 
 class Recorder(Console):
-    def __init__(self, fails: str = "") -> None:
+    def __init__(self, fails: str = "", error: type[BaseException] = OSError) -> None:
         super().__init__(quiet=True)
         self.calls: list[str] = []
-        self.fails = fails
+        self.fails, self.error = fails, error
 
     def _note(self, name: str) -> None:
         self.calls.append(name)
         if name == self.fails:
-            raise OSError(name)
+            raise self.error(name)
 
     def start(self, run: RunStart) -> None:
         self._note("start")
@@ -59,13 +61,69 @@ def test_a_tracker_that_cannot_start_closes_the_others(run: RunStart) -> None:
         trackers.files.progress(Progress(0, "training", 1, 1, {}))
 
 
-def test_files_are_closed_even_if_the_console_fails(run: RunStart) -> None:
+def test_a_tracker_that_has_not_started_is_not_finished_and_none_is_finished_twice(run: RunStart) -> None:
+    first, half, never = Recorder(), Recorder(fails="start"), Recorder(fails="finish None")
+    trackers = Trackers(first=first, half=half, never=never)
+    with pytest.raises(OSError, match="start"):
+        trackers.start(run)
+    trackers.finish(None)  # as a run does, however it ends
+    assert first.calls == half.calls == ["start", "finish None"]
+    assert never.calls == []
+
+
+def test_files_are_closed_even_if_the_console_fails(run: RunStart, capsys: pytest.CaptureFixture[str]) -> None:
     trackers = Trackers(console=Recorder(fails="finish None"))
     trackers.start(run)
-    with pytest.raises(OSError, match="finish"):
-        trackers.finish(None)
+    trackers.finish(None)
+    assert capsys.readouterr().err.startswith("ccsi: tracking.console failed (OSError: finish None)")
     with pytest.raises(RuntimeError):
         trackers.files.progress(Progress(0, "training", 1, 1, {}))
+
+
+@pytest.mark.parametrize("event", ["progress", "task_end"])
+def test_a_tracker_that_fails_is_dropped_with_one_warning(
+    run: RunStart, event: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, good = Recorder(fails=event), Recorder()
+    trackers = Trackers(bad=bad, good=good)
+    trackers.start(run)
+    for _ in range(2):
+        trackers.progress(Progress(0, "training", 1, 1, {}))
+        trackers.task_end(TaskEnd(0, 1, {}, {}))
+    trackers.finish({})
+    assert good.calls == ["start", *["progress", "task_end"] * 2, "finish {}"]
+    assert bad.calls == [*["start", "progress", "task_end"][: 2 + (event == "task_end")], "finish None"]
+    err = capsys.readouterr().err
+    assert err == f"ccsi: tracking.bad failed (OSError: {event}); the run continues without it.\n"
+    assert trackers.files.lines == 4
+
+
+def test_a_warning_that_cannot_be_printed_stops_no_run(run: RunStart, monkeypatch: pytest.MonkeyPatch) -> None:
+    trackers = Trackers(console=Recorder(fails="progress"))
+    trackers.start(run)
+    with open("/dev/full", "w", buffering=1) as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", full)
+        trackers.progress(Progress(0, "training", 1, 1, {}))
+        with suppress(OSError):
+            full.close()
+    trackers.finish({})
+
+
+@pytest.mark.parametrize("event", ["progress", "finish {}"])
+def test_ctrl_c_inside_a_tracker_stops_the_run(run: RunStart, event: str) -> None:
+    trackers = Trackers(console=Recorder(fails=event, error=KeyboardInterrupt))
+    trackers.start(run)
+    with pytest.raises(KeyboardInterrupt):
+        trackers.progress(Progress(0, "training", 1, 1, {}))
+        trackers.finish({})
+
+
+def test_files_that_fail_stop_the_run(run: RunStart, monkeypatch: pytest.MonkeyPatch) -> None:
+    trackers = Trackers(console=Recorder())
+    trackers.start(run)
+    monkeypatch.setattr(trackers.files, "progress", lambda event: Recorder(fails="full")._note("full"))
+    with pytest.raises(OSError, match="full"):
+        trackers.progress(Progress(0, "training", 1, 1, {}))
 
 
 def test_a_tracker_overrides_what_it_needs(run: RunStart) -> None:

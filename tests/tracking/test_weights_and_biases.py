@@ -186,6 +186,25 @@ def test_the_home_folder_is_not_spelt_out(monkeypatch: pytest.MonkeyPatch) -> No
     assert portable(config) == {"a": ["~/x.npz", 1, None], "b": {"c": "/data/x", "d": 0.5}}
 
 
+@pytest.mark.parametrize(
+    ("home", "path", "shown"),
+    [
+        ("/", "/data/x", "/data/x"),
+        ("/home/jo", "/home/joanna/x", "/home/joanna/x"),
+        ("/home/jo", "/home/jo-old/x", "/home/jo-old/x"),
+        ("/home/jo", "/home/joé/x", "/home/joé/x"),
+        ("/home/jo", "/home/jo", "~"),
+        ("/home/jo", "/home/jo/a:/home/jo/b", "~/a:~/b"),
+        ("/home/é", "/home/é/x", "~/x"),
+    ],
+)
+def test_only_the_home_folder_itself_is_shortened(
+    home: str, path: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", home)
+    assert portable({"path": path}) == {"path": shown}
+
+
 def test_the_summary_of_a_run_without_test_figures_has_no_nulls() -> None:
     summary = summary_of({"test": {"macro": None, "accuracy_matrix": None}, "val": {"auc": 0.5}, "stored": []})
     assert summary == {"val_auc": 0.5, "stored_bytes": 0}

@@ -20,7 +20,7 @@ from ccsi.sweep.tables.rows import HEADINGS, Row, SweepResults, first_error
 from ccsi.sweep.tables.statistics import compare_with_best, mean_text, summary
 from ccsi.tracking.console import size
 
-FIGURES = HEADINGS | {"auc": "AUC"}
+COMPARED_FIGURES = HEADINGS | {"auc": "AUC"}
 """Figures of the table, as result.json names them -> as a heading."""
 ALSO = ("forgetting_nonnegative", "backward_transfer")  # figures that only comparison.csv has
 REFERENCES = {"best": "vs. best", "best_data_free": "vs. best data-free"}
@@ -68,7 +68,7 @@ def _figures(state: SweepState, trial: int, results: Sequence[Result]) -> Row:
     """The figures of a candidate whose runs are all finished."""
     row: Row = {k: results[0][k] for k in ("kind", "protocol", "data_free")}
     row["permissions"] = ", ".join(results[0]["permissions"])
-    for figure in (*FIGURES, *ALSO):
+    for figure in (*COMPARED_FIGURES, *ALSO):
         row |= summary([float(result["test"][figure]) for result in results]).columns(figure)
     row |= {"val_score": state.score(2, trial), "seconds": mean(state.seconds(2, trial))}
     row["peak_memory_bytes"] = max(max(result["peak_memory_bytes"].values()) for result in results)
@@ -141,13 +141,13 @@ def other_models(state: SweepState) -> str:
 
 def cells(row: Row, key: str) -> dict[str, str]:
     """A row of `comparison` as text by heading."""
-    found = {key: row[key], "kind": row["kind"], "kept": row["status"]}
-    found |= dict.fromkeys(["bytes kept", *FIGURES.values(), "seconds", "peak memory", *REFERENCES.values()], "")
+    heads = ["bytes kept", *COMPARED_FIGURES.values(), "seconds", "peak memory", *REFERENCES.values()]
+    found = {key: row[key], "kind": row["kind"], "kept": row["status"]} | dict.fromkeys(heads, "")
     if row["status"] != Status.DONE:
         return found
     kept = row["permissions"].replace("_", " ") or (f"{row['exemplars']} images" if row["exemplars"] else "0")
     found |= {"kept": kept, "bytes kept": size(row["stored_bytes"]) if row["stored_bytes"] else "0"}
-    found |= {head: mean_text(row, figure, std=False) for figure, head in FIGURES.items()}
+    found |= {head: mean_text(row, figure, std=False) for figure, head in COMPARED_FIGURES.items()}
     found |= {"seconds": f"{row['seconds']:.0f}", "peak memory": size(row["peak_memory_bytes"])}
     for reference, head in REFERENCES.items():
         p = row.get(f"{reference}_p")
@@ -162,6 +162,7 @@ def write_comparison(sweep: SweepResults, console: Console) -> list[str]:
     """Write comparison.csv, .md and .tex, and print the table; returns the candidates that have no figures."""
     rows, definition, key = comparison(sweep), sweep.state.definition, str(sweep.state.definition.compared)
     text, sentences = pd.DataFrame([cells(row, key) for row in rows]), notes(sweep.state, rows)
+    text = text.loc[:, (text != "").any() | text.columns.isin([key, "kind", "kept"])]
     configs = list[str]()
     for row in rows:
         values = [f"{k.removeprefix('config/')}={shown(v)}" for k, v in row.items() if k.startswith("config/")]
@@ -173,9 +174,9 @@ def write_comparison(sweep: SweepResults, console: Console) -> list[str]:
     latex = "\n".join([*(f"% {one}" for one in sentences), latex])
     write_atomically(definition.folder / "comparison.tex", latex.encode())
     ends = [n for n in range(len(rows) - 1) if rows[n]["kind"] != rows[n + 1]["kind"]]
-    text = text.drop(columns=["kind", "micro", "peak memory", "bytes kept"])
+    text = text.drop(columns=["kind", "micro", "peak memory", "bytes kept"], errors="ignore")
     if console.width < 100:
-        text = text.drop(columns=["avg. incremental", "forgetting", "AUC"])
+        text = text.drop(columns=["avg. incremental", "forgetting", "AUC"], errors="ignore")
     title = f"{definition.name}: {len(definition.sweep.seeds.reporting)} reporting seeds"
     print_table(console, title, text, (key, "kept"), sentences, ends)
     return [row[key] for row in rows if row["status"] != Status.DONE]

@@ -20,7 +20,7 @@ from ccsi.sweep.state import SweepState
 from ccsi.sweep.tables.rows import HEADINGS, Row, SweepResults, write_csv
 from ccsi.sweep.tables.statistics import mean_text, summary
 
-FIGURES = {f"{split}_{name}": f"{split} {head}" for name, head in HEADINGS.items() for split in ("test", "val")}
+RANKED_FIGURES = {f"{split}_{name}": f"{split} {head}" for name, head in HEADINGS.items() for split in ("test", "val")}
 """Figures of a row, without the part (`_mean`) -> as a heading."""
 
 
@@ -116,12 +116,12 @@ def write_leaderboard(sweep: SweepResults, console: Console) -> None:
         values = {key: row[f"config/{key}"] for key in keys if f"config/{key}" in row}
         values = {key: f"{v:.4g}" if isinstance(v, float) else ccsi.config.shown(v) for key, v in values.items()}
         n = str(row["n"]) if row["rank"] else f"{row['n']} of {row['seeds']}, {row['status']}"
-        figures = [*(mean_text(row, figure) for figure in FIGURES), mean_text(row, "seconds", scale=1)]
+        figures = [*(mean_text(row, figure) for figure in RANKED_FIGURES), mean_text(row, "seconds", scale=1)]
         figures[-1] += " (front)" if row.get("front") else ""
         start = [str(row["rank"] or "-"), row["trial"], row["protocol"] or "-"]
         lines.append([*start, *(values.get(key, "") for key in keys), n, *figures])
         configs.append(f"{row['trial']}: {' '.join(f'{k}={v}' for k, v in values.items())} ({row['protocol']})")
-    text = pd.DataFrame(lines, columns=["rank", "trial", "protocol", *keys, "n", *FIGURES.values(), "seconds"])
+    text = pd.DataFrame(lines, columns=["rank", "trial", "protocol", *keys, "n", *RANKED_FIGURES.values(), "seconds"])
     if not definition.sweep.minimize:
         text = text.iloc[:, :-1]
     known = selection.known_trials(state)

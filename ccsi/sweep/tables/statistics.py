@@ -39,8 +39,8 @@ def summary(values: Sequence[float], resamples: int = 10_000) -> Summary:
 
 def mean_text(row: Mapping[str, Any], figure: str, scale: float = 100, std: bool = True) -> str:
     """`86.3 ± 1.1 [85.2, 87.5]`: mean, standard deviation and interval, as far as the row has them; else `-`."""
-    mean, spread, low, high = (scale * row.get(f"{figure}_{part}", math.nan) for part in Summary._fields[1:])
-    text = "-" if math.isnan(mean) else f"{mean:.1f}"
+    center, spread, low, high = (scale * row.get(f"{figure}_{part}", math.nan) for part in Summary._fields[1:])
+    text = "-" if math.isnan(center) else f"{center:.1f}"
     text += f" ± {spread:.1f}" if std and math.isfinite(spread) else ""
     return text if math.isnan(low) else f"{text} [{low:.1f}, {high:.1f}]"
 

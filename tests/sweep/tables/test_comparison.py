@@ -206,6 +206,17 @@ def test_without_anybody_to_be_compared_with_there_is_a_table_all_the_same(
     write_comparison(collect_results(recorder), Console(quiet=True))
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_columns_without_figures_are_left_out(tmp_path: Path, width: int) -> None:
+    recorder = made(tmp_path / "s", lacking=tuple((n, seed) for n in (0, 1, 3, 4, 5, 6) for seed in range(3)))
+    console = Console(record=True, width=width, file=io.StringIO())
+    assert len(write_comparison(collect_results(recorder), console)) == 6
+    folder = recorder.definition.folder
+    assert "| learner | kind | kept |\n|---|---|---|\n" in (folder / "comparison.md").read_text()
+    assert "learner & kind & kept \\\\" in (folder / "comparison.tex").read_text()
+    assert "macro" not in console.export_text().partition("ewc")[0]
+
+
 def test_few_seeds_have_no_test(tmp_path: Path) -> None:
     two = made(tmp_path / "two", "sweep.seeds.reporting=[0,1]", lacking=())
     row = next(row for row in comparison(collect_results(two)) if row["learner"] == "ccsi")
