@@ -1,7 +1,8 @@
 """Does a sweep survive its driver? `python tests/benchmarks/survive_driver.py [--kills 50] [--seed 0]`.
 
 A sweep of stand-in trials on Ray, undisturbed; then sweeps like it whose driver is killed with -9 at random moments,
-from its start on, and resumed each time. Shown: whether every one of them ends with the same tables.
+from its start on, and resumed at once, while workers of the killed one still live. Shown: whether every one of them
+ends with the same tables.
 """
 
 import argparse
@@ -42,21 +43,17 @@ def main() -> None:
     expected, seconds = tables(home / "undisturbed"), time.monotonic() - began
     print(f"undisturbed: {len(expected[0])} runs in {seconds:.0f} s", flush=True)
     kills = n_sweeps = n_same = n_working = 0
-    slowest = 0.0
     while kills < options.kills:
         folder, n_sweeps, before = home / str(n_sweeps), n_sweeps + 1, kills
         sweep = Sweep(home, [*SWEEP, f"sweep.dir={folder}"])
         while kills < options.kills:
-            time.sleep(rng.uniform(0, 0.5 * seconds))
+            time.sleep(rng.uniform(0, 0.4 * seconds))
             if sweep.process.poll() is not None:
                 break
             n_working += any(path.parent.name.startswith("p") for path in folder.glob("runs/*/starts.txt"))
             sweep.process.kill()
             sweep.wait()
             kills += 1
-            killed_at = time.monotonic()
-            assert sweep.gone(150), f"left behind: {[process.cmdline()[:3] for process in sweep.family()]}"
-            slowest = max(slowest, time.monotonic() - killed_at)
             arguments = [f"resume={folder}"] if (folder / "sweep.yaml").exists() else [*SWEEP, f"sweep.dir={folder}"]
             sweep = Sweep(home, arguments)
         assert sweep.wait(600) == 0, sweep.said
@@ -64,7 +61,7 @@ def main() -> None:
         n_same += same
         said = "the same tables" if same else "NOT THE SAME"
         print(f"sweep {n_sweeps}: driver killed {kills - before} times: {said}", flush=True)
-    print(f"{kills} kills, {n_working} after trials had begun; Ray's processes ended within {slowest:.0f} s of each")
+    print(f"{kills} kills, {n_working} of them after trials had begun")
     print(f"{n_same} of {n_sweeps} sweeps have the same tables")
     sys.exit(n_same < n_sweeps)
 
