@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with contextlib.ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():  # a batch system's SIGTERM is handled as Ctrl-C
-                stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
+                before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+                stack.callback(signal.signal, signal.SIGTERM, before)
             if name == "--version":
                 print(f"ccsi {metadata.version('ccsi')}")
                 return 0

@@ -54,7 +54,7 @@ def print_text(text: str) -> None:
 
 
 def table(rows: Mapping[str, str], width: int) -> str:
-    """Names in a column of `width` signs, and what is said of each."""
+    """Names in a column of `width` characters, and what is said of each."""
     return "\n".join(wrapped(f"{name:{width}} {words}", 2, width + 3) for name, words in rows.items())
 
 
@@ -128,7 +128,7 @@ def documented(target: Any) -> dict[str, str]:
 
 
 def wrapped(text: str, indent: int = 0, rest: int = 0) -> str:
-    """Text in lines of at most `WIDTH` signs: the first indented by `indent`, the others by `rest`."""
+    """Text in lines of at most `WIDTH` characters: the first indented by `indent`, the others by `rest`."""
     whole = re.sub(r"([<>]=?) (?=\d)", "\\1\N{NO-BREAK SPACE}", text if indent else " ".join(text.split()))
     wrapper = textwrap.TextWrapper(WIDTH, " " * indent, " " * rest, break_on_hyphens=False)
     return wrapper.fill(whole).replace("\N{NO-BREAK SPACE}", " ")

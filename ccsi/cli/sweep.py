@@ -22,7 +22,8 @@ The sweep (key=value):
   sweep.budget.hours=H  sweep.budget.trials=N  sweep.patience=N
       where the search ends early; the reporting phase always runs
   sweep.warm_start=[FOLDER, …]        earlier sweeps, whose best are tried first
-  sweep.dir=FOLDER  sweep.name=NAME   default: sweeps/<date-time>-<4 signs>
+  sweep.dir=FOLDER  sweep.name=NAME   default:
+                                      sweeps/<date-time>-<four hex digits>
   sweep.max_concurrent=N  sweep.max_failures=N
   sweep.storage=URL                   s3://…, if the machines share no folder
   sweep.debug=true                    the first trial in this process, no Ray

@@ -16,8 +16,9 @@ Config = dict[str, Any]
 RENAMED = {
     "ccsi.exemplars.Budget": "ccsi.learners.ExemplarBudget",
     "ccsi.synthesis.Synthesis.together": "ccsi.synthesis.Synthesis.groups_at_once",
+    "learner.synthesis.together": "learner.synthesis.groups_at_once",
 }
-"""`_target_`s, and parameters of a target, that files of earlier versions hold, and what each is called now."""
+"""`_target_`s, parameters of a target, and dotted keys in files of earlier versions, and what each is called now."""
 
 
 def nodes(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -84,6 +85,13 @@ def current_targets(value: Any, names: Mapping[str, str] = RENAMED) -> Any:
     keys = {key: names.get(f"{target}.{key}", key).removeprefix(f"{target}.") for key in value}
     copy = {keys[key]: current_targets(item, names) for key, item in value.items()}
     return copy | ({"_target_": names[target]} if target in names else {})
+
+
+def current_names(text: str) -> str:
+    """The text of a file with present names for the `_target_`s and dotted keys of earlier versions."""
+    for old, new in RENAMED.items():
+        text = text.replace(old, new)
+    return text
 
 
 def original_targets(config: Mapping[str, Any]) -> Any:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -89,8 +89,11 @@ def make_sections(tree: Mapping[str, Any]) -> tuple[Sweep, Resources, Cluster]:
         ("budget", Budget, "sweep.budget.hours=… or sweep.budget.trials=…"),
     ):
         nodes["sweep"][part] = section(tree["sweep"], part, kind, f"sweep.{part}: expected {expected}.")
-    made = ccsi.config.build({"_target_": f"{__name__}.sections", "_partial_": True, **nodes})()
-    return cast(tuple[Sweep, Resources, Cluster], made)
+    tree = {"_target_": f"{__name__}.sections", "_partial_": True, **nodes}
+    ccsi.config.check(tree)
+    space, nodes["sweep"]["space"] = nodes["sweep"]["space"], {}  # its candidates may be nodes, which a run builds
+    sweep, resources, ray = ccsi.config.build(tree)()
+    return replace(sweep, space=space), resources, ray
 
 
 def sections(sweep: Sweep, resources: Resources, ray: Cluster) -> tuple[Sweep, Resources, Cluster]:
@@ -185,10 +188,10 @@ def _check_compared(definition: Definition) -> None:
 def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
     """The definition an earlier call left in `folder`; see `define`. key: names the folder in messages."""
     try:
-        record = yaml.safe_load((folder / "sweep.yaml").read_text())
-        bases = {key: ccsi.config.current_targets(base) for key, base in record["bases"].items()}
-        definition = define({key: record[key] for key in SECTIONS}, bases, list(record["overrides"]), check)
-        return placed(replace(definition, cwd=str(record["cwd"])), folder)  # the folder may have been moved
+        text = ccsi.config.current_names((folder / "sweep.yaml").read_text())
+        record = ccsi.config.current_targets(yaml.safe_load(text))
+        saved = define({key: record[key] for key in SECTIONS}, dict(record["bases"]), list(record["overrides"]), check)
+        return placed(replace(saved, cwd=str(record["cwd"])), folder)  # the folder may have been moved
     except UserError as error:
         raise UserError(f"{key}={folder}: {error}") from error
     except FileNotFoundError:

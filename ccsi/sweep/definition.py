@@ -41,7 +41,7 @@ class Sweep:
     Args:
         name: shown in Weights & Biases as the group; null is the folder's name.
         storage: where runs are kept if machines share no folder, e.g. s3://bucket/folder; null: in `dir`.
-        dir: the output folder; null is `sweeps/<name>`, or `sweeps/<date-time>-<four digits>` without a name.
+        dir: the output folder; null is `sweeps/<name>`, or `sweeps/<date-time>-<four hex digits>` without a name.
         space: config key -> candidates; see `ccsi.sweep.search_space`.
         search: how configs are drawn. `optuna` is TPE.
         num_samples: configs drawn for phase 1, for each candidate of `each`; `search=grid` takes every combination.

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ccsi.config import current_names
 from ccsi.io.atomic import sync_folder
 from ccsi.sweep.events import Event, from_record, to_record
 
@@ -23,7 +24,7 @@ class Journal:
 
     def read(self) -> list[tuple[Event, float | None]]:
         """All events, oldest first, each with the seconds the sweep had been at work (None: not noted)."""
-        text = self.path.read_text(errors="replace") if self.path.exists() else ""
+        text = current_names(self.path.read_text(errors="replace")) if self.path.exists() else ""
         self._torn, self.n_skipped = bool(text) and not text.endswith("\n"), 0
         events = list[tuple[Event, float | None]]()
         for line in text.splitlines():

@@ -20,7 +20,7 @@ def describe_plan(definition: Definition) -> list[str]:
     each = f"{definition.cpus():g} CPUs and {gpu} GPUs" + (" (measured first)" if gpu == "auto" else "")
     workers = f"{resources.workers} workers of {each} each" if resources.workers > 1 else each
     cpus = definition.ray.num_cpus or os.cpu_count() or 1
-    folder = f"sweeps/{sweep.name or '<date-time>-<4 signs>'}"
+    folder = f"sweeps/{sweep.name or '<date-time>-<four hex digits>'}"
     n_searched, n_reported = searched * n_tuning, n_finalists * n_reporting
     return [
         f"Search: {sweep.search}{f', {scheduler}' if scheduler else ''}, by mean {sweep.metric}",

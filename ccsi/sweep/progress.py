@@ -1,7 +1,7 @@
 """Where a sweep stands while it runs: a line of counts, and the best trials so far."""
 
 import time
-from collections import Counter, namedtuple
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from rich.console import Console
@@ -18,8 +18,8 @@ LINE_SECONDS = 10.0
 """Seconds between two lines, if there is news; without news it is a minute."""
 BOARD_SECONDS = 30.0
 """Seconds between two tables of the best trials."""
-Standing = namedtuple("Standing", ("phase", "trial", "status", "runs", "tasks", "value", "seconds"))
-"""A row of the table of the best trials. value: the metric as last reported, mean over the trial's runs."""
+Standing = tuple[str, ...]
+"""A trial's cells in `standings_table`; its value is the mean over its runs as last reported."""
 
 
 def standings(state: SweepState, running: Collection[JobId], n_best: int = 5) -> list[Standing]:
@@ -49,7 +49,7 @@ def _standing(state: SweepState, running: Collection[JobId], phase: int, trial: 
         seconds += next((event["seconds"] for event in reversed(written) if "seconds" in event), 0.0)
     key = state.definition.compared
     name = trial_name(trial) + (f" {state.configs[trial][key]}" if key else "")
-    return Standing(str(phase), name, str(status), f"{done}/{len(runs)}", str(tasks), f"{value:.3f}", f"{seconds:.0f}")
+    return str(phase), name, str(status), f"{done}/{len(runs)}", str(tasks), f"{value:.3f}", f"{seconds:.0f}"
 
 
 def shown_status(state: SweepState, trial: int, status: Status) -> Status:
@@ -122,7 +122,7 @@ def progress_line(state: SweepState, running: Collection[JobId], phase: int, n_j
     """`3 of 6 done, 1 running, best 0.945 (p2-c05-s1)`; what pruned and failed is counted where there is any."""
     ended = {job: shown_status(state, job.trial, end.status) for job, end in state.ends.items() if job.phase == phase}
     counts = Counter(status for job, status in ended.items() if job not in running)
-    width = 80 - len("phase 1  99:59  ")  # of a terminal in which the whole line must not wrap
+    width = 80 - len("phase 1  9999:59  ")  # of a terminal in which the whole line must not wrap
     parts = [f"{counts[Status.DONE]} of {n_jobs} done", f"{len(running)} running"]
     parts += [f"{counts[one]} {one}" for one in (Status.WAITING, Status.PRUNED, Status.FAILED) if counts[one]]
     values = {job: reports[-1].value for job, reports in state.reports.items() if ended.get(job) is Status.DONE}

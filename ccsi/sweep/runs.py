@@ -49,7 +49,8 @@ def finished_runs(definition: Definition, damaged_as_absent: bool = False) -> di
         try:
             if (result := read_result(folder)) is not None:
                 end = summary_of(run, result)
-                end.val[definition.sweep.metric.removeprefix("val_")]  # a KeyError, if it is missing
+                if (metric := definition.sweep.metric.removeprefix("val_")) not in end.val:
+                    raise KeyError(metric)
                 found[run] = end
         except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
             if damaged_as_absent:

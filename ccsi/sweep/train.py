@@ -3,9 +3,9 @@
 import contextlib
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +19,7 @@ from ccsi.io.locks import InUseError, locked
 from ccsi.io.run_files import read_result
 from ccsi.sweep.compose import section
 from ccsi.sweep.definition import Cluster, Resources
-from ccsi.sweep.execution.context import TrialContext, prepare_ray
+from ccsi.sweep.execution.context import TrialContext, prepare_ray, start_thread
 from ccsi.sweep.execution.failures import GivenUpError, reason
 from ccsi.sweep.folder import LOCK_WITHIN
 from ccsi.sweep.recorder import SweepInterruptedError
@@ -37,6 +37,7 @@ def train(arguments: Sequence[str]) -> None:
     own = {key: config.pop(key) for key in OWN}
     own |= {"resources": section(own, "resources", Resources), "ray": section(own, "ray", Cluster)}
     resources, cluster, max_failures = build({"_target_": f"{__name__}.sections", "_partial_": True, **own})()
+    ccsi.config.check(config)
     if resources.gpu == "auto":
         raise UserError("resources.gpu=auto: only a sweep has trials to pack; expected a number.")
     cpu, gpu, local = resources.cpu or float(config["threads"]), float(resources.gpu), cluster.address is None
@@ -49,7 +50,6 @@ def train(arguments: Sequence[str]) -> None:
     if config["device"] == "mps":
         raise UserError("device=mps: several workers need gloo or NCCL; expected device=cpu, or one worker (ccsi run).")
     config |= {"threads": max(1, int(cpu)), "device": "cuda" if gpu > 0 else "cpu"}
-    ccsi.config.check(config)
     folder = default_run_dir(config["run_dir"], config["name"], config["seed"], config)
     config["run_dir"] = str(folder)
     shared_data = folder.with_name(f".{folder.name}.data")
@@ -88,11 +88,12 @@ def run_shared(config: Config, context: TrialContext, cluster: Cluster) -> None:
 def sole_driver(folder: Path) -> Iterator[None]:
     """Refuse a run on which another `ccsi train` works."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(folder.with_name(f".{folder.name}.driver"), wait=LOCK_WITHIN):
-            yield
-    except InUseError:
-        raise UserError(f"{folder} is in use: another process works on it.") from None
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder.with_name(f".{folder.name}.driver"), wait=LOCK_WITHIN))
+        except InUseError:
+            raise UserError(f"{folder} is in use: another process works on it.") from None
+        yield
 
 
 def configuration(arguments: Sequence[str]) -> Config:
@@ -114,19 +115,9 @@ def show_progress(job: Callable[[], None], folder: Path) -> None:
 
     Errors of the job other than UserError are raised as SweepInterruptedError.
     """
-    failed: list[Exception] = []
-
-    def attempt() -> None:
-        try:
-            job()
-        except Exception as error:
-            failed.append(error)
-
-    events, printed_at = last_events(folder), 0.0
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.5)
+    events, printed_at, done = last_events(folder), 0.0, start_thread(job)
+    while not done.done():
+        wait([done], 0.5)
         before, events = events, last_events(folder)
         ends = [event for event in events if event.get("phase") == "task_end" and event not in before]
         for event in ends:
@@ -136,9 +127,10 @@ def show_progress(job: Callable[[], None], folder: Path) -> None:
         if is_step and time.monotonic() - printed_at > SECONDS_BETWEEN_LINES:
             printed_at = time.monotonic()
             print(step_line(**events[-1]), file=sys.stderr, flush=True)
-    for error in failed:
-        if isinstance(error, UserError):
-            raise error
+    error = done.exception()
+    if isinstance(error, UserError):
+        raise error
+    if error is not None:
         text = str(error) if isinstance(error, GivenUpError) else f"{type(error).__name__}: {error}"
         raise SweepInterruptedError(reason(text)) from error
 

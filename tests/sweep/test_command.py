@@ -311,4 +311,4 @@ def test_tables_and_lines_fit_a_terminal_of_80_columns(tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
     assert {"rank", "trial", "macro", "incremental", "forgetting"} <= set(" ".join(lines).replace("┃", " ").split())
     recorder.running |= {JobId(1, n) for n in range(100)}
-    assert len("phase 1  99:59  " + progress_line(recorder.state, recorder.running, 1, 1000)) <= 80
+    assert len("phase 1  9999:59  " + progress_line(recorder.state, recorder.running, 1, 1000)) <= 80

@@ -6,7 +6,7 @@ import pytest
 
 import ccsi.config
 from ccsi.errors import UserError
-from ccsi.sweep.compose import compose, define, placed, read, resumed
+from ccsi.sweep.compose import compose, define, make_sections, placed, read, resumed
 from ccsi.sweep.search_space import parse
 
 
@@ -203,6 +203,19 @@ def test_a_typed_space_replaces_the_shipped_one() -> None:
     config = definition.config(values)
     assert (config["learner"]["w_idc"], config["training"]["lr"]) == (0.0, 0.05)
     assert definition.bases[""]["training"]["lr"] != 0.05
+
+
+def test_candidates_that_are_objects_are_not_made(tmp_path: Path) -> None:
+    kinds = [{"_target_": "ccsi.learners.ExemplarBudget", one: 20} for one in ("total", "per_class")]
+    typed = "learner.budget: {choice: [" + ", ".join(str(kind) for kind in kinds).replace("'", "") + "]}"
+    definition = kept(tmp_path, ["learner=icarl", space(typed)])
+    budgets = [values["learner.budget"] for values in definition.listed_configs()]
+    assert sorted(budgets, key=str) == sorted(kinds, key=str)
+    assert resumed(tmp_path, ["ray.num_cpus=1"]).sweep.space == definition.sweep.space
+    for entry in ({"choice": ["${name}", "a"]}, {"choice": ["???", "a"]}):
+        sections = definition.sections
+        sections["sweep"]["space"]["name"] = entry
+        assert make_sections(sections)[0].space["name"] == entry
 
 
 def test_a_config_group_is_swept_with_all_it_brings() -> None:

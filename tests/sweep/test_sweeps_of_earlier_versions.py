@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 pytest.importorskip("ray")
 from driver import drive
@@ -20,7 +21,9 @@ from driver import drive
 from ccsi.io.run_files import read_result
 from ccsi.sweep import selection
 from ccsi.sweep.compose import placed, read
-from ccsi.sweep.events import JobId
+from ccsi.sweep.compose import resumed as resume_definition
+from ccsi.sweep.events import ConfigSuggested, JobId
+from ccsi.sweep.journal import Journal
 from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.tables.leaderboard import leaderboard
 from ccsi.sweep.tables.rows import collect_results, write_rows
@@ -72,6 +75,28 @@ def test_a_sweep_of_stand_ins_comes_to_its_table(tmp_path: Path, monkeypatch: py
     sums = json.loads((BEGUN / "standin.sums.json").read_text())
     learned = {run: result["weights_sha256"] for run in sums if (result := read_result(tmp_path / "s/runs" / run))}
     assert learned == {run: one["weights_sha256"] for run, one in sums.items()}
+
+
+def test_keys_typed_and_swept_under_their_old_names_are_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BEGUN))
+    monkeypatch.chdir(tmp_path)
+    folder, old, now = tmp_path / "s", "learner.synthesis.together", "learner.synthesis.groups_at_once"
+    shutil.copytree(BEGUN / "digits", folder)
+    record = yaml.safe_load((folder / "sweep.yaml").read_text())
+    record["bases"][""]["learner"]["synthesis"]["together"] = 2
+    record["sweep"]["space"] = {old: {"choice": [1, 2]}}
+    record["overrides"] = [one for one in record["overrides"] if not one.startswith(("sweep.space", "sweep.dir"))]
+    record["overrides"] += [f"++{old}=2", f"sweep.space={{{old}: {{choice: [1, 3]}}}}"]
+    record["overrides"] += [f"sweep.space.{old}={{choice: [1, 2]}}"]
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
+    (folder / "journal.jsonl").write_text(json.dumps({"setting": {old: 2}, "clock": 1.0}) + "\n")
+    definition = resume_definition(folder, ["ray.num_cpus=1"])
+    assert {values[now] for values in definition.listed_configs()} == {1, 2}
+    (event, _), *_ = Journal(folder / "journal.jsonl").read()
+    assert isinstance(event, ConfigSuggested) and event.config == {now: 2}
+    assert definition.config(event.config)["learner"]["synthesis"]["groups_at_once"] == 2
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -14,6 +16,7 @@ from ray.train import TrainingFailedError
 from tiny_run import TINY, run_tiny
 
 import ccsi.config
+from ccsi.distributed import AgreedError
 from ccsi.errors import UserError
 from ccsi.sweep.execution import data_parallel
 from ccsi.sweep.execution.context import TrialContext
@@ -66,11 +69,14 @@ def the_best(file: str, folder: str) -> str:
 @pytest.mark.slow
 @pytest.mark.alone
 def test_each_trial_of_a_sweep_may_have_several_workers(tmp_path: Path, pair, start) -> None:
-    folder = tmp_path / "s"
+    """One is stopped by ASHA and promoted later; and a driver that lags lets none hang."""
+    folder, script = tmp_path / "s", str(Path(__file__).with_name("lagging_sweep.py"))
     space = ["sweep.space={learner.w_idc: {grid: [1.0]}}", "sweep.search=grid", "sweep.top_k=1"]
-    sweep = start(*MORE, *space, "sweep.seeds.reporting=[0]", "resources.workers=2", f"sweep.dir={folder}")
-    assert sweep.wait() == 0, sweep.said
+    more = ["sweep.scheduler=asha", "sweep.seeds.tuning=[100]", "sweep.seeds.reporting=[0]", "resources.workers=2"]
+    sweep = start(*MORE, *space, *more, f"sweep.dir={folder}", script=script)
+    assert sweep.wait(400) == 0, sweep.said
     assert sweep.gone()
+    assert '"status": "pruned"' in (folder / "journal.jsonl").read_text()
     table = pd.read_csv(folder / "runs.csv")
     assert list(table["status"]) == ["done", "done"]
     run = table["run"].iloc[1]
@@ -91,6 +97,9 @@ def test_each_trial_of_a_sweep_may_have_several_workers(tmp_path: Path, pair, st
         (["device=cuda"], "device=cuda, but resources.gpu is 0"),
         (["resources.gpu=0.5", "workers=2"], "resources.gpu=0.5: NCCL joins no two workers on one card"),
         (["ray.autoscale=true"], "ray.autoscale=true: expected ray.address of a cluster"),
+        (["threads=abc"], "threads=abc: expected a whole number >= 1."),
+        (["threads=null"], "threads=null: expected a whole number >= 1."),
+        (["workers=two", "resources.gpu=0.5"], "workers=two: expected a whole number >= 1."),
         (["ray=auto"], "ray=auto: expected ray.<key>=…"),
         (["ray.address=here"], "ray.address=here: expected null, auto, or host:port of a running cluster."),
     ],
@@ -176,6 +185,23 @@ def raised(error: Exception | None, checkpoint: Path) -> None:
         checkpoint.write_bytes(b"0" * 40)
     if error is not None:
         raise error
+
+
+def test_each_attempt_meets_at_a_file_of_its_own(tmp_path: Path, monkeypatch) -> None:
+    made = []
+    monkeypatch.setattr(data_parallel, "DataParallelTrainer", lambda *_, **given: made.append(given) or Mock())
+    for _ in range(2):
+        data_parallel.run_workers({"run_dir": str(tmp_path / "run")}, TrialContext(2, 1.0, 0.0, 2, local=True))
+    assert len({given["train_loop_config"]["meet"] for given in made}) == 2
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_one_worker_writes_down_an_error_that_all_have(tmp_path: Path, monkeypatch, is_main: bool) -> None:
+    group = SimpleNamespace(is_main=is_main, broadcast_object=Mock(side_effect=AgreedError("wrong")))
+    monkeypatch.setattr(data_parallel.ProcessGroup, "current", lambda: group)
+    config = json.dumps({"run_dir": str(tmp_path / "run"), "seed": 0})
+    data_parallel.work({"config": config, "context": TrialContext(2, 1.0, 0.0, 2), "scratch": str(tmp_path)})
+    assert (tmp_path / "error.txt").exists() is is_main
 
 
 def test_a_loss_that_is_not_finite_is_left_out() -> None:

@@ -8,8 +8,10 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -71,6 +73,7 @@ class TrialContext:
             if runs.parent.stat().st_uid != os.getuid():
                 free = "expected it to be free, or TMPDIR to name another place"
                 raise UserError(f"{runs.parent} belongs to another user; {free}.")
+            runs.parent.chmod(0o700)  # images lie there
         elif not runs.is_dir():
             raise UserError(f"{runs} is not on node {socket.gethostname()}: {SHARED_FOLDER}")
 
@@ -115,11 +118,27 @@ def execute(
 @contextlib.contextmanager
 def sole_user(folder: Path) -> Iterator[None]:
     """Hold the run's lock: a worker of a killed sweep may live for some seconds and must not write beside us."""
-    try:
-        with locked(folder.with_name(f".{folder.name}.lock"), wait=60.0):
-            yield
-    except InUseError:
-        raise RuntimeError(f"{folder} is in use by another process") from None
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder.with_name(f".{folder.name}.lock"), wait=60.0))
+        except InUseError:
+            raise RuntimeError(f"{folder} is in use by another process") from None
+        yield
+
+
+def start_thread(job: Callable[[], object]) -> Future[None]:
+    """Do `job` in a daemon thread; the future says when it has ended, and its error."""
+    done = Future[None]()
+
+    def attempt() -> None:
+        try:
+            job()
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=attempt, daemon=True).start()
+    return done
 
 
 def reset_process(seed: int, gpu: float) -> None:
@@ -143,7 +162,7 @@ def reset_process(seed: int, gpu: float) -> None:
 
 
 def prepare_ray(local: bool) -> None:
-    """Check that Ray is installed, and before it is imported: let a `local` one use the loopback device and a token."""
+    """Check that Ray is installed, and before its import make a `local` one use a token and the loopback device."""
     for package in ("ray", "pyarrow"):
         if find_spec(package) is None:
             raise UserError(f"this command needs the package {package}: pip install 'ccsi[sweep]'.")

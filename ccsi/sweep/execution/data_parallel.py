@@ -12,27 +12,41 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
-from ray import train
+from ray import train, tune
 from ray.exceptions import RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.backend import BackendConfig
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer without its process group
-from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util.queue import Empty, Queue
 
 from ccsi.config import Config, build
 from ccsi.distributed import AgreedError, ProcessGroup
 from ccsi.errors import UserError
 from ccsi.io.run_files import read_result
-from ccsi.sweep.execution.context import TrialContext, reset_process, sole_user
+from ccsi.sweep.execution.context import TrialContext, reset_process, sole_user, start_thread
 from ccsi.sweep.execution.failures import RetryCounter, memory_advice
 from ccsi.sweep.execution.metrics import RayMetrics
 from ccsi.tracking.events import TaskEnd
 
 WORKER_CRASHED = (TrainingFailedError, RayError)  # or Ray Train's own actor did, because its node is lost
 ERROR = "error.txt"  # in Ray Train's folder: an error that a retry would not change
+
+
+class Forward(UserCallback):
+    """Puts what the workers report into a queue, from which the trial's own thread reports to Tune.
+
+    With Ray's TuneReportCallback another thread does, and waits forever if the trial itself reports before it.
+    """
+
+    def __init__(self, reports: Queue) -> None:
+        self.reports = reports
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        self.reports.put(metrics[0])
 
 
 def run_workers(config: Config, context: TrialContext, on_task_end: Callable[[TaskEnd], None] | None = None) -> None:
@@ -52,7 +66,8 @@ def run_workers(config: Config, context: TrialContext, on_task_end: Callable[[Ta
     backend: BackendConfig = TorchConfig(backend="cpu:gloo,cuda:nccl" if context.gpu > 0 else "gloo")
     if context.local and context.gpu == 0:  # on the loopback device, rather than by a port open to all
         backend = BackendConfig()
-        payload["meet"] = f"file://{scratch}/meet"
+        payload["meet"] = f"file://{scratch}/meet-{uuid4().hex}"
+    reports = Queue(actor_options={"num_cpus": 0}) if on_task_end else None
     trainer = DataParallelTrainer(
         work,
         train_loop_config=payload,
@@ -62,14 +77,20 @@ def run_workers(config: Config, context: TrialContext, on_task_end: Callable[[Ta
             name=folder.name,
             storage_path=str(scratch),
             failure_config=FailureConfig(max_failures=0),  # see `RetryCounter`
-            callbacks=[TuneReportCallback()] if on_task_end else [],  # type: ignore[list-item, no-untyped-call]
+            callbacks=[] if reports is None else [Forward(reports)],  # type: ignore[list-item]
         ),
     )
     shutil.rmtree(scratch, ignore_errors=True)  # of a driver that was killed
     scratch.mkdir(parents=True)
     try:
         try:
-            trainer.fit()
+            done = start_thread(trainer.fit)
+            while reports is not None and not (done.done() and reports.empty()):
+                with suppress(Empty):
+                    tune.report(reports.get(timeout=0.5))  # SystemExit if Tune stops the trial: its workers end with it
+            if reports is not None:
+                reports.shutdown()
+            done.result()
         except WORKER_CRASHED:  # Ray names only where; our workers write into the file what a retry would not change
             if not (scratch / ERROR).exists():
                 raise
@@ -109,7 +130,7 @@ def work(payload: Mapping[str, Any]) -> None:
             build(config)(on_task_end=payload["on_task_end"], watch=RayMetrics(context.sweep))
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else memory_advice(error, context.gpu)
-        if text is not None:
+        if text is not None and (group.is_main or not isinstance(error, AgreedError)):
             Path(payload["scratch"], ERROR).write_text(text)
         if not isinstance(error, AgreedError):  # this worker's own: the others wait for it until Ray ends them
             raise

@@ -89,10 +89,8 @@ def reason(text: str) -> str:
 def memory_advice(error: Exception, gpu: float) -> str | None:
     """What to do about an exception that means too little memory (`gpu`: the trial's share of a card), or None."""
     if isinstance(error, MemoryError):
-        return (
-            "MemoryError: the trial needs more memory than this machine has left; run fewer at a time, or a smaller one"
-        )
-    if type(error).__name__ != "OutOfMemoryError":
+        return "MemoryError: the trial needs more memory than its machine has; run fewer at a time, or a smaller one"
+    if type(error).__name__ != "OutOfMemoryError" or type(error).__module__.startswith("ray."):  # Ray's: of a node
         return None
     import torch
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import pytest
 
 pytest.importorskip("ray")
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 
 from ccsi.errors import UserError
-from ccsi.sweep.execution.context import TrialContext, check_node
+from ccsi.io.locks import InUseError
+from ccsi.sweep.execution.context import TrialContext, check_node, sole_user
 from ccsi.sweep.execution.failures import WORKER_DIED, GivenUpError, RetryCounter, memory_advice, reason
 from ccsi.sweep.execution.trainable import run_trial
+from ccsi.sweep.train import sole_driver
 
 STANDIN = {"_target_": "standin.run", "_partial_": True, "evaluate_test": False}
 
@@ -113,6 +117,18 @@ def test_a_machine_that_sees_another_disk_is_refused(tmp_path: Path) -> None:
     assert list(runs.iterdir()) == []
 
 
+def test_the_runs_of_a_storage_are_readable_for_their_owner_alone(tmp_path: Path) -> None:
+    context = TrialContext(1, 1.0, 0.0, 0, storage="s3://bucket/s")
+    context.check_folder(tmp_path / "ccsi-0/abc")
+    assert stat.S_IMODE((tmp_path / "ccsi-0").stat().st_mode) == 0o700
+
+
+def test_a_lock_refused_inside_is_not_taken_for_the_runs_own(tmp_path: Path) -> None:
+    for sole in (sole_user, sole_driver):
+        with pytest.raises(InUseError, match="another"), sole(tmp_path / "run"):
+            raise InUseError("another lock")
+
+
 def test_out_of_memory_is_not_tried_again_and_names_the_share(
     tmp_path: Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +142,7 @@ def test_out_of_memory_is_not_tried_again_and_names_the_share(
     text = memory_advice(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate …"), 0.25)
     assert text is not None and "resources.gpu=0.25 allows 4.0 of 16.0 GiB" in text
     assert memory_advice(ValueError("boom"), 0.25) is None
+    assert memory_advice(OutOfMemoryError("the node ran low on memory"), 0.25) is None  # Ray's: not the card's
 
     def greedy(**changes: Any) -> None:
         raise MemoryError
