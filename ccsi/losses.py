@@ -79,8 +79,6 @@ def class_centroids(
 def moving_centroids(before: Tensor, seen: Tensor, batch: Tensor, present: Tensor, rho: float) -> tuple[Tensor, Tensor]:
     """S ← (1−ρ)·S + ρ·s_batch for classes in the batch; a class's first batch sets its row. Returns S and `seen`.
 
-    Gradients flow to `batch` alone.
-
     Args:
         before, seen: S [n, n], and which of its rows are set, bool [n]. batch, present: from `class_centroids`.
     """

@@ -52,15 +52,13 @@ class Folder(Source):
             )
         class_names, files = self.files()
         images = deque(self.read_fitted(file) for _, _, file in files)
-        if any(image.ndim == 3 for image in images):  # all become RGB
-            views = (np.broadcast_to(np.atleast_3d(image), (self.size, self.size, 3)) for image in images)
-            images = deque(views)
+        shape = max((image.shape for image in images), key=len)  # if one is in colour, all become RGB
         parts = []
         for _, own in groupby(files, key=itemgetter(0)):
             labels = np.array([label for _, label, _ in own], dtype=np.int64)
-            parts.append(Raw(np.empty((len(labels), *images[0].shape), dtype=np.uint8), labels))
-            for row in range(len(labels)):
-                parts[-1].images[row] = images.popleft()  # each is freed as it is copied
+            parts.append(Raw(np.empty((len(labels), *shape), dtype=np.uint8), labels))
+            for row in parts[-1].images:
+                row.T[:] = images.popleft().T  # grey fills all channels; each image is freed as it is copied
         if len(parts) == 1:
             parts = stratified(parts.pop(), (self.val_share, self.test_share), self.split_seed)
         return dict(zip(SPLITS, parts, strict=True)), tuple(class_names)

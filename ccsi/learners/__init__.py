@@ -8,15 +8,13 @@ import difflib
 from collections.abc import Iterable
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, TypeVar
+from typing import Any
 
 from ccsi.errors import UserError
 from ccsi.learners.base import Loss, NetLearner, Stored
 from ccsi.learners.parts.exemplars import ExemplarBudget
 
 __all__ = ["ExemplarBudget", "Loss", "NetLearner", "Stored", "all_learners", "find_learner"]
-
-T = TypeVar("T")
 
 
 def classes() -> list[type]:
@@ -32,9 +30,9 @@ def all_learners() -> dict[str, type[NetLearner]]:
     return by_name(sorted(found, key=lambda kind: kind.default_name), "default_name")
 
 
-def by_name(kinds: Iterable[type[T]], attribute: str) -> dict[str, type[T]]:
+def by_name(kinds: Iterable[Any], attribute: str) -> dict[str, Any]:
     """`kinds` by their `attribute`; RuntimeError if two of them have the same."""
-    found: dict[str, type[T]] = {}
+    found: dict[str, Any] = {}
     for kind in kinds:
         name = getattr(kind, attribute)
         if (first := found.setdefault(name, kind)) is not kind:

@@ -156,8 +156,7 @@ class NetLearner(ABC):
 
         `data` and `training` are by default the task's images and the learner's own; `stage` is unique within a task.
         """
-        data = TrainingData(task.train, task.val) if data is None else data
-        config = self.training if training is None else training
+        data, config = TrainingData(task.train, task.val) if data is None else data, training or self.training
         if len(data.train) and int(data.train.labels.max()) >= self.net.n_classes:
             raise RuntimeError(
                 f"{type(self).__name__}.learn: no room for the task's classes; expected self.grow(task)."

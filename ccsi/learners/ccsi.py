@@ -111,8 +111,7 @@ class CCSI(InversionLearner):
         return [Stored(kind, len(self.memory.means), n) for kind, n in self.memory.n_bytes().items() if n]
 
     def state_dict(self) -> State:
-        memory = self.memory
-        kept = {"means": memory.means, "group_means": memory.group_means, "group_vars": memory.group_vars}
+        kept = {name: getattr(self.memory, name) for name in ("means", "group_means", "group_vars")}
         return super().state_dict() | {"memory": kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -34,8 +34,7 @@ class FeTrIL(FrozenLearner):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.means = torch.empty_like(self.net.new)
-        dtype = float64_on(self.device)
-        self.classifier = torch.empty_like(F.pad(self.means, (0, 1)), dtype=dtype)  # weights, intercept
+        self.classifier = torch.empty_like(F.pad(self.means, (0, 1)), dtype=float64_on(self.device))  # weights, bias
 
     def update_statistics(self, task: Task, features: Tensor) -> None:
         new = class_means(features, task.train.labels, task.classes)
@@ -53,10 +52,7 @@ class FeTrIL(FrozenLearner):
 
 
 def linear_svm(x: Tensor, y: Tensor, c: float) -> Tensor:
-    """Weights and intercept of each class against the rest, [n, D+1], from features [N, D], labels [N].
-
-    The labels have all of 0 … n−1.
-    """
+    """Weights and bias of each class against the rest, [n, D+1]: features [N, D], labels [N] with all of 0 … n−1."""
     from sklearn.svm import LinearSVC
 
     n = int(y.max()) + 1

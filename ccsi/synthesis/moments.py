@@ -62,8 +62,7 @@ class _Moments(torch.autograd.Function):
 def map_moments(a: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and mean square of each map of [N, C, H, W] over its pixels, each [N, C].
 
-    Group and batch statistics of a layer's input, and of its GN output, follow from these two, so that the maps are
-    read once.
+    Group and batch statistics of a layer's input and GN output follow from these two, so that maps are read once.
     """
     first, second = _Moments.apply(a)
     return first, second
