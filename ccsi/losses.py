@@ -69,7 +69,7 @@ def margin(
 def class_centroids(
     scores: Tensor, labels: Tensor, n_classes: int, process_group: ProcessGroup = ONE_WORKER
 ) -> tuple[Tensor, Tensor]:
-    """Mean of the scores [N, n] of each class of all workers' batch, [n, n] (0 if absent); bool [n]: is it present."""
+    """Each class's mean scores in all workers' batch, [N, n] to [n, n] (0 if absent); bool [n]: which are present."""
     # a matrix product with one-hot rows: deterministic on every device, unlike index_add
     member = F.one_hot(labels, n_classes).to(scores.dtype)
     counts = process_group.all_reduce(member.sum(0))
@@ -77,7 +77,7 @@ def class_centroids(
 
 
 def moving_centroids(before: Tensor, seen: Tensor, batch: Tensor, present: Tensor, rho: float) -> tuple[Tensor, Tensor]:
-    """New S and seen: S ← (1−ρ)·S + ρ·s_batch for classes in the batch, the first sets S; gradients only to `batch`.
+    """S ← (1−ρ)·S + ρ·s_batch for classes in the batch; a class's first batch sets its row. Returns S and `seen`.
 
     Args:
         before, seen: S [n, n], and which of its rows are set, bool [n]. batch, present: from `class_centroids`.

@@ -107,7 +107,7 @@ class Training:
         stage: Stage,
         train_old_prototypes: bool = True,
     ) -> State:
-        """Train `net` in place; its state (no copy), from which a finished stage can be restored."""
+        """Train `net` in place; its state (no copy), from which a finished stage is restored; UserError: one image."""
         loop = TrainingLoop(self, net, data, objective, streams, stage, train_old_prototypes)
         while loop.epoch < loop.epochs:
             loop.run_epoch()
@@ -118,7 +118,7 @@ class Training:
     def second_stage(self, epochs: int, lr_factor: float) -> "Training":
         """A copy for a second stage on balanced classes, with `lr_factor` times the learning rate.
 
-        It does not use the task's val images: they have new classes only, and would undo the balance.
+        Neither schedule nor selection uses the task's val images: of new classes only, they would undo the balance.
         """
         schedule = "cosine" if self.schedule == "plateau" else self.schedule
         return replace(self, epochs=epochs, lr=self.lr * lr_factor, schedule=schedule, select="last")

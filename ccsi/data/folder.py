@@ -1,6 +1,9 @@
 """The user's images: a folder with one sub-folder a class."""
 
+from collections import deque
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -48,14 +51,16 @@ class Folder(Source):
                 "on; expected a sum below 1."
             )
         class_names, files = self.files()
-        images = [self.read_fitted(file) for _, _, file in files]
-        if any(image.ndim == 3 for image in images):  # all become RGB
-            images = [np.broadcast_to(np.atleast_3d(image), (self.size, self.size, 3)) for image in images]
-        raw = Raw(np.stack(images), np.array([label for _, label, _ in files], dtype=np.int64))
-        del images
-        split_of = np.array([split for split, _, _ in files])
-        parts = [raw[split_of == split] for split in SPLITS if split in split_of]
-        parts = parts or stratified(raw, (self.val_share, self.test_share), self.split_seed)
+        images = deque(self.read_fitted(file) for _, _, file in files)
+        shape = max((image.shape for image in images), key=len)  # if one is in colour, all become RGB
+        parts = []
+        for _, own in groupby(files, key=itemgetter(0)):
+            labels = np.array([label for _, label, _ in own], dtype=np.int64)
+            parts.append(Raw(np.empty((len(labels), *shape), dtype=np.uint8), labels))
+            for row in parts[-1].images:
+                row.T[:] = images.popleft().T  # grey fills all channels; each image is freed as it is copied
+        if len(parts) == 1:
+            parts = stratified(parts.pop(), (self.val_share, self.test_share), self.split_seed)
         return dict(zip(SPLITS, parts, strict=True)), tuple(class_names)
 
     def files(self) -> tuple[list[str], list[tuple[str, int, Path]]]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ccsi.data.dataset import Raw, Source
 from ccsi.data.download import data_folder, fetch
 from ccsi.data.npz import read_npz
+from ccsi.errors import UserError
 
 Flag = Literal[
     "bloodmnist",
@@ -61,4 +62,7 @@ def info() -> dict[str, dict[str, Any]]:
     """
     source = Path(str(distribution("medmnist").locate_file("medmnist/info.py"))).read_text(encoding="utf-8")
     assigned = [line for line in ast.parse(source).body if isinstance(line, ast.Assign)]
-    return next(ast.literal_eval(line.value) for line in assigned if ast.unparse(line.targets[0]) == "INFO")
+    tables = [line.value for line in assigned if ast.unparse(line.targets[0]) == "INFO"]
+    if not tables:
+        raise UserError("The installed medmnist has no table INFO; expected version 3.")
+    return ast.literal_eval(tables[0])

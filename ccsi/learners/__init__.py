@@ -5,6 +5,7 @@ beside its configs/learner/<name>.yaml. `from ccsi.learners import CCSI` imports
 """
 
 import difflib
+from collections.abc import Iterable
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
@@ -26,7 +27,17 @@ def classes() -> list[type]:
 def all_learners() -> dict[str, type[NetLearner]]:
     """Every learner by its `default_name`, in alphabetical order."""
     found = [kind for kind in classes() if issubclass(kind, NetLearner) and vars(kind).get("default_name")]
-    return {kind.default_name: kind for kind in sorted(found, key=lambda kind: kind.default_name)}
+    return by_name(sorted(found, key=lambda kind: kind.default_name), "default_name")
+
+
+def by_name(kinds: Iterable[Any], attribute: str) -> dict[str, Any]:
+    """`kinds` by their `attribute`; RuntimeError if two of them have the same."""
+    found: dict[str, Any] = {}
+    for kind in kinds:
+        name = getattr(kind, attribute)
+        if (first := found.setdefault(name, kind)) is not kind:
+            raise RuntimeError(f"{first.__module__} and {kind.__module__} both define {name}; expected one of them.")
+    return found
 
 
 def find_learner(name: str) -> type[NetLearner]:
@@ -41,7 +52,7 @@ def find_learner(name: str) -> type[NetLearner]:
 
 def __getattr__(name: str) -> Any:
     """The class `name` of one of the modules, for `_target_: ccsi.learners.<name>` and for imports."""
-    found = {} if name.startswith("_") else {kind.__name__: kind for kind in classes()}
-    if name not in found:
+    own = [] if name.startswith("_") else [kind for kind in classes() if kind.__name__ == name]
+    if not own:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return found[name]
+    return by_name(own, "__name__")[name]

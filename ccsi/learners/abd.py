@@ -31,7 +31,9 @@ class ABD(GenerationLearner):
     distillation: NonNegative = 0.1
     fine_tuning: NonNegative = 1.0
 
-    def replay_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        if self.generator is None:
+            return super().loss_terms(net, images, labels)
         first, teacher = local_start(self.heads[-1]), self.teacher
         generated, pseudo_labels = self.generated(len(images))
         both = torch.cat([images, generated])

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ccsi.checks import Positive, PositiveInt
 from ccsi.data import Task
 from ccsi.learners.frozen import FrozenLearner
+from ccsi.precision import float64_on
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -24,7 +25,7 @@ class ACIL(FrozenLearner):
     task, which in the paper has half of the classes.
 
     Args:
-        expansion: width of the random layer, for which 34 MB are kept; 8,192 in the paper (section 4.1), with 0.5 GB.
+        expansion: width of the random layer: 34 MB are kept for 2,048, 0.5 GB for the paper's 8,192 (section 4.1).
         ridge: γ, 0.1 in the paper.
     """
 
@@ -38,16 +39,16 @@ class ACIL(FrozenLearner):
         super().__post_init__()
         d, draws = self.net.backbone.n_features, self.streams.generator("expansion")
         start = (torch.rand(d, self.expansion, generator=draws) * 2 - 1) * d**-0.5
-        self.buffer = start.to(self.device, torch.float64)
+        self.buffer = start.to(self.device, float64_on(self.device))
         self.auto = self.cross = self.buffer.new_zeros(0, 0)
 
     def update_statistics(self, task: Task, features: Tensor) -> None:
-        labels = F.one_hot(task.train.labels, task.classes.stop).double()
+        labels = F.one_hot(task.train.labels, task.classes.stop).to(self.buffer)
         self.auto, self.cross = self.correlated(self.auto, self.cross, features, labels)
 
     def expanded(self, features: Tensor, activation: Activation = F.relu) -> Tensor:
         """The random layer's activations: [N, D] to [N, E]."""
-        return activation(features.double() @ self.buffer)
+        return activation(features.to(self.buffer) @ self.buffer)
 
     def correlated(
         self, auto: Tensor, cross: Tensor, features: Tensor, targets: Tensor, activation: Activation = F.relu

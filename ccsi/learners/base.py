@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ccsi.data import Task
+from ccsi.errors import UserError
 from ccsi.losses import cross_entropy
 from ccsi.models import Backbone, IncrementalNet, imprinted_prototypes, random_prototypes
+from ccsi.precision import float64_on
 from ccsi.rng import Streams, TaskStreams
 from ccsi.stage import Stage, Stages, State
 from ccsi.training import Objective, Training, TrainingData
@@ -26,7 +28,7 @@ class ModelFactory(Protocol):
 
 @dataclass(frozen=True)
 class Stored:
-    """Data derived from real images that a method keeps: their kind (`moments`, …), their number and total size."""
+    """Data derived from real images that a method keeps: their kind (`class means`, …), their number and total size."""
 
     kind: str
     count: int
@@ -87,6 +89,8 @@ class NetLearner(ABC):
         """A net without classes, at the random start that the run's seed gives."""
         backbone = self.model(in_channels=self.in_channels, generator=self.streams.generator("initialisation"))
         dtype = torch.float64 if self.training.precision == "float64" else torch.float32
+        if dtype == torch.float64 != float64_on(self.device):
+            raise UserError("training.precision=float64: an Apple GPU has no float64; expected float32, or device=cpu.")
         return IncrementalNet(backbone).to(self.device, dtype)
 
     def frozen_net(self) -> IncrementalNet:
@@ -152,7 +156,7 @@ class NetLearner(ABC):
 
         `data` and `training` are by default the task's images and the learner's own; `stage` is unique within a task.
         """
-        data, config = data or TrainingData(task.train, task.val), training or self.training
+        data, config = TrainingData(task.train, task.val) if data is None else data, training or self.training
         if len(data.train) and int(data.train.labels.max()) >= self.net.n_classes:
             raise RuntimeError(
                 f"{type(self).__name__}.learn: no room for the task's classes; expected self.grow(task)."

@@ -54,8 +54,8 @@ class BiC(ReplayLearner):
         train, replay, held = self.split(task)
         self.grow(task)
         self.fit(task, self.objective(task), stages, TrainingData(train, task.val, replay, self.budget.ratio))
-        logits = self.classify_features(self.features(held.images)).detach().double()
-        found = self.fitted(logits.cpu().numpy(), held.labels.cpu().numpy(), task.classes.start)
+        logits = self.classify_features(self.features(held.images)).detach().cpu().double()
+        found = self.fitted(logits.numpy(), held.labels.cpu().numpy(), task.classes.start)
         self.correction = torch.cat([self.correction, self.correction.new_tensor([found])])
         self.remember(task)
 

@@ -98,7 +98,7 @@ class CCSI(InversionLearner):
     def training_data(self, task: Task, stages: Stages) -> TrainingData:
         sampled = self.heads and self.balance in ("sampler", "both")
         ratio = per_task(self.synthetic_ratio, task.index) if sampled else None
-        return self.synthesize(task, self.memory, ratio, stages)
+        return TrainingData(task.train, task.val, self.synthesize(task, self.memory, stages), ratio)
 
     def objective(self, task: Task) -> "Update":
         return Update(self, task, self.teacher)
@@ -111,7 +111,8 @@ class CCSI(InversionLearner):
         return [Stored(kind, len(self.memory.means), n) for kind, n in self.memory.n_bytes().items() if n]
 
     def state_dict(self) -> State:
-        return super().state_dict() | {"memory": dict(vars(self.memory))}
+        kept = {name: getattr(self.memory, name) for name in ("means", "group_means", "group_vars")}
+        return super().state_dict() | {"memory": kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)

@@ -44,7 +44,8 @@ class DeepInversion(InversionLearner):
 
     def training_data(self, task: Task, stages: Stages) -> TrainingData:
         blank = self.net.scale.new_zeros(self.net.n_classes, *task.train.images.shape[1:])
-        return self.synthesize(task, ClassMemory(blank), self.synthetic_ratio, stages)
+        impressions = self.synthesize(task, ClassMemory(blank), stages)
+        return TrainingData(task.train, task.val, impressions, self.synthetic_ratio)
 
     def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         n_old, logits = self.teacher.n_classes, net(images)

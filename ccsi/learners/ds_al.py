@@ -39,7 +39,8 @@ class DSAL(ACIL):
     def update_statistics(self, task: Task, features: Tensor) -> None:
         super().update_statistics(task, features)
         super().refit()
-        residual = F.one_hot(task.train.labels, task.classes.stop).double() - super().classify_features(features)
+        predicted = super().classify_features(features)
+        residual = F.one_hot(task.train.labels, task.classes.stop).to(predicted) - predicted
         residual[:, : task.classes.start] = 0
         kept = self.correlated(self.second_auto, self.second_cross, features, residual, torch.tanh)
         self.second_auto, self.second_cross = kept

@@ -11,6 +11,7 @@ from ccsi.checks import NonNegative, Positive
 from ccsi.data import Task
 from ccsi.learners.frozen import FrozenLearner
 from ccsi.learners.parts.prototypes import class_covariances, class_means
+from ccsi.precision import float64_on
 
 
 @dataclass(kw_only=True, eq=False)
@@ -39,7 +40,7 @@ class FeCAM(FrozenLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.means = torch.empty_like(self.net.new, dtype=torch.float64)
+        self.means = torch.empty_like(self.net.new, dtype=float64_on(self.device))
         self.covariances = self.means.new_empty(0, *2 * self.means.shape[1:])
 
     def update_statistics(self, task: Task, features: Tensor) -> None:
@@ -52,8 +53,8 @@ class FeCAM(FrozenLearner):
         self.inverse = torch.linalg.pinv(self.covariances, hermitian=True)
 
     def transformed(self, features: Tensor) -> Tensor:
-        """Tukey's transform of features [N, D], float64; the sign of negative values is kept."""
-        x = features.double()
+        """Tukey's transform of features [N, D], in the dtype of `means`; the sign of negative values is kept."""
+        x = features.to(self.means)
         return x if self.tukey == 1 else x.sign() * x.abs() ** self.tukey
 
     def shrunk(self, covariances: Tensor) -> Tensor:

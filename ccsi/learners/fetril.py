@@ -12,6 +12,7 @@ from ccsi.checks import Positive
 from ccsi.data import Task
 from ccsi.learners.frozen import FrozenLearner
 from ccsi.learners.parts.prototypes import class_means
+from ccsi.precision import float64_on
 
 
 @dataclass(kw_only=True, eq=False)
@@ -33,7 +34,7 @@ class FeTrIL(FrozenLearner):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.means = torch.empty_like(self.net.new)
-        self.classifier = torch.empty_like(F.pad(self.means, (0, 1)), dtype=torch.float64)  # weights, intercept
+        self.classifier = torch.empty_like(F.pad(self.means, (0, 1)), dtype=float64_on(self.device))  # weights, bias
 
     def update_statistics(self, task: Task, features: Tensor) -> None:
         new = class_means(features, task.train.labels, task.classes)
@@ -47,16 +48,16 @@ class FeTrIL(FrozenLearner):
         self.classifier = linear_svm(F.normalize(torch.cat(x)), torch.cat(y), self.c).to(self.classifier)
 
     def classify_features(self, features: Tensor) -> Tensor:
-        return F.normalize(features).double() @ self.classifier[:, :-1].T + self.classifier[:, -1]
+        return F.normalize(features).to(self.classifier) @ self.classifier[:, :-1].T + self.classifier[:, -1]
 
 
 def linear_svm(x: Tensor, y: Tensor, c: float) -> Tensor:
-    """Weights and intercept of each class against the rest, [n, D+1], from features [N, D], labels 0 … n−1 [N]."""
+    """Weights and bias of each class against the rest, [n, D+1]: features [N, D], labels [N] with all of 0 … n−1."""
     from sklearn.svm import LinearSVC
 
     n = int(y.max()) + 1
     if n == 1:
         return torch.zeros(1, x.shape[1] + 1)
-    svm = LinearSVC(C=c, dual=False).fit(x.double().cpu().numpy(), y.cpu().numpy())
+    svm = LinearSVC(C=c, dual=False).fit(x.cpu().double().numpy(), y.cpu().numpy())
     weights = np.hstack([svm.coef_, svm.intercept_[:, None]])
     return torch.from_numpy(np.vstack([-weights, weights]) if n == 2 else weights)

@@ -1,6 +1,5 @@
 """The bases of learners that make images of old classes: by inversion of the net, or by a generator."""
 
-from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -8,9 +7,9 @@ from torch import Tensor
 
 from ccsi.data import Labelled, Task
 from ccsi.learners.base import Loss, NetLearner
-from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
 from ccsi.synthesis import ClassMemory, Generation, Synthesis
+from ccsi.synthesis.generation import Generator
 from ccsi.training import Objective, TrainingData
 
 
@@ -33,13 +32,14 @@ class InversionLearner(NetLearner):
         super().__post_init__()
         self.impressions: Labelled | None = None
 
-    def synthesize(self, task: Task, memory: ClassMemory, ratio: float | None, stages: Stages) -> TrainingData:
-        """Run the stage `synthesis`: the task's images, and `impressions` of the teacher's classes if it has any."""
-        self.impressions, teacher, run = None, self.teacher, self.synthesis.run
-        if teacher.n_classes:
-            made = stages.run("synthesis", lambda stage: run(teacher, memory, task.index, self.streams, stage))
+    def synthesize(self, task: Task, memory: ClassMemory, stages: Stages) -> Labelled | None:
+        """`impressions` of the teacher's classes, which the stage `synthesis` makes; None if it has no classes."""
+        self.impressions, net = None, self.teacher
+        if net.n_classes:
+            run = self.synthesis.run
+            made = stages.run("synthesis", lambda stage: run(net, memory, task.index, self.streams, stage))
             self.impressions = Labelled(made["images"].to(self.device), made["labels"].to(self.device))
-        return TrainingData(task.train, task.val, self.impressions, ratio)
+        return self.impressions
 
 
 @dataclass(kw_only=True, eq=False)
@@ -50,35 +50,47 @@ class GenerationLearner(NetLearner):
         generation: how the generator is trained.
 
     Attributes:
-        generator, draws: of images for the last task, and of their noise; none for the first.
+        generator, draws: of images for the present task, and of their noise; None in the first and between tasks.
     """
 
     kind = "inversion"
 
     generation: Generation
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.generator: Generator | None = None
+        self.draws: torch.Generator | None = None
+
+    def learn(self, task: Task, stages: Stages) -> None:
+        super().learn(task, stages)
+        if self.generator is not None:
+            self.refine(task, stages)
+        self.generator = self.draws = None  # for large images the generator is larger than the net
+
+    def refine(self, task: Task, stages: Stages) -> None:
+        """Train further, with `generated` images, at the end of each task but the first; by default not."""
+
     def training_data(self, task: Task, stages: Stages) -> TrainingData:
+        """The task's images; also trains the generator, which `loss_terms` needs."""
         if self.teacher.n_classes:
             self.train_generator(task, stages)
         return super().training_data(task, stages)
 
     def objective(self, task: Task) -> Objective:
-        return Loss(self.replay_terms, self.draws) if self.teacher.n_classes else super().objective(task)
-
-    @abstractmethod
-    def replay_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The weighted loss terms of a batch of a task after the first, with `generated` images."""
+        return Loss(self.loss_terms, self.draws)
 
     def train_generator(self, task: Task, stages: Stages) -> None:
         """Run the stage `generation`, which makes `generator` and `draws` from the teacher."""
-        generation, source = self.generation, (self.teacher, task.train.images.shape[1:], task.index, self.streams)
-        state = stages.run("generation", lambda stage: generation.run(*source, stage))
-        self.generator = generation.trained(state, *source)
+        net, shape, run = self.teacher, task.train.images.shape[1:], self.generation.run
+        state = stages.run("generation", lambda stage: run(net, shape, task.index, self.streams, stage))
+        self.generator = self.generation.trained(state, net, shape, task.index, self.streams)
         self.draws = self.streams.generator("dreams", task.index)
 
     @torch.no_grad()
     def generated(self, n: int) -> tuple[Tensor, Tensor]:
         """n new images for this worker, [n, C, S, S] in [0, 1], and the teacher's pseudo-labels, int64 [n]."""
+        assert self.generator is not None and self.draws is not None
         whole = self.net.process_group.count(n)
         images = self.generator.sample(whole, self.draws, self.net.process_group.shard(whole))
         return images, self.teacher(images).argmax(1)

@@ -18,5 +18,8 @@ class Joint(NetLearner):
 
     def learn(self, task: Task, stages: Stages) -> None:
         self.net = self.fresh_net()
+        super().learn(task, stages)
+
+    def grow(self, task: Task) -> None:
         self.net.grow(self.random_prototypes(task.classes.stop, task.index))
-        self.fit(task, self.objective(task), stages)
+        self.heads.append(task.classes)

@@ -13,7 +13,7 @@ from ccsi.learners.parts.prototypes import class_covariances, class_means
 from ccsi.losses import exact
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
-from ccsi.training import TrainingData
+from ccsi.training import Objective, TrainingData
 
 TURNS = 4
 """Rotations by 90°; each rotation of a class is a separate class (section 3.3)."""
@@ -44,33 +44,40 @@ class PASS(NetLearner):
         self.radius = self.means.new_zeros(())
 
     def learn(self, task: Task, stages: Stages) -> None:
-        n_old, teacher = len(self.means), self.frozen_net()
-        self.net.grow(self.random_prototypes(TURNS * len(task.classes), task.index))
-        self.heads.append(task.classes)
-        draws = self.streams.generator("augmented prototypes", task.index)
-
-        def loss_terms(net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            turned = torch.cat([images.rot90(k, (2, 3)) for k in range(TURNS)])
-            features = net.features(turned)
-            targets = torch.cat([labels + k for k in range(TURNS)])
-            terms = {"ce": self.cross_entropy(net.scale * net.cosines(features), targets)}
-            if n_old and self.w_prototypes:
-                replayed, classes = self.augmented(len(images), draws)
-                loss = self.cross_entropy(net.scale * net.cosines(replayed), TURNS * classes)
-                terms["prototypes"] = self.w_prototypes * loss
-            if n_old and self.distillation:
-                now, before = exact(features, teacher.features(turned))
-                moved = net.process_group.mean(torch.linalg.vector_norm(now - before, dim=1))
-                terms["distillation"] = self.distillation * moved
-            return terms
-
-        train, val = (Labelled(part.images, TURNS * part.labels) for part in (task.train, task.val))
-        self.fit(task, Loss(loss_terms, draws), stages, TrainingData(train, val))
+        super().learn(task, stages)
         features = self.features(task.train.images)
-        if not n_old:  # r² is the mean variance of a feature within its class, from the first task (eq. 4)
+        if not len(self.means):  # r² is the mean variance of a feature within its class, from the first task (eq. 4)
             spread = class_covariances(features, task.train.labels, task.classes).diagonal(dim1=1, dim2=2)
             self.radius = spread.mean().sqrt()
         self.means = torch.cat([self.means, class_means(features, task.train.labels, task.classes)])
+
+    def training_data(self, task: Task, stages: Stages) -> TrainingData:
+        """The task's images; the labels are those of upright images."""
+        train, val = (Labelled(part.images, TURNS * part.labels) for part in (task.train, task.val))
+        return TrainingData(train, val)
+
+    def grow(self, task: Task) -> None:
+        self.net.grow(self.random_prototypes(TURNS * len(task.classes), task.index))
+        self.heads.append(task.classes)
+
+    def objective(self, task: Task) -> Objective:
+        self.draws = self.streams.generator("augmented prototypes", task.index)
+        return Loss(self.loss_terms, self.draws)
+
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        turned = torch.cat([images.rot90(k, (2, 3)) for k in range(TURNS)])
+        features = net.features(turned)
+        targets = torch.cat([labels + k for k in range(TURNS)])
+        terms = {"ce": self.cross_entropy(net.scale * net.cosines(features), targets)}
+        if len(self.means) and self.w_prototypes:
+            replayed, classes = self.augmented(len(images), self.draws)
+            loss = self.cross_entropy(net.scale * net.cosines(replayed), TURNS * classes)
+            terms["prototypes"] = self.w_prototypes * loss
+        if len(self.means) and self.distillation:
+            now, before = exact(features, self.teacher.features(turned))
+            moved = net.process_group.mean(torch.linalg.vector_norm(now - before, dim=1))
+            terms["distillation"] = self.distillation * moved
+        return terms
 
     def augmented(self, n: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """This worker's n of a batch of replayed features, [n, D], and their classes, int64 [n] (eq. 3)."""

@@ -15,6 +15,7 @@ from ccsi.learners.parts.heads import local_start
 from ccsi.losses import exact
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages
+from ccsi.training import Objective
 
 
 @dataclass(kw_only=True, eq=False)
@@ -43,16 +44,19 @@ class RDFCIL(GenerationLearner):
     refine_epochs: PositiveInt = 40
     refine_lr: Positive = 0.05
 
-    def learn(self, task: Task, stages: Stages) -> None:
-        if not self.heads:
-            return super().learn(task, stages)
-        self.net.relation = self.relation(task)  # trained with the net, and removed afterwards
-        super().learn(task, stages)
+    def objective(self, task: Task) -> Objective:
+        if self.generator is not None:
+            self.net.relation = self.relation(task)  # trained with the net, and removed afterwards
+        return super().objective(task)
+
+    def refine(self, task: Task, stages: Stages) -> None:
         del self.net.relation
         training = self.training.second_stage(self.refine_epochs, self.refine_lr)
         self.fit(task, Loss(self.refined, self.draws), stages, stage="refinement", training=training)
 
-    def replay_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        if self.generator is None:
+            return super().loss_terms(net, images, labels)
         n, n_old, new = len(images), self.teacher.n_classes, self.heads[-1]
         w_ce, kept = self.weights_for(n_old, len(new))
         generated, _ = self.generated(n)

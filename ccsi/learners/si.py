@@ -14,6 +14,7 @@ from ccsi.learners.base import NetLearner
 from ccsi.learners.parts.importance import padded, penalized, penalized_weights, quadratic
 from ccsi.models import IncrementalNet
 from ccsi.stage import Stages, State
+from ccsi.training import Objective
 
 
 @dataclass(kw_only=True, eq=False)
@@ -46,16 +47,19 @@ class SI(NetLearner):
             raise UserError(f"training.clip_norm={clip_norm}: learner=si needs whole gradients; expected null.")
 
     def learn(self, task: Task, stages: Stages) -> None:
-        self.grow(task)
-        start = [p.detach().clone() for p in penalized_weights(self.net)]
-        integral = PathIntegral(self)
-        self.fit(task, integral, stages)
+        super().learn(task, stages)
+        start, omega = self.integral.start, self.integral.omega
+        del self.integral  # between tasks, only the importance is kept
         end = [p.detach().clone() for p in penalized_weights(self.net)]
         self.importance = [
-            total + (omega / ((b - a).square() + self.damping)).clamp(min=0)
-            for total, omega, a, b in zip(padded(self.importance, end), integral.omega, start, end, strict=True)
+            total + (w / ((b - a).square() + self.damping)).clamp(min=0)
+            for total, w, a, b in zip(padded(self.importance, end), omega, start, end, strict=True)
         ]
         self.anchor = end
+
+    def objective(self, task: Task) -> Objective:
+        self.integral = PathIntegral(self)
+        return self.integral
 
 
 class PathIntegral:
@@ -67,7 +71,8 @@ class PathIntegral:
     def __init__(self, learner: SI) -> None:
         self.learner = learner
         self.stiffness = [(2 * learner.penalty * w).clamp(max=1 / learner.training.lr) for w in learner.importance]
-        self.omega = [torch.zeros_like(p) for p in penalized_weights(learner.net)]
+        self.start = [p.detach().clone() for p in penalized_weights(learner.net)]
+        self.omega = [torch.zeros_like(p) for p in self.start]
         self.before: list[Tensor] | None = None
 
     def __call__(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ccsi.data import Labelled
 from ccsi.models import ContinualNorm2d, IncrementalNet, Tap
+from ccsi.precision import float64_on
 
 
 @dataclass
@@ -61,7 +62,7 @@ class _Moments(torch.autograd.Function):
 def map_moments(a: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and mean square of each map of [N, C, H, W] over its pixels, each [N, C].
 
-    Group and batch statistics of a layer's input, and of its GN output, follow from these two.
+    Group and batch statistics of a layer's input and GN output follow from these two, so that maps are read once.
     """
     first, second = _Moments.apply(a)
     return first, second
@@ -103,7 +104,7 @@ def remember(net: IncrementalNet, data: Labelled, classes: range, batch_size: in
             taps: list[Tap] = []
             net.features(x, taps)
             layers = [group_moments(*map_moments(tap.input), tap.norm.groups) for tap in taps if tap.norm.groups]
-            new = [x.sum(0, dtype=torch.float64), *(moment.sum(0) for layer in layers for moment in layer)]
+            new = [x.sum(0, dtype=float64_on(x.device)), *(moment.sum(0) for layer in layers for moment in layer)]
             sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
         rows.append([net.process_group.all_reduce(value) / len(members) for value in sums])
     net.train(was_training)

@@ -1,6 +1,7 @@
 """Own images in folders: layouts, modes, splits, and every way they can be wrong."""
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,22 @@ def test_given_splits(split_folder: Path) -> None:
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert (len(data.val), len(data.test)) == (4, 2)
     assert data.train.images.shape == (6, 1, 4, 4)
+
+
+def test_given_splits_take_the_memory_of_their_images_once(tmp_path: Path) -> None:
+    for split, n in {"train": 40, "val": 20, "test": 20}.items():
+        for i in range(n):
+            save(tmp_path / split / "ant" / f"{i:02}.png", i, "RGB" if i else "L")
+    folder = source(tmp_path, size=128)
+    tracemalloc.start()
+    try:
+        splits, _ = folder.read()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    size = sum(raw.images.nbytes for raw in splits.values())
+    assert size == 80 * 128 * 128 * 3 and peak < 1.5 * size
+    assert splits["val"].images[:, 0, 0].tolist() == [[i] * 3 for i in range(20)]
 
 
 def test_seeded_split(flat_folder: Path) -> None:

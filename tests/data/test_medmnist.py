@@ -30,6 +30,18 @@ def test_the_table_is_the_package_s_and_reading_it_writes_nothing(
     assert (tmp_path / ".medmnist").exists()  # so this is what running it would have done
 
 
+def test_a_table_of_another_form_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Installed:
+        def locate_file(self, name: str) -> Path:
+            return tmp_path / Path(name).name
+
+    (tmp_path / "info.py").write_text("TABLE = {}\n")
+    monkeypatch.setattr(medmnist, "distribution", lambda name: Installed())
+    medmnist.info.cache_clear()
+    with pytest.raises(UserError, match="medmnist has no table INFO; expected version 3"):
+        medmnist.info()
+
+
 def test_all_flat_single_label_sets_are_offered() -> None:
     single = {"multi-class", "binary-class", "ordinal-regression"}
     flat = {flag for flag, about in medmnist.info().items() if about["task"] in single and "3d" not in flag}

@@ -64,6 +64,8 @@ def test_each_learner_has_an_entry_with_its_defaults(learner: str) -> None:
     kept = text.partition("- Keeps: ")[2].partition("\n")[0]
     kinds = [kind for kind in getattr(config.target_of(node), "stored_buffers", {}).values() if kind]
     assert [kind for kind in kinds if kind.lower() not in kept.lower()] == []
+    if learner in ("ccsi", "ci"):
+        assert "class means" in kept and ("moments" in kept) == (learner == "ccsi")
     assert (kept == "nothing.") == (learner not in ("joint", "ccsi", "ci") and not kinds)
 
 

@@ -105,6 +105,23 @@ class Brandnew(NetLearner):
 YAML = "_target_: ccsi.learners.Brandnew\n_partial_: true\nname: brandnew\nweight: 2.0\n"
 
 
+def test_two_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("first", "second"):
+        (tmp_path / f"{module}_new.py").write_text(NEW)
+    monkeypatch.setattr(ccsi.learners, "__path__", [*ccsi.learners.__path__, str(tmp_path)])
+    both = r"ccsi\.learners\.first_new and ccsi\.learners\.second_new both define "
+    try:
+        with pytest.raises(RuntimeError, match=both + "brandnew"):
+            find_learner("brandnew")
+        with pytest.raises(RuntimeError, match=both + "Brandnew"):
+            _ = ccsi.learners.Brandnew
+        assert ccsi.learners.CCSI is EVERY["ccsi"]
+    finally:
+        for module in ("first_new", "second_new"):
+            sys.modules.pop(f"ccsi.learners.{module}", None)
+            vars(ccsi.learners).pop(module, None)
+
+
 def test_a_new_learner_is_one_module_and_one_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "brandnew.py").write_text(NEW)
     monkeypatch.setattr(ccsi.learners, "__path__", [*ccsi.learners.__path__, str(tmp_path)])

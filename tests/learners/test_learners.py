@@ -1,14 +1,19 @@
 """What holds for every learner: it learns, goes on to the same bits, and keeps nothing it must not."""
 
 import copy
+import dataclasses
 import gc
 import io
+import sys
 from collections import Counter
 
 import pytest
 import torch
 from every import EVERY
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from ccsi.errors import UserError
 from ccsi.learners import Joint
 from ccsi.learners.frozen import FrozenLearner
 from ccsi.learners.replay import ReplayLearner
@@ -45,6 +50,73 @@ def test_it_learns_its_task_and_scores_all_classes_seen(learned, tasks, kind):
         assert accuracy(learner, everything) > 0.8
     if kind == "finetune":
         assert accuracy(learner, everything) < 0.75  # the lower bound forgets
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_base_promises_a_subclass(make, learned, tasks, kind):
+    """Heads, the net as the last task left it, and hooks whose results are used."""
+    learner, second = learned(2, kind), 0 if issubclass(EVERY[kind], FrozenLearner) else 1
+    assert learner.heads == [range(2), range(2, 5)]
+    expected = 0 if kind == "joint" or not second else learned(1, kind).net.n_classes  # joint: a new net each task
+    assert learner.teacher.n_classes == expected and not any(p.requires_grad for p in learner.teacher.parameters())
+    called = Counter()
+
+    class Watched(EVERY[kind]):
+        def grow(self, task):
+            called["grow"] += 1
+            super().grow(task)
+
+        def training_data(self, task, stages):
+            called["training_data"] += 1
+            return super().training_data(task, stages)
+
+        def objective(self, task):
+            called["objective"] += 1
+            return super().objective(task)
+
+    learner = learned(second, kind)
+    learner.__class__ = Watched
+    learner.learn(tasks(everything=kind == "joint")[second], Stages())
+    assert called == Counter(["grow", "objective", *(() if kind == "bic" else ["training_data"])])
+
+
+@pytest.mark.parametrize("kind", ["abd", "r_dfcil"])
+def test_a_generator_is_freed_at_the_end_of_its_task(make, learned, kind):
+    assert make(kind).generator is None
+    assert learned(2, kind).generator is None and learned(2, kind).draws is None
+
+
+def test_an_integral_is_freed_at_the_end_of_its_task(learned):
+    assert not [value for value in vars(learned(1, "si")).values() if type(value).__name__ == "PathIntegral"]
+
+
+class NoDoubles(TorchDispatchMode):
+    """An Apple GPU in one respect: it has no float64."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in pytree.tree_leaves(result)):
+            raise TypeError(f"{func} has a float64 result")
+        return result
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"bic", "fetril"}))  # these two go on in SciPy, on the CPU
+def test_a_device_without_float64_is_enough(make, tasks, monkeypatch, kind):
+    for name, module in list(sys.modules.items()):
+        if name.startswith("ccsi.") and hasattr(module, "float64_on"):
+            monkeypatch.setattr(module, "float64_on", lambda device: torch.float32)
+    with NoDoubles():
+        learner = make(kind)
+        for task in tasks(everything=kind == "joint")[:2]:
+            learner.learn(task, Stages())
+        learner.scores(tasks()[0].val.images / 255)
+
+
+def test_float64_is_refused_on_a_device_without_it(make):
+    one = make("finetune", training={"precision": "float64"})
+    assert one.net.scale.dtype == torch.float64
+    with pytest.raises(UserError, match=r"training\.precision=float64: .*expected float32"):
+        dataclasses.replace(one, device=torch.device("mps"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ccsi.checks import PositiveInt, Share
 from ccsi.errors import UserError
+from ccsi.precision import float64_on
 from ccsi.rng import Streams
 
 
@@ -53,7 +54,7 @@ def herding(features: Tensor, count: int) -> Tensor:
 
     Source: iCaRL (Rebuffi et al. 2017), algorithm 4.
     """
-    unit = F.normalize(features.double())
+    unit = F.normalize(features.to(float64_on(features.device)))
     mean, total = unit.mean(0), unit.new_zeros(unit.shape[1])
     order = torch.zeros(count, dtype=torch.int64, device=unit.device)
     for k in range(count):
