@@ -32,7 +32,7 @@ Common settings (key=value):
 All settings: add --show.
 """
 
-RESUME = "the same command resumes from the last checkpoint"
+RESUME = "the same command resumes it"
 CONFIG = "config"
 
 

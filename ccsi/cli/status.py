@@ -7,6 +7,7 @@ Nothing is written or stopped.
   ccsi status FOLDER --watch    every 10 seconds, until it is done or Ctrl-C
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ def main(arguments: list[str], watch: bool = False) -> None:
     from ccsi.sweep import selection
     from ccsi.sweep.status import print_status, read_status
 
-    console = Console(width=None if sys.stdout.isatty() else 120)  # a log file has room for a table
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)  # a log file has room
     while True:
         status = read_status(Path(arguments[0]).expanduser().absolute())
         if watch:

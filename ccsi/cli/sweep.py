@@ -43,6 +43,7 @@ Everything else is a setting of the runs: see ccsi run --help. Groups:
 {groups}
 """
 
+import os
 import sys
 from textwrap import fill
 
@@ -65,6 +66,6 @@ def main(arguments: list[str], dry_run: bool = False, show: bool = False) -> int
         plan = (fill(line, 80, subsequent_indent="    ") for line in describe_plan(definition))
         print_text(definition.dump() if show else "\n".join(plan))
         return 0
-    console = Console(width=None if sys.stdout.isatty() else 120)  # a log file has room for a table
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)  # a log file has room
     with open_sweep(arguments) as definition:
         return debug(definition, console) if definition.sweep.debug else run_sweep(definition, console)

@@ -25,7 +25,7 @@ Groups:
 
 import sys
 
-RESUME = "the same command resumes from the last checkpoint"
+RESUME = "the same command resumes it"
 CONFIG = "train"
 
 

@@ -56,6 +56,8 @@ def read(path: Path, resolve: bool = False) -> Config:
     """The configuration in a YAML file, with the present names of targets."""
     try:
         return current_targets(plain(OmegaConf.load(path), resolve))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file; expected a configuration, as --show prints it.") from None
     except (OSError, TypeError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: cannot be read as a configuration ({type(error).__name__}).") from error
 

@@ -1,7 +1,7 @@
 """Where a sweep stands while it runs: a line of counts, and the best trials so far."""
 
 import time
-from collections import Counter
+from collections import Counter, namedtuple
 from collections.abc import Collection, Iterable, Sequence
 
 from rich.console import Console
@@ -18,8 +18,8 @@ LINE_SECONDS = 10.0
 """Seconds between two lines, if there is news; without news it is a minute."""
 BOARD_SECONDS = 30.0
 """Seconds between two tables of the best trials."""
-Standing = tuple[str, ...]
-"""A trial's cells in `standings_table`; its value is the mean over its runs as last reported."""
+Standing = namedtuple("Standing", ("phase", "trial", "status", "runs", "tasks", "value", "seconds"))
+"""A trial's cells in `standings_table`, as text; its value is the mean over its runs as last reported."""
 
 
 def standings(state: SweepState, running: Collection[JobId], n_best: int = 5) -> list[Standing]:
@@ -49,7 +49,7 @@ def _standing(state: SweepState, running: Collection[JobId], phase: int, trial: 
         seconds += next((event["seconds"] for event in reversed(written) if "seconds" in event), 0.0)
     key = state.definition.compared
     name = trial_name(trial) + (f" {state.configs[trial][key]}" if key else "")
-    return str(phase), name, str(status), f"{done}/{len(runs)}", str(tasks), f"{value:.3f}", f"{seconds:.0f}"
+    return Standing(str(phase), name, str(status), f"{done}/{len(runs)}", str(tasks), f"{value:.3f}", f"{seconds:.0f}")
 
 
 def shown_status(state: SweepState, trial: int, status: Status) -> Status:

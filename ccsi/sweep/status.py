@@ -90,7 +90,7 @@ def print_status(status: SweepStatus, console: Console) -> None:
 
     done, running = selection.is_complete(state), "running" if working else "interrupted"
     stage = "done" if done else "phase 2" if selection.finalists_known(state) else "phase 1"
-    driver = "a driver works on it" if working else "no driver" if done else "no driver: resume it with resume=<folder>"
+    driver = "a driver works on it" if working else "no driver" if done else "no driver: ccsi sweep resume=<folder>"
     say(f"Sweep {definition.name} in {definition.folder}: {stage}, {driver}")
     for phase in (1, 2):
         counts = {**count_runs(status, phase)}
@@ -105,7 +105,7 @@ def print_status(status: SweepStatus, console: Console) -> None:
         heads = (running, "task", "phase", "step", "last sign of life")
         rows = [(str(r.run), str(r.task or "-"), r.phase, r.step, f"{clock(r.age)} ago") for r in status.open_runs]
         console.print(plain_table(heads, rows, left=(running, "phase", "last sign of life")))
-    if board := standings(state, {one.run.job for one in status.open_runs}):
+    if board := standings(state, {one.run.job for one in status.open_runs if working}):
         console.print(standings_table(board, definition.sweep.metric))
     if status.n_skipped:
         say(f"journal.jsonl: {status.n_skipped} damaged lines skipped")

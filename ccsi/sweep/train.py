@@ -74,6 +74,7 @@ def run_shared(config: Config, context: TrialContext, cluster: Cluster) -> None:
     if context.local:  # a cluster's nodes may see other disks than this machine
         check_run_dir(folder, config)
         build(config | {"_target_": "ccsi.experiment.validate"})()
+    print(f"Run {folder.name} in {folder}: {context.workers} workers", file=sys.stderr)
     print(f"Starting Ray ({ccsi.config.shown(cluster.address or 'local')}) …", file=sys.stderr)
     from ccsi.sweep.execution import cluster as ray_cluster  # seconds to import
     from ccsi.sweep.execution.data_parallel import run_workers_with_retries

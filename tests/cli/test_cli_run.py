@@ -121,7 +121,7 @@ def test_files_that_are_no_configuration(here: Path, capsys: pytest.CaptureFixtu
     for name, content in {"a.yaml": "seed: [", "b.yaml": "- 1", "c.yaml": "seed: 1"}.items():
         (here / name).write_text(content)
         assert refusal(capsys, name).startswith(f"ccsi: {name}: ")
-    assert "nothing.yaml: cannot be read" in refusal(capsys, "nothing.yaml")
+    assert "nothing.yaml: there is no such file" in refusal(capsys, "nothing.yaml")
     (here / "d.yaml").write_text(ccsi.config.to_yaml(ccsi.config.load(TINY)))
     assert "foo is not a setting" in refusal(capsys, "d.yaml", "foo=1")
     assert "learner: expected a group of settings" in refusal(capsys, "d.yaml", "learner=joint")

@@ -132,7 +132,7 @@ def test_ctrl_c_says_how_to_resume(number: int, undisturbed: Undisturbed, ccsi_p
     stopped = ccsi_process(*command, at=len(stages) // 2, when="after", signal=number)
     assert stopped["rc"] == 130
     assert stopped["stderr"].startswith("ccsi: interrupted; the same command ") and stopped["stderr"].count("\n") == 1
-    assert stopped["stderr"].endswith(" from the last checkpoint.\n")
+    assert stopped["stderr"].endswith("; the same command resumes it.\n")
     if number == signal.SIGTERM:
         assert ccsi_process(*command)["rc"] == 0
         assert left_by(tmp_path / "run") == expected

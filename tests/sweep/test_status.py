@@ -136,7 +136,7 @@ def test_one_whose_driver_is_gone(folder: Path, capsys: pytest.CaptureFixture[st
             (folder / ".lock").touch()
         assert main([str(folder)]) == 0
         said = capsys.readouterr().out
-        assert "no driver: resume it with resume=" in said
+        assert "no driver: ccsi sweep resume=" in said
         assert "2 done, 1 interrupted" in said
         assert "left" not in said
 
@@ -152,7 +152,7 @@ def test_phase_2_and_the_end(folder: Path, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().out
     assert ": phase 2, " in said
     assert "phase 2  runs: 0 done, 1 interrupted, 5 to do" in said
-    assert cells(said, "2") == ["2", "c00", "running", "0/3", "1", "0.600", "0"]
+    assert cells(said, "2") == ["2", "c00", "incomplete", "0/3", "1", "0.600", "0"]
     for setting in (0, 3):
         for seed in range(3):
             finish(folder / f"runs/p2-c{setting:02d}-s{seed}", 50.0)
