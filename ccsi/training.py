@@ -107,7 +107,7 @@ class Training:
         stage: Stage,
         train_old_prototypes: bool = True,
     ) -> State:
-        """Train `net` in place; its state (no copy), from which a finished stage is restored; UserError: one image."""
+        """Train `net` in place; returns its state (no copy). UserError for a single image: no batch statistics."""
         loop = TrainingLoop(self, net, data, objective, streams, stage, train_old_prototypes)
         while loop.epoch < loop.epochs:
             loop.run_epoch()

@@ -113,7 +113,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_image(file: Path) -> npt.NDArray[np.uint8]:
-    """One image of any mode: uint8 [H, W] if it is grey, else [H, W, 3]."""
+    """One image of any mode, uint8 [H, W] if it is grey, else [H, W, 3]; UserError if it cannot be read."""
     try:
         with Image.open(file) as image:
             image.load()

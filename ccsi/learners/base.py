@@ -89,7 +89,7 @@ class NetLearner(ABC):
         """A net without classes, at the random start that the run's seed gives."""
         backbone = self.model(in_channels=self.in_channels, generator=self.streams.generator("initialisation"))
         dtype = torch.float64 if self.training.precision == "float64" else torch.float32
-        if dtype == torch.float64 != float64_on(self.device):
+        if dtype == torch.float64 and float64_on(self.device) != dtype:
             raise UserError("training.precision=float64: an Apple GPU has no float64; expected float32, or device=cpu.")
         return IncrementalNet(backbone).to(self.device, dtype)
 

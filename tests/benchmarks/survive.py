@@ -6,11 +6,8 @@ driver killed, and resumed on a new cluster. Shown: whether the tables and the w
 sweep, and of each killed worker how much work was done twice, in seconds, against the checkpoint interval.
 """
 
-import argparse
 import json
-import random
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sweep"))
-from launcher import Sweep, until
+from launcher import Sweep, kill_options, until
 from nodes import Nodes
 
 INTERVAL = 0.5
@@ -56,11 +53,7 @@ def run(home: Path, name: str, disturb: Callable[[Sweep, Path], None], *more: st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    home, rng = Path(tempfile.mkdtemp(prefix="survive-")), random.Random(options.seed)
+    n_kills, home, rng = kill_options(__doc__, 20)
     began = time.monotonic()
     folder, sweep = run(home, "undisturbed", lambda sweep, folder: None)
     assert sweep.wait(900) == 0, sweep.said
@@ -78,7 +71,7 @@ def main() -> None:
     losses, killed = list[float](), list[int]()
 
     def kill_workers(sweep: Sweep, folder: Path) -> None:
-        while len(killed) < options.kills and sweep.process.poll() is None:
+        while len(killed) < n_kills and sweep.process.poll() is None:
             time.sleep(rng.uniform(1, 6))
             workers = sweep.workers()
             if not workers or not list(folder.glob("runs/*/checkpoint.pt")):
@@ -116,9 +109,9 @@ def main() -> None:
     assert sweep.wait(900) == 0, sweep.said
     nodes.stop()
     compare("head and driver killed, resumed", folder, time.monotonic() - began)
-    if len(killed) < options.kills:
-        print(f"NOT ENOUGH: {options.kills} workers were to be killed", flush=True)
-    sys.exit(failed[0] or len(killed) < options.kills or max(losses, default=0.0) > INTERVAL + STEP)
+    if len(killed) < n_kills:
+        print(f"NOT ENOUGH: {n_kills} workers were to be killed", flush=True)
+    sys.exit(failed[0] or len(killed) < n_kills or max(losses, default=0.0) > INTERVAL + STEP)
 
 
 if __name__ == "__main__":

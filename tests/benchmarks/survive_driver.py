@@ -5,17 +5,14 @@ from its start on, and resumed at once, while workers of the killed one still li
 ends with the same tables.
 """
 
-import argparse
-import random
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sweep"))
-from launcher import Sweep
+from launcher import Sweep, kill_options
 
 SWEEP = [
     "_target_=standin.run", "+quality=0.5", "+wait=0.5", "+tasks=4", "+fault=none", "report=false",
@@ -33,21 +30,17 @@ def tables(folder: Path) -> list[pd.DataFrame]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    home, rng = Path(tempfile.mkdtemp(prefix="survive-")), random.Random(options.seed)
+    n_kills, home, rng = kill_options(__doc__, 50)
     began = time.monotonic()
     sweep = Sweep(home, [*SWEEP, f"sweep.dir={home / 'undisturbed'}"])
     assert sweep.wait(600) == 0, sweep.said
     expected, seconds = tables(home / "undisturbed"), time.monotonic() - began
     print(f"undisturbed: {len(expected[0])} runs in {seconds:.0f} s", flush=True)
     kills = n_sweeps = n_same = n_working = 0
-    while kills < options.kills:
+    while kills < n_kills:
         folder, n_sweeps, before = home / str(n_sweeps), n_sweeps + 1, kills
         sweep = Sweep(home, [*SWEEP, f"sweep.dir={folder}"])
-        while kills < options.kills:
+        while kills < n_kills:
             time.sleep(rng.uniform(0, 0.4 * seconds))
             if sweep.process.poll() is not None:
                 break

@@ -5,18 +5,15 @@ trial's worker, or the driver with all it started, killed with -9 at random mome
 have the same comparison.csv (but for seconds and memory) and the same weights.
 """
 
-import argparse
 import json
-import random
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sweep"))
-from launcher import Sweep
+from launcher import Sweep, kill_options
 
 SWEEP = [
     "experiment=rivals/digits", "dataset.max_per_class=40", "training.epochs=1", "training.first_epochs=3",
@@ -34,11 +31,7 @@ def outcome(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    home, rng = Path(tempfile.mkdtemp(prefix="survive-")), random.Random(options.seed)
+    n_kills, home, rng = kill_options(__doc__, 12)
     (home / "home").mkdir()
     began = time.monotonic()
     sweep = Sweep(home / "home", [*SWEEP, f"sweep.dir={home / 'undisturbed'}"])
@@ -50,8 +43,8 @@ def main() -> None:
 
     folder, began, kills = home / "killed", time.monotonic(), {"worker": 0, "driver": 0}
     sweep = Sweep(home / "home", [*SWEEP, f"sweep.dir={folder}"])
-    while sum(kills.values()) < options.kills and sweep.process.poll() is None:
-        time.sleep(rng.uniform(0.5, 1.5) * seconds / options.kills)  # all along the way
+    while sum(kills.values()) < n_kills and sweep.process.poll() is None:
+        time.sleep(rng.uniform(0.5, 1.5) * seconds / n_kills)  # all along the way
         workers = sweep.workers()
         if not workers or sweep.process.poll() is not None:
             continue

@@ -123,7 +123,7 @@ def test_tasks_are_the_same_and_their_images_lie_in_files_of_their_own(tmp_path:
     assert len(list(tmp_path.glob("*/train-*.npy"))) == 4
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/smaps, which only Linux has")
 def test_the_images_are_the_files_pages_and_not_this_process_own(tmp_path: Path) -> None:
     data = opened(Digits(size=64), tmp_path)
     task = take(data.train, [3, 1], 0, CPU)

@@ -100,7 +100,7 @@ class NoDoubles(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"bic", "fetril"}))  # these two go on in SciPy, on the CPU
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"bic", "fetril"}))  # these two call SciPy and scikit-learn
 def test_a_device_without_float64_is_enough(make, tasks, monkeypatch, kind):
     for name, module in list(sys.modules.items()):
         if name.startswith("ccsi.") and hasattr(module, "float64_on"):

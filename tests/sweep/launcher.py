@@ -1,10 +1,13 @@
 """A sweep as a user starts it: its own process, an empty home, and a look afterwards at what it left behind."""
 
+import argparse
 import contextlib
 import ipaddress
 import os
+import random
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -66,6 +69,15 @@ class Sweep:
     def gone(self, seconds: float = 30) -> bool:
         """Whether nothing of it is left, at most so many seconds from now."""
         return until(lambda: not self.family(), seconds)
+
+
+def kill_options(text: str | None, kills: int) -> tuple[int, Path, random.Random]:
+    """How often a script with this docstring kills (`--kills`), a new folder for it, and its draws (`--seed`)."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=kills)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    return options.kills, Path(tempfile.mkdtemp(prefix="survive-")), random.Random(options.seed)
 
 
 def until(condition: Callable[[], object], seconds: float = 120) -> bool:
