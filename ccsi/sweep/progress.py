@@ -40,11 +40,10 @@ def _standing(state: SweepState, running: Collection[JobId], phase: int, trial: 
         status = Status.RUNNING
     runs, done, tasks, seconds = state.runs(phase, trial), 0, 0, 0.0
     for run in runs:
+        tasks += tasks_done(state, run)
         if run in state.results:
-            done, tasks = done + 1, tasks + state.results[run].tasks
-            seconds += state.results[run].seconds
+            done, seconds = done + 1, seconds + state.results[run].seconds
             continue
-        tasks += tasks_reported(state, run)
         written = last_events(run_folder(state.definition, run))
         seconds += next((event["seconds"] for event in reversed(written) if "seconds" in event), 0.0)
     key = state.definition.compared
@@ -58,8 +57,10 @@ def shown_status(state: SweepState, trial: int, status: Status) -> Status:
     return Status.WAITING if waits else status
 
 
-def tasks_reported(state: SweepState, run: RunId) -> int:
-    """How many tasks a run has reported."""
+def tasks_done(state: SweepState, run: RunId) -> int:
+    """How many tasks a run has learned; all of them once it is finished, even if the last report was lost in a kill."""
+    if run in state.results:
+        return state.results[run].tasks
     return max((report.task for report in state.reports.get(run.job, []) if report.run == run), default=0)
 
 

@@ -55,7 +55,7 @@ def main() -> None:
             continue
         sweep.process.kill()
         sweep.wait()
-        assert sweep.gone()
+        assert sweep.left() == []
         print(f"driver killed after {len(list(folder.glob('runs/*/result.json')))} of {len(weights)} runs", flush=True)
         sweep = Sweep(home / "home", [f"resume={folder}"])
     assert sweep.wait(3000) == 0, sweep.said

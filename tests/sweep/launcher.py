@@ -66,9 +66,17 @@ class Sweep:
         family = [(process, process.cmdline()) for process in self.family()]
         return [process for process, line in family if line and any(name in line[0] for name in names)]
 
-    def gone(self, seconds: float = 30) -> bool:
-        """Whether nothing of it is left, at most so many seconds from now."""
-        return until(lambda: not self.family(), seconds)
+    def left(self, seconds: float = 90) -> list[str]:
+        """The state and command of each process that is left of it, waited for at most so many seconds.
+
+        Ray's own 60 s time limits are within them: Ray Train's PlacementGroupCleaner may outlive Ray for a while.
+        """
+        until(lambda: not self.family(), seconds)
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                found.append(" ".join([process.status(), *process.cmdline()[:3]]))
+        return found
 
 
 def kill_options(text: str | None, kills: int) -> tuple[int, Path, random.Random]:

@@ -46,7 +46,7 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, pair) -> None:
         assert len(killed) == 2
         killed[1].kill()
         assert train.wait() == 0, train.said
-        assert train.gone()
+        assert train.left() == []
     finally:
         for process in train.family():
             process.kill()
@@ -75,7 +75,7 @@ def test_each_trial_of_a_sweep_may_have_several_workers(tmp_path: Path, pair, st
     more = ["sweep.scheduler=asha", "sweep.seeds.tuning=[100]", "sweep.seeds.reporting=[0]", "resources.workers=2"]
     sweep = start(*MORE, *space, *more, f"sweep.dir={folder}", script=script)
     assert sweep.wait(400) == 0, sweep.said
-    assert sweep.gone()
+    assert sweep.left() == []
     assert '"status": "pruned"' in (folder / "journal.jsonl").read_text()
     table = pd.read_csv(folder / "runs.csv")
     assert list(table["status"]) == ["done", "done"]

@@ -247,7 +247,7 @@ def test_slurm_takes_a_submitted_job_too_and_goes_into_the_queue_again_when_time
         assert job.wait(60) == 130, job.said
         assert f"resume={tmp_path}/first" in job.said
         assert (tmp_path / "requeued").read_text() == "requeue 7\n"
-        assert job.gone(), [process.cmdline() for process in job.family()]
+        assert job.left() == []
         assert not list((tmp_path / "sweeps").iterdir())
     finally:
         for started in jobs:

@@ -11,7 +11,7 @@ import pandas as pd
 from ccsi.io.atomic import write_atomically
 from ccsi.sweep import selection
 from ccsi.sweep.events import JobId, RunId, RunLost, Status, trial_name
-from ccsi.sweep.progress import tasks_reported
+from ccsi.sweep.progress import tasks_done
 from ccsi.sweep.recorder import SweepRecorder, replay
 from ccsi.sweep.runs import VISIBLE_WITHIN, Result, read_results, run_folder
 from ccsi.sweep.state import SweepState
@@ -66,7 +66,7 @@ def _run_row(sweep: SweepResults, run: RunId) -> Row:
             status, pruned = Status.WAITING, ""
     row: Row = {"phase": run.phase, "trial": trial_name(run.trial), "run": str(run), "seed": run.seed}
     row |= {"status": str(status), "protocol": result["protocol"] if result else None}
-    row["tasks_done"] = end.tasks if end else tasks_reported(state, run)
+    row["tasks_done"] = tasks_done(state, run)
     row |= {f"val_{name}": end.val.get(name) if end else None for name in HEADINGS}
     test = result["test"] if result and run.phase == 2 else {}  # phase 1 does not read test
     row |= {f"test_{name}": test.get(name) for name in HEADINGS}
@@ -87,7 +87,7 @@ def trial_rows(sweep: SweepResults) -> list[Row]:
         if status == Status.PRUNED and trial in waiting:
             status = str(Status.WAITING)
         row: Row = {"trial": trial_name(trial), "status": status, "score": state.score(1, trial)}
-        row["tasks_done"] = sum(tasks_reported(state, run) for run in state.runs(1, trial))
+        row["tasks_done"] = sum(tasks_done(state, run) for run in state.runs(1, trial))
         row |= {"seconds": sum(state.seconds(1, trial)) or None, "finalist": finalist}
         row["phase_2_status"] = str(state.trial_status(2, trial)) if finalist else None
         row["phase_2_score"] = state.score(2, trial) if finalist else None
