@@ -360,6 +360,7 @@ def three() -> Iterator[Joined]:
     workers.close()
 
 
+@pytest.mark.slow
 def test_a_run_of_three_workers_goes_on_from_any_checkpoint_to_the_same_bits(three, tmp_path):
     # a + b + c in another order is another number: two workers would not show it
     options = ["checkpoint_every=0", "workers=3", "dataset.max_per_class=4"]

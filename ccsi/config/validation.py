@@ -77,6 +77,7 @@ def target_of(node: Mapping[str, Any]) -> Any:
     return getattr(import_module(module), attribute)
 
 
+@cache
 def adapter(hint: Any) -> TypeAdapter[Any]:
     """A checker for a type hint, to be used strictly: no strings as numbers, no NaN, no infinity."""
     try:

@@ -44,32 +44,34 @@ LOSSES = {  # override -> the loss part that must be gone from the metrics, and 
     "learner.synthesis.w_l2=0": ("synthesis", "l2"),
 }
 OTHERS = [
-    "learner.synthesis.init=noise",
-    "learner.synthesis.class_moments=0",
     "learner.synthesis.bn_moments=0",
     "learner.synthesis.group_size=8",
     "learner.synthesis.jitter=0 learner.synthesis.flip=0",
     "learner.synthesis.per_class=null learner.synthesis.batches=2 learner.synthesis.group_size=8",
-    "model.norm=batch",
     "model.groups=4",
-    "learner.idc.form=per_class",
     "learner.idc.target=unlabeled_pool",
     "learner.idc.target=as_released",
     "learner.idc.batch_size=8",
-    "learner.imprint=false",
-    "learner.freeze_prototypes=false",
-    "learner.balance=class_weights",
-    "learner.balance=both",
-    "learner.balance=none",
     "training.select=best_val training.epochs=2",
     "training.schedule=plateau training.plateau_patience=0 training.epochs=3",
     "training.schedule=constant",
     "training.label_smoothing=0.1",
     "training.clip_norm=0.1",
-    "training.precision=bfloat16",
     "scenario.class_order=shuffle",
 ]
 
+AT_A_LEARNER = [  # tests/learners/test_ccsi.py does the same without a run around it
+    "learner.synthesis.init=noise",
+    "learner.synthesis.class_moments=0",
+    "model.norm=batch",
+    "learner.idc.form=per_class",
+    "learner.imprint=false",
+    "learner.freeze_prototypes=false",
+    "learner.balance=class_weights",
+    "learner.balance=both",
+    "learner.balance=none",
+    "training.precision=bfloat16",
+]
 
 TWO_TASKS = "scenario.classes_per_task=[5,5]"
 
@@ -81,7 +83,9 @@ def unablated(tmp_path_factory: pytest.TempPathFactory) -> Plain:
     return folder, run_tiny(folder, TWO_TASKS)
 
 
-@pytest.mark.parametrize("ablation", [*LOSSES, *OTHERS])
+@pytest.mark.parametrize(
+    "ablation", [*LOSSES, *OTHERS, *(pytest.param(one, marks=pytest.mark.slow) for one in AT_A_LEARNER)]
+)
 def test_every_ablation_is_one_override(ablation: str, unablated: Plain, tmp_path: Path) -> None:
     folder, before = unablated
     test = f"evaluate_test={'as_released' in ablation}".lower()  # which trains on test images, and needs them

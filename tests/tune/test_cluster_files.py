@@ -71,6 +71,7 @@ def start_options() -> set[str]:
     return {option for parameter in scripts.start.params for option in parameter.opts}
 
 
+@pytest.mark.slow
 def test_every_sweep_in_these_files_is_one_and_the_same_line_goes_on_with_it(tmp_path: Path) -> None:
     found = [list(keys) for keys in dict.fromkeys(map(tuple, commands()))]
     rivals = [keys for keys in found if "rivals" in " ".join(keys)]  # twenty-two learners each: one of them will do
