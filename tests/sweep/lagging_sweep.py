@@ -1,4 +1,4 @@
-"""`python tune/sweep.py` with a driver that lags: eight seconds for each report."""
+"""`python tune/sweep.py` with a driver that lags: five seconds for each report."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ record = SweepRecorder.report
 
 
 def report_late(recorder: SweepRecorder, *events: Any) -> None:
-    time.sleep(8)
+    time.sleep(5)
     record(recorder, *events)
 
 
