@@ -7,8 +7,6 @@ Nothing is written or stopped.
   ccsi status FOLDER --watch    every 10 seconds, until it is done or Ctrl-C
 """
 
-import os
-import sys
 import time
 from pathlib import Path
 
@@ -22,12 +20,11 @@ def main(arguments: list[str], watch: bool = False) -> None:
     """Show the sweep of the folder in `arguments`."""
     if len(arguments) != 1:
         raise UserError("expected one folder, that of a sweep, and at most --watch beside it; see --help.")
-    from rich.console import Console
-
     from ccsi.sweep import selection
+    from ccsi.sweep.progress import open_console
     from ccsi.sweep.status import print_status, read_status
 
-    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)  # a log file has room
+    console = open_console()
     while True:
         status = read_status(Path(arguments[0]).expanduser().absolute())
         if watch:

@@ -43,8 +43,6 @@ Everything else is a setting of the runs: see ccsi run --help. Groups:
 {groups}
 """
 
-import os
-import sys
 from textwrap import fill
 
 from ccsi.cli.help import print_text
@@ -55,17 +53,16 @@ CONFIG = "sweep"
 
 def main(arguments: list[str], dry_run: bool = False, show: bool = False) -> int:
     """Sweep with `arguments`; returns the exit code, see `run_sweep`."""
-    from rich.console import Console
-
     from ccsi.sweep.driver import debug, run_sweep
     from ccsi.sweep.folder import open_sweep, resolve
     from ccsi.sweep.plan import describe_plan
+    from ccsi.sweep.progress import open_console
 
     if dry_run or show:
         definition = resolve(arguments, fetch=False)
         plan = (fill(line, 80, subsequent_indent="    ") for line in describe_plan(definition))
         print_text(definition.dump() if show else "\n".join(plan))
         return 0
-    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)  # a log file has room
+    console = open_console()
     with open_sweep(arguments) as definition:
         return debug(definition, console) if definition.sweep.debug else run_sweep(definition, console)

@@ -1,5 +1,7 @@
 """Where a sweep stands while it runs: a line of counts, and the best trials so far."""
 
+import os
+import sys
 import time
 from collections import Counter, namedtuple
 from collections.abc import Collection, Iterable, Sequence
@@ -20,6 +22,11 @@ BOARD_SECONDS = 30.0
 """Seconds between two tables of the best trials."""
 Standing = namedtuple("Standing", ("phase", "trial", "status", "runs", "tasks", "value", "seconds"))
 """A trial's cells in `standings_table`, as text; its value is the mean over its runs as last reported."""
+
+
+def open_console() -> Console:
+    """Standard output, as wide as the terminal or COLUMNS says; 120 characters in a log file."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 
 
 def standings(state: SweepState, running: Collection[JobId], n_best: int = 5) -> list[Standing]:

@@ -67,9 +67,9 @@ class Sweep:
         return [process for process, line in family if line and any(name in line[0] for name in names)]
 
     def left(self, seconds: float = 90) -> list[str]:
-        """The state and command of each process that is left of it, waited for at most so many seconds.
+        """The state and command of each of its processes that is alive after at most so many seconds of waiting.
 
-        Ray's own 60 s time limits are within them: Ray Train's PlacementGroupCleaner may outlive Ray for a while.
+        Longer than Ray's own limits of 60 s: Ray Train's PlacementGroupCleaner was seen to outlive Ray.
         """
         until(lambda: not self.family(), seconds)
         found = []
