@@ -2,8 +2,8 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,12 +52,35 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where the images of a data set come from, and how they were read: what a summary says of it.
+
+    Attributes:
+        place: the file or folder; "" where there is none (a data set of a package).
+        files: for each split the path of each of its images, relative to `place`, in their order; empty where the
+            images are not files of their own.
+        shapes: the smallest and the largest (height, width) before fitting; None if unknown.
+        depth: of the pixels as stored, and how they became 8 bit: "8 bit", "16 bit, 0 to 4095 scaled to 0 to 255".
+        skipped: for each reason the paths, relative to `place`, that were not read.
+        warnings: whole sentences about what was read but looks wrong (constant images, …).
+    """
+
+    place: str = ""
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shapes: tuple[tuple[int, int], tuple[int, int]] | None = None
+    depth: str = "8 bit"
+    skipped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A data set ready for use: three splits at the input size, on the CPU.
 
     Attributes:
         class_names: in label order.
         checksum: SHA-256 of all images and labels after padding, resizing and limits.
+        origin: where the images come from.
     """
 
     name: str
@@ -66,6 +89,7 @@ class Dataset:
     val: Labelled
     test: Labelled
     checksum: str
+    origin: Origin = Origin()
 
 
 @dataclass(frozen=True, kw_only=True)
