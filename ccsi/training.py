@@ -64,6 +64,9 @@ class Training:
         weight_decay: L2 penalty of SGD; 0 in the release.
         first_lr: learning rate of a net that starts at random (the first task; joint: every task); null: `lr`.
         first_epochs: epochs of such a net; null: `epochs`.
+        steps: optimiser steps of a stage, in place of `epochs`: rounded to whole epochs, at least one. The same work for
+            few and for many images; null: `epochs` counts.
+        first_steps: steps of a net that starts at random, in place of `first_epochs`; null: `steps`.
         schedule: `cosine` to 0 over all steps; `plateau`: times `plateau_factor` when the accuracy on the task's own
             val images has not risen for `plateau_patience` epochs (the release's, with the right split and
             direction); `constant`.
@@ -88,6 +91,8 @@ class Training:
     weight_decay: NonNegative = 0.0
     first_lr: Positive | None = None
     first_epochs: PositiveInt | None = None
+    steps: PositiveInt | None = None
+    first_steps: PositiveInt | None = None
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     plateau_factor: Share = 0.3
     plateau_patience: NonNegativeInt = 5
@@ -121,7 +126,14 @@ class Training:
         Neither schedule nor selection uses the task's val images: of new classes only, they would undo the balance.
         """
         schedule = "cosine" if self.schedule == "plateau" else self.schedule
-        return replace(self, epochs=epochs, lr=self.lr * lr_factor, schedule=schedule, select="last")
+        return replace(self, epochs=epochs, steps=None, lr=self.lr * lr_factor, schedule=schedule, select="last")
+
+    def epochs_of(self, n_batches: int, fresh: bool) -> int:
+        """Epochs of a stage with `n_batches` in each; `fresh`: its net starts at random."""
+        steps = (self.first_steps or self.steps) if fresh else self.steps
+        if steps is not None:
+            return max(1, round(steps / n_batches))
+        return (self.first_epochs or self.epochs) if fresh else self.epochs
 
     def multiplier(self, step: int, steps: int) -> float:
         """Factor of the learning rate at 0-based `step` of `steps`."""
@@ -153,7 +165,6 @@ class TrainingLoop:
             raise UserError(f"task {self.streams.task + 1} has a single training image; expected at least two.")
         fresh = not len(net.old)  # nothing was learned before: the first task, and each task of joint training
         self.base_lr = config.first_lr if fresh and config.first_lr else config.lr
-        self.epochs = config.first_epochs if fresh and config.first_epochs else config.epochs
         net.old.requires_grad_(self.train_old_prototypes and not fresh)
         self.trained = [p for p in net.parameters() if p.requires_grad]
         self.loss = averaging(Losses(net, self.objective), net.process_group)
@@ -167,6 +178,7 @@ class TrainingLoop:
         self.per_epoch = draws_per_epoch(len(self.pool), len(data.train), data.replay_ratio)
         # a remainder of one image joins the last batch: alone it has no batch statistics
         self.n_batches = max(1, math.ceil((self.per_epoch - 1) / config.batch_size))
+        self.epochs = config.epochs_of(self.n_batches, fresh)
         self.steps = self.epochs * self.n_batches
 
     def run_epoch(self) -> None:

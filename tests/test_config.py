@@ -1,6 +1,8 @@
 """From what was typed to a checked configuration."""
 
 import types
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
@@ -13,6 +15,7 @@ from pydantic import ValidationError
 
 from ccsi import config
 from ccsi.checks import PerTaskShare, PositiveInt
+from ccsi.config.tree import ADDED
 from ccsi.data.scenario import FirstIncrement
 from ccsi.errors import UserError
 
@@ -120,15 +123,30 @@ def test_dotted_keys() -> None:
     assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None, "f": {}}) == {"a.b": 1, "a.c.d": [2], "e": None, "f": {}}
 
 
-def test_targets_of_earlier_versions_have_new_names_in_what_is_read_and_old_ones_in_a_hash(tmp_path: Path) -> None:
+def without_added(tree: Any) -> Any:
+    """A configuration without the keys that earlier versions did not have."""
+    for key in ADDED:
+        *path, last = key.split(".")
+        reduce(getitem, path, tree).pop(last, None)
+    return tree
+
+
+def test_keys_that_earlier_versions_lacked_count_in_a_hash_only_if_they_change_something() -> None:
     now = config.load(["learner=icarl"])
+    assert config.original_keys(now) == config.original_keys(without_added(config.load(["learner=icarl"])))
+    changed = config.original_keys(config.load(["learner=icarl", "training.steps=9"]))
+    assert changed["training"]["steps"] == 9 and "first_steps" not in changed["training"]
+
+
+def test_targets_of_earlier_versions_have_new_names_in_what_is_read_and_old_ones_in_a_hash(tmp_path: Path) -> None:
+    now = without_added(config.load(["learner=icarl"]))
     assert now["learner"]["budget"]["_target_"] == "ccsi.learners.ExemplarBudget"
-    before = config.original_targets(now)
+    before = config.original_keys(now)
     assert before["learner"]["budget"]["_target_"] == "ccsi.exemplars.Budget"
     assert config.current_targets(before) == now and before["dataset"] == now["dataset"]
-    other = config.load(["learner=ccsi"])
-    assert "together" in config.original_targets(other)["learner"]["synthesis"]
-    assert config.current_targets(config.original_targets(other)) == other != config.original_targets(other)
+    other = without_added(config.load(["learner=ccsi"]))
+    assert "together" in config.original_keys(other)["learner"]["synthesis"]
+    assert config.current_targets(config.original_keys(other)) == other != config.original_keys(other)
     (tmp_path / "old.yaml").write_text(config.to_yaml(before))
     assert config.from_arguments([str(tmp_path / "old.yaml")]) == now
 

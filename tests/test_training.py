@@ -170,6 +170,18 @@ def test_a_net_that_starts_at_random_may_have_its_own_rate_and_epochs():
     assert rates(training, first) == [0.1, 0.1] and rates(training, task=1) == [0.5] * 3
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "steps", "epochs"),
+    [(40, 7, 7), (20, 7, 4), (20, 6, 3), (20, 1, 1), (8, 12, 4), (8, 10, 3)],  # of 24 images
+)
+def test_steps_in_place_of_epochs_are_rounded_to_whole_epochs(batch_size, steps, epochs):
+    assert len(rates(Training(epochs=50, batch_size=batch_size, steps=steps), task=1)) == epochs
+    first = fresh()
+    first.resize(0, first.n_classes, torch.cat([first.old, first.new]))
+    assert len(rates(Training(epochs=50, first_epochs=9, batch_size=40, first_steps=3, steps=2), first)) == 3
+    assert Training(steps=10).second_stage(4, 0.1).epochs_of(5, fresh=False) == 4
+
+
 @pytest.fixture
 def scripted(monkeypatch):
     """Lets val accuracies be a given sequence."""

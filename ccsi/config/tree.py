@@ -21,6 +21,10 @@ RENAMED = {
 """`_target_`s, parameters of a target, and dotted keys in files of earlier versions, and what each is called now."""
 
 
+ADDED: dict[str, Any] = {"training.steps": None, "training.first_steps": None}
+"""Keys that earlier versions did not have, and the value of each that changes nothing."""
+
+
 def nodes(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every dotted key, whether it holds a value or other keys, and what it holds."""
     for key, value in config.items():
@@ -96,6 +100,17 @@ def current_names(text: str) -> str:
     return text
 
 
-def original_targets(config: Mapping[str, Any]) -> Any:
-    """A copy in which `_target_`s have the names of the first version: what a hash of a configuration is made from."""
-    return current_targets(config, {new: old for old, new in RENAMED.items()})
+def original_keys(config: Mapping[str, Any]) -> Any:
+    """A copy as the first version would have written it, with its names for `_target_`s and without the keys `ADDED`.
+
+    What a hash of a configuration is made from.
+    """
+
+    def kept(node: Mapping[str, Any], prefix: str) -> Config:
+        return {
+            key: kept(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+            for key, value in node.items()
+            if (name := f"{prefix}{key}") not in ADDED or value != ADDED[name]
+        }
+
+    return current_targets(kept(config, ""), {new: old for old, new in RENAMED.items()})

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ccsi.config import flat, original_targets, read, shown, to_yaml
+from ccsi.config import flat, original_keys, read, shown, to_yaml
 from ccsi.errors import UserError
 from ccsi.experiment.checkpoint import Checkpoints
 from ccsi.io.atomic import write_atomically
@@ -93,6 +93,6 @@ def check_run_dir(folder: Path, config: Mapping[str, Any]) -> None:
 
 def default_run_dir(run_dir: str | None, name: str, seed: int, config: Mapping[str, Any]) -> Path:
     """A run's folder, absolute: `run_dir`, else runs/<name>-s<seed>-<hash of `config`, the same in all versions>."""
-    compared = {key: value for key, value in original_targets(config).items() if key not in NOT_COMPARED}
+    compared = {key: value for key, value in original_keys(config).items() if key not in NOT_COMPARED}
     digest = hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()
     return Path(run_dir or f"runs/{name}-s{seed}-{digest[:6]}").expanduser().absolute()

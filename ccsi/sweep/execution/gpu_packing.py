@@ -23,7 +23,8 @@ MARGIN = 0.2
 """How much more than the warm-up a trial may take later: later tasks have more classes to remember."""
 WARM_UP_WITHIN = 1800.0  # seconds, waiting for a free GPU included
 # repetition takes no further memory
-HURRIED = {"training.epochs": 1, "training.first_epochs": 1, "learner.synthesis.iterations": 2}
+HURRIED = {"training.epochs": 1, "training.first_epochs": 1, "training.steps": None, "training.first_steps": None}
+HURRIED |= {"learner.synthesis.iterations": 2}
 QUIET = {"report": False, "checkpoint_every": 1e9, "tracking.console.quiet": True, "tracking.wandb.mode": "disabled"}
 
 
