@@ -64,8 +64,8 @@ class Training:
         weight_decay: L2 penalty of SGD; 0 in the release.
         first_lr: learning rate of a net that starts at random (the first task; joint: every task); null: `lr`.
         first_epochs: epochs of such a net; null: `epochs`.
-        steps: optimiser steps of a stage, in place of `epochs`: rounded to whole epochs, at least one. The same work for
-            few and for many images; null: `epochs` counts.
+        steps: optimiser steps of a stage, in place of `epochs`: rounded to whole epochs, at least one. Few images then
+            get as much training as many; null: `epochs` counts.
         first_steps: steps of a net that starts at random, in place of `first_epochs`; null: `steps`.
         schedule: `cosine` to 0 over all steps; `plateau`: times `plateau_factor` when the accuracy on the task's own
             val images has not risen for `plateau_patience` epochs (the release's, with the right split and
