@@ -19,9 +19,11 @@ from ccsi.io.run_files import read_result
 from ccsi.report.style import COLOURS, GREY, INK, LINES, MARKERS, curve, figure, short
 
 Run = dict[str, str]
-"""A row of runs.csv: `phase`, `trial`, `seed`, `status`, figures such as `val_macro`, `config/<key>`, `run_dir` …"""
+"""A row of runs.csv: `phase`, `trial`, `seed`, `status`, figures such as `val_micro`, `config/<key>`, `run_dir` …"""
 DEFAULTS = {"phase": "", "trial": "", "seed": "", "status": "done", "tasks_done": "", "run_dir": ""}
 """What a run has in columns that the table lacks."""
+RENAMED = {f"{split}_macro": f"{split}_macro_over_tasks" for split in ("val", "test")}
+"""Columns in tables of earlier versions, and what each is called now."""
 SYMBOLS = {"lambda": "λ", "rho": "ρ", "tau": "τ", "sigma": "σ", "beta": "β", "gamma": "γ", "lr": "learning rate"}
 WIDTH = 72  # characters of a line of a title or legend
 
@@ -71,7 +73,8 @@ def read_rows(path: Path) -> list[Run]:
     if not path.is_file():
         raise UserError(f"{path.parent} holds no {path.name}; expected the folder of a sweep.")
     with path.open(newline="", encoding="utf-8") as file:
-        return [DEFAULTS | row for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    return [DEFAULTS | {RENAMED.get(name, name): value for name, value in row.items()} for row in rows]
 
 
 def results_of(folder: Path, runs: Sequence[Run]) -> list[Mapping[str, Any]]:

@@ -66,7 +66,7 @@ class Sweep:
     search: Literal["random", "grid", "optuna"]
     num_samples: PositiveInt
     scheduler: Literal["none", "asha", "median"]
-    metric: Literal["val_average_incremental", "val_macro", "val_micro"]
+    metric: Literal["val_average_incremental", "val_macro_over_tasks", "val_macro_over_classes", "val_micro"]
     minimize: Literal["seconds"] | None
     budget: Budget
     patience: PositiveInt | None

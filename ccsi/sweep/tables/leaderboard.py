@@ -131,9 +131,10 @@ def write_leaderboard(sweep: SweepResults, console: Console) -> None:
     write_table(definition.folder / "leaderboard", head, rows, text, below)
     if definition.compared is not None:
         return
-    text = text.drop(columns=[*keys, "protocol", "val forgetting", "test micro", "val micro"])
-    if console.width < 100:
-        text = text.drop(columns=["val macro", "val avg. incremental"])
+    left_out = [*keys, "protocol", "val forgetting", "test micro", "val micro", "val macro over classes"]
+    if console.width < 110:
+        left_out += ["val macro over tasks", "val avg. incremental", "test macro over classes"]
+    text = text.drop(columns=left_out)
     title = f"{definition.name}: phase 2, {len(definition.sweep.seeds.reporting)} reporting seeds"
     print_table(console, title, text, list(text.columns), [*configs, protocol], [])
 

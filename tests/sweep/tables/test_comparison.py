@@ -37,12 +37,12 @@ TEST = {
 def finish(folder: Path, name: str, val: float, test: float | None) -> None:
     """Write a finished run of two tasks whose final accuracies are `test`."""
     matrix = None if test is None else [[0.9 if name == "joint" else 0.95], [test, test]]
-    names = ("average_incremental", "macro", "micro", "auc")
+    names = ("average_incremental", "macro_over_tasks", "macro_over_classes", "micro", "auc")
     figures = dict.fromkeys(names, test) | {"accuracy_matrix": matrix}
     figures |= {"forgetting": 0.25, "forgetting_nonnegative": 0.3, "backward_transfer": -0.2}
     kept = [{"kind": "exemplars", "count": 40, "bytes": 31360}] if name == "icarl" else []
     result = {
-        "schema": 2,
+        "schema": 3,
         "test": figures | {"accuracy_after_task": None if test is None else [0.9, test]},
         "val": dict.fromkeys(names, val) | {"forgetting": 0.0},
         "learner": name,
@@ -64,7 +64,9 @@ def finish(folder: Path, name: str, val: float, test: float | None) -> None:
 def made(folder: Path, *more: str, lacking: tuple[tuple[int, int], ...] = ((0, 1),)) -> SweepRecorder:
     """CCSI's settings are c02 and c03, c03 the better; ewc lacks a seed."""
     space = f"sweep.space={{learner: {{each: {SPACE}}}}}"
-    definition = compose([space, "sweep.seeds.reporting=[0,1,2]", "sweep.top_k=1", "sweep.metric=val_macro", *more])
+    definition = compose(
+        [space, "sweep.seeds.reporting=[0,1,2]", "sweep.top_k=1", "sweep.metric=val_macro_over_tasks", *more]
+    )
     weights = [values.get("learner.w_idc") for values in definition.listed_configs()]
     assert sorted(weights[2:4]) == [0.0, 1.0]
     for n in (2, 3):
@@ -96,8 +98,8 @@ def test_one_row_each_by_kind_and_val(recorder: SweepRecorder) -> None:
     assert not any(row["failed"] for row in rows.values())
     ccsi = rows["ccsi"]
     assert ccsi["config/learner.w_idc"] == recorder.state.configs[3]["learner.w_idc"]
-    assert ccsi["macro_mean"] == pytest.approx(0.73)
-    assert ccsi["macro_std"] == pytest.approx(statistics.stdev(TEST["ccsi"]))
+    assert ccsi["macro_over_tasks_mean"] == pytest.approx(0.73)
+    assert ccsi["macro_over_tasks_std"] == pytest.approx(statistics.stdev(TEST["ccsi"]))
     assert (ccsi["backward_transfer_mean"], ccsi["forgetting_nonnegative_mean"]) == (
         pytest.approx(-0.2),
         pytest.approx(0.3),
@@ -106,7 +108,7 @@ def test_one_row_each_by_kind_and_val(recorder: SweepRecorder) -> None:
     assert (ccsi["seconds"], ccsi["peak_memory_bytes"], ccsi["n"]) == (20.0, 2 * 10**9, 3)
     assert ccsi["forward_transfer_mean"] == pytest.approx(statistics.fmean([0.75 - 0.98, 0.7 - 0.96, 0.74 - 0.97]))
     assert rows["joint"]["forward_transfer_mean"] == 0
-    assert "macro_mean" not in rows["ewc"] and rows["ewc"]["n"] == 2
+    assert "macro_over_tasks_mean" not in rows["ewc"] and rows["ewc"]["n"] == 2
 
 
 def test_the_best_is_the_best_on_val_of_those_it_is_compared_with(recorder: SweepRecorder) -> None:
@@ -134,7 +136,7 @@ def test_files_and_picture(recorder: SweepRecorder) -> None:
     assert write_comparison(collect_results(recorder), Console(quiet=True)) == ["ewc"]
     folder = recorder.definition.folder
     table = pd.read_csv(folder / "comparison.csv", index_col="learner")
-    assert table.loc["icarl", "macro_mean"] == pytest.approx(2.47 / 3)
+    assert table.loc["icarl", "macro_over_tasks_mean"] == pytest.approx(2.47 / 3)
     text = (folder / "comparison.md").read_text()
     assert "| icarl | exemplars | 40 images | 32.0 kB | 82.3 [80.0, 85.0] |" in text
     assert "| joint | bound | all tasks |" in text and "| ewc |  | incomplete |" in text
@@ -202,7 +204,7 @@ def test_without_anybody_to_be_compared_with_there_is_a_table_all_the_same(
 ) -> None:
     recorder = made(tmp_path / "s", lacking=tuple((n, seed) for n in lacking for seed in range(3)))
     rows = [row for row in comparison(collect_results(recorder)) if row["status"] == "done"]
-    assert [cells(row, "learner")["macro"][:4] for row in rows] == ["97.0", "82.3"][: len(rows)]
+    assert [cells(row, "learner")["macro over tasks"][:4] for row in rows] == ["97.0", "82.3"][: len(rows)]
     write_comparison(collect_results(recorder), Console(quiet=True))
 
 
@@ -220,10 +222,12 @@ def test_columns_without_figures_are_left_out(tmp_path: Path, width: int) -> Non
 def test_few_seeds_have_no_test(tmp_path: Path) -> None:
     two = made(tmp_path / "two", "sweep.seeds.reporting=[0,1]", lacking=())
     row = next(row for row in comparison(collect_results(two)) if row["learner"] == "ccsi")
-    assert cells(row, "learner")["vs. best"] == "-8.5" and cells(row, "learner")["macro"] == "72.5 [70.0, 75.0]"
+    assert (
+        cells(row, "learner")["vs. best"] == "-8.5" and cells(row, "learner")["macro over tasks"] == "72.5 [70.0, 75.0]"
+    )
     assert "no test of significance for fewer than three seeds" in " ".join(notes(two.state, [row]))
     one = made(tmp_path / "one", "sweep.seeds.reporting=[0]", lacking=())
-    assert {row["learner"]: cells(row, "learner")["macro"] for row in comparison(collect_results(one))}[
+    assert {row["learner"]: cells(row, "learner")["macro over tasks"] for row in comparison(collect_results(one))}[
         "joint"
     ] == "98.0"
 
