@@ -143,6 +143,18 @@ class Definition:
         return next((dimension.key for dimension in self.space if dimension.kind == "each"), None)
 
     @property
+    def draws(self) -> bool:
+        """Whether anything in the space is drawn, and not given or crossed."""
+        own = [dimension for arm in self.space for dimensions in arm.spaces.values() for dimension in dimensions]
+        drawn = [d for d in (*self.space, *own) if d.kind not in ("grid", "each")]
+        return self.sweep.search != "grid" and any(len(d.values) > 1 for d in drawn)
+
+    @property
+    def search(self) -> str:
+        """How configs are found: `sweep.search`, but `grid` where a random search has nothing to draw."""
+        return "grid" if self.sweep.search == "random" and not self.draws else self.sweep.search
+
+    @property
     def groups(self) -> list[str]:
         """The swept keys that are config groups."""
         return [part.split("=")[0] for part in next(iter(self.bases)).split("&") if part]

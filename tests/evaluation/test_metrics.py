@@ -65,7 +65,9 @@ def test_recall_per_class_is_scikit_learns():
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.integers(0, 10**6), st.data())
 def test_macro_over_classes_is_scikit_learns_balanced_accuracy(sizes, seed, data):
     n, rng = sum(sizes), np.random.default_rng(seed)
-    present = data.draw(st.lists(st.integers(0, n - 1), min_size=min(n, 2), unique=True))  # the other classes have no images
+    present = data.draw(
+        st.lists(st.integers(0, n - 1), min_size=min(n, 2), unique=True)
+    )  # the other classes have no images
     truth = np.concatenate([present, rng.choice(present, 30)])
     guess = rng.choice(present, len(truth))  # scikit-learn warns of guesses that are no class
     confusion = np.zeros((n, n), int)
