@@ -251,7 +251,7 @@ def test_the_files_hold_every_run_and_read_back(tmp_path: Path) -> None:
     assert "| 1 | c00 | data-free | 0.3 | 2 |" in text
     assert "Phase 1: 4 trials" in text
     assert "1 pruned (1 after task 1 of seed 11); 1 failed" in text
-    assert "20.0 ± 14.1 [10.0, 30.0]" in text
+    assert "20.0 ± 14.1 [-107.1, 147.1]" in text
     best = yaml.safe_load((tmp_path / "s/best.yaml").read_text())
     assert (best["quality"], best["seed"], best["run_dir"], best["evaluate_test"]) == (0.3, 0, None, True)
     assert best["device"] == "cpu"  # as in the trials, not auto
