@@ -17,7 +17,8 @@ The sweep (key=value):
   sweep.search=random|grid|optuna  sweep.num_samples=N  sweep.seed=N
   sweep.scheduler=none|asha|median
   sweep.seeds.tuning=[100,101]  sweep.seeds.reporting=[0,1,2]  sweep.top_k=2
-  sweep.metric=val_average_incremental|val_macro|val_micro
+  sweep.metric=val_average_incremental|val_macro_over_tasks|
+               val_macro_over_classes|val_micro
   sweep.minimize=null|seconds         seconds: Pareto fronts of both aims
   sweep.budget.hours=H  sweep.budget.trials=N  sweep.patience=N
       where the search ends early; the reporting phase always runs

@@ -6,6 +6,7 @@ i + 1 entries. confusion[i][a][b] counts images of class a called b after task i
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,12 @@ def recall_per_class(confusion: npt.ArrayLike) -> list[float]:
     return [float(row[c] / row.sum()) if row.any() else float("nan") for c, row in enumerate(np.asarray(confusion))]
 
 
+def macro_over_classes(recalls: Sequence[float]) -> float:
+    """Balanced accuracy: the mean recall of the classes that have images (no NaN); NaN if none has."""
+    known = [recall for recall in recalls if recall == recall]
+    return fmean(known) if known else float("nan")
+
+
 def auc(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> float:
     """MedMNIST's AUC for multi-class sets: the mean over classes of the one-against-rest ROC area.
 
@@ -83,13 +90,16 @@ def auc(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -
 def figures(confusions: Sequence[npt.ArrayLike], sizes: Sequence[int], aucs: Sequence[float]) -> dict[str, Any]:
     """Every figure of a run so far, under the one name it has everywhere.
 
-    `macro` is the mean over tasks of the last row of R (LifeLonger's final accuracy), `average_incremental` the mean
-    over i of the micro accuracy after task i. `confusions` and `aucs` have an entry for each task done.
+    `macro_over_tasks` is the mean over tasks of the last row of R (LifeLonger's final accuracy), and the headline;
+    `macro_over_classes` is balanced accuracy, `average_incremental` the mean over i of the micro accuracy after task i.
+    `confusions` and `aucs` have an entry for each task done.
     """
     r = [accuracy_row(confusion, sizes) for confusion in confusions]
     micros = [micro(confusion) for confusion in confusions]
+    recalls = recall_per_class(confusions[-1])
     return {
-        "macro": mean(r[-1]),
+        "macro_over_tasks": mean(r[-1]),
+        "macro_over_classes": macro_over_classes(recalls),
         "micro": micros[-1],
         "average_incremental": mean(micros),
         "forgetting": forgetting(r),
@@ -99,12 +109,12 @@ def figures(confusions: Sequence[npt.ArrayLike], sizes: Sequence[int], aucs: Seq
         "accuracy_matrix": r,
         "accuracy_after_task": micros,
         "auc_after_task": list(aucs),
-        "recall_per_class": recall_per_class(confusions[-1]),
+        "recall_per_class": recalls,
         "confusion": [np.asarray(confusion).tolist() for confusion in confusions],
     }
 
 
 EMPTY: dict[str, None] = dict.fromkeys(figures([[[1]]], [1], [1.0]))
 """The figures' names, for a split that was not evaluated."""
-SCALARS = tuple(EMPTY)[:7]
-"""The figures that are one number; with their split as in `val_macro` where they are not nested under it."""
+SCALARS = tuple(EMPTY)[:8]
+"""The figures that are one number; with their split as in `val_micro` where they are not nested under it."""

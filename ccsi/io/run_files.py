@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ccsi.errors import UserError
 
 RESULT, CHECKPOINT = "result.json", "checkpoint.pt"
-SCHEMA = 2  # of result.json
+SCHEMA = 3  # of result.json
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -25,7 +26,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): remove the folder to run it again.") from error
-    return upgraded(result) if result.get("schema") == 1 else result
+    return upgraded(result) if result.get("schema") in (1, 2) else result
 
 
 def finite(value: Any) -> Any:
@@ -46,13 +47,26 @@ def classes_of_tasks(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def upgraded(result: dict[str, Any]) -> dict[str, Any]:
-    """A result of schema 1, with the figures on test at the top level and longer names, in the present schema."""
-    val = result["val"]
-    # final_accuracy_macro, final_accuracy_micro (equal to acc) and average_incremental_accuracy are shorter now
-    names = {key: key.removeprefix("final_accuracy_").removesuffix("_accuracy") for key in val if key != "acc"}
-    splits = {"test": result, "val": val}
-    figures = {split: {new: own.get(old) for old, new in names.items()} for split, own in splits.items()}
-    return {key: result[key] for key in result if key not in val} | {"schema": SCHEMA} | figures
+    """A result of schema 1 or 2 in the present one.
+
+    In schema 1 the figures on test are at the top level, and names are longer. Up to schema 2 `macro_over_tasks` is
+    called macro, and `macro_over_classes` is not there.
+    """
+    if result["schema"] == 1:
+        val = result["val"]
+        # final_accuracy_macro, final_accuracy_micro (equal to acc) and average_incremental_accuracy are shorter now
+        names = {key: key.removeprefix("final_accuracy_").removesuffix("_accuracy") for key in val if key != "acc"}
+        splits = {"test": result, "val": val}
+        figures = {split: {new: own.get(old) for old, new in names.items()} for split, own in splits.items()}
+        result = {key: result[key] for key in result if key not in val} | figures
+    return result | {"schema": SCHEMA} | {split: with_both_macros(result[split]) for split in ("test", "val")}
+
+
+def with_both_macros(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """A split's figures of schema 2 in the present one; what cannot be known from them is None."""
+    recalls = [recall for recall in figures.get("recall_per_class") or [] if recall is not None]  # None: no images
+    macros = {"macro_over_tasks": figures.get("macro"), "macro_over_classes": fmean(recalls) if recalls else None}
+    return macros | {name: value for name, value in figures.items() if name != "macro"}
 
 
 def fingerprint(checkpoint: Path) -> str:

@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ccsi.confidence import half_width
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which the colour-blind can distinguish too."""
 LINES = ("-", "--", "-.", ":")
@@ -48,11 +50,14 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
 
 
 def curve(ax: Axes, rows: np.ndarray[Any, Any], label: str, colour: str, line: str, marker: str, width: float) -> None:
-    """Mean of [seeds, tasks], in percent, over the tasks learned, and the band of ± 1 standard deviation."""
+    """Mean of [seeds, tasks], in percent, over the tasks learned, and the band of its 95 % interval; one seed has none.
+
+    The band ends at 0 and 100, which no accuracy leaves.
+    """
     tasks, mean = np.arange(1, rows.shape[1] + 1), rows.mean(axis=0)
     if len(rows) > 1:
-        spread = rows.std(axis=0, ddof=1)
-        low, high = np.clip(mean - spread, 0, 100), np.clip(mean + spread, 0, 100)
+        half = half_width(rows)
+        low, high = np.clip(mean - half, 0, 100), np.clip(mean + half, 0, 100)
         ax.fill_between(tasks, low, high, color=colour, alpha=0.15, linewidth=0)
     ax.plot(tasks, mean, color=colour, linestyle=line, marker=marker, linewidth=width, label=label)
 

@@ -14,14 +14,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
+from ccsi.confidence import half_width
 from ccsi.errors import UserError
 from ccsi.io.run_files import read_result
 from ccsi.report.style import COLOURS, GREY, INK, LINES, MARKERS, curve, figure, short
 
 Run = dict[str, str]
-"""A row of runs.csv: `phase`, `trial`, `seed`, `status`, figures such as `val_macro`, `config/<key>`, `run_dir` …"""
+"""A row of runs.csv: `phase`, `trial`, `seed`, `status`, figures such as `val_micro`, `config/<key>`, `run_dir` …"""
 DEFAULTS = {"phase": "", "trial": "", "seed": "", "status": "done", "tasks_done": "", "run_dir": ""}
 """What a run has in columns that the table lacks."""
+RENAMED = {f"{split}_macro": f"{split}_macro_over_tasks" for split in ("val", "test")}
+"""Columns in tables of earlier versions, and what each is called now."""
 SYMBOLS = {"lambda": "λ", "rho": "ρ", "tau": "τ", "sigma": "σ", "beta": "β", "gamma": "γ", "lr": "learning rate"}
 WIDTH = 72  # characters of a line of a title or legend
 
@@ -41,7 +44,7 @@ def draw_sweep(
 
     swept_keys.png: the search metric on val over each swept key, phase 1.
     front.png: with `minimize`, the metric against it, a point for each trial of phase 1, and the Pareto front.
-    top_trials.png: accuracy over tasks of phase 2's trials, mean and ± 1 standard deviation over seeds.
+    top_trials.png: accuracy over tasks of phase 2's trials, mean over seeds and its 95 % interval (Student's t).
     comparison.png, with `compare`, in their place: the same of each candidate of that swept key, a panel for each kind.
     Each beside a PDF; one for which there is nothing to draw is left out.
 
@@ -71,7 +74,8 @@ def read_rows(path: Path) -> list[Run]:
     if not path.is_file():
         raise UserError(f"{path.parent} holds no {path.name}; expected the folder of a sweep.")
     with path.open(newline="", encoding="utf-8") as file:
-        return [DEFAULTS | row for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    return [DEFAULTS | {RENAMED.get(name, name): value for name, value in row.items()} for row in rows]
 
 
 def results_of(folder: Path, runs: Sequence[Run]) -> list[Mapping[str, Any]]:
@@ -130,6 +134,12 @@ def compared_curves(folder: Path, runs: Sequence[Run], key: str) -> list[Curve]:
             after = 100 * np.asarray([result["test"]["accuracy_after_task"] for result in results])
             found.append(Curve(row[key], after, row["kind"]))
     return found
+
+
+def interval_and_n(one: Curve) -> str:
+    """What a curve's band and brackets are, after `mean`; one seed has neither."""
+    n = len(one.after)
+    return f" and 95 % t interval, n = {n} seeds" if n > 1 else ", n = 1 seed"
 
 
 def key_label(column: str, short_form: bool = False) -> str:
@@ -227,21 +237,21 @@ def _draw_top_trials(path_out: Path, curves: Sequence[Curve]) -> Path:
     with figure(path_out, 4.2, 2.7 + 0.17 * lines_of_legend) as fig:
         ax = fig.subplots()
         for index, one in enumerate(shown):
-            final = one.after[:, -1]
-            spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{final.std(ddof=1):.1f}" if len(final) > 1 else ""
-            label = fill(f"{one.name}: {final.mean():.1f}{spread}", WIDTH)
+            mean, half = one.after[:, -1].mean(), half_width(one.after[:, -1])
+            ends = f"\N{NO-BREAK SPACE}[{mean - half:.1f},\N{NO-BREAK SPACE}{mean + half:.1f}]"
+            label = fill(f"{one.name}: {mean:.1f}{ends if len(one.after) > 1 else ''}", WIDTH)
             curve(ax, one.after, label, COLOURS[index], LINES[index % 4], MARKERS[index], 1.4)
         tasks = max(one.after.shape[1] for one in shown)
         ax.set(xlabel="tasks learned", ylabel="accuracy on all classes seen, test (%)")
         ax.set_xticks(range(1, tasks + 1, max(1, tasks // 10)))
         ax.grid(axis="y")
-        title = f"final accuracy, micro (%): mean ± standard deviation, n = {len(shown[0].after)} seeds"
+        title = f"final accuracy, micro (%): mean{interval_and_n(shown[0])}"
         fig.legend(loc="outside lower left", title=title, alignment="left")
     return path_out
 
 
 def _draw_comparison(path_out: Path, found: Sequence[Curve]) -> Path:
-    """Mean and ± 1 standard deviation over the seeds; what bounds the others is grey, in every panel."""
+    """Mean over the seeds and its 95 % interval; what bounds the others is grey, in every panel."""
     bounds = [one for one in found if one.kind == "bound"]
     kinds = list(dict.fromkeys(one.kind for one in found if one.kind != "bound")) or ["bound"]
     columns = min(2, len(kinds))
@@ -262,5 +272,5 @@ def _draw_comparison(path_out: Path, found: Sequence[Curve]) -> Path:
         axes[0].set(xticks=range(1, 1 + max(one.after.shape[1] for one in found)), ylim=(0, 101))
         fig.supxlabel("tasks learned")
         fig.supylabel("accuracy on all classes seen, test (%)")
-        fig.suptitle(f"mean ± standard deviation, n = {len(found[0].after)} seeds; legends: after the last task")
+        fig.suptitle(f"mean{interval_and_n(found[0])}; legends: after the last task")
     return path_out

@@ -89,6 +89,8 @@ def make_sections(tree: Mapping[str, Any]) -> tuple[Sweep, Resources, Cluster]:
         ("budget", Budget, "sweep.budget.hours=… or sweep.budget.trials=…"),
     ):
         nodes["sweep"][part] = section(tree["sweep"], part, kind, f"sweep.{part}: expected {expected}.")
+    if nodes["sweep"].get("metric") == "val_macro":  # its name in earlier versions
+        nodes["sweep"]["metric"] = "val_macro_over_tasks"
     tree = {"_target_": f"{__name__}.sections", "_partial_": True, **nodes}
     ccsi.config.check(tree)
     space, nodes["sweep"]["space"] = nodes["sweep"]["space"], {}  # its candidates may be nodes, which a run builds

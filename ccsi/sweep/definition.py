@@ -66,7 +66,7 @@ class Sweep:
     search: Literal["random", "grid", "optuna"]
     num_samples: PositiveInt
     scheduler: Literal["none", "asha", "median"]
-    metric: Literal["val_average_incremental", "val_macro", "val_micro"]
+    metric: Literal["val_average_incremental", "val_macro_over_tasks", "val_macro_over_classes", "val_micro"]
     minimize: Literal["seconds"] | None
     budget: Budget
     patience: PositiveInt | None
@@ -141,6 +141,18 @@ class Definition:
     def compared(self) -> str | None:
         """The key whose candidates are compared (`each` in the space), if any."""
         return next((dimension.key for dimension in self.space if dimension.kind == "each"), None)
+
+    @property
+    def draws(self) -> bool:
+        """Whether anything in the space is drawn, and not given or crossed."""
+        own = [dimension for arm in self.space for dimensions in arm.spaces.values() for dimension in dimensions]
+        drawn = [d for d in (*self.space, *own) if d.kind not in ("grid", "each")]
+        return self.sweep.search != "grid" and any(len(d.values) > 1 for d in drawn)
+
+    @property
+    def search(self) -> str:
+        """How configs are found: `sweep.search`, but `grid` where a random search has nothing to draw."""
+        return "grid" if self.sweep.search == "random" and not self.draws else self.sweep.search
 
     @property
     def groups(self) -> list[str]:

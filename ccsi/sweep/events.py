@@ -196,6 +196,8 @@ def from_record(record: Mapping[str, Any]) -> Event:
     """The event of a line of any journal.jsonl. Raises KeyError, TypeError or ValueError if it is none."""
     if "event" not in record:
         record = _upgraded(record)
+    if "macro" in record.get("val", {}):  # the name of a figure until 2026
+        record = {**record, "val": {"macro_over_tasks" if k == "macro" else k: v for k, v in record["val"].items()}}
     kind = KINDS[record["event"]]
     fields = {name: value for name, value in record.items() if name in kind.__dataclass_fields__}
     return kind(**{name: PARSERS[name](value) if name in PARSERS else value for name, value in fields.items()})

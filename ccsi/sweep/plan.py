@@ -23,7 +23,7 @@ def describe_plan(definition: Definition) -> list[str]:
     folder = f"sweeps/{sweep.name or '<date-time>-<four hex digits>'}"
     n_searched, n_reported = searched * n_tuning, n_finalists * n_reporting
     return [
-        f"Search: {sweep.search}{f', {scheduler}' if scheduler else ''}, by mean {sweep.metric}",
+        f"Search: {definition.search}{f', {scheduler}' if scheduler else ''}, by mean {sweep.metric}",
         *(f"  {dimension.key}: {dimension.kind} {list(dimension.values)}" for dimension in definition.space),
         f"Phase 1: at most {searched} trials x {n_tuning} tuning seeds = {n_searched} runs, on val",
         f"Phase 2: the best {n_finalists} x {n_reporting} reporting seeds = {n_reported} runs, with test",

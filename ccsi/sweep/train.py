@@ -28,7 +28,7 @@ from ccsi.tracking.console import SECONDS_BETWEEN_LINES, percent, show_metrics, 
 
 OWN = ("resources", "ray", "max_failures")
 """What configs/train.yaml has beside a run's own keys."""
-SHOWN = ("val_micro", "val_macro", "test_micro", "test_macro")
+SHOWN = ("val_micro", "val_macro_over_tasks", "test_micro", "test_macro_over_tasks")
 
 
 def train(arguments: Sequence[str]) -> None:

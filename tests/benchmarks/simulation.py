@@ -200,7 +200,7 @@ def define(n_trials: int, rules: Rules) -> Definition:
     """A sweep of so many trials; the configurations of its runs are empty."""
     seeds = replace(composed().sweep.seeds, tuning=[100], reporting=list(range(rules.reporting)))
     space = {"quality": {"grid": list(range(n_trials))}}
-    metric: Any = "val_average_incremental" if rules.bounded else "val_macro"
+    metric: Any = "val_average_incremental" if rules.bounded else "val_macro_over_tasks"
     sweep = replace(composed().sweep, space=space, seeds=seeds, top_k=rules.top_k, metric=metric)
     sweep = replace(sweep, scheduler="asha" if rules.asha else "none")
     definition = placed(replace(composed(), sweep=sweep), Path(os.devnull))
@@ -339,7 +339,7 @@ class Sweep:
         score = trial.scores[job.task - 1]
         report = TaskReported(run, job.task, job.task, score, tasks, score, job.worked)
         if job.task == tasks:
-            val = {"average_incremental": score, "macro": score}
+            val = {"average_incremental": score, "macro_over_tasks": score}
             self.recorder.report(report, RunFinished(run, tasks, val, sum(trial.seconds)))
             return False
         self.recorder.report(report)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import recall_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, recall_score, roc_auc_score
 
 from ccsi.evaluation import metrics
 
@@ -62,6 +62,29 @@ def test_recall_per_class_is_scikit_learns():
     assert np.isnan(metrics.recall_per_class([[3, 1], [0, 0]])[1])
 
 
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.integers(0, 10**6), st.data())
+def test_macro_over_classes_is_scikit_learns_balanced_accuracy(sizes, seed, data):
+    n, rng = sum(sizes), np.random.default_rng(seed)
+    present = data.draw(
+        st.lists(st.integers(0, n - 1), min_size=min(n, 2), unique=True)
+    )  # the other classes have no images
+    truth = np.concatenate([present, rng.choice(present, 30)])
+    guess = rng.choice(present, len(truth))  # scikit-learn warns of guesses that are no class
+    confusion = np.zeros((n, n), int)
+    np.add.at(confusion, (truth, guess), 1)
+    got = metrics.figures([confusion], [n], [0.5])
+    assert got["macro_over_classes"] == pytest.approx(balanced_accuracy_score(truth, guess))
+    assert got["macro_over_tasks"] == pytest.approx((truth == guess).mean())  # one task
+
+
+def test_the_two_macros_differ_where_tasks_or_classes_differ_in_size():
+    got = metrics.figures([[[10, 0, 0], [0, 30, 0], [5, 0, 5]]], [3], [0.5])
+    assert (got["macro_over_tasks"], got["macro_over_classes"]) == (45 / 50, (1 + 1 + 0.5) / 3)
+    got = metrics.figures([[[1]], [[10, 0, 0], [0, 30, 0], [5, 0, 5]]], [1, 2], [0.5, 0.5])
+    assert got["macro_over_tasks"] == (1 + 35 / 40) / 2 and got["macro_over_classes"] == (1 + 1 + 0.5) / 3
+    assert np.isnan(metrics.macro_over_classes([float("nan")]))
+
+
 @given(matrices)
 def test_the_definitions_bound_each_other(r):
     assert metrics.forgetting_nonnegative(r) >= max(0.0, metrics.forgetting(r)) - 1e-12
@@ -93,7 +116,8 @@ def test_figures_of_a_run_by_hand():
     assert got["accuracy_matrix"] == [[17 / 20], [11 / 20, 18 / 20]]
     assert got["accuracy_after_task"] == [17 / 20, 29 / 40]
     assert got["micro"] == 29 / 40
-    assert got["macro"] == pytest.approx((11 / 20 + 18 / 20) / 2)
+    assert got["macro_over_tasks"] == pytest.approx((11 / 20 + 18 / 20) / 2)
+    assert got["macro_over_classes"] == pytest.approx((5 / 10 + 6 / 10 + 18 / 20) / 3)
     assert got["average_incremental"] == pytest.approx((17 / 20 + 29 / 40) / 2)
     assert got["forgetting"] == pytest.approx(6 / 20) and got["backward_transfer"] == pytest.approx(-6 / 20)
     assert got["forgetting_nonnegative"] == pytest.approx(6 / 20)

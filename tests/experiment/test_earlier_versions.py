@@ -12,8 +12,9 @@ import pytest
 from tiny_run import composed, run_tiny, tiny
 
 from ccsi.errors import UserError
+from ccsi.evaluation import metrics
 from ccsi.experiment.folder import default_run_dir
-from ccsi.io.run_files import read_result
+from ccsi.io.run_files import SCHEMA, finite, read_result
 
 BEGUN = Path(__file__).with_name("begun_at_4c57aa6")
 
@@ -35,6 +36,7 @@ def test_it_resumes(tmp_path: Path) -> None:
     resumed = run_tiny(tmp_path / "run", "learner=icarl", on_task_end=lambda event: tasks.append(event.task))
     assert tasks == [0, 1, 2]
     expected, whole = finished(tmp_path / "old"), run_tiny(tmp_path / "whole", "learner=icarl")
+    assert resumed["schema"] == whole["schema"] == SCHEMA
     assert resumed["val"]["confusion"][0] == expected["val"]["confusion"][0]
     assert resumed.keys() == expected.keys() == whole.keys()
     for key in ("weights_sha256", "stored_after_task", "val", "test"):
@@ -51,19 +53,42 @@ def test_the_same_command_finds_the_folder_of_an_earlier_version() -> None:
 
 def test_figures_have_their_present_names(tmp_path: Path) -> None:
     old, new = json.loads((BEGUN / "finished.json").read_text()), finished(tmp_path / "old")
-    assert new["schema"] == 2 and not {"acc", "macro", "accuracy_matrix"} & new.keys()
-    assert new["test"].keys() == new["val"].keys() >= {"macro", "micro", "average_incremental", "auc", "confusion"}
-    assert (new["test"]["macro"], new["val"]["micro"]) == (
+    assert new["schema"] == 3 and not {"acc", "macro", "accuracy_matrix"} & new.keys()
+    assert (
+        new["test"].keys()
+        == new["val"].keys()
+        >= {"macro_over_tasks", "micro", "average_incremental", "auc", "confusion"}
+    )
+    assert (new["test"]["macro_over_tasks"], new["val"]["micro"]) == (
         old["final_accuracy_macro"],
         old["val"]["final_accuracy_micro"],
     )
     assert new["test"]["average_incremental"] == old["average_incremental_accuracy"]
     assert new["seconds"] == old["seconds"]
+    for split in ("test", "val"):
+        assert new[split] == figures_of(new[split], new["scenario"]["classes_per_task"])
     for key in ("final_accuracy_macro", "accuracy_matrix", "auc"):
         old[key] = None  # as without test
     (tmp_path / "old" / "result.json").write_text(json.dumps(old))
     without = read_result(tmp_path / "old")
-    assert without is not None and without["test"]["macro"] is without["test"]["accuracy_matrix"] is None
+    assert without is not None and without["test"]["macro_over_tasks"] is without["test"]["accuracy_matrix"] is None
+
+
+def figures_of(split: dict[str, Any], sizes: list[int]) -> dict[str, Any]:
+    """What we would write today of a split with these confusions."""
+    return metrics.figures(split["confusion"], sizes, split["auc_after_task"])
+
+
+def test_macro_of_schema_2_is_macro_over_tasks_now_and_macro_over_classes_follows(tmp_path: Path) -> None:
+    val = metrics.figures([[[3, 1], [0, 0]], [[4, 0, 0], [0, 0, 0], [1, 0, 1]]], [2, 1], [0.9, 0.9])
+    old = {"macro" if name == "macro_over_tasks" else name: one for name, one in val.items()}
+    del old["macro_over_classes"]
+    text = finite({"schema": 2, "val": old, "test": dict.fromkeys(old), "seed": 3})
+    (tmp_path / "result.json").write_text(json.dumps(text))
+    read = read_result(tmp_path)
+    assert read == finite({"schema": SCHEMA, "val": val, "test": metrics.EMPTY, "seed": 3})
+    assert read is not None and list(read["val"]) == list(metrics.EMPTY)
+    assert (read["val"]["macro_over_tasks"], read["val"]["macro_over_classes"]) == ((1 + 1 / 2) / 2, (1 + 1 / 2) / 2)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\xff"])

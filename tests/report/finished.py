@@ -12,12 +12,13 @@ CONFUSION = [[[9, 1], [1, 9]], [[2, 2, 4, 0], [1, 3, 2, 2], [0, 1, 6, 1], [1, 0,
 
 
 def figures(split: str) -> dict[str, Any]:
-    """All figures of one split; micro is a little off macro, to tell them apart."""
+    """All figures of one split; micro is a little off the macros, to tell them apart."""
     matrix = MATRIX[split]
     after = [float(np.mean(row)) + 0.01 for row in matrix]
     return {
         "accuracy_matrix": matrix,
-        "macro": after[-1] - 0.01,
+        "macro_over_tasks": after[-1] - 0.01,
+        "macro_over_classes": after[-1] + 0.02,
         "micro": after[-1],
         "average_incremental": float(np.mean(after)),
         "accuracy_after_task": after,
@@ -32,7 +33,7 @@ def result(evaluate_test: bool = True, **changes: Any) -> dict[str, Any]:
     """The content of result.json."""
     test = figures("test")
     return {
-        "schema": 2,
+        "schema": 3,
         "name": "blood-ccsi-s0",
         "dataset": {"name": "PBC blood", "class_names": NAMES},
         "scenario": {"class_order": [0, 1, 2, 3], "classes_per_task": [2, 2]},

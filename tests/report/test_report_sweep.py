@@ -2,7 +2,6 @@
 
 import csv
 import math
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from finished import figures, make_run
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from scipy import stats
 
 from ccsi.errors import UserError
 from ccsi.report import draw_sweep
@@ -26,7 +26,7 @@ LEVEL = {"a": 0.6, "b": 0.5, "c": 0.3}
 def searched(trial: str, seed: int, score: float | str, tasks_done: int = 2, status: str = "done") -> dict[str, Any]:
     row = {"phase": 1, "trial": trial, "seed": seed, "status": status, "tasks_done": tasks_done}
     values = dict(zip(KEYS, (TRIALS | BROKEN)[trial], strict=True))
-    scores = {"val_average_incremental": score, "val_macro": score and 1 - float(score)}
+    scores = {"val_average_incremental": score, "val_macro_over_tasks": score and 1 - float(score)}
     return {**row, **scores, "run_dir": "", **values}
 
 
@@ -39,7 +39,7 @@ def reported(folder: Path, trial: str, seed: int, write: bool = True, absolute: 
         val = {
             **figures("val"),
             "average_incremental": 1 - level,
-            "macro": level,
+            "macro_over_tasks": level,
         }  # val ranks the other way round than test
         make_run(folder / run_dir, impressions=False, test=figures("test") | {"accuracy_after_task": curve}, val=val)
     row = searched(trial, seed, 0.5)
@@ -97,21 +97,39 @@ def test_curves_of_the_reported_trials(sweep: Path, drawn: dict[str, Figure]) ->
     finals = [float(np.asarray(line.get_ydata())[-1]) for line in ax.lines]
     assert finals == pytest.approx([36, 56, 66])  # best on val first: c, b, a
     label = str(ax.lines[-1].get_label()).replace("\n", " ")
-    spread = f"66.0 ± {statistics.stdev([65, 66, 67]):.1f}".replace(" ", "\N{NO-BREAK SPACE}")
-    assert label == f"λ distillation = 5, learning rate = 0.1, init = mean: {spread}"
+    low, high = stats.t.interval(0.95, 2, 66, 1 / math.sqrt(3))  # as the tables have it
+    ends = f"66.0 [{low:.1f}, {high:.1f}]".replace(" ", "\N{NO-BREAK SPACE}")
+    assert label == f"λ distillation = 5, learning rate = 0.1, init = mean: {ends}"
     band = np.asarray(ax.collections[-1].get_paths()[0].vertices)
-    assert {round(float(y), 6) for x, y in band if x == 2} == {65, 67}
+    assert sorted({float(y) for x, y in band if x == 2}) == pytest.approx([low, high])
     assert "test" in ax.get_ylabel()
-    assert "n = 3 seeds" in fig.legends[0].get_title().get_text()
+    assert "mean and 95 % t interval, n = 3 seeds" in fig.legends[0].get_title().get_text()
+
+
+def test_one_seed_has_no_band(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+    write_runs(tmp_path, [reported(tmp_path, trial, 5) for trial in TRIALS])
+    draw_sweep(tmp_path)
+    fig = drawn["top_trials.png"]
+    assert len(fig.axes[0].lines) == 3 and not fig.axes[0].collections
+    assert fig.legends[0].get_title().get_text() == "final accuracy, micro (%): mean, n = 1 seed"
+    assert "[" not in str(fig.axes[0].lines[0].get_label())
 
 
 def test_the_sweeps_own_metric_is_drawn_and_ranks(sweep: Path, drawn: dict[str, Figure]) -> None:
-    draw_sweep(sweep, "macro")
+    draw_sweep(sweep, "macro_over_tasks")
     heights = np.asarray(drawn["swept_keys.png"].axes[0].collections[0].get_offsets())[:, 1]
     assert sorted(heights) == pytest.approx(sorted(100 - 100 * LEVEL[s] - seed for s in TRIALS for seed in (0, 2)))
-    assert drawn["swept_keys.png"].get_supylabel() == "macro, val (%)"
+    assert drawn["swept_keys.png"].get_supylabel() == "macro over tasks, val (%)"
     lines = drawn["top_trials.png"].axes[0].lines
     assert [float(np.asarray(line.get_ydata())[-1]) for line in lines] == pytest.approx([66, 56, 36])  # a, b, c
+
+
+def test_a_table_of_an_earlier_version(sweep: Path, drawn: dict[str, Figure]) -> None:
+    text = (sweep / "runs.csv").read_text()
+    assert text.count("val_macro_over_tasks") == 1
+    (sweep / "runs.csv").write_text(text.replace("val_macro_over_tasks", "val_macro"))
+    draw_sweep(sweep, "macro_over_tasks")
+    assert len(drawn["swept_keys.png"].axes[0].collections[0].get_offsets()) == 6
 
 
 def test_the_pareto_front_of_two_aims(sweep: Path, drawn: dict[str, Figure]) -> None:

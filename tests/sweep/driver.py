@@ -12,6 +12,7 @@ from typing import Any
 from ray import tune
 from rich.console import Console
 
+from ccsi.io.run_files import SCHEMA
 from ccsi.sweep.events import RunId
 from ccsi.sweep.execution.context import TrialContext, execute
 from ccsi.sweep.execution.trainable import Reporter, run_trial
@@ -24,7 +25,7 @@ from ccsi.tracking.events import TaskEnd
 
 Learn = Callable[[dict[str, Any], int], Sequence[float]]
 """A run's configuration and phase -> its accuracy after each task; empty: its configuration is wrong."""
-FIGURES = ("macro", "micro", "average_incremental", "forgetting")
+FIGURES = ("macro_over_tasks", "macro_over_classes", "micro", "average_incremental", "forgetting")
 
 
 def drive(
@@ -128,7 +129,11 @@ def reports(recorder: SweepRecorder, job: dict[str, Any], learn: Learn) -> Gener
 
 def finish(folder: Path, val: float, tasks: int = 2, seconds: float = 1.5, test: float | None = None) -> dict[str, Any]:
     """Write a finished run; returns the content of its result.json. seconds: of a task."""
-    result: dict[str, Any] = {"schema": 2, "test": dict.fromkeys(FIGURES, test), "val": dict.fromkeys(FIGURES, val)}
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "test": dict.fromkeys(FIGURES, test),
+        "val": dict.fromkeys(FIGURES, val),
+    }
     result |= {"scenario": {"classes_per_task": [2] * tasks}, "seconds": {"total": seconds * tasks}}
     result |= {"protocol": "data-free"}
     folder.mkdir(exist_ok=True, parents=True)

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ccsi.errors import UserError
+from ccsi.io.run_files import SCHEMA
 from ccsi.tracking.events import Progress, RunStart, TaskEnd, Tracker
+
+FIGURES = ("macro_over_tasks", "macro_over_classes", "micro", "average_incremental")
 
 
 def run(
@@ -64,10 +67,10 @@ def run(
             watch.task_end(end)
         if on_task_end is not None:
             on_task_end(end)
-    figures: dict[str, Any] = dict.fromkeys(("macro", "micro", "average_incremental"), value)
+    figures: dict[str, Any] = dict.fromkeys(FIGURES, value)
     figures |= {"forgetting": 0.0, "accuracy_after_task": [value] * tasks, "accuracy_matrix": [[value]] * tasks}
     test = {name: figure if rest["evaluate_test"] else None for name, figure in figures.items()}
-    result = {"schema": 2, "scenario": {"classes_per_task": [1] * tasks}, "protocol": "stand-in", "seed": seed}
+    result = {"schema": SCHEMA, "scenario": {"classes_per_task": [1] * tasks}, "protocol": "stand-in", "seed": seed}
     result |= {"test": test, "val": figures, "weights_sha256": history[-1], "seconds": {"total": wait * tasks}}
     part = folder / "part"
     part.write_text(json.dumps(result))

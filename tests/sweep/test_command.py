@@ -61,7 +61,7 @@ def test_debug_runs_one_trial_here_without_ray(tmp_path: Path, capsys: pytest.Ca
     assert "ray" not in set(sys.modules) - before
     result = json.loads((tmp_path / "s/runs/p1-c00-s100/result.json").read_text())
     assert result["val"]["average_incremental"] == pytest.approx(0.4)
-    assert result["test"]["macro"] is None  # phase 1 has no test
+    assert result["test"]["macro_over_tasks"] is None  # phase 1 has no test
     assert (tmp_path / "s/runs/p1-c00-s100/starts.txt").read_text().startswith(str(os.getpid()))
 
 
@@ -219,8 +219,8 @@ def test_only_complete_groups_are_picked_and_the_best_on_val_is_best(tmp_path: P
     ranks = [(row["rank"], row["trial"], row["n"]) for row in rows]
     assert ranks == [(1, "c00", 2), (2, "c02", 2)]  # on val, not test
     assert rows[0]["val_average_incremental_mean"] == pytest.approx(0.85)
-    assert rows[0]["test_macro_mean"] == pytest.approx(0.2)
-    assert rows[0]["test_macro_std"] == pytest.approx(np.std([0.1, 0.3], ddof=1))
+    assert rows[0]["test_macro_over_tasks_mean"] == pytest.approx(0.2)
+    assert rows[0]["test_macro_over_tasks_std"] == pytest.approx(np.std([0.1, 0.3], ddof=1))
 
 
 def test_the_files_hold_every_run_and_read_back(tmp_path: Path) -> None:
@@ -235,8 +235,8 @@ def test_the_files_hold_every_run_and_read_back(tmp_path: Path) -> None:
     assert by_name.loc["p1-c01-s11", "tasks_done"] == 1
     assert by_name.loc["p1-c03-s10", "error"] == "ValueError: boom"
     assert by_name.loc["p1-c00-s10", "config/quality"] == 0.3
-    assert by_name.loc["p2-c02-s1", "test_macro"] == 0.9
-    assert np.isnan(by_name.loc["p1-c00-s10", "test_macro"])
+    assert by_name.loc["p2-c02-s1", "test_macro_over_tasks"] == 0.9
+    assert np.isnan(by_name.loc["p1-c00-s10", "test_macro_over_tasks"])
     assert by_name.loc["p2-c02-s1", "protocol"] == "data-free"
     trials = pd.read_csv(tmp_path / "s/trials.csv").set_index("trial")
     assert list(trials["status"]) == ["done", "pruned", "done", "failed"]
@@ -251,7 +251,7 @@ def test_the_files_hold_every_run_and_read_back(tmp_path: Path) -> None:
     assert "| 1 | c00 | data-free | 0.3 | 2 |" in text
     assert "Phase 1: 4 trials" in text
     assert "1 pruned (1 after task 1 of seed 11); 1 failed" in text
-    assert "20.0 ± 14.1 [10.0, 30.0]" in text
+    assert "20.0 ± 14.1 [-107.1, 147.1]" in text
     best = yaml.safe_load((tmp_path / "s/best.yaml").read_text())
     assert (best["quality"], best["seed"], best["run_dir"], best["evaluate_test"]) == (0.3, 0, None, True)
     assert best["device"] == "cpu"  # as in the trials, not auto

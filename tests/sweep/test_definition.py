@@ -44,7 +44,10 @@ def test_the_shipped_sweep_is_valid_and_its_runs_are() -> None:
         ("sweep.warm_start=old", "sweep.warm_start=old: expected"),
         ("sweep.scheduler=pbt", "sweep.scheduler=pbt: expected one of none, asha, median"),
         ("sweep.search=bayes", "sweep.search=bayes: expected one of random, grid, optuna"),
-        ("sweep.metric=test_macro", "sweep.metric=test_macro: expected one of val_average_incremental"),
+        (
+            "sweep.metric=test_macro_over_tasks",
+            "sweep.metric=test_macro_over_tasks: expected one of val_average_incremental",
+        ),
         ("sweep.numsamples=3", "sweep.numsamples is not a setting; did you mean sweep.num_samples"),
         ("sweep.seeds.tuning=[0,1]", "sweep.seeds.tuning and sweep.seeds.reporting share 0, 1"),
         ("sweep.seeds.tuning=[]", "sweep.seeds.tuning=[]: expected at least one seed"),

@@ -43,7 +43,7 @@ EVENTS: list[Event] = [
     TrialStarted(3),
     TrialPromoted(3, anyway=True),
     TaskReported(RunId(1, 3, 100), 1, 1, 0.75, 4, 0.75, 12.5),
-    RunFinished(RunId(1, 3, 100), 4, {"macro": 0.5, "micro": 1 / 3}, 99.25),
+    RunFinished(RunId(1, 3, 100), 4, {"macro_over_tasks": 0.5, "micro": 1 / 3}, 99.25),
     RunLost(RunId(1, 3, 100)),
     JobEnded(JobId(1, 3), Status.PRUNED, "by ASHA"),
     JobEnded(JobId(2, 3, 0), Status.DONE),

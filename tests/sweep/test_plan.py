@@ -17,7 +17,19 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], ["6 trials x 1 tuning seeds = 6 runs", "the best 2 x 3 reporting seeds = 6 runs", "1 CPUs and 0 GPUs"]),
+        (
+            ["sweep.space={learner.w_idc: {choice: [0.5]}, learner.w_margin: {grid: [0.5, 1.0]}}"],
+            ["Search: grid, by mean", "2 trials"],  # nothing is left to be drawn
+        ),
+        (
+            [],
+            [
+                "Search: random, by mean",
+                "6 trials x 1 tuning seeds = 6 runs",
+                "the best 2 x 3 reporting seeds = 6 runs",
+                "1 CPUs and 0 GPUs",
+            ],
+        ),
         (
             ["sweep.search=grid", "sweep.space={learner.w_idc: {grid: [0.0, 1.0]}}", "sweep.seeds.tuning=[7,8]"],
             ["2 trials x 2 tuning seeds = 4 runs", "learner.w_idc: grid [0.0, 1.0]"],

@@ -160,7 +160,7 @@ def test_a_sweep_goes_on_from_its_storage_on_a_new_machine(
     sweep = ["_target_=standin.run", "+quality=0.5", "+tasks=2", "sweep.search=optuna", f"sweep.storage={url}"]
     main([*sweep, "sweep.space={quality: {uniform: [0, 1]}}", f"sweep.dir={tmp_path}/old/s"])
     (tmp_path / "run").mkdir()
-    result = {"schema": 2, "val": {"average_incremental": 0.5}, "test": {}, "seconds": {"total": 1.0}}
+    result = {"schema": 3, "val": {"average_incremental": 0.5}, "test": {}, "seconds": {"total": 1.0}}
     result |= {"scenario": {"classes_per_task": [2]}, "protocol": "data-free"}
     (tmp_path / "run/result.json").write_text(json.dumps(result))
     Remote(url).push(tmp_path / "run", "runs/p1-c00-s100")

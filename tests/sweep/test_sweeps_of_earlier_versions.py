@@ -20,18 +20,19 @@ from driver import drive
 
 from ccsi.io.run_files import read_result
 from ccsi.sweep import selection
-from ccsi.sweep.compose import placed, read
+from ccsi.sweep.compose import compose, placed, read
 from ccsi.sweep.compose import resumed as resume_definition
 from ccsi.sweep.events import ConfigSuggested, JobId
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.tables.leaderboard import leaderboard
-from ccsi.sweep.tables.rows import collect_results, write_rows
+from ccsi.sweep.tables.rows import collect_results, run_rows, write_rows
 
 BEGUN = Path(__file__).with_name("begun_at_4c57aa6")
 FIGURES = {
     "average_incremental_accuracy": "average_incremental",
-    "final_accuracy_macro": "macro",
+    "final_accuracy_macro": "macro_over_tasks",
     "final_accuracy_micro": "micro",
 }
 
@@ -97,6 +98,40 @@ def test_keys_typed_and_swept_under_their_old_names_are_resumed(
     (event, _), *_ = Journal(folder / "journal.jsonl").read()
     assert isinstance(event, ConfigSuggested) and event.config == {now: 2}
     assert definition.config(event.config)["learner"]["synthesis"]["groups_at_once"] == 2
+
+
+def test_the_metric_macro_and_its_figures_are_macro_over_tasks_now(tmp_path: Path) -> None:
+    """As a sweep of before schema 3 has them: typed, in sweep.yaml, in journal.jsonl and in the runs' result.json."""
+    folder = tmp_path / "s"
+    folder.mkdir()
+    space = "sweep.space={learner.w_idc: {choice: [0.0]}}"
+    definition = placed(compose([space, "sweep.metric=val_macro", "sweep.top_k=1"]), folder)
+    assert definition.sweep.metric == "val_macro_over_tasks"
+    text = definition.dump()
+    assert text.count("val_macro_over_tasks") == 1 and text.count("val_macro\n") == 1  # as typed, among the overrides
+    (folder / "sweep.yaml").write_text(text.replace("val_macro_over_tasks", "val_macro"))
+    assert read(folder).sweep.metric == "val_macro_over_tasks"
+    definition = resume_definition(folder, ["ray.num_cpus=1"])
+    assert definition.sweep.metric == "val_macro_over_tasks"
+    run = {
+        "event": "RunFinished",
+        "run": "p1-c00-s100",
+        "tasks": 5,
+        "seconds": 9.0,
+        "val": {"macro": 0.5, "micro": 0.6},
+    }
+    (folder / "journal.jsonl").write_text(json.dumps(run) + "\n")
+    recorder = SweepRecorder(definition)
+    assert recorder.state.score(1, 0) == 0.5
+    old = {"macro": 0.5, "micro": 0.6, "recall_per_class": [0.25, None, 1.0]}
+    result = {"schema": 2, "scenario": {"classes_per_task": [2] * 5}, "seconds": {"total": 9.0}, "protocol": "…"}
+    result |= {"val": old, "test": dict.fromkeys(old)}
+    (folder / "runs/p1-c00-s100").mkdir(parents=True)
+    (folder / "runs/p1-c00-s100/result.json").write_text(json.dumps(result))
+    recorder.start(finished_runs(definition))
+    assert recorder.state.score(1, 0) == 0.5
+    (row,) = run_rows(collect_results(recorder))[:1]
+    assert (row["val_macro_over_tasks"], row["val_macro_over_classes"], row["val_micro"]) == (0.5, 0.625, 0.6)
 
 
 @pytest.mark.slow

@@ -119,7 +119,8 @@ class World:
 
 @given(
     seed=st.integers(0, 2**32), number=st.integers(1, 9), top_k=st.integers(1, 4), workers=st.integers(1, 5),
-    metric=st.sampled_from(["val_average_incremental", "val_macro"]), tuning=st.sampled_from([[10], [10, 11]]),
+    metric=st.sampled_from(["val_average_incremental", "val_macro_over_tasks"]),
+    tuning=st.sampled_from([[10], [10, 11]]),
     search=st.sampled_from(["grid", "optuna"]), killed=st.lists(st.integers(1, 12), max_size=2),
 )  # fmt: skip
 def test_whoever_is_not_waited_for_the_chosen_are_those_of_waiting_for_all(
@@ -161,7 +162,7 @@ def test_where_candidates_are_compared_each_sends_its_own_best(
     for name, size in zip("abcd", sizes, strict=False):
         lots.append(list(range(sum(map(len, lots)), sum(map(len, lots)) + size)))
         spaces[name] = {"quality": {"grid": [n / 100 for n in lots[-1]]}}
-    changes = {"space": {"learner": {"each": spaces}}, "search": "grid", "top_k": 1, "metric": "val_macro"}
+    changes = {"space": {"learner": {"each": spaces}}, "search": "grid", "top_k": 1, "metric": "val_macro_over_tasks"}
     changes["seeds"] = replace(composed().sweep.seeds, tuning=[10], reporting=[0, 1])
     with tempfile.TemporaryDirectory() as folder:
         for events in [*killed, 10**9]:
@@ -170,7 +171,9 @@ def test_where_candidates_are_compared_each_sends_its_own_best(
         assert selection.is_complete(recorder.state)
         expected = list[int]()
         for lot in lots:
-            scores = {n: world.score(n, [10], "val_macro") for n in lot if len(lot) == 1 or not world.at_fault[n]}
+            scores = {
+                n: world.score(n, [10], "val_macro_over_tasks") for n in lot if len(lot) == 1 or not world.at_fault[n]
+            }
             expected += sorted(scores, key=lambda n: (-scores[n], n))[:1]  # none, if all are at fault
         assert selection.best_trials(recorder.state) == expected == selection.finalists(recorder.state)
         assert second(Path(folder)) == {f"c{n:02d}" for n in expected}
@@ -685,7 +688,10 @@ def test_a_warm_start_reorders_a_list_and_keeps_its_length(tmp_path: Path, searc
 @pytest.mark.parametrize(
     ("theirs", "said"),
     [
-        (["sweep.metric=val_macro"], "sweep.metric is val_macro there and val_average_incremental here"),
+        (
+            ["sweep.metric=val_macro_over_tasks"],
+            "sweep.metric is val_macro_over_tasks there and val_average_incremental here",
+        ),
         (["dataset.max_per_class=3"], "dataset.max_per_class is 3 there and null here"),
         (["scenario.classes_per_task=[5,5]"], "scenario.classes_per_task"),
         (["learner=finetune"], "learner._target_ is ccsi.learners"),

@@ -20,6 +20,7 @@ from ccsi.tracking.console import clock, show_metrics, show_result, size
 DEMO = """
 import sys, time
 from pathlib import Path
+from ccsi.evaluation.metrics import SCALARS
 from ccsi.tracking import Console, Progress, RunStart, TaskEnd
 tasks = int(sys.argv[1])
 metrics = {"loss": 0.5, "loss_ce": 0.25, "val_accuracy": 0.625}
@@ -32,7 +33,7 @@ for task in (0, tasks - 1):
         for step in (1, 9999, 10000):
             console.progress(Progress(task, phase, step, 10000, metrics))
             time.sleep(0.11)  # the live line is redrawn ten times a second
-    accuracies = {f"{split}_{name}": 1.0 for split in ("val", "test") for name in ("micro", "macro")}
+    accuracies = {f"{split}_{name}": 1.0 for split in ("val", "test") for name in SCALARS}
     console.task_end(TaskEnd(task, tasks, accuracies | {"seconds": 3725}, {}))
 console.finish(None)
 """
@@ -126,7 +127,7 @@ def test_no_line_is_longer_than_a_terminal_of_80_columns() -> None:
     live = [line for line in lines if "left" in line]
     assert live and all("loss 0.5" in line and line.rstrip()[-1] in "%5" for line in live), live  # cut between words
     assert "task 10/10  synthesis  10000/10000  loss 0.5  val 62.5 %  lr 0.0123  in 0:00" in lines
-    assert "task 10/10 done after 1:02:05: micro/macro val 100.0/100.0 %, test 100.0/100.0 %" in lines
+    assert "task 10/10 done after 1:02:05: micro val 100.0 %, test 100.0 %" in lines
 
 
 @pytest.mark.parametrize(("tasks", "per_task"), [(2, 2), (4, 4), (5, 3), (10, 10), (20, 5)])
@@ -188,7 +189,8 @@ def test_the_final_tables_go_to_stdout_with_val_beside_test(run: RunStart, capsy
     assert "accuracy matrix, test (%)" in out
     assert cells(out, "1 ") == ["1", "90.0", "91.0"]
     assert cells(out, "2 ") == ["2", "25.0", "75.0", "51.0"]
-    assert cells(out, "macro") == ["macro", "50.0", "50.0", "final accuracy, mean over tasks"]
+    assert cells(out, "macro_over_classes")[:3] == ["macro_over_classes", "53.0", "53.0"]
+    assert cells(out, "macro_over_tasks") == ["macro_over_tasks", "50.0", "50.0", "final accuracy, mean over tasks"]
     assert cells(out, "micro") == ["micro", "51.0", "51.0", "final accuracy over all images (ACC)"]
     assert cells(out, "forgetting")[:3] == ["forgetting", "45.0", "65.0"]
     assert cells(out, "auc")[1:3] == ["87.5", "87.5"]

@@ -97,7 +97,7 @@ def test_wandbs_reader_finds_config_metrics_images_and_summary(offline: tuple[Pa
         assert (files / task[f"{name}.path"]).read_bytes().startswith(b"\x89PNG")
 
     summary = records(folder, "--summary")["summary"]
-    assert summary["test_macro"] == 0.5
+    assert summary["test_macro_over_tasks"] == 0.5
     assert summary["test_accuracy_matrix"] == [[0.9], [0.25, 0.75]]
     assert summary["val_forgetting"] == pytest.approx(0.45)
     assert summary["stored_bytes"] == 84480
@@ -206,5 +206,7 @@ def test_only_the_home_folder_itself_is_shortened(
 
 
 def test_the_summary_of_a_run_without_test_figures_has_no_nulls() -> None:
-    summary = summary_of({"test": {"macro": None, "accuracy_matrix": None}, "val": {"auc": 0.5}, "stored": []})
+    summary = summary_of(
+        {"test": {"macro_over_tasks": None, "accuracy_matrix": None}, "val": {"auc": 0.5}, "stored": []}
+    )
     assert summary == {"val_auc": 0.5, "stored_bytes": 0}

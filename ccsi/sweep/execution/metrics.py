@@ -22,7 +22,8 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ccsi_gpu_memory_bytes": ("What the run's process holds of its GPU's memory", ()),
     "ccsi_val_accuracy": ("Accuracy on the current task's own val images, in training", ()),
     "ccsi_val_micro": ("Accuracy on val of all classes seen, after the last task done", ()),
-    "ccsi_val_macro": ("Mean over the tasks seen of the accuracy on val, after the last task done", ()),
+    "ccsi_val_macro_over_tasks": ("Mean over the tasks seen of the accuracy on val, after the last task done", ()),
+    "ccsi_val_macro_over_classes": ("Mean of the recall on val of the classes seen, after the last task done", ()),
     "ccsi_val_average_incremental": ("Mean over the tasks done of val_micro", ()),
 }
 """Name -> description, and the tags beside sweep, trial and run. Prometheus sees `ray_<name>`."""

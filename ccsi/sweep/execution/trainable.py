@@ -31,7 +31,7 @@ class Reporter:
     """Makes a job's reports.
 
     Attributes:
-        metric: `val_macro`, …, as `TaskEnd.figures` names it.
+        metric: `val_micro`, …, as `TaskEnd.figures` names it.
         done: tasks of the job's finished runs. values: their values of the metric.
     """
 

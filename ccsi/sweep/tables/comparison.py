@@ -11,19 +11,23 @@ from ccsi.config import flat, shown
 from ccsi.evaluation import metrics
 from ccsi.io.atomic import write_atomically
 from ccsi.sweep import selection
+from ccsi.sweep.definition import Sweep
 from ccsi.sweep.events import JobId, Status, trial_name
 from ccsi.sweep.ranking import mean
 from ccsi.sweep.runs import Result
 from ccsi.sweep.state import SweepState
+from ccsi.sweep.tables.latex import latex_table
 from ccsi.sweep.tables.leaderboard import print_table, write_table
 from ccsi.sweep.tables.rows import HEADINGS, Row, SweepResults, first_error
-from ccsi.sweep.tables.statistics import compare_with_best, mean_text, summary
+from ccsi.sweep.tables.statistics import TOO_FEW, Difference, compare_with, difference_text, mean_text, summary
 from ccsi.tracking.console import size
 
 COMPARED_FIGURES = HEADINGS | {"auc": "AUC"}
 """Figures of the table, as result.json names them -> as a heading."""
 ALSO = ("forgetting_nonnegative", "backward_transfer")  # figures that only comparison.csv has
 REFERENCES = {"best": "vs. best", "best_data_free": "vs. best data-free"}
+PARTS = ("difference", "difference_low", "difference_high", "p", "untested")
+"""The columns of a reference, after its name, in the order of `Difference`."""
 
 
 def comparison(sweep: SweepResults) -> list[Row]:
@@ -32,8 +36,9 @@ def comparison(sweep: SweepResults) -> list[Row]:
     `status` is `done` if all its seeds are; only then it has figures: those of test (`…_mean|std|low|high`),
     `forward_transfer_mean` (against joint training, if it is a candidate), `val_score`, `seconds` of a run,
     `peak_memory_bytes`, `exemplars` and `stored_bytes` at the end (the largest of its runs). `tried`: how many trials
-    completed phase 1, `config/…` the best one's. `best_difference` and `best_p` compare its test metric with the
-    best candidate's that has no permissions, `best_data_free_…` among the data-free with their best.
+    completed phase 1, `config/…` the best one's. `best_difference`, its interval `best_difference_low|high`, and
+    `best_p` compare its test metric with the best candidate's that has no permissions, `best_data_free_…` among the
+    data-free with their best; `…_untested` says why there is no p.
     """
     state, key = sweep.state, str(sweep.state.definition.compared)
     best, rows, results = set(selection.best_trials(state)), list[Row](), dict[str, list[Result]]()
@@ -59,7 +64,7 @@ def comparison(sweep: SweepResults) -> list[Row]:
         reference = [[line[-1] for line in matrix] for matrix in matrices[joint]]
         for row in done:
             row["forward_transfer_mean"] = fmean(map(metrics.forward_transfer, matrices[row[key]], reference))
-    _add_references(done, key, results, state.definition.sweep.metric.removeprefix("val_"))
+    _add_references(done, key, results, state.definition.sweep)
     kinds = list(dict.fromkeys([*(row["kind"] for row in done), ""]))
     return sorted(rows, key=lambda row: (kinds.index(row["kind"]), -row.get("val_score", 0.0)))
 
@@ -69,7 +74,9 @@ def _figures(state: SweepState, trial: int, results: Sequence[Result]) -> Row:
     row: Row = {k: results[0][k] for k in ("kind", "protocol", "data_free")}
     row["permissions"] = ", ".join(results[0]["permissions"])
     for figure in (*COMPARED_FIGURES, *ALSO):
-        row |= summary([float(result["test"][figure]) for result in results]).columns(figure)
+        values = [float(result["test"][figure]) for result in results if result["test"].get(figure) is not None]
+        if len(values) == len(results):
+            row |= summary(values).columns(figure)
     row |= {"val_score": state.score(2, trial), "seconds": mean(state.seconds(2, trial))}
     row["peak_memory_bytes"] = max(max(result["peak_memory_bytes"].values()) for result in results)
     stored = [result["stored"] for result in results]
@@ -78,19 +85,21 @@ def _figures(state: SweepState, trial: int, results: Sequence[Result]) -> Row:
     return row
 
 
-def _add_references(done: Sequence[Row], key: str, results: Mapping[str, Sequence[Result]], metric: str) -> None:
+def _add_references(done: Sequence[Row], key: str, results: Mapping[str, Sequence[Result]], sweep: Sweep) -> None:
     """How far each candidate is from the best one on val, and from the best data-free one, in the test metric."""
-    scores = {name: [float(one["test"][metric]) for one in own] for name, own in results.items()}
+    metric, seeds = sweep.metric.removeprefix("val_"), sweep.seeds.reporting
+    values = {name: [float(one["test"][metric]) for one in own] for name, own in results.items()}
+    scores = {name: dict(zip(seeds, own, strict=True)) for name, own in values.items()}
     candidates = {"best": [row for row in done if not row["permissions"]]}
     candidates["best_data_free"] = [row for row in done if row["data_free"]]
     for name, group in candidates.items():
         if not group:
             continue
         first = max(group, key=lambda row: row["val_score"])[key]
-        p = compare_with_best({row[key]: scores[row[key]] for row in group}, first)
+        found = compare_with(first, {row[key]: scores[row[key]] for row in group})
         for row in group:
-            row[f"{name}_difference"] = fmean(scores[row[key]]) - fmean(scores[first])
-            row[f"{name}_p"] = p.get(row[key])
+            one = found.get(row[key], Difference(0.0))
+            row |= {f"{name}_{part}": value for part, value in zip(PARTS, one, strict=True)}
             row[f"is_{name}"] = row[key] == first
 
 
@@ -103,19 +112,25 @@ def notes(state: SweepState, rows: Sequence[Row]) -> list[str]:
         tuning = f"{tuning} of val; test not read."
     elif all(len(values) == 1 for values in state.configs):
         tuning = f"No tuning: each {key} as its configuration is."
+    elif state.definition.draws:
+        tuning = f"No tuning: one config of each {key}; what its space leaves open is drawn at random."
     else:
-        tuning = f"No tuning: one config of each {key}, drawn at random."
-    spread = {1: "", 2: " [the two seeds]"}.get(n, " [95 % bootstrap interval of the mean, narrow for few seeds]")
-    test = "p of a paired t-test over the seeds, false discovery rate controlled (Benjamini and Yekutieli 2001)"
+        tuning = f"No tuning: one config of each {key}, as sweep.space gives it."
+    spread = " ± standard deviation" if n > 1 else ""
+    test = (
+        "[its interval over the seeds, Student's t] and p of a paired t-test, both corrected for how many are compared "
+        "(Benjamini and Yekutieli 2001, 2005), so that the interval leaves out 0 exactly where p < 0.05"
+    )
     if n < 3:
-        test = "no test of significance for fewer than three seeds"
+        test = "no interval and no test of significance for fewer than three seeds"
     sentences = [
         tuning,
-        "Figures are of test, in %, after the last task: mean over the reporting seeds "
-        f"{sweep.seeds.reporting}{spread}; by kind, then by val. Kept: real images at the end. Peak memory: the "
-        "process's, or on a GPU its allocations.",
+        f"Figures are of test, in %, after the last task: mean{spread} over the reporting seeds "
+        f"{sweep.seeds.reporting}; by kind, then by val. The headline is macro over tasks; see docs/glossary.md. "
+        "Kept: real images at the end. Peak memory: the process's, or on a GPU its allocations.",
         f"vs. best: difference of test {metric.removeprefix('val_').replace('_', ' ')}, in points, from the best on "
         f"val of those without permissions; data-free: among the data-free; {test}.",
+        *_untested(rows, key),
     ]
     if others := other_models(state):
         sentences.append(f"Another network than the rest: {others}.")
@@ -126,6 +141,16 @@ def notes(state: SweepState, rows: Sequence[Row]) -> list[str]:
         elif row["failed"]:
             sentences.append(f"{row[key]}: {row['failed']} of {row['failed'] + row['tried']} trials failed{why}")
     return sentences
+
+
+def _untested(rows: Sequence[Row], key: str) -> list[str]:
+    """Which differences have no interval and no p, and why; fewer than three seeds are the same for all."""
+    names = dict[str, list[str]]()
+    for row in rows:
+        for why in dict.fromkeys(row.get(f"{name}_untested") for name in REFERENCES):
+            if why and why != TOO_FEW:
+                names.setdefault(why, []).append(row[key])
+    return [f"No interval and no p for {', '.join(found)}: {why}." for why, found in names.items()]
 
 
 def other_models(state: SweepState) -> str:
@@ -147,21 +172,26 @@ def cells(row: Row, key: str) -> dict[str, str]:
         return found
     kept = row["permissions"].replace("_", " ") or (f"{row['exemplars']} images" if row["exemplars"] else "0")
     found |= {"kept": kept, "bytes kept": size(row["stored_bytes"]) if row["stored_bytes"] else "0"}
-    found |= {head: mean_text(row, figure, std=False) for figure, head in COMPARED_FIGURES.items()}
+    found |= {head: mean_text(row, figure, interval=False) for figure, head in COMPARED_FIGURES.items()}
     found |= {"seconds": f"{row['seconds']:.0f}", "peak memory": size(row["peak_memory_bytes"])}
     for reference, head in REFERENCES.items():
-        p = row.get(f"{reference}_p")
         if row.get(f"is_{reference}"):
             found[head] = "best"
-        elif f"{reference}_difference" in row:
-            found[head] = f"{100 * row[f'{reference}_difference']:+.1f}" + ("" if p is None else f", p {p:.2g}")
+        elif (one := _difference(row, reference)) is not None:
+            found[head] = difference_text(one)
     return found
+
+
+def _difference(row: Row, reference: str) -> Difference | None:
+    """How far a row's candidate is from a reference; None if it is not compared with it."""
+    return Difference(*(row[f"{reference}_{part}"] for part in PARTS)) if f"{reference}_p" in row else None
 
 
 def write_comparison(sweep: SweepResults, console: Console) -> list[str]:
     """Write comparison.csv, .md and .tex, and print the table; returns the candidates that have no figures."""
     rows, definition, key = comparison(sweep), sweep.state.definition, str(sweep.state.definition.compared)
-    text, sentences = pd.DataFrame([cells(row, key) for row in rows]), notes(sweep.state, rows)
+    texts, sentences = {row[key]: cells(row, key) for row in rows}, notes(sweep.state, rows)
+    text = pd.DataFrame(texts.values())
     text = text.loc[:, (text != "").any() | text.columns.isin([key, "kind", "kept"])]
     configs = list[str]()
     for row in rows:
@@ -170,13 +200,15 @@ def write_comparison(sweep: SweepResults, console: Console) -> list[str]:
         configs += [f"- {row[key]} ({of}): {', '.join(values)}"] if values else []
     below = [f"- {one}" for one in sentences] + (["", "Configs:", "", *configs] if configs else [])
     write_table(definition.folder / "comparison", f"# {definition.name}", rows, text, below)
-    latex = text.to_latex(index=False, escape=True, column_format="lll" + "r" * (text.shape[1] - 3))
-    latex = "\n".join([*(f"% {one}" for one in sentences), latex])
+    kept = {name: one["kept"] for name, one in texts.items()}
+    differences = {row[key]: one for row in rows if (one := _difference(row, "best")) is not None}
+    latex = latex_table(rows, key, kept, differences, sentences)
     write_atomically(definition.folder / "comparison.tex", latex.encode())
     ends = [n for n in range(len(rows) - 1) if rows[n]["kind"] != rows[n + 1]["kind"]]
-    text = text.drop(columns=["kind", "micro", "peak memory", "bytes kept"], errors="ignore")
-    if console.width < 100:
-        text = text.drop(columns=["avg. incremental", "forgetting", "AUC"], errors="ignore")
+    left_out = ["kind", "micro", "peak memory", "bytes kept"]
+    left_out += ["macro over classes", "AUC"] if console.width < 140 else []
+    left_out += ["avg. incremental", "forgetting", "seconds"] if console.width < 115 else []
+    text = text.drop(columns=left_out, errors="ignore")
     title = f"{definition.name}: {len(definition.sweep.seeds.reporting)} reporting seeds"
     print_table(console, title, text, (key, "kept"), sentences, ends)
     return [row[key] for row in rows if row["status"] != Status.DONE]

@@ -22,6 +22,7 @@ from ccsi.sweep.tables.statistics import mean_text, summary
 
 RANKED_FIGURES = {f"{split}_{name}": f"{split} {head}" for name, head in HEADINGS.items() for split in ("test", "val")}
 """Figures of a row, without the part (`_mean`) -> as a heading."""
+INTERVAL = ", [95 % interval of the mean, Student's t]"
 
 
 def leaderboard(sweep: SweepResults) -> list[Row]:
@@ -62,7 +63,7 @@ def _row(sweep: SweepResults, trial: int) -> Row:
             values = [float(one[split][name]) for one in results if one[split].get(name) is not None]
             if len(values) == n_seeds:
                 row |= summary(values).columns(f"{split}_{name}")
-    seconds = summary(state.seconds(2, trial), resamples=1)
+    seconds = summary(state.seconds(2, trial))
     return row | {"seconds_mean": seconds.mean, "seconds_std": seconds.std}
 
 
@@ -85,13 +86,14 @@ def describe_protocol(state: SweepState) -> str:
     return (
         f"{phase_1} Phase 2: {which} on fresh reporting seeds {sweep.seeds.reporting}, "
         f"nothing pruned, ranked by mean {sweep.metric}. All figures are phase 2's: mean ± standard deviation over "
-        f"seeds, [95 % bootstrap interval of the mean], in %.{front}"
+        f"seeds{INTERVAL if len(sweep.seeds.reporting) > 1 else ''}, in %. The headline is macro over tasks; see "
+        f"docs/glossary.md.{front}"
     )
 
 
 def _notes(state: SweepState, limit: str | None) -> list[str]:
     sweep, known, notes = state.definition.sweep, selection.known_trials(state), list[str]()
-    notes.append(", ".join(filter(None, [f"{sweep.search} search", SCHEDULER_NAMES[sweep.scheduler]])))
+    notes.append(", ".join(filter(None, [f"{state.definition.search} search", SCHEDULER_NAMES[sweep.scheduler]])))
     if limit:
         notes.append(f"ended by {limit}")
     if state.warm_start.folders:
@@ -131,9 +133,10 @@ def write_leaderboard(sweep: SweepResults, console: Console) -> None:
     write_table(definition.folder / "leaderboard", head, rows, text, below)
     if definition.compared is not None:
         return
-    text = text.drop(columns=[*keys, "protocol", "val forgetting", "test micro", "val micro"])
-    if console.width < 100:
-        text = text.drop(columns=["val macro", "val avg. incremental"])
+    left_out = [*keys, "protocol", "val forgetting", "test micro", "val micro", "val macro over classes"]
+    if console.width < 110:
+        left_out += ["val macro over tasks", "val avg. incremental", "test macro over classes"]
+    text = text.drop(columns=left_out)
     title = f"{definition.name}: phase 2, {len(definition.sweep.seeds.reporting)} reporting seeds"
     print_table(console, title, text, list(text.columns), [*configs, protocol], [])
 

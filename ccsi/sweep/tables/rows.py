@@ -17,7 +17,8 @@ from ccsi.sweep.runs import VISIBLE_WITHIN, Result, read_results, run_folder
 from ccsi.sweep.state import SweepState
 
 Row = dict[str, Any]
-HEADINGS = {"macro": "macro", "micro": "micro", "average_incremental": "avg. incremental", "forgetting": "forgetting"}
+HEADINGS = {"macro_over_tasks": "macro over tasks", "macro_over_classes": "macro over classes", "micro": "micro"}
+HEADINGS |= {"average_incremental": "avg. incremental", "forgetting": "forgetting"}
 """Figures of the tables, as result.json names them -> as a heading."""
 
 

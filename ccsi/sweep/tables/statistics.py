@@ -6,11 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ccsi.confidence import half_width
 from ccsi.sweep.ranking import mean
+
+SIGNIFICANT = 0.05
+"""A corrected p below it is a difference."""
+TOO_FEW = "fewer than three seeds"
 
 
 class Summary(NamedTuple):
-    """Figures of one group of seeds: `std` with n - 1, and the ends of the mean's 95 % interval; NaN for one seed."""
+    """Figures of one group of seeds: `std` with n - 1, and the ends of the mean's interval; NaN for one seed."""
 
     n: int
     mean: float
@@ -23,40 +28,80 @@ class Summary(NamedTuple):
         return {f"{figure}_{part}": getattr(self, part) for part in self._fields[1:]}
 
 
-def summary(values: Sequence[float], resamples: int = 10_000) -> Summary:
-    """Mean, standard deviation and percentile bootstrap interval (METHOD section 8), the same on every call.
-
-    The interval: from the 2.5th to the 97.5th percentile of the means of `resamples` samples drawn with replacement
-    (Efron & Tibshirani 1993, section 13.3). Raises ValueError as `mean`.
-    """
-    data, center = np.asarray(values, dtype=np.float64), mean(values)
-    if data.size == 1:
+def summary(values: Sequence[float], level: float = 0.95) -> Summary:
+    """Mean, standard deviation and Student's t interval (METHOD section 8). Raises ValueError as `mean`."""
+    center, n = mean(values), len(values)
+    if n == 1:
         return Summary(1, center)
-    draws = np.random.default_rng(0).integers(data.size, size=(resamples, data.size))
-    low, high = np.percentile(data[draws].mean(axis=1), [2.5, 97.5])
-    return Summary(data.size, center, float(data.std(ddof=1)), float(low), float(high))
+    half = float(half_width(values, level))
+    return Summary(n, center, float(np.std(values, ddof=1)), center - half, center + half)
 
 
-def mean_text(row: Mapping[str, Any], figure: str, scale: float = 100, std: bool = True) -> str:
-    """`86.3 ± 1.1 [85.2, 87.5]`: mean, standard deviation and interval, as far as the row has them; else `-`."""
+def mean_text(row: Mapping[str, Any], figure: str, scale: float = 100, interval: bool = True) -> str:
+    """`86.3 ± 1.1 [83.6, 89.0]`: mean, standard deviation and interval, as far as the row has them; else `-`."""
     center, spread, low, high = (scale * row.get(f"{figure}_{part}", math.nan) for part in Summary._fields[1:])
     text = "-" if math.isnan(center) else f"{center:.1f}"
-    text += f" ± {spread:.1f}" if std and math.isfinite(spread) else ""
-    return text if math.isnan(low) else f"{text} [{low:.1f}, {high:.1f}]"
+    text += f" ± {spread:.1f}" if math.isfinite(spread) else ""
+    return f"{text} [{low:.1f}, {high:.1f}]" if interval and math.isfinite(low) else text
 
 
-def compare_with_best(groups: Mapping[str, Sequence[float]], best: str) -> dict[str, float]:
-    """A p value for each group, that its mean equals the best one's; none under three seeds.
+class Difference(NamedTuple):
+    """How far a group's mean is from another's; the interval's ends and p are None where `untested` says why."""
 
-    A paired two-sided t-test over the seeds (a value each, in the same order), with the false discovery rate controlled
-    under any dependence, because all are compared with the same one (Benjamini and Yekutieli 2001). 1 for groups that
-    are equal on every seed; none where the difference is the same on every seed: it has no error estimate.
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    untested: str = ""
+
+
+def compare_with(reference: str, groups: Mapping[str, Mapping[int, float]]) -> dict[str, Difference]:
+    """The difference of each other group (seed -> value) from the reference, with its interval and p.
+
+    p is of a paired two-sided t-test over the seeds, the false discovery rate controlled under any dependence, because
+    all are compared with the same group (Benjamini and Yekutieli 2001). The interval is of the paired difference, its
+    level raised so that as few of those that leave out 0 are wrong: 1 − 0.05 · R / (m · Σ 1/i) for m tests of which R
+    (at least 1) are significant (Benjamini and Yekutieli 2005). Both say the same: the step-up procedure
+    rejects exactly the tests whose own p is at most 0.05 · R / (m · Σ 1/i), so that an interval leaves out 0 exactly
+    where the corrected p is below 0.05.
+
+    There is neither for fewer than three seeds, for groups of different seeds, and for a difference that is the
+    same on every seed, which has no error estimate.
     """
-    from scipy.stats import false_discovery_control, ttest_rel  # half a second
+    from scipy.stats import false_discovery_control, ttest_1samp  # seconds to import
 
-    apart = {name: np.subtract(groups[name], groups[best]) for name in groups if name != best}
-    names = [name for name, d in apart.items() if not d.any() or np.ptp(d) > 1e-9]
-    if len(groups[best]) < 3 or not names:
-        return {}
-    p = [float(ttest_rel(groups[name], groups[best]).pvalue) if apart[name].any() else 1.0 for name in names]
-    return dict(zip(names, map(float, false_discovery_control(p, method="by")), strict=True))
+    found, apart, theirs = dict[str, Difference](), dict[str, list[float]](), groups[reference]
+    for name, mine in groups.items():
+        paired = [mine[seed] - theirs[seed] for seed in mine.keys() & theirs.keys()]
+        if name == reference:
+            continue
+        if mine.keys() != theirs.keys():
+            found[name] = Difference(mean([*mine.values()]) - mean([*theirs.values()]), untested="not the same seeds")
+        elif len(paired) < 3:
+            found[name] = Difference(mean(paired), untested=TOO_FEW)
+        elif np.ptp(paired) <= 1e-9:
+            found[name] = Difference(mean(paired), untested="the same difference on every seed")
+        else:
+            apart[name] = paired
+    if apart:
+        m = len(apart)
+        p = false_discovery_control([ttest_1samp(paired, 0).pvalue for paired in apart.values()], method="by")
+        n_rejected = max(1, int((p <= SIGNIFICANT).sum()))
+        level = 1 - SIGNIFICANT * n_rejected / (m * sum(1 / i for i in range(1, m + 1)))
+        for (name, paired), corrected in zip(apart.items(), p, strict=True):
+            center, half = mean(paired), float(half_width(paired, level))
+            found[name] = Difference(center, center - half, center + half, float(corrected))
+    return found
+
+
+def difference_text(difference: Difference) -> str:
+    """`-7.3 [-9.0, -5.6], p 0.012`: in points, with interval and corrected p where it was tested."""
+    text = f"{100 * difference.mean:+.1f}"
+    if difference.p is None or difference.low is None or difference.high is None:
+        return text
+    return f"{text} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}], p {p_text(difference.p)}"
+
+
+def p_text(p: float) -> str:
+    """A p value as tables show it."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -62,7 +62,7 @@ def test_a_run_is_told_with_its_names_and_an_ended_one_is_silent(
     metrics.progress(Progress(0, "training", 150, 150, {"loss": 2.0, "val_accuracy": 0.75}))
     assert ("ccsi_images_per_second", 1000.0, run) in exported  # 100 batches of 40 in 4 s
     assert ("ccsi_val_accuracy", 0.75, run) in exported
-    figures = {"val_micro": 0.5, "val_macro": 0.25, "val_average_incremental": 0.6, "test_micro": 0.1}
+    figures = {"val_micro": 0.5, "val_macro_over_tasks": 0.25, "val_average_incremental": 0.6, "test_micro": 0.1}
     metrics.task_end(TaskEnd(0, 2, figures, {}))
     assert (TASKS_DONE, 1.0, {"sweep": "mysweep"}) in exported
     assert ("ccsi_val_average_incremental", 0.6, run) in exported

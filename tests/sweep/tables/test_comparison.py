@@ -20,6 +20,7 @@ from ccsi.sweep.driver import draw_plots, write_tables
 from ccsi.sweep.events import JobId
 from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.runs import finished_runs
+from ccsi.sweep.state import SweepState
 from ccsi.sweep.status import SweepStatus, count_runs, open_runs
 from ccsi.sweep.tables.comparison import cells, comparison, notes, write_comparison
 from ccsi.sweep.tables.leaderboard import write_leaderboard
@@ -37,12 +38,12 @@ TEST = {
 def finish(folder: Path, name: str, val: float, test: float | None) -> None:
     """Write a finished run of two tasks whose final accuracies are `test`."""
     matrix = None if test is None else [[0.9 if name == "joint" else 0.95], [test, test]]
-    names = ("average_incremental", "macro", "micro", "auc")
+    names = ("average_incremental", "macro_over_tasks", "macro_over_classes", "micro", "auc")
     figures = dict.fromkeys(names, test) | {"accuracy_matrix": matrix}
     figures |= {"forgetting": 0.25, "forgetting_nonnegative": 0.3, "backward_transfer": -0.2}
     kept = [{"kind": "exemplars", "count": 40, "bytes": 31360}] if name == "icarl" else []
     result = {
-        "schema": 2,
+        "schema": 3,
         "test": figures | {"accuracy_after_task": None if test is None else [0.9, test]},
         "val": dict.fromkeys(names, val) | {"forgetting": 0.0},
         "learner": name,
@@ -64,7 +65,9 @@ def finish(folder: Path, name: str, val: float, test: float | None) -> None:
 def made(folder: Path, *more: str, lacking: tuple[tuple[int, int], ...] = ((0, 1),)) -> SweepRecorder:
     """CCSI's settings are c02 and c03, c03 the better; ewc lacks a seed."""
     space = f"sweep.space={{learner: {{each: {SPACE}}}}}"
-    definition = compose([space, "sweep.seeds.reporting=[0,1,2]", "sweep.top_k=1", "sweep.metric=val_macro", *more])
+    definition = compose(
+        [space, "sweep.seeds.reporting=[0,1,2]", "sweep.top_k=1", "sweep.metric=val_macro_over_tasks", *more]
+    )
     weights = [values.get("learner.w_idc") for values in definition.listed_configs()]
     assert sorted(weights[2:4]) == [0.0, 1.0]
     for n in (2, 3):
@@ -96,8 +99,8 @@ def test_one_row_each_by_kind_and_val(recorder: SweepRecorder) -> None:
     assert not any(row["failed"] for row in rows.values())
     ccsi = rows["ccsi"]
     assert ccsi["config/learner.w_idc"] == recorder.state.configs[3]["learner.w_idc"]
-    assert ccsi["macro_mean"] == pytest.approx(0.73)
-    assert ccsi["macro_std"] == pytest.approx(statistics.stdev(TEST["ccsi"]))
+    assert ccsi["macro_over_tasks_mean"] == pytest.approx(0.73)
+    assert ccsi["macro_over_tasks_std"] == pytest.approx(statistics.stdev(TEST["ccsi"]))
     assert (ccsi["backward_transfer_mean"], ccsi["forgetting_nonnegative_mean"]) == (
         pytest.approx(-0.2),
         pytest.approx(0.3),
@@ -106,7 +109,7 @@ def test_one_row_each_by_kind_and_val(recorder: SweepRecorder) -> None:
     assert (ccsi["seconds"], ccsi["peak_memory_bytes"], ccsi["n"]) == (20.0, 2 * 10**9, 3)
     assert ccsi["forward_transfer_mean"] == pytest.approx(statistics.fmean([0.75 - 0.98, 0.7 - 0.96, 0.74 - 0.97]))
     assert rows["joint"]["forward_transfer_mean"] == 0
-    assert "macro_mean" not in rows["ewc"] and rows["ewc"]["n"] == 2
+    assert "macro_over_tasks_mean" not in rows["ewc"] and rows["ewc"]["n"] == 2
 
 
 def test_the_best_is_the_best_on_val_of_those_it_is_compared_with(recorder: SweepRecorder) -> None:
@@ -125,7 +128,11 @@ def test_the_best_is_the_best_on_val_of_those_it_is_compared_with(recorder: Swee
     assert "best_p" not in rows["joint"] and "best_data_free_p" not in rows["icarl"]
     assert cells(rows["icarl"], "learner")["vs. best"] == "best"
     assert cells(rows["icarl"], "learner")["vs. best data-free"] == cells(rows["joint"], "learner")["vs. best"] == ""
-    assert cells(rows["lwf"], "learner")["vs. best"].startswith("-50.7, p 0.0")
+    assert cells(rows["lwf"], "learner")["vs. best"].startswith("-50.7 [")
+    assert cells(rows["lwf"], "learner")["vs. best"].endswith(f"], p {rows['lwf']['best_p']:.3f}")
+    for name in ("ccsi", "lwf", "ci"):
+        low, high, corrected = (rows[name][f"best_{part}"] for part in ("difference_low", "difference_high", "p"))
+        assert low < rows[name]["best_difference"] < high and (high < 0) == (corrected < 0.05)
 
 
 def test_files_and_picture(recorder: SweepRecorder) -> None:
@@ -134,16 +141,18 @@ def test_files_and_picture(recorder: SweepRecorder) -> None:
     assert write_comparison(collect_results(recorder), Console(quiet=True)) == ["ewc"]
     folder = recorder.definition.folder
     table = pd.read_csv(folder / "comparison.csv", index_col="learner")
-    assert table.loc["icarl", "macro_mean"] == pytest.approx(2.47 / 3)
+    assert table.loc["icarl", "macro_over_tasks_mean"] == pytest.approx(2.47 / 3)
     text = (folder / "comparison.md").read_text()
-    assert "| icarl | exemplars | 40 images | 32.0 kB | 82.3 [80.0, 85.0] |" in text
+    assert "| icarl | exemplars | 40 images | 32.0 kB | 82.3 ± 2.5 | 82.3 ± 2.5 |" in text
     assert "| joint | bound | all tasks |" in text and "| ewc |  | incomplete |" in text
     assert "Tuning: at most 2 trials of each learner on seeds [100]" in text
     assert "ewc: incomplete, 2 of 3 seeds" in text and "p of a paired t-test" in text
     assert "Another network than the rest: ci (model.norm=batch)." in text
     assert f"- ccsi (c03, …; 2 tried): learner.w_idc={recorder.state.configs[3]['learner.w_idc']}" in text
     tex = (folder / "comparison.tex").read_text()
-    assert tex.startswith("% Tuning") and "82.3 [80.0, 85.0]" in tex and tex.count("\\\\") == 7
+    assert (
+        tex.startswith("% Tuning") and r"icarl & 40 images & $\mathbf{82.3} \pm 2.5$" in tex and tex.count(r"\\") == 7
+    )
     assert {path.stem for path in (folder / "best").iterdir()} == {"joint", "ccsi", "icarl", "lwf", "ci"}
     draw_plots(recorder.definition)
     assert {path.name for path in (folder / "plots").iterdir()} == {"comparison.png", "comparison.pdf"}
@@ -202,7 +211,7 @@ def test_without_anybody_to_be_compared_with_there_is_a_table_all_the_same(
 ) -> None:
     recorder = made(tmp_path / "s", lacking=tuple((n, seed) for n in lacking for seed in range(3)))
     rows = [row for row in comparison(collect_results(recorder)) if row["status"] == "done"]
-    assert [cells(row, "learner")["macro"][:4] for row in rows] == ["97.0", "82.3"][: len(rows)]
+    assert [cells(row, "learner")["macro over tasks"][:4] for row in rows] == ["97.0", "82.3"][: len(rows)]
     write_comparison(collect_results(recorder), Console(quiet=True))
 
 
@@ -213,19 +222,52 @@ def test_columns_without_figures_are_left_out(tmp_path: Path, width: int) -> Non
     assert len(write_comparison(collect_results(recorder), console)) == 6
     folder = recorder.definition.folder
     assert "| learner | kind | kept |\n|---|---|---|\n" in (folder / "comparison.md").read_text()
-    assert "learner & kind & kept \\\\" in (folder / "comparison.tex").read_text()
+    assert "learner & kept \\\\" in (folder / "comparison.tex").read_text()
     assert "macro" not in console.export_text().partition("ewc")[0]
 
 
 def test_few_seeds_have_no_test(tmp_path: Path) -> None:
     two = made(tmp_path / "two", "sweep.seeds.reporting=[0,1]", lacking=())
     row = next(row for row in comparison(collect_results(two)) if row["learner"] == "ccsi")
-    assert cells(row, "learner")["vs. best"] == "-8.5" and cells(row, "learner")["macro"] == "72.5 [70.0, 75.0]"
-    assert "no test of significance for fewer than three seeds" in " ".join(notes(two.state, [row]))
+    assert cells(row, "learner")["vs. best"] == "-8.5" and cells(row, "learner")["macro over tasks"] == "72.5 ± 3.5"
+    assert "no interval and no test of significance for fewer than three seeds" in " ".join(notes(two.state, [row]))
     one = made(tmp_path / "one", "sweep.seeds.reporting=[0]", lacking=())
-    assert {row["learner"]: cells(row, "learner")["macro"] for row in comparison(collect_results(one))}[
+    assert {row["learner"]: cells(row, "learner")["macro over tasks"] for row in comparison(collect_results(one))}[
         "joint"
     ] == "98.0"
+
+
+def test_what_has_no_p_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TEST, "lwf", [value - 0.5 for value in TEST["icarl"]])
+    recorder = made(tmp_path / "s", lacking=())
+    rows = comparison(collect_results(recorder))
+    row = next(row for row in rows if row["learner"] == "lwf")
+    assert row["best_p"] is None and cells(row, "learner")["vs. best"] == "-50.0"
+    said = notes(recorder.state, rows)
+    assert "No interval and no p for lwf: the same difference on every seed." in said
+    assert sum("Benjamini" in one for one in said) == 1 and not any("fewer than three" in one for one in said)
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ("[0.5]", "No tuning: one config of each learner, as sweep.space gives it."),
+        ("[0.0, 1.0]", "No tuning: one config of each learner; what its space leaves open is drawn at random."),
+    ],
+)
+def test_what_is_given_is_not_said_to_be_drawn_at_random(choice: str, said: str) -> None:
+    space = f"sweep.space={{learner: {{each: {{lwf: null, ccsi: {{learner.w_idc: {{choice: {choice}}}}}}}}}}}"
+    state = SweepState(compose([space, "sweep.top_k=1", "sweep.num_samples=1"]))
+    assert notes(state, [])[0] == said
+
+
+def test_the_latex_table_has_the_difference_from_the_best(recorder: SweepRecorder) -> None:
+    write_comparison(collect_results(recorder), Console(quiet=True))
+    tex = (recorder.definition.folder / "comparison.tex").read_text()
+    row = next(row for row in comparison(collect_results(recorder)) if row["learner"] == "lwf")
+    low, high = (100 * row[f"best_difference_{end}"] for end in ("low", "high"))
+    assert f"$-50.7$ [${low:+.1f}$, ${high:+.1f}$], $p = {row['best_p']:.3f}$" in tex
+    assert tex.count("best \\") == 2 and r"\toprule" in tex  # the head's, and icarl's
 
 
 def test_the_table_fits_a_terminal_of_80_columns(recorder: SweepRecorder) -> None:
@@ -233,6 +275,4 @@ def test_the_table_fits_a_terminal_of_80_columns(recorder: SweepRecorder) -> Non
     write_comparison(collect_results(recorder), console)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines if "┃" in line or "│" in line)
-    assert {"learner", "kept", "macro", "seconds", "best", "data-free"} <= set(
-        " ".join(lines).replace("┃", " ").split()
-    )
+    assert {"learner", "kept", "macro", "best", "data-free"} <= set(" ".join(lines).replace("┃", " ").split())

@@ -3,37 +3,29 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ccsi.sweep.tables.statistics import compare_with_best, summary
+from ccsi.sweep.tables.statistics import Difference, compare_with, difference_text, mean_text, p_text, summary
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=10))
 def test_mean_and_deviation_agree_with_the_standard_library(values: list[float]) -> None:
-    s = summary(values, resamples=200)
+    s = summary(values)
     assert s.n == len(values)
     assert s.mean == pytest.approx(statistics.fmean(values))
     assert s.std == pytest.approx(statistics.stdev(values), abs=1e-12)
-    assert min(values) - 1e-12 <= s.low <= s.high <= max(values) + 1e-12
-
-
-def test_the_interval_agrees_with_scipys_bootstrap() -> None:
-    values = np.random.default_rng(5).normal(0.6, 0.1, size=12)
-    theirs = stats.bootstrap(
-        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
-    ).confidence_interval
-    s = summary(list(values), resamples=20_000)
-    assert s.low == pytest.approx(theirs.low, abs=2e-3)
-    assert s.high == pytest.approx(theirs.high, abs=2e-3)
-    assert summary(list(values)) == summary(list(values))
+    assert s.low <= s.mean <= s.high and s.high - s.mean == pytest.approx(s.mean - s.low)
 
 
 def test_three_values_by_hand() -> None:
-    # of the 27 equally likely samples of (0, 0, 3) with replacement 8 have mean 0 and one has mean 3 (3.7 %)
-    s = summary([0.0, 0.0, 3.0])
-    assert (s.mean, s.std, s.low, s.high) == (1.0, pytest.approx(math.sqrt(3)), 0.0, 3.0)
+    s = summary([0.0, 0.0, 3.0])  # 4.303 is the 97.5th percentile of t with 2 degrees of freedom
+    assert (s.mean, s.std) == (1.0, pytest.approx(math.sqrt(3)))
+    assert (s.low, s.high) == (pytest.approx(1 - 4.3027, abs=1e-4), pytest.approx(1 + 4.3027, abs=1e-4))
+    assert summary([0.0, 0.0, 3.0], level=0.5).high < s.high
+    row = s.columns("x")
+    assert mean_text(row, "x", 1) == "1.0 ± 1.7 [-3.3, 5.3]" and mean_text(row, "x", 1, interval=False) == "1.0 ± 1.7"
 
 
 def test_one_value_has_no_spread_and_none_is_refused() -> None:
@@ -41,33 +33,94 @@ def test_one_value_has_no_spread_and_none_is_refused() -> None:
     assert (s.n, s.mean) == (1, 0.5)
     assert math.isnan(s.std)
     assert math.isnan(s.low)
+    assert mean_text(s.columns("x"), "x") == "50.0" and mean_text({}, "x") == "-"
     for bad in ([], [0.5, math.nan], [math.inf]):
         with pytest.raises(ValueError, match="finite"):
             summary(bad)
 
 
-def test_compare_with_best_the_best_by_hand() -> None:
-    groups = {"best": [0.9, 0.8, 0.7], "near": [0.8, 0.8, 0.7], "far": [0.5, 0.3, 0.3], "equal": [0.9, 0.8, 0.7]}
-    found = compare_with_best(groups, "best")
-    raw = []
-    for name in ("near", "far", "equal"):
-        apart = [a - b for a, b in zip(groups[name], groups["best"], strict=True)]
-        if any(apart):
-            t = statistics.fmean(apart) / (statistics.stdev(apart) / math.sqrt(3))
-            raw.append(2 * float(stats.t.sf(abs(t), 2)))
-        else:
-            raw.append(1.0)
-    # Benjamini and Yekutieli: p_(i) · m / i · (1 + 1/2 + 1/3), kept from falling, at most 1
-    order, corrected, least = sorted(range(3), key=lambda i: raw[i]), [0.0] * 3, 1.0
-    for rank in (3, 2, 1):
-        least = min(least, raw[order[rank - 1]] * 3 / rank * (1 + 1 / 2 + 1 / 3))
-        corrected[order[rank - 1]] = least
+def by_seed(**groups: list[float]) -> dict[str, dict[int, float]]:
+    return {name: dict(enumerate(values)) for name, values in groups.items()}
+
+
+def test_compared_with_the_best_by_hand() -> None:
+    groups = by_seed(best=[0.9, 0.8, 0.7], near=[0.8, 0.8, 0.7], far=[0.5, 0.3, 0.3], equal=[0.9, 0.8, 0.7])
+    found = compare_with("best", groups)
     assert found.keys() == {"near", "far", "equal"}
-    assert [found[name] for name in ("near", "far", "equal")] == pytest.approx(corrected)
-    assert corrected[1] < 0.1 < corrected[0] and corrected[2] == 1.0
+    assert found["equal"] == Difference(0.0, untested="the same difference on every seed")
+    raw = []
+    for name in ("near", "far"):
+        apart = [groups[name][seed] - groups["best"][seed] for seed in range(3)]
+        t = statistics.fmean(apart) / (statistics.stdev(apart) / math.sqrt(3))
+        raw.append(2 * float(stats.t.sf(abs(t), 2)))
+    # Benjamini and Yekutieli: p_(i) · m / i · (1 + 1/2), kept from falling, at most 1
+    corrected = [min(1.0, raw[0] * 1.5), min(1.0, raw[0] * 1.5, raw[1] * 2 * 1.5)]
+    assert [found[name].p for name in ("near", "far")] == pytest.approx(corrected)
+    # one is significant: the level is 1 - 0.05 / (2 · 1.5)
+    assert corrected[1] < 0.05 < corrected[0]
+    theirs = stats.ttest_rel(list(groups["far"].values()), list(groups["best"].values()))
+    interval = theirs.confidence_interval(1 - 0.05 / 3)
+    far = found["far"]
+    assert (far.mean, far.low, far.high) == pytest.approx((-1.3 / 3, interval.low, interval.high))
+    assert (
+        difference_text(far) == f"-43.3 [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}], p {corrected[1]:.3f}"
+    )
 
 
-def test_two_seeds_say_nothing_and_a_constant_difference_of_three_everything() -> None:
-    assert compare_with_best({"a": [0.25, 0.5], "b": [0.5, 0.75]}, "b") == {}
-    assert compare_with_best({"a": [0.25, 0.5, 0.25], "b": [0.5, 0.75, 0.5]}, "b") == {}  # without spread
-    assert compare_with_best({"b": [0.5, 0.75, 0.5]}, "b") == {}
+@example(0, 3, 15, [0.0, 30.0, 60.0, 90.0])
+@example(0, 3, 1, [0.0, 0.1, 60.0, 90.0])
+@given(
+    st.integers(0, 10**9),
+    st.integers(3, 6),
+    st.sampled_from([1, 15]),
+    st.lists(st.floats(-100, 100), min_size=1, max_size=12),
+)
+def test_an_interval_leaves_out_0_exactly_where_p_is_significant(
+    seed: int, n: int, digits: int, effects: list[float]
+) -> None:
+    noise = np.random.default_rng(seed).normal(0, 1, (len(effects) + 1, n)).round(digits)
+    names = [f"g{i}" for i in range(len(effects))]
+    values = {name: (effects[i] + noise[i]).tolist() for i, name in enumerate(names)}
+    groups = by_seed(best=noise[-1].tolist(), **values)
+    found = compare_with("best", groups)
+    assert found.keys() == set(names)
+    tested = {name: one for name, one in found.items() if not one.untested}
+    assert digits == 1 or tested.keys() == set(names)
+    raw = [stats.ttest_rel(values[name], list(groups["best"].values())).pvalue for name in tested]
+    corrected = stats.false_discovery_control(raw, method="by").tolist() if raw else []
+    assert [one.p for one in tested.values()] == pytest.approx(corrected)
+    for one in tested.values():
+        assert one.p is not None and one.low is not None and one.high is not None
+        assert one.low < one.mean < one.high
+        assert (one.low > 0 or one.high < 0) == (one.p < 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "m"), [(3, 1), (3, 21), (5, 5)])
+def test_at_most_one_in_twenty_of_the_intervals_that_leave_out_0_is_wrong(n: int, m: int) -> None:
+    """The false coverage rate: of those shown as differences, how many miss the true one; half of these are none."""
+    rng, truth, rates = np.random.default_rng(m), np.arange(m) % 2 * 3.0, []
+    for _ in range(200):
+        best, noise = rng.normal(0, 1, n), rng.normal(0, 1, (m, n))
+        groups = by_seed(best=best.tolist(), **{f"g{i}": (truth[i] + noise[i]).tolist() for i in range(m)})
+        found = compare_with("best", groups)
+        shown = [(one.low, one.high, truth[i]) for i in range(m) if (one := found[f"g{i}"]).p < 0.05]
+        rates.append(statistics.fmean(not low <= true <= high for low, high, true in shown) if shown else 0.0)
+    assert statistics.fmean(rates) <= 0.05 + 0.015
+
+
+def test_what_cannot_be_tested_says_why() -> None:
+    two = compare_with("b", by_seed(a=[0.25, 0.5], b=[0.5, 0.76]))["a"]
+    assert (two.mean, two.p, two.untested) == (pytest.approx(-0.255), None, "fewer than three seeds")
+    assert difference_text(two) == "-25.5"
+    constant = compare_with("b", by_seed(a=[0.25, 0.5, 0.25], b=[0.5, 0.75, 0.5]))["a"]
+    assert constant == Difference(-0.25, untested="the same difference on every seed")
+    other = {"a": {0: 0.5, 1: 0.6, 2: 0.7}, "b": {0: 0.5, 1: 0.5, 3: 0.5}}
+    assert compare_with("b", other)["a"] == Difference(pytest.approx(0.1), untested="not the same seeds")  # type: ignore[arg-type]
+    assert compare_with("b", by_seed(b=[0.5, 0.75, 0.5])) == {}
+    tested = compare_with("b", by_seed(a=[0.25, 0.5, 0.26], b=[0.5, 0.75, 0.5], c=[0.5, 0.75, 0.5]))
+    assert tested["a"].p is not None and tested["c"].p is None
+
+
+def test_p_as_text() -> None:
+    assert [p_text(p) for p in (1e-9, 0.00099, 0.001, 0.0316, 1.0)] == ["< 0.001", "< 0.001", "0.001", "0.032", "1.000"]
