@@ -21,7 +21,8 @@ from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
 from ccsi.evaluation import Evaluator, metrics
 from ccsi.experiment.checkpoint import Checkpoints, sha256_of
-from ccsi.experiment.environment import commit, peak_memory, reset_peak_memory
+from ccsi.experiment.description import write_predictions
+from ccsi.experiment.environment import peak_memory, reset_peak_memory, this_start
 from ccsi.io.atomic import write_atomically
 from ccsi.learners.base import ModelFactory, NetLearner
 from ccsi.rng import Streams
@@ -80,7 +81,7 @@ def set_up(
             "dataset.path and $CCSI_DATA must hold the same on all machines."
         )
     streams, channels = Streams(seed), data.train.images.shape[1]
-    plan = scenario.plan(len(data.class_names), streams)
+    plan = scenario.plan(data.class_names, streams)
     made = learner(model=model, in_channels=channels, training=training, streams=streams, device=where)
     made.check([len(classes) for classes in plan])
     if "test_images" in made.permissions and not evaluate_test:
@@ -102,6 +103,7 @@ class RunSession:
         seconds, peak_bytes: per phase. phase_began: when the present phase started, in this process.
         record: what result.json has of each task. result: the whole of it, at the end.
         fixed: the part of a checkpoint that does not change while a task is learned.
+        earlier: what result.json says of earlier starts. start: the same of this one.
     """
 
     folder: Path
@@ -111,7 +113,6 @@ class RunSession:
     on_checkpoint: Callable[[], None]
     on_task_end: Callable[[TaskEnd], None]
     writes: bool = field(default_factory=lambda: ProcessGroup.current().is_main)
-    commit: str | None = field(default_factory=commit)
     started: float = field(default_factory=time.monotonic)
     phase_began: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -119,6 +120,10 @@ class RunSession:
     record: dict[str, list[Any]] = field(default_factory=lambda: {"impressions_sha256": [], "stored_after_task": []})
     fixed: State = field(default_factory=dict)
     result: dict[str, Any] | None = None
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.start, self.start_began = this_start(self.device), time.monotonic()
 
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:
@@ -136,6 +141,10 @@ class RunSession:
     def total(self) -> float:
         """Seconds of work on this run, over all its starts."""
         return time.monotonic() - self.started
+
+    def starts(self) -> list[dict[str, Any]]:
+        """Every start of this run, each with its seconds up to its last checkpoint, this one's up to now."""
+        return [*self.earlier, self.start | {"seconds": time.monotonic() - self.start_began}]
 
     def stages(self, task: int, saved: State | None) -> Stages:
         """The stages of a task, which log, take the time, and save checkpoints here."""
@@ -161,6 +170,7 @@ class RunSession:
         if self.writes:
             seconds = self.seconds if stages is None else self.seconds_in(stages["name"])
             spent = {"seconds": seconds, "total_seconds": self.total(), "peak_bytes": self.peak_bytes}
+            spent["starts"] = self.starts()
             self.checkpoints.save(self.fixed | spent | {"stages": stages, "lines": self.trackers.files.lines})
             self.on_checkpoint()
 
@@ -180,6 +190,9 @@ class RunSession:
         self.seconds, self.peak_bytes = saved["seconds"], saved["peak_bytes"]
         self.record = saved["record"]
         self.started -= saved["total_seconds"]
+        # a version that did not record starts began it: one entry stands for all of them
+        unknown = dict.fromkeys(self.start) | {"seconds": saved["total_seconds"]}
+        self.earlier = saved.get("starts", [unknown])
         return int(saved["lines"])
 
 
@@ -203,6 +216,8 @@ def learn_all(setup: Setup, session: RunSession, saved: State | None) -> None:
         with session.clock("evaluation"):
             for evaluator in setup.evaluators.values():
                 evaluator(learner)
+        if session.writes and task.index + 1 == len(plan):  # before the checkpoint, after which none is scored again
+            write_predictions(session.folder, data, setup.evaluators)
         event = task_end(task.index, setup, session, impressions)
         session.trackers.task_end(event)
         session.keep(setup, task.index + 1)

@@ -37,7 +37,7 @@ class Console:
     Progress goes to stderr, the final tables to stdout. On a terminal no line of progress is longer than it is wide.
 
     Args:
-        quiet: print nothing at all.
+        quiet: print nothing but warnings about the data.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -55,6 +55,10 @@ class Console:
         line, folder = f"{run.name} {verb}: {classes} classes in {self._tasks} tasks", f"folder {run.folder}"
         too_long = self._err.is_terminal and len(f"{line}, {folder}") > self._err.width
         self._print(f"{line}\n{folder}" if too_long else f"{line}, {folder}")
+        for text in run.summary:
+            self._print(text)
+        for text in run.warnings:  # quiet or not
+            Terminal(stderr=True, markup=False, highlight=False).print(f"warning: {text}", soft_wrap=True)
         if self._err.is_terminal:
             columns = TextColumn("{task.description}"), BarColumn(bar_width=BAR_WIDTH), MofNCompleteColumn()
             fields = TextColumn("[dim]{task.fields[left]}"), TextColumn("{task.fields[metrics]}", markup=False)

@@ -14,6 +14,7 @@ class RunStart:
         name: short and readable, e.g. `pbcblood-ccsi-s0`. folder: the run's, absolute; it exists.
         config: the resolved configuration. tasks: names of each task's classes, in order.
         resumed_at: how many lines of `metrics.jsonl` are valid (0 for a fresh start).
+        summary, warnings: lines about the data (see `ccsi.data.summary`); empty in a sweep's trials.
     """
 
     name: str
@@ -21,6 +22,8 @@ class RunStart:
     config: Mapping[str, Any]
     tasks: tuple[tuple[str, ...], ...]
     resumed_at: int = 0
+    summary: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
