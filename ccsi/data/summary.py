@@ -44,6 +44,10 @@ class Summary:
     warnings: tuple[str, ...]
     record: Mapping[str, Any]
 
+    def all_lines(self) -> list[str]:
+        """The lines, and the warnings, marked as such."""
+        return [*self.lines, *(f"warning: {text}" for text in self.warnings)]
+
 
 def summarize(data: Dataset) -> Summary:
     """The summary of a data set; reads every image once, to hash it."""

@@ -30,16 +30,20 @@ def memory_line(data: Dataset, plan: Sequence[Sequence[int]], net: IncrementalNe
     task = pixels * max(sum(int(counts[c]) for c in classes) for classes in plan)
     model = sum(value.numel() * value.element_size() for value in net.state_dict().values())
     return (
-        f"memory: images {size(images)}, a task's copy up to {size(task)} more; model {size(model)}, in training about "
-        "four times that (gradients, optimiser, the model before the task); a batch's activations and Python come on top"
+        f"memory: images {size(images)} (a task's copy: {size(task)} more), model {size(model)} (in training about "
+        "four times that); a batch's activations and Python come on top"
     )
 
 
-def write_description(folder: Path, data: Dataset, summary: Summary) -> None:
-    """Write the summary, and where each image went."""
-    lines = [*summary.lines, *(f"warning: {text}" for text in summary.warnings)]
-    write_atomically(folder / SUMMARY, "".join(f"{line}\n" for line in lines).encode())
-    write_atomically(folder / SPLIT_CSV, csv_bytes(split_rows(data)))
+def write_description(folder: Path, data: Dataset, summary: Summary, number: int = 1) -> None:
+    """Write the summary, and where each image went; `number`: of the data set, if several share the folder."""
+    texts = {
+        SUMMARY: "".join(f"{line}\n" for line in summary.all_lines()).encode(),
+        SPLIT_CSV: csv_bytes(split_rows(data)),
+    }
+    for name, text in texts.items():
+        stem, _, suffix = name.partition(".")
+        write_atomically(folder / (name if number == 1 else f"{stem}-{number}.{suffix}"), text)
 
 
 def write_predictions(folder: Path, data: Dataset, evaluators: Mapping[str, Evaluator]) -> None:

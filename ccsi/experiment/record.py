@@ -21,9 +21,7 @@ PROTOCOLS = {
 """What a permission means for the figures it was used for."""
 
 
-def result_of(
-    setup: Setup, session: RunSession, name: str, seed: int, about_data: Mapping[str, Any]
-) -> dict[str, Any]:
+def result_of(setup: Setup, session: RunSession, name: str, seed: int, about_data: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a finished run's result.json; `about_data`: what else it says of the data set.
 
     `val` and `test` hold the same figures (see `ccsi.evaluation.metrics.figures`); null if a split was not evaluated.

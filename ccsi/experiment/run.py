@@ -96,7 +96,9 @@ def run(
         lines = session.load(saved, setup) if saved is not None else 0
         stack.callback(lambda: tracking.finish(session.result))
         names = tuple(tuple(setup.data.class_names[c] for c in classes) for classes in setup.plan)
-        summary = description.describe(setup.data, setup.plan, setup.learner.net) if describe and session.writes else None
+        summary = (
+            description.describe(setup.data, setup.plan, setup.learner.net) if describe and session.writes else None
+        )
         said = (summary.lines, summary.warnings) if summary is not None else ()
         group.on_main(lambda: tracking.start(RunStart(f"{name}-s{seed}", folder, resolved, names, lines, *said)))
         if summary is not None:

@@ -23,6 +23,7 @@ from ccsi.evaluation import Evaluator, metrics
 from ccsi.experiment.checkpoint import Checkpoints, sha256_of
 from ccsi.experiment.description import write_predictions
 from ccsi.experiment.environment import peak_memory, reset_peak_memory, this_start
+from ccsi.experiment.forecast import Forecast, task_sizes
 from ccsi.io.atomic import write_atomically
 from ccsi.learners.base import ModelFactory, NetLearner
 from ccsi.rng import Streams
@@ -103,7 +104,7 @@ class RunSession:
         seconds, peak_bytes: per phase. phase_began: when the present phase started, in this process.
         record: what result.json has of each task. result: the whole of it, at the end.
         fixed: the part of a checkpoint that does not change while a task is learned.
-        earlier: what result.json says of earlier starts. start: the same of this one.
+        forecast: estimates the time that is left. earlier: what result.json says of earlier starts. start: the same of this one.
     """
 
     folder: Path
@@ -120,6 +121,7 @@ class RunSession:
     record: dict[str, list[Any]] = field(default_factory=lambda: {"impressions_sha256": [], "stored_after_task": []})
     fixed: State = field(default_factory=dict)
     result: dict[str, Any] | None = None
+    forecast: Forecast | None = None
     earlier: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -150,7 +152,9 @@ class RunSession:
         """The stages of a task, which log, take the time, and save checkpoints here."""
 
         def log(phase: str, step: int, steps: int, values: Mapping[str, float]) -> None:
-            self.trackers.progress(Progress(task, phase, step, steps, values))
+            left = self.forecast.progress(phase, step, steps) if self.forecast is not None else None
+            first_guess = self.forecast is not None and not self.forecast.n_done
+            self.trackers.progress(Progress(task, phase, step, steps, values, left, first_guess))
 
         return Stages(saved, lambda: self.writes and self.checkpoints.due(), self.save, log, self.clock)
 
@@ -204,11 +208,18 @@ def learn_all(setup: Setup, session: RunSession, saved: State | None) -> None:
         session.on_task_end(task_end(done - 1, setup, session, None))
     # a checkpoint inside a task has the learner's state at the start of the task, and the task's stages
     session.keep(setup, done)
+    sizes = task_sizes(data, plan, "all_tasks" in learner.permissions, list(setup.evaluators))
+    forecast = session.forecast = Forecast(sizes, learner)
+    probes = session.trackers.shows_time and ProcessGroup.current().world_size == 1
+    if probes and done < len(plan):
+        forecast.probe(learner, done, data.train.images.shape[1:])
     for task in make_tasks(data.train, data.val, plan, session.device, done, "all_tasks" in learner.permissions):
         for permission, pool in (("unlabeled_pool", data.val), ("test_images", data.test)):
             if permission in learner.permissions:
                 seen = [c for classes in plan[: task.index + 1] for c in classes]
                 task = dataclasses.replace(task, unlabeled=take(pool, seen, 0, session.device).images)
+        spent = dict(session.seconds)
+        forecast.start_task(task.index, whole=stages_saved is None)
         learner.learn(task, session.stages(task.index, stages_saved))
         stages_saved = None
         impressions = write_impressions(session, task.index, learner)
@@ -218,6 +229,11 @@ def learn_all(setup: Setup, session: RunSession, saved: State | None) -> None:
                 evaluator(learner)
         if session.writes and task.index + 1 == len(plan):  # before the checkpoint, after which none is scored again
             write_predictions(session.folder, data, setup.evaluators)
+        took = {phase: seconds - spent.get(phase, 0.0) for phase, seconds in session.seconds.items()}
+        scoring = took.pop("evaluation")
+        forecast.end_task({phase: seconds for phase, seconds in took.items() if seconds}, scoring)
+        if probes and task.index == 0 and len(plan) > 1:  # again, on the net as it is now
+            forecast.probe(learner, 1, data.train.images.shape[1:])
         event = task_end(task.index, setup, session, impressions)
         session.trackers.task_end(event)
         session.keep(setup, task.index + 1)
@@ -230,7 +246,9 @@ def task_end(index: int, setup: Setup, session: RunSession, impressions: Path | 
     values = {f"{split}_{name}": own[name] for split, own in setup.figures().items() for name in metrics.SCALARS}
     confusion = {split: evaluator.confusions[-1] for split, evaluator in setup.evaluators.items()}
     stored = session.record["stored_after_task"][-1]
-    return TaskEnd(index, len(setup.plan), {"seconds": session.total()} | values, confusion, impressions, stored)
+    left = session.forecast.left(index + 1) if session.forecast is not None else None
+    figures = {"seconds": session.total()} | values
+    return TaskEnd(index, len(setup.plan), figures, confusion, impressions, stored, left)
 
 
 def write_impressions(session: RunSession, index: int, learner: NetLearner) -> Path | None:

@@ -41,7 +41,7 @@ class Console:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+        self.quiet, self.shows_time = quiet, not quiet
         self._folder: Path | None = None
         self._bar: Bar | None = None
         # lines are soft-wrapped where they are printed: a log file has 80 columns for rich; a path may hold [brackets]
@@ -73,6 +73,8 @@ class Console:
         self._last = event
         done = event.step - self._first_step  # in this process: a resumed phase does not start at step 1
         left = f"{clock((now - self._phase_began) / done * (event.steps - event.step))} left" if done else ""
+        if event.left is not None:
+            left += f"{', ' * bool(left)}run {clock(event.left)} left{' (first guess)' * event.first_guess}"
         title = self._title(event)
         if self._bar is not None:
             (line,) = self._bar.task_ids or [self._bar.add_task(title, total=event.steps, metrics="", left="")]
@@ -86,7 +88,8 @@ class Console:
     def task_end(self, event: TaskEnd) -> None:
         self._close_phase()
         after = f" after {clock(event.figures['seconds'])}" if "seconds" in event.figures else ""
-        self._print(f"task {event.task + 1}/{event.tasks} done{after}: {accuracies(event.figures)}")
+        left = f", about {clock(event.left)} left" if event.left is not None and event.task + 1 < event.tasks else ""
+        self._print(f"task {event.task + 1}/{event.tasks} done{after}{left}: {accuracies(event.figures)}")
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
         """The final tables on stdout; nothing for a run that was stopped."""

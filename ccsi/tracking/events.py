@@ -33,6 +33,8 @@ class Progress:
     Attributes:
         task: 0-based. phase: `synthesis`, `training`, … step: 1-based, of `steps` in this phase.
         metrics: the loss and its parts (`loss`, `loss_ce`, `loss_distillation`, …), `val_accuracy`, `lr`.
+        left: estimate of the whole run's seconds from now on; None while unknown. first_guess: no task has been
+            learned yet.
     """
 
     task: int
@@ -40,6 +42,8 @@ class Progress:
     step: int
     steps: int
     metrics: Mapping[str, float]
+    left: float | None = None
+    first_guess: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class TaskEnd:
         confusion: split → counts [n_seen][n_seen], rows are true classes.
         impressions: the file of this task's, if any (`images` uint8 [N, C, S, S], `labels` int64 [N]).
         stored: what the learner keeps of real data now: `kind`, `count` and `bytes` of each.
+        left: estimate of the seconds until the run's end; None while unknown.
     """
 
     task: int
@@ -63,6 +68,7 @@ class TaskEnd:
     confusion: Mapping[str, list[list[int]]]
     impressions: Path | None = None
     stored: Sequence[Mapping[str, Any]] = ()
+    left: float | None = None
 
 
 class Tracker(Protocol):
