@@ -19,12 +19,17 @@ class Stage:
     A loop starts from `state` if it is not None, calls `maybe_checkpoint` after each step with a function that makes
     its state (called only if a checkpoint is due), and `log` at logging points. Workers whose states differ first
     agree on `due`, then gather and `save` them; the main worker's save counts.
+
+    To time a few steps of a loop, it calls `plan` before the first one, with the number of steps and, in training, of
+    a task's own images and of those replayed beside them in every epoch; and it ends early once it is `measured`.
     """
 
     state: State | None = None
     due: Callable[[], bool] = lambda: False
     save: Callable[[State], None] = lambda state: None
     log: Callable[[int, int, Mapping[str, float]], None] = lambda step, steps, metrics: None
+    plan: Callable[[int, int, int], None] = lambda steps, own, replayed: None
+    measured: Callable[[], bool] = lambda: False
 
     def maybe_checkpoint(self, make: Callable[[], State]) -> None:
         """Save the result of `make` if a checkpoint is due."""

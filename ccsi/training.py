@@ -114,7 +114,9 @@ class Training:
     ) -> State:
         """Train `net` in place; returns its state (no copy). UserError for a single image: no batch statistics."""
         loop = TrainingLoop(self, net, data, objective, streams, stage, train_old_prototypes)
-        while loop.epoch < loop.epochs:
+        replayed = len(data.replay) if data.replay is not None and data.replay_ratio is None else 0
+        stage.plan(loop.steps, len(data.train), replayed)
+        while loop.epoch < loop.epochs and not stage.measured():
             loop.run_epoch()
         if loop.kept is not None:
             net.load_state_dict(loop.kept)
@@ -194,6 +196,8 @@ class TrainingLoop:
             if step % LOG_EVERY == 0:
                 self.stage.log(step, self.steps, metrics())
             self.stage.maybe_checkpoint(self.state_dict)
+            if self.stage.measured():
+                return
             metrics = self.step(order)
         accuracy = own_accuracy(self.net, self.data.val)
         self.epoch, self.batch = self.epoch + 1, 0

@@ -20,13 +20,14 @@ Common settings (key=value):
   dataset.path=FILE  dataset.root=FOLDER  dataset.max_per_class=N
   dataset.size=32  dataset.fit=pad|resize
   scenario.classes_per_task=2|[3,2,2]|{first:4,increment:2}
-  scenario.class_order=natural|shuffle|[1,0,…]
+  scenario.class_order=natural|shuffle|[1,0,…]|[cat,dog,…]
   model.norm=cn|batch  model.groups=8
   learner.synthesis.iterations=N  learner.synthesis.per_class=N
   learner.distillation=5  learner.w_margin=1  learner.w_idc=1  (0: off)
   training.epochs=N  training.batch_size=N  training.lr=X
   training.precision=float32|bfloat16
-  device=auto|cpu|cuda  threads=N  seed=N  run_dir=FOLDER  report=true|false
+  device=auto|cpu|cuda  threads=N  seed=N  run_dir=FOLDER
+  report=true|false  report.real_images=true
   tracking.wandb.mode=disabled|offline|online
   tracking.console.quiet=true
 All settings: add --show.

@@ -142,6 +142,8 @@ def from_arguments(arguments: Sequence[str], name: str = "config") -> Config:
     if not paths:
         return load(arguments, name)
     config = read(Path(paths[0]), resolve=True)
+    if config.get("report") is True:  # of earlier versions; so that report.real_images can be set
+        config["report"] = {"real_images": False}
     if len(paths) > 1 or "_target_" not in config:
         raise UserError(f"{paths[-1]}: expected one file with a run's complete configuration, as --show prints it.")
     return apply(config, {o.key_or_group: o.value() for o in parse([a for a in arguments if a not in paths])})

@@ -76,6 +76,8 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
     keys = [one for one, _ in nodes(known) if not one.startswith("sweep.space.")]
     if key in keys:  # the key exists, so the mistake is in the value typed for it
         inside = [one.removeprefix(f"{key}.") for one in keys if one.startswith(f"{key}.") and "._" not in one]
+        if not inside:
+            return f"{key} has no place, because another setting took that of {key.rpartition('.')[0]}; expected one."
         return f"{key} has nothing of the name typed inside it; expected some of {', '.join(inside)}."
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
     return f"{key} is not a setting; " + (f"did you mean {near[0]}?" if near else "see --help for the settings.")

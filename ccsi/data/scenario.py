@@ -1,6 +1,7 @@
 """The division of a data set into a sequence of tasks with disjoint classes."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -47,26 +48,29 @@ class Scenario:
     """The order of the classes, and their number in each task.
 
     Args:
-        class_order: `natural`, `shuffle` (by the run's seed), or the list of all classes in order.
+        class_order: `natural`, `shuffle` (by the run's seed), or the list of all classes in order. In it a text is a
+            class's name and a whole number its number, so that "2" is the class called 2, and 2 the third one.
         classes_per_task: a number that divides the classes, a list that sums to them, or
             {first: …, increment: …}.
     """
 
-    class_order: Literal["natural", "shuffle"] | list[int] = "natural"
+    class_order: Literal["natural", "shuffle"] | list[int | str] = "natural"
     classes_per_task: PositiveInt | list[PositiveInt] | FirstIncrement = 2
 
-    def plan(self, n_classes: int, streams: Streams) -> list[list[int]]:
+    def plan(self, class_names: Sequence[str], streams: Streams) -> list[list[int]]:
         """The original class numbers of each task, in order; UserError if the configuration does not fit them."""
+        n_classes = len(class_names)
         if self.class_order == "natural":
             order = list(range(n_classes))
         elif self.class_order == "shuffle":
             order = torch.randperm(n_classes, generator=streams.generator("class order")).tolist()
         else:
-            order = [int(c) for c in self.class_order]
+            order = [number_of(c, class_names) if isinstance(c, str) else c for c in self.class_order]
             if sorted(order) != list(range(n_classes)):
-                raise UserError(
-                    f"scenario.class_order={order}: expected each of the classes 0 to {n_classes - 1} exactly once."
-                )
+                names = any(name.isdecimal() for name in class_names)
+                hint = """; a class that is called by a number is named in quotes, such as '["10"]'""" if names else ""
+                problem = f"expected each of the classes 0 to {n_classes - 1} exactly once{hint}."
+                raise UserError(f"scenario.class_order={self.class_order}: {problem}")
         labels = iter(order)
         return [list(islice(labels, size)) for size in self.sizes(n_classes)]
 
@@ -86,6 +90,22 @@ class Scenario:
                 "expected a number that divides them or a list that sums to them."
             )
         return sizes
+
+
+def number_of(name: str, class_names: Sequence[str]) -> int:
+    """The number of the class with a name; UserError if there is none, or several."""
+    found = [number for number, one in enumerate(class_names) if one == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        problem = f"the classes {', '.join(map(str, found))} are all called so; expected their numbers."
+    else:
+        cases = {one.casefold(): one for one in class_names}
+        near = [cases[one] for one in difflib.get_close_matches(name.casefold(), cases)]
+        few = [*class_names[:10], *(["…"] if len(class_names) > 10 else [])]
+        hint = f"did you mean {' or '.join(near)}?" if near else f"expected some of {', '.join(few)}."
+        problem = f"there is no class of this name; {hint}"
+    raise UserError(f"scenario.class_order: {name}: {problem}")
 
 
 def relabelled(labels: Tensor, classes: list[int], start: int) -> Tensor:

@@ -18,14 +18,22 @@ class Evaluator:
     """Accuracy on one split (val or test, original labels) of all classes seen so far, once after each task.
 
     Each worker of a run scores a part of the images; all of them compute the figures from all scores.
+
+    Attributes:
+        order: the original number of each class, in the order they come.
+        predicted, softmax: for each image scored after the latest task, in the split's order, the position in `order`
+            of its highest score, and the softmax of that score; empty before, and not part of a checkpoint.
     """
 
     def __init__(self, split: Labelled, plan: Sequence[Sequence[int]], device: torch.device, batch: int = 512) -> None:
         self.plan, self.device, self.batch = plan, device, batch
-        order = [c for classes in plan for c in classes]
-        self.images = Labelled(split.images, relabelled(split.labels, order, 0))  # no copy: processes may share them
+        self.order = [c for classes in plan for c in classes]
+        self.images = Labelled(
+            split.images, relabelled(split.labels, self.order, 0)
+        )  # no copy: processes may share them
         self.confusions: list[list[list[int]]] = []
         self.aucs: list[float] = []
+        self.predicted, self.softmax = list[int](), list[float]()
 
     @torch.no_grad()
     def __call__(self, learner: NetLearner) -> None:
@@ -45,7 +53,12 @@ class Evaluator:
         scores = process_group.all_gather_rows(torch.cat(shards))
         if not scores.isfinite().all():
             raise diverged(learner.name, "scores", tasks)
-        counts = torch.bincount(labels * n_seen + scores.argmax(1), minlength=n_seen * n_seen).view(n_seen, n_seen)
+        predicted = scores.argmax(1)
+        self.predicted, self.softmax = (
+            predicted.tolist(),
+            scores.softmax(1).gather(1, predicted[:, None])[:, 0].tolist(),
+        )
+        counts = torch.bincount(labels * n_seen + predicted, minlength=n_seen * n_seen).view(n_seen, n_seen)
         self.confusions.append(counts.tolist())
         self.aucs.append(metrics.auc(labels.numpy(), log_odds(scores).numpy()))
 

@@ -6,8 +6,9 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -44,6 +45,17 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{'Apple GPU' if device.type == 'mps' else 'CPU'}, {os.cpu_count()} cores, {platform.machine()}"
+
+
+def versions() -> dict[str, str]:
+    """Of Python, and of the packages that the numbers depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "torchvision", "numpy")}
+
+
+def this_start(device: torch.device) -> dict[str, Any]:
+    """What result.json says of one start of a run; no name of a host or a user."""
+    where = {"device": hardware(device), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    return {"commit": commit(), "versions": versions(), **where}
 
 
 def reset_peak_memory(device: torch.device) -> None:

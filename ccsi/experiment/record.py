@@ -1,8 +1,7 @@
 """What result.json says of a run (see docs: a run's folder). `ccsi.io.run_files.read_result` reads it back."""
 
 import dataclasses
-import platform
-from importlib.metadata import version
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,8 +21,8 @@ PROTOCOLS = {
 """What a permission means for the figures it was used for."""
 
 
-def result_of(setup: Setup, session: RunSession, name: str, seed: int) -> dict[str, Any]:
-    """The content of a finished run's result.json.
+def result_of(setup: Setup, session: RunSession, name: str, seed: int, about_data: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a finished run's result.json; `about_data`: what else it says of the data set.
 
     `val` and `test` hold the same figures (see `ccsi.evaluation.metrics.figures`); null if a split was not evaluated.
     """
@@ -31,7 +30,6 @@ def result_of(setup: Setup, session: RunSession, name: str, seed: int) -> dict[s
     stored, weights = learner.stored(), learner.net.state_dict()
     exemplars = any(item.kind == "exemplars" for item in stored)
     protocol = "; ".join(PROTOCOLS[p] for p in learner.permissions) or ("exemplar replay" if exemplars else "data-free")
-    versions = {package: version(package) for package in ("torch", "torchvision", "numpy")}
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "name": f"{name}-s{seed}",
@@ -40,6 +38,7 @@ def result_of(setup: Setup, session: RunSession, name: str, seed: int) -> dict[s
             "checksum": data.checksum,
             "class_names": [data.class_names[c] for c in order],
             **{split: len(getattr(data, split)) for split in ("train", "val", "test")},
+            **about_data,
         },
         "scenario": {"class_order": order, "classes_per_task": [len(classes) for classes in setup.plan]},
         "seed": seed,
@@ -59,7 +58,8 @@ def result_of(setup: Setup, session: RunSession, name: str, seed: int) -> dict[s
         "threads": torch.get_num_threads(),
         "workers": ProcessGroup.current().world_size,
         "device": hardware(session.device),
-        "versions": {"python": platform.python_version(), **versions},
-        "commit": session.commit,
+        "versions": session.start["versions"],
+        "commit": session.start["commit"],
+        "starts": session.starts(),
     }
     return finite(result)

@@ -8,21 +8,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict  # pydantic does not accept typing.TypedDict before Python 3.12
+
 from ccsi.checks import NonNegative, NonNegativeInt, PositiveInt
 from ccsi.data import Labelled, Scenario, Source
 from ccsi.data.scenario import relabelled
 from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
+from ccsi.experiment import description
 from ccsi.experiment.checkpoint import Checkpoints
 from ccsi.experiment.environment import DeviceName, set_up_torch
 from ccsi.experiment.folder import check_run_dir, default_run_dir, lock_run_dir
 from ccsi.experiment.record import result_of
-from ccsi.experiment.tasks import LearnerFactory, RunSession, learn_all, set_up
+from ccsi.experiment.tasks import LearnerFactory, RunSession, Setup, learn_all, set_up
 from ccsi.io.atomic import write_atomically
 from ccsi.io.run_files import RESULT
 from ccsi.learners.base import ModelFactory
 from ccsi.tracking import RunStart, TaskEnd, Tracker, Trackers
 from ccsi.training import Training
+
+
+@with_config(ConfigDict(extra="forbid"))
+class Pictures(TypedDict):
+    """What a run's pictures may show. real_images: a few training images beside the impressions."""
+
+    real_images: bool
 
 
 @dataclass(frozen=True)
@@ -48,13 +59,14 @@ def run(
     workers: PositiveInt = 1,
     run_dir: str | None = None,
     evaluate_test: bool = True,
-    report: bool = True,
+    report: bool | Pictures = True,
     checkpoint_every: NonNegative = 60.0,
     share_data: str | None = None,
     config: Mapping[str, Any] | None = None,
     on_task_end: Callable[[TaskEnd], None] | None = None,
     on_checkpoint: Callable[[], None] | None = None,
     watch: Tracker | None = None,
+    describe: bool = True,
 ) -> RunResult:
     """Learn task after task, evaluate after each, and leave everything in the run's folder.
 
@@ -63,6 +75,7 @@ def run(
 
     Args:
         config: the resolved configuration, for the record. watch: one more tracker.
+        describe: print a summary of the data and write split.csv; a sweep's driver does it once for all trials.
         on_task_end: called after each task's checkpoint, and again after a resume. on_checkpoint: after each.
 
     Raises:
@@ -83,12 +96,19 @@ def run(
         lines = session.load(saved, setup) if saved is not None else 0
         stack.callback(lambda: tracking.finish(session.result))
         names = tuple(tuple(setup.data.class_names[c] for c in classes) for classes in setup.plan)
-        group.on_main(lambda: tracking.start(RunStart(f"{name}-s{seed}", folder, resolved, names, lines)))
+        summary = (
+            description.describe(setup.data, setup.plan, setup.learner.net) if describe and session.writes else None
+        )
+        said = (summary.lines, summary.warnings) if summary is not None else ()
+        group.on_main(lambda: tracking.start(RunStart(f"{name}-s{seed}", folder, resolved, names, lines, *said)))
+        if summary is not None:
+            description.write_description(folder, setup.data, summary)
         learn_all(setup, session, saved)
-        result = result_of(setup, session, name, seed)
+        result = result_of(setup, session, name, seed, summary.record if summary is not None else {})
         if session.writes:
             if report:
-                draw(folder, result, setup.data.train)
+                shown = isinstance(report, dict) and report["real_images"]  # true: pictures without any
+                draw(folder, result, setup.data.train if shown else None)
             # last: a run that has it is finished
             write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
         session.result = result
@@ -105,14 +125,14 @@ def validate(
     evaluate_test: bool = True,
     share_data: str | None = None,
     **others: Any,
-) -> None:
+) -> Setup:
     """Do what `run` does before it writes to its folder, on the CPU, and leave the data in the folder `share_data`.
 
     Raises:
         UserError: values that do not fit the data or each other; a sweep finds them so before its first trial.
     """
     parts = partial(set_up, dataset=dataset, scenario=scenario, model=model, learner=learner, training=training)
-    parts(evaluate_test=evaluate_test, share_data=share_data)
+    return parts(evaluate_test=evaluate_test, share_data=share_data)
 
 
 def check_workers(wanted: int, here: int) -> None:
@@ -124,9 +144,10 @@ def check_workers(wanted: int, here: int) -> None:
         )
 
 
-def draw(folder: Path, result: Mapping[str, Any], train: Labelled) -> None:
-    """Draw the run's pictures, with a few training images beside the impressions."""
+def draw(folder: Path, result: Mapping[str, Any], real: Labelled | None) -> None:
+    """Draw the run's pictures; with `real`, the training images, a few of each class beside the impressions."""
     from ccsi.report.run import draw_run  # matplotlib takes a second to import; most sweeps' trials do not draw
 
-    labels = relabelled(train.labels, result["scenario"]["class_order"], 0)
-    draw_run(folder, result, Labelled(train.images, labels))
+    if real is not None:
+        real = Labelled(real.images, relabelled(real.labels, result["scenario"]["class_order"], 0))
+    draw_run(folder, result, real)

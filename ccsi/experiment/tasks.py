@@ -21,7 +21,9 @@ from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
 from ccsi.evaluation import Evaluator, metrics
 from ccsi.experiment.checkpoint import Checkpoints, sha256_of
-from ccsi.experiment.environment import commit, peak_memory, reset_peak_memory
+from ccsi.experiment.description import write_predictions
+from ccsi.experiment.environment import peak_memory, reset_peak_memory, this_start
+from ccsi.experiment.forecast import Forecast, task_sizes
 from ccsi.io.atomic import write_atomically
 from ccsi.learners.base import ModelFactory, NetLearner
 from ccsi.rng import Streams
@@ -80,7 +82,7 @@ def set_up(
             "dataset.path and $CCSI_DATA must hold the same on all machines."
         )
     streams, channels = Streams(seed), data.train.images.shape[1]
-    plan = scenario.plan(len(data.class_names), streams)
+    plan = scenario.plan(data.class_names, streams)
     made = learner(model=model, in_channels=channels, training=training, streams=streams, device=where)
     made.check([len(classes) for classes in plan])
     if "test_images" in made.permissions and not evaluate_test:
@@ -102,6 +104,7 @@ class RunSession:
         seconds, peak_bytes: per phase. phase_began: when the present phase started, in this process.
         record: what result.json has of each task. result: the whole of it, at the end.
         fixed: the part of a checkpoint that does not change while a task is learned.
+        forecast: estimates the time that is left. earlier: what result.json says of earlier starts. start: the same of this one.
     """
 
     folder: Path
@@ -111,7 +114,6 @@ class RunSession:
     on_checkpoint: Callable[[], None]
     on_task_end: Callable[[TaskEnd], None]
     writes: bool = field(default_factory=lambda: ProcessGroup.current().is_main)
-    commit: str | None = field(default_factory=commit)
     started: float = field(default_factory=time.monotonic)
     phase_began: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -119,6 +121,11 @@ class RunSession:
     record: dict[str, list[Any]] = field(default_factory=lambda: {"impressions_sha256": [], "stored_after_task": []})
     fixed: State = field(default_factory=dict)
     result: dict[str, Any] | None = None
+    forecast: Forecast | None = None
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.start, self.start_began = this_start(self.device), time.monotonic()
 
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:
@@ -137,11 +144,17 @@ class RunSession:
         """Seconds of work on this run, over all its starts."""
         return time.monotonic() - self.started
 
+    def starts(self) -> list[dict[str, Any]]:
+        """Every start of this run, each with its seconds up to its last checkpoint, this one's up to now."""
+        return [*self.earlier, self.start | {"seconds": time.monotonic() - self.start_began}]
+
     def stages(self, task: int, saved: State | None) -> Stages:
         """The stages of a task, which log, take the time, and save checkpoints here."""
 
         def log(phase: str, step: int, steps: int, values: Mapping[str, float]) -> None:
-            self.trackers.progress(Progress(task, phase, step, steps, values))
+            left = self.forecast.progress(phase, step, steps) if self.forecast is not None else None
+            first_guess = self.forecast is not None and not self.forecast.n_done
+            self.trackers.progress(Progress(task, phase, step, steps, values, left, first_guess))
 
         return Stages(saved, lambda: self.writes and self.checkpoints.due(), self.save, log, self.clock)
 
@@ -161,6 +174,7 @@ class RunSession:
         if self.writes:
             seconds = self.seconds if stages is None else self.seconds_in(stages["name"])
             spent = {"seconds": seconds, "total_seconds": self.total(), "peak_bytes": self.peak_bytes}
+            spent["starts"] = self.starts()
             self.checkpoints.save(self.fixed | spent | {"stages": stages, "lines": self.trackers.files.lines})
             self.on_checkpoint()
 
@@ -180,6 +194,9 @@ class RunSession:
         self.seconds, self.peak_bytes = saved["seconds"], saved["peak_bytes"]
         self.record = saved["record"]
         self.started -= saved["total_seconds"]
+        # a version that did not record starts began it: one entry stands for all of them
+        unknown = dict.fromkeys(self.start) | {"seconds": saved["total_seconds"]}
+        self.earlier = saved.get("starts", [unknown])
         return int(saved["lines"])
 
 
@@ -191,11 +208,18 @@ def learn_all(setup: Setup, session: RunSession, saved: State | None) -> None:
         session.on_task_end(task_end(done - 1, setup, session, None))
     # a checkpoint inside a task has the learner's state at the start of the task, and the task's stages
     session.keep(setup, done)
+    sizes = task_sizes(data, plan, "all_tasks" in learner.permissions, list(setup.evaluators))
+    forecast = session.forecast = Forecast(sizes, learner)
+    probes = session.trackers.shows_time and ProcessGroup.current().world_size == 1
+    if probes and done < len(plan):
+        forecast.probe(learner, done, data.train.images.shape[1:])
     for task in make_tasks(data.train, data.val, plan, session.device, done, "all_tasks" in learner.permissions):
         for permission, pool in (("unlabeled_pool", data.val), ("test_images", data.test)):
             if permission in learner.permissions:
                 seen = [c for classes in plan[: task.index + 1] for c in classes]
                 task = dataclasses.replace(task, unlabeled=take(pool, seen, 0, session.device).images)
+        spent = dict(session.seconds)
+        forecast.start_task(task.index, whole=stages_saved is None)
         learner.learn(task, session.stages(task.index, stages_saved))
         stages_saved = None
         impressions = write_impressions(session, task.index, learner)
@@ -203,6 +227,13 @@ def learn_all(setup: Setup, session: RunSession, saved: State | None) -> None:
         with session.clock("evaluation"):
             for evaluator in setup.evaluators.values():
                 evaluator(learner)
+        if session.writes and task.index + 1 == len(plan):  # before the checkpoint, after which none is scored again
+            write_predictions(session.folder, data, setup.evaluators)
+        took = {phase: seconds - spent.get(phase, 0.0) for phase, seconds in session.seconds.items()}
+        scoring = took.pop("evaluation")
+        forecast.end_task({phase: seconds for phase, seconds in took.items() if seconds}, scoring)
+        if probes and task.index == 0 and len(plan) > 1:  # again, on the net as it is now
+            forecast.probe(learner, 1, data.train.images.shape[1:])
         event = task_end(task.index, setup, session, impressions)
         session.trackers.task_end(event)
         session.keep(setup, task.index + 1)
@@ -215,7 +246,9 @@ def task_end(index: int, setup: Setup, session: RunSession, impressions: Path | 
     values = {f"{split}_{name}": own[name] for split, own in setup.figures().items() for name in metrics.SCALARS}
     confusion = {split: evaluator.confusions[-1] for split, evaluator in setup.evaluators.items()}
     stored = session.record["stored_after_task"][-1]
-    return TaskEnd(index, len(setup.plan), {"seconds": session.total()} | values, confusion, impressions, stored)
+    left = session.forecast.left(index + 1) if session.forecast is not None else None
+    figures = {"seconds": session.total()} | values
+    return TaskEnd(index, len(setup.plan), figures, confusion, impressions, stored, left)
 
 
 def write_impressions(session: RunSession, index: int, learner: NetLearner) -> Path | None:

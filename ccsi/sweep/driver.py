@@ -8,6 +8,7 @@ import contextlib
 import os
 import shutil
 import sys
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -24,10 +25,13 @@ from ccsi.sweep.runs import check_known, finished_runs, read_results, run_folder
 from ccsi.sweep.trial_generator import generate_jobs, start_trial
 from ccsi.sweep.warm_start import warm_start
 
+if TYPE_CHECKING:  # it imports torch, which the driver of a cluster does not need
+    from ccsi.experiment.tasks import Setup
+
 
 def debug(definition: Definition, console: Console) -> int:
     """Run the first trial's first seed in this process: breakpoints work, exceptions come through."""
-    validate(definition)
+    describe_data(definition, console)
     definition.runs.mkdir(parents=True, exist_ok=True)
     recorder = SweepRecorder(definition)
     warm_start(recorder)
@@ -95,8 +99,23 @@ def results_at_start(recorder: SweepRecorder, console: Console) -> dict[RunId, R
     return results
 
 
-def validate(definition: Definition) -> None:
-    """Check that data, scenario, model and learner fit together, from the folder where the sweep was first typed."""
+def describe_data(definition: Definition, console: Console) -> None:
+    """Check the sweep (see `validate`); print the summary of each of its data sets, once for all runs, and write it."""
+    from ccsi.experiment.description import describe, write_description
+
+    for number, setup in enumerate(validate(definition), start=1):
+        summary = describe(setup.data, setup.plan, setup.learner.net)
+        for line in summary.all_lines():
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        write_description(definition.folder, setup.data, summary, number)
+
+
+def validate(definition: Definition) -> "list[Setup]":
+    """Check that data, scenario, model and learner fit together, from the folder where the sweep was first typed.
+
+    Returns:
+        What a run works on, once for each data set.
+    """
     try:
         os.chdir(definition.cwd)
     except OSError as error:
@@ -104,11 +123,14 @@ def validate(definition: Definition) -> None:
             f"{definition.cwd}, where this sweep was started and its relative paths begin, cannot be entered "
             f"({error.strerror}): put it back, or start a new sweep."
         ) from error
+    found: dict[str, Setup] = {}
     for base in definition.bases.values():
         if base["_target_"] == "ccsi.experiment.run":
             shared = base.get("share_data") or str(definition.shared_data)
             as_in_phase_1 = {"_target_": "ccsi.experiment.validate", "evaluate_test": False, "share_data": shared}
-            build(base | as_in_phase_1)()
+            setup = build(base | as_in_phase_1)()
+            found.setdefault(setup.data.checksum, setup)
+    return list(found.values())
 
 
 def run_phases(recorder: SweepRecorder, console: Console) -> None:
@@ -116,7 +138,7 @@ def run_phases(recorder: SweepRecorder, console: Console) -> None:
     definition = recorder.definition
     prepare_ray(local=definition.ray.address is None)
     if definition.ray.address is None:
-        validate(definition)  # a cluster's nodes may have data that this machine lacks
+        describe_data(definition, console)  # a cluster's nodes may have data that this machine lacks
     console.print(f"Starting Ray ({shown(definition.ray.address or 'local')}) …", highlight=False)
     from ccsi.sweep.execution import cluster, tuner  # seconds to import
 

@@ -14,6 +14,7 @@ import ccsi.config
 from ccsi.checks import NonNegativeInt
 from ccsi.config import Config, build
 from ccsi.errors import UserError
+from ccsi.experiment.description import describe
 from ccsi.experiment.folder import check_run_dir, default_run_dir
 from ccsi.io.locks import InUseError, locked
 from ccsi.io.run_files import read_result
@@ -73,7 +74,9 @@ def run_shared(config: Config, context: TrialContext, cluster: Cluster) -> None:
     prepare_ray(context.local)
     if context.local:  # a cluster's nodes may see other disks than this machine
         check_run_dir(folder, config)
-        build(config | {"_target_": "ccsi.experiment.validate"})()
+        setup = build(config | {"_target_": "ccsi.experiment.validate"})()
+        for line in describe(setup.data, setup.plan, setup.learner.net).all_lines():  # the workers' consoles go to logs
+            print(line, file=sys.stderr)
     print(f"Run {folder.name} in {folder}: {context.workers} workers", file=sys.stderr)
     print(f"Starting Ray ({ccsi.config.shown(cluster.address or 'local')}) …", file=sys.stderr)
     from ccsi.sweep.execution import cluster as ray_cluster  # seconds to import

@@ -98,7 +98,10 @@ class Generation:
             parts = {"generator": generator.state_dict(), "optimizer": optimizer.state_dict()}
             return {**parts, "draws": draws.get_state(), "step": step + 1}
 
+        stage.plan(self.steps, 0, 0)
         for step in range(first, self.steps):
+            if stage.measured():
+                break
             terms = self.objective(net, generator.sample(self.batch_size, draws))
             grads = torch.autograd.grad(torch.stack(list(terms.values())).sum(), weights)
             optimizer.step(grads, self.lr)

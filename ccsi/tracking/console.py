@@ -38,11 +38,11 @@ class Console:
     Progress goes to stderr, the final tables to stdout. On a terminal no line of progress is longer than it is wide.
 
     Args:
-        quiet: print nothing at all.
+        quiet: print nothing but warnings about the data.
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+        self.quiet, self.shows_time = quiet, not quiet
         self._folder: Path | None = None
         self._bar: Bar | None = None
         # lines are soft-wrapped where they are printed: a log file has 80 columns for rich; a path may hold [brackets]
@@ -56,6 +56,10 @@ class Console:
         line, folder = f"{run.name} {verb}: {classes} classes in {self._tasks} tasks", f"folder {run.folder}"
         too_long = self._err.is_terminal and len(f"{line}, {folder}") > self._err.width
         self._print(f"{line}\n{folder}" if too_long else f"{line}, {folder}")
+        for text in run.summary:
+            self._print(text)
+        for text in run.warnings:  # quiet or not
+            Terminal(stderr=True, markup=False, highlight=False).print(f"warning: {text}", soft_wrap=True)
         if self._err.is_terminal:
             columns = TextColumn("{task.description}"), BarColumn(bar_width=BAR_WIDTH), MofNCompleteColumn()
             fields = TextColumn("[dim]{task.fields[left]}"), TextColumn("{task.fields[metrics]}", markup=False)
@@ -70,6 +74,8 @@ class Console:
         self._last = event
         done = event.step - self._first_step  # in this process: a resumed phase does not start at step 1
         left = f"{clock((now - self._phase_began) / done * (event.steps - event.step))} left" if done else ""
+        if event.left is not None:
+            left += f"{', ' * bool(left)}run {clock(event.left)} left{' (first guess)' * event.first_guess}"
         title = self._title(event)
         if self._bar is not None:
             (line,) = self._bar.task_ids or [self._bar.add_task(title, total=event.steps, metrics="", left="")]
@@ -83,7 +89,8 @@ class Console:
     def task_end(self, event: TaskEnd) -> None:
         self._close_phase()
         after = f" after {clock(event.figures['seconds'])}" if "seconds" in event.figures else ""
-        self._print(f"task {event.task + 1}/{event.tasks} done{after}: {accuracies(event.figures)}")
+        left = f", about {clock(event.left)} left" if event.left is not None and event.task + 1 < event.tasks else ""
+        self._print(f"task {event.task + 1}/{event.tasks} done{after}{left}: {accuracies(event.figures)}")
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
         """The final tables on stdout; nothing for a run that was stopped."""

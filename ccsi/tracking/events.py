@@ -14,6 +14,7 @@ class RunStart:
         name: short and readable, e.g. `pbcblood-ccsi-s0`. folder: the run's, absolute; it exists.
         config: the resolved configuration. tasks: names of each task's classes, in order.
         resumed_at: how many lines of `metrics.jsonl` are valid (0 for a fresh start).
+        summary, warnings: lines about the data (see `ccsi.data.summary`); empty in a sweep's trials.
     """
 
     name: str
@@ -21,6 +22,8 @@ class RunStart:
     config: Mapping[str, Any]
     tasks: tuple[tuple[str, ...], ...]
     resumed_at: int = 0
+    summary: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Progress:
     Attributes:
         task: 0-based. phase: `synthesis`, `training`, … step: 1-based, of `steps` in this phase.
         metrics: the loss and its parts (`loss`, `loss_ce`, `loss_distillation`, …), `val_accuracy`, `lr`.
+        left: estimate of the whole run's seconds from now on; None while unknown. first_guess: no task has been
+            learned yet.
     """
 
     task: int
@@ -37,6 +42,8 @@ class Progress:
     step: int
     steps: int
     metrics: Mapping[str, float]
+    left: float | None = None
+    first_guess: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class TaskEnd:
         confusion: split → counts [n_seen][n_seen], rows are true classes.
         impressions: the file of this task's, if any (`images` uint8 [N, C, S, S], `labels` int64 [N]).
         stored: what the learner keeps of real data now: `kind`, `count` and `bytes` of each.
+        left: estimate of the seconds until the run's end; None while unknown.
     """
 
     task: int
@@ -60,6 +68,7 @@ class TaskEnd:
     confusion: Mapping[str, list[list[int]]]
     impressions: Path | None = None
     stored: Sequence[Mapping[str, Any]] = ()
+    left: float | None = None
 
 
 class Tracker(Protocol):

@@ -31,6 +31,11 @@ class Trackers:
         self.enabled = True
         self._started: list[Tracker] = []
 
+    @property
+    def shows_time(self) -> bool:
+        """Whether a tracker shows the time that is left, which is then worth a measurement."""
+        return self.enabled and any(getattr(tracker, "shows_time", False) for tracker in self.named.values())
+
     def start(self, run: RunStart) -> None:
         """Start all; if one cannot work, those that have started are finished again, this one too."""
         try:

@@ -50,24 +50,57 @@ def test_plan(n: int, seed: int, data: st.DataObject) -> None:
     sizes = [len(part) for part in torch.split(torch.arange(n), data.draw(st.integers(1, n)))]
     explicit = data.draw(st.permutations(range(n)))
     for order in ("natural", "shuffle", list(explicit)):
-        plan = Scenario(class_order=order, classes_per_task=sizes).plan(n, Streams(seed))
+        plan = Scenario(class_order=order, classes_per_task=sizes).plan(list(map(str, range(n))), Streams(seed))
         flat = [label for task in plan for label in task]
         assert [len(task) for task in plan] == sizes
         assert sorted(flat) == list(range(n))
         if order != "shuffle":
             assert flat == (list(range(n)) if order == "natural" else explicit)
-        assert plan == Scenario(class_order=order, classes_per_task=sizes).plan(n, Streams(seed))
+        assert plan == Scenario(class_order=order, classes_per_task=sizes).plan(list(map(str, range(n))), Streams(seed))
 
 
 def test_shuffle_depends_on_the_seed() -> None:
     scenario = Scenario(class_order="shuffle", classes_per_task=5)
-    assert len({str(scenario.plan(10, Streams(seed))) for seed in range(5)}) == 5
+    assert len({str(scenario.plan(list(map(str, range(10))), Streams(seed))) for seed in range(5)}) == 5
 
 
 @pytest.mark.parametrize("order", [[0, 1, 1, 3], [0, 1, 2], [0, 1, 2, 4], [1, 2, 3, 4], []])
 def test_wrong_orders(order: list[int]) -> None:
     with pytest.raises(UserError, match=r"scenario\.class_order=.*classes 0 to 3 exactly once"):
-        Scenario(class_order=order, classes_per_task=2).plan(4, Streams(0))
+        Scenario(class_order=order, classes_per_task=2).plan(list("abcd"), Streams(0))
+
+
+CELLS = ("basophil", "Eosinophil", "2", "platelet", "10")
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (["platelet", "2", "basophil", "Eosinophil", "10"], [3, 2, 0, 1, 4]),
+        (["10", 2, "basophil", 1, "platelet"], [4, 2, 0, 1, 3]),  # names and numbers
+        (["2", "10", 0, 1, 3], [2, 4, 0, 1, 3]),  # a text is a name
+        ([2, 4, 0, 1, 3], [2, 4, 0, 1, 3]),  # a number is a number, though classes are called 2 and 10
+    ],
+)
+def test_an_order_of_names(order: list[int | str], expected: list[int]) -> None:
+    plan = Scenario(class_order=order, classes_per_task=[2, 3]).plan(CELLS, Streams(0))
+    assert plan == [expected[:2], expected[2:]]
+
+
+@pytest.mark.parametrize(
+    ("order", "names", "problem"),
+    [
+        (["basophi"], CELLS, r"basophi: there is no class of this name; did you mean basophil\?$"),
+        (["eosinophil"], CELLS, r"eosinophil: .* did you mean Eosinophil"),
+        (["x"], CELLS, r"x: .*; expected some of basophil, Eosinophil, 2, platelet, 10\.$"),
+        (["3"], CELLS, "3: there is no class of this name"),
+        ([2, 10, 0, 1, 3], CELLS, r"""0 to 4 exactly once; a class that .* in quotes, such as '\["10"\]'\.$"""),
+        (["a", "b"], ["a", "b", "a"], "a: the classes 0, 2 are all called so; expected their numbers"),
+    ],
+)
+def test_wrong_names_in_an_order(order: list[int | str], names: list[str], problem: str) -> None:
+    with pytest.raises(UserError, match=rf"^scenario\.class_order.*{problem}"):
+        Scenario(class_order=order).plan(names, Streams(0))
 
 
 @st.composite
@@ -95,7 +128,7 @@ def pairs(part: Labelled) -> list[tuple[int, int]]:
 def test_tasks(made: tuple[Dataset, int], seed: int, data: st.DataObject, everything: bool) -> None:
     dataset, n = made
     size = data.draw(st.sampled_from([k for k in range(1, n + 1) if n % k == 0]))
-    plan = Scenario(class_order="shuffle", classes_per_task=size).plan(n, Streams(seed))
+    plan = Scenario(class_order="shuffle", classes_per_task=size).plan(list(map(str, range(n))), Streams(seed))
     order = [label for task in plan for label in task]
     start = data.draw(st.integers(0, len(plan)))
     tasks = list(make_tasks(dataset.train, dataset.val, plan, CPU, start, everything))

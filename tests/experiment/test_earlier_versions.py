@@ -38,7 +38,11 @@ def test_it_resumes(tmp_path: Path) -> None:
     expected, whole = finished(tmp_path / "old"), run_tiny(tmp_path / "whole", "learner=icarl")
     assert resumed["schema"] == whole["schema"] == SCHEMA
     assert resumed["val"]["confusion"][0] == expected["val"]["confusion"][0]
-    assert resumed.keys() == expected.keys() == whole.keys()
+    assert resumed.keys() == whole.keys() == expected.keys() | {"starts"}
+    (earlier, now), (only,) = resumed["starts"], whole["starts"]  # what that version did not record is null
+    assert earlier.keys() == now.keys() == only.keys()
+    assert {key for key, value in earlier.items() if value is not None} == {"seconds"} and earlier["seconds"] > 0
+    assert now["versions"] == only["versions"] == whole["versions"] and now["device"] == whole["device"]
     for key in ("weights_sha256", "stored_after_task", "val", "test"):
         if whole["weights_sha256"] == expected["weights_sha256"]:  # this CPU rounds as the one it was begun on
             assert resumed[key] == expected[key] == whole[key]

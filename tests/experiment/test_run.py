@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
-from tiny_run import TINY, run_tiny
+from tiny_run import TINY, run_tiny, tiny
 
 import ccsi.config
 from ccsi.errors import UserError
@@ -19,6 +19,9 @@ from ccsi.experiment.checkpoint import Checkpoints, sha256_of
 from ccsi.experiment.record import finite
 from ccsi.experiment.tasks import set_up
 from ccsi.tracking.files import Files
+
+REAL = "report.real_images=true"
+FINETUNE = ["learner=finetune", *tiny("finetune")]
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -186,7 +189,7 @@ def test_same_settings_same_bits(plain: Plain, tmp_path: Path) -> None:
     torch.rand(7)
     _, before = plain
     after = run_tiny(tmp_path / "run")
-    for key in ("seconds", "peak_memory_bytes", "commit"):  # the checkout may change under a test
+    for key in ("seconds", "starts", "peak_memory_bytes", "commit"):  # the checkout may change under a test
         after, before = ({k: v for k, v in figures.items() if k != key} for figures in (after, before))
     assert after == before
 
@@ -297,7 +300,7 @@ def test_other_os_errors_are_not_hidden(tmp_path: Path, monkeypatch: pytest.Monk
         run_tiny(tmp_path / "run")
 
 
-@pytest.mark.parametrize("override", ["learner=joint", "learner.idc.target=as_released", "report=true"])
+@pytest.mark.parametrize("override", ["learner=joint", "learner.idc.target=as_released", REAL])
 def test_shared_data_change_nothing_but_where_they_lie(
     override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,18 +309,49 @@ def test_shared_data_change_nothing_but_where_they_lie(
     private = run_tiny(tmp_path / "private", override)
     for name in ("first", "second"):
         shared = run_tiny(tmp_path / name, override, f"share_data={tmp_path / 'data'}")
-        differs = {"seconds", "peak_memory_bytes"}
+        differs = {"seconds", "starts", "peak_memory_bytes"}
         assert {key: shared[key] for key in shared if key not in differs} == {
             key: private[key] for key in private if key not in differs
         }
-        if override == "report=true":
+        if override == REAL:
             pictures = [(tmp_path / run / "plots/impressions.png").read_bytes() for run in ("private", name)]
             assert pictures[0] == pictures[1]
 
 
+def test_no_real_image_is_drawn_unless_the_user_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr("ccsi.report.run.draw_run", lambda folder, result, real: shown.append(real))
+    default = ccsi.config.load([])["report"]
+    assert default == {"real_images": False}
+    for number, report in enumerate((False, True, default, {"real_images": True})):
+        tree = ccsi.config.load([*FINETUNE, f"run_dir={tmp_path / str(number)}"]) | {"report": report}
+        ccsi.config.build(tree)()
+    assert [real is not None for real in shown] == [False, False, True]  # and nothing was drawn for false
+    assert shown[-1].images.shape == (100, 1, 8, 8) and sorted(set(shown[-1].labels.tolist())) == list(range(10))
+    with pytest.raises(
+        UserError, match=r"report=\{'real_image': True\}: expected true or false, or \{real_images: …\}"
+    ):
+        ccsi.config.build(tree | {"report": {"real_image": True}})
+
+
+def test_report_of_earlier_versions(tmp_path: Path) -> None:
+    old = tmp_path / "best.yaml"
+    for report, changed in (("true", {"real_images": True}), ("false", None)):
+        text = ccsi.config.to_yaml(ccsi.config.load(FINETUNE) | {"report": report == "true"})
+        old.write_text(text)
+        if changed is not None:
+            tree = ccsi.config.from_arguments([str(old), "report.real_images=true"])
+            assert tree["report"] == changed
+        assert ccsi.config.from_arguments([str(old), "report=false"])["report"] is False
+    with pytest.raises(
+        UserError, match=r"report\.real_images has no place, because another setting took that of report"
+    ):
+        ccsi.config.load(["report=false", "report.real_images=true"])
+
+
 def test_validate_takes_a_runs_configuration_and_writes_nothing(tmp_path: Path) -> None:
     tree = ccsi.config.load([*TINY, f"run_dir={tmp_path / 'run'}"]) | {"_target_": "ccsi.experiment.validate"}
-    assert ccsi.config.build(tree)() is None
+    assert ccsi.config.build(tree)().plan == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
     with pytest.raises(UserError, match="expected another target"):
         ccsi.config.build(ccsi.config.apply(tree, {"learner.idc.target": "as_released", "evaluate_test": False}))()
     assert not (tmp_path / "run").exists()

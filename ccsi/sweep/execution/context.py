@@ -105,7 +105,7 @@ def execute(
             remote.pull(f"runs/{folder.name}", folder)
             push = partial(remote.push, folder, f"runs/{folder.name}")
         if read_result(folder) is None:
-            ccsi.config.build(config)(on_task_end=on_task_end, on_checkpoint=push, watch=watch)
+            ccsi.config.build(config)(on_task_end=on_task_end, on_checkpoint=push, watch=watch, describe=False)
         result = read_result(folder)
         if result is None:
             raise RuntimeError(f"the run ended without writing {folder / RESULT}")

@@ -127,7 +127,8 @@ def work(payload: Mapping[str, Any]) -> None:
             if group.broadcast_object(read_result(folder) is not None):  # one crashed after the last line was written
                 return
             reset_process(int(config["seed"]), context.gpu)
-            build(config)(on_task_end=payload["on_task_end"], watch=RayMetrics(context.sweep))
+            watch, describe = RayMetrics(context.sweep), payload["on_task_end"] is None  # not in a sweep's trials
+            build(config)(on_task_end=payload["on_task_end"], watch=watch, describe=describe)
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else memory_advice(error, context.gpu)
         if text is not None and (group.is_main or not isinstance(error, AgreedError)):
