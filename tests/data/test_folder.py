@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from ccsi.data import Folder
-from ccsi.data.folder import read_image
+from ccsi.data.decode import read_pixels
+from ccsi.data.depth import full_range, to_8_bit
 from ccsi.errors import UserError
 
 DRAW = np.random.default_rng(0)
@@ -44,6 +45,13 @@ def flat_folder(tmp_path: Path) -> Path:
 
 def source(path: Path, **fields: Any) -> Folder:
     return Folder(path=str(path), **{"size": 4, **fields})
+
+
+def read_image(path: Path) -> np.ndarray[Any, Any]:
+    """One image as a data set of its own has it."""
+    pixels = read_pixels(path)
+    low, high = float(pixels.values.min()), float(pixels.values.max())
+    return to_8_bit(pixels, {pixels.kind: full_range(low, high, whole_numbers=True)})[0]
 
 
 def test_given_splits(split_folder: Path) -> None:
