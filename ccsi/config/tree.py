@@ -21,6 +21,10 @@ RENAMED = {
 """`_target_`s, parameters of a target, and dotted keys in files of earlier versions, and what each is called now."""
 
 
+LATER = ("dataset.train", "dataset.val", "dataset.test", "dataset.groups", "dataset.range")
+"""Keys that earlier versions lacked. They are null unless they are set, which means what those versions did."""
+
+
 def nodes(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every dotted key, whether it holds a value or other keys, and what it holds."""
     for key, value in config.items():
@@ -97,5 +101,12 @@ def current_names(text: str) -> str:
 
 
 def original_targets(config: Mapping[str, Any]) -> Any:
-    """A copy in which `_target_`s have the names of the first version: what a hash of a configuration is made from."""
-    return current_targets(config, {new: old for old, new in RENAMED.items()})
+    """A copy in which `_target_`s have the names of the first version: what a hash of a configuration is made from.
+
+    It lacks the keys of `LATER` that are null.
+    """
+    copy = current_targets(config, {new: old for old, new in RENAMED.items()})
+    for group, _, key in (dotted.partition(".") for dotted in LATER):
+        if isinstance(copy.get(group), dict) and key in copy[group] and copy[group][key] is None:
+            del copy[group][key]
+    return copy

@@ -160,7 +160,7 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except FileNotFoundError as error:
         raise UserError(f"{where} does not exist; {layout}") from error
     except OSError as error:
-        raise UserError(f"{where} cannot be read ({error.strerror}); {layout}") from error
+        raise UserError(f"{where} is not a readable .npz file ({error.strerror}); {layout}") from error
     with file:
         if file.read(6) == b"\x93NUMPY":
             raise UserError(f"{where} holds a single array; {layout}")

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from ccsi.data.dataset import SPLITS, Dataset, Labelled, Origin, Source
+from ccsi.data.fit import rows_at_a_time
 from ccsi.errors import UserError
 from ccsi.io.atomic import replacing
 from ccsi.io.locks import locked
@@ -25,8 +26,6 @@ from ccsi.io.locks import locked
 T = TypeVar("T")
 STALE = 3600.0
 """Age in seconds from which a part of a file counts as left over."""
-CHUNK = 128
-"""Images copied at a time, so that writing a file takes no second copy in memory."""
 
 
 @dataclass(frozen=True)
@@ -125,5 +124,5 @@ def write_images(path: Path, images: Tensor, indices: Tensor) -> None:
     with replacing(path, tag=uuid.uuid4().hex) as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(indices), *images.shape[1:])}
         np.lib.format.write_array_header_1_0(file, header)
-        for part in indices.split(CHUNK):
+        for part in indices.split(rows_at_a_time(images[:1].numel())):
             file.write(images[part].contiguous().numpy().data)
