@@ -21,7 +21,10 @@ RENAMED = {
 """`_target_`s, parameters of a target, and dotted keys in files of earlier versions, and what each is called now."""
 
 
-ADDED: dict[str, Any] = {"training.steps": None, "training.first_steps": None}
+ADDED: dict[str, Any] = {
+    **dict.fromkeys(("training.steps", "training.first_steps"), None),
+    **dict.fromkeys(("dataset.train", "dataset.val", "dataset.test", "dataset.groups", "dataset.range"), None),
+}
 """Keys that earlier versions did not have, and the value of each that changes nothing."""
 
 

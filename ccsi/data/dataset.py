@@ -1,38 +1,43 @@
 """Sources of data: uint8 images in three splits, with class names."""
 
 import hashlib
+import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from annotated_types import Gt, Lt
 from torch import Tensor
-from torch.nn import functional as F
 
 from ccsi.checks import PositiveInt
+from ccsi.data.fit import StoredImages, channels_of, chunks_of, fit_into
 from ccsi.errors import UserError
 
 SPLITS = ("train", "val", "test")
 OpenShare = Annotated[float, Gt(0), Lt(1)]
 """A fraction of each class: (0, 1)."""
-CHUNK = 1024
-"""Images converted at a time, which limits the memory of intermediate results."""
+NAMED = 5
+"""Files that a message names before it only counts them."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """One split as a source reads it: images uint8 [N, H, W] or [N, H, W, 3], labels int64 [N] from 0."""
+    """One split as a source finds it: labels int64 [N] from 0, and images that are read already or when needed.
 
-    images: npt.NDArray[np.uint8]
+    Arrays of images are uint8 [N, H, W] or [N, H, W, 3].
+    """
+
+    images: npt.NDArray[np.uint8] | StoredImages
     labels: npt.NDArray[np.int64]
 
     def __getitem__(self, which: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Raw":
-        """The images and labels at some positions, or where a mask is true."""
+        """The images and labels at some ascending positions, or where a mask is true."""
         return Raw(self.images[which], self.labels[which])
 
 
@@ -58,9 +63,10 @@ class Origin:
     Attributes:
         place: the file or folder; "" where there is none (a data set of a package).
         files: for each split the path of each of its images, relative to `place`, in their order; empty where the
-            images are not files of their own.
+            images are not files of their own. Bytes that are not UTF-8 are escaped (`printable`).
         shapes: the smallest and the largest (height, width) before fitting; None if unknown.
         depth: of the pixels as stored, and how they became 8 bit: "8 bit", "16 bit, 0 to 4095 scaled to 0 to 255".
+        ranges: by the kind of pixels ("16 bit"), the values that became 0 and 255; empty if all were 8 bit.
         skipped: for each reason the paths, relative to `place`, that were not read.
         warnings: whole sentences about what was read but looks wrong (constant images, …).
     """
@@ -69,8 +75,17 @@ class Origin:
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shapes: tuple[tuple[int, int], tuple[int, int]] | None = None
     depth: str = "8 bit"
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     skipped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+
+class Contents(NamedTuple):
+    """What a source finds: the splits "train", "val" and "test", the class names in label order, and their origin."""
+
+    splits: dict[str, Raw]
+    class_names: tuple[str, ...]
+    origin: Origin = Origin()
 
 
 @dataclass(frozen=True)
@@ -114,8 +129,8 @@ class Source(ABC):
     max_per_class: PositiveInt | None = None
 
     @abstractmethod
-    def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
-        """The splits "train", "val" and "test", and the class names in label order.
+    def read(self) -> Contents | tuple[dict[str, Raw], tuple[str, ...]]:
+        """The splits "train", "val" and "test", the class names in label order, and an Origin if there is more to say.
 
         Raises:
             UserError: data missing, damaged, or not what this source expects.
@@ -125,28 +140,94 @@ class Source(ABC):
         """A text that differs between states of the source's files; "" if the configuration determines them."""
         return ""
 
+    def prepare(self, contents: Contents) -> Contents:
+        """`contents` after `max_per_class`, with what has to be known of all images before the first is converted."""
+        return contents
+
     def load(self) -> Dataset:
-        """Read and check all splits, and convert them to the input size.
+        """Check all splits, then read them and convert them to the input size.
+
+        Each split's tensor is allocated once and filled piece by piece, so the peak of memory is little above the size
+        of the images returned.
 
         Raises:
-            UserError: see `read`; also labels out of range, an empty class, images that do not fit.
+            UserError: see `read`; also labels out of range, an empty class, images that do not fit or need more memory
+                than the machine has.
         """
-        splits, class_names = self.read()
-        ready, digest = {}, hashlib.sha256()
+        contents = Contents(*self.read())
         for split in SPLITS:
-            raw = splits.pop(split)  # the raw and the converted images of all splits are never in memory at once
-            check_labels(raw, split, class_names, self.name)
-            if split == "train" and self.max_per_class is not None:
-                raw = first_of_each_class(raw, self.max_per_class)
-            images = fit_images(raw.images, self.size, self.fit, self.channels, where=f"{self.name} ({split})")
-            ready[split] = Labelled(images, torch.from_numpy(raw.labels))
-            digest.update(images.numpy().data)
-            digest.update(raw.labels.data)
-        if len({part.images.shape[1] for part in ready.values()}) > 1:
+            check_labels(contents.splits[split], split, contents.class_names, self.name)
+        if self.max_per_class is not None:
+            contents.splits["train"] = first_of_each_class(contents.splits["train"], self.max_per_class)
+        splits, class_names, origin = self.prepare(contents)
+        channels = {self.channels or channels_of(raw.images) for raw in splits.values()}
+        if len(channels) > 1:
             raise UserError(
                 f"{self.name}: some splits are grey and some RGB; expected one kind, or dataset.channels set."
             )
-        return Dataset(self.name, class_names, **ready, checksum=digest.hexdigest())
+        shape = (channels.pop(), self.size, self.size)
+        check_memory(sum(len(raw.labels) for raw in splits.values()) * math.prod(shape), self.name)
+        ready, digest, seen = {}, hashlib.sha256(), Seen()
+        for split in SPLITS:
+            raw = splits.pop(split)  # one split's images at a time are held as the source has them
+            images = self.converted(raw, split, shape, seen)
+            ready[split] = Labelled(images, torch.from_numpy(raw.labels))
+            digest.update(images.numpy().data)
+            digest.update(raw.labels.data)
+        return Dataset(self.name, class_names, **ready, checksum=digest.hexdigest(), origin=seen.added_to(origin))
+
+    def converted(self, raw: Raw, split: str, shape: tuple[int, int, int], seen: "Seen") -> Tensor:
+        """The images of `raw` at the model's input size, uint8 [N, *shape]; what they looked like goes to `seen`."""
+        images, at = torch.empty(len(raw.labels), *shape, dtype=torch.uint8), 0
+        names = raw.images.names if isinstance(raw.images, StoredImages) else ()
+        for chunk in chunks_of(raw.images):
+            fit_into(images[at : at + len(chunk)], chunk, self.fit, names[at] if names else f"{self.name} ({split})")
+            seen.shapes.add((chunk.shape[1], chunk.shape[2]))
+            pixels = chunk.reshape(len(chunk), -1)
+            for i in np.flatnonzero(pixels.min(1) == pixels.max(1)).tolist():
+                seen.constant.append(names[at + i] if names else f"{split} {at + i}")
+            at += len(chunk)
+        if names:
+            seen.files[split] = tuple(names)
+        if isinstance(raw.images, StoredImages):
+            seen.warnings += raw.images.warnings()
+        return images
+
+
+@dataclass
+class Seen:
+    """What is known of images only when they are read; see `Origin`. constant: names of images of one value."""
+
+    shapes: set[tuple[int, int]] = field(default_factory=set)
+    files: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    constant: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def added_to(self, origin: Origin) -> Origin:
+        """`origin` with this."""
+        warnings = [*origin.warnings, *self.warnings]
+        if self.constant:
+            n = counted(len(self.constant), "image has", "images have")
+            warnings.append(f"{n} the same value in all pixels: {listed(self.constant)}.")
+        by_area = sorted(self.shapes, key=lambda shape: (shape[0] * shape[1], shape))
+        shapes = (by_area[0], by_area[-1])
+        return replace(origin, files=self.files, shapes=shapes, warnings=tuple(warnings))
+
+
+def printable(path: object) -> str:
+    """The text of a path, with bytes that are not UTF-8 as \\x…: it can be written to any file."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def counted(n: int, one: str, several: str) -> str:
+    """`1 image has`, `2 images have`."""
+    return f"{n:,} {one if n == 1 else several}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(map(printable, names[:NAMED])) + more
 
 
 def state_of(path: Path) -> str:
@@ -156,6 +237,19 @@ def state_of(path: Path) -> str:
     except OSError:
         return ""
     return f"{path.absolute()} {found.st_size} {found.st_mtime_ns}"
+
+
+def check_memory(size: int, where: str) -> None:
+    """Raise UserError if `size` bytes are more than this machine's memory (unknown on some systems: no check)."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return
+    if size > memory > 0:
+        raise UserError(
+            f"{where}: {size / 2**30:,.1f} GiB are needed in memory, but this machine has {memory / 2**30:,.1f} GiB; "
+            "expected a smaller dataset.size or dataset.max_per_class."
+        )
 
 
 def check_labels(raw: Raw, split: str, class_names: tuple[str, ...], where: str) -> None:
@@ -181,50 +275,21 @@ def first_of_each_class(raw: Raw, limit: int) -> Raw:
 
 
 def stratified(raw: Raw, shares: Sequence[float], seed: int) -> list[Raw]:
-    """A seeded split into the remainder and then each of the `shares`, each in the original order.
+    """The parts of `stratified_parts`, each in the original order."""
+    part = stratified_parts(raw.labels, shares, seed)
+    return [raw[part == number] for number in range(1 + len(shares))]
+
+
+def stratified_parts(labels: npt.NDArray[np.int64], shares: Sequence[float], seed: int) -> npt.NDArray[np.int64]:
+    """Each image's part in a seeded split: 0 for the remainder, then 1, 2, … for each of the `shares`.
 
     A share in (0, 1) gets round(share · n) of a class's n images, but at least one; the remainder gets the others.
     """
     draw = np.random.default_rng(seed)
-    number = np.zeros(len(raw.labels), dtype=np.int64)  # of each image's part
-    for label in np.unique(raw.labels):
-        members = draw.permutation(np.flatnonzero(raw.labels == label))
+    number = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = draw.permutation(np.flatnonzero(labels == label))
         sizes = [max(1, round(share * len(members))) for share in shares]
         for part, indices in enumerate(np.split(members, np.cumsum(sizes))[:-1], start=1):
             number[indices] = part
-    return [raw[number == part] for part in range(1 + len(shares))]
-
-
-def fit_images(
-    images: npt.NDArray[np.uint8], size: int, fit: Literal["pad", "resize"], channels: int | None, where: str
-) -> Tensor:
-    """The images at the model's input size: uint8 [N, H, W] (grey) or [N, H, W, 3] (RGB) to [N, C, size, size].
-
-    Args:
-        fit: `pad` (zeros on all sides, the odd pixel right and below) or `resize` (bilinear, antialiased).
-        channels: 1, 3, or None to keep those of the images.
-        where: name of the data, for messages.
-
-    Raises:
-        UserError: `pad` with an image larger than `size`.
-    """
-    n, (height, width) = len(images), images.shape[1:3]
-    if fit == "pad" and max(height, width) > size:
-        raise UserError(
-            f"{where}: images of {height}x{width} pixels do not fit into dataset.size={size} by padding; "
-            f"use dataset.fit=resize or a dataset.size of at least {max(height, width)}."
-        )
-    fitted = torch.empty(n, channels or (1 if images.ndim == 3 else 3), size, size, dtype=torch.uint8)
-    for at in range(0, n, CHUNK):
-        x = torch.from_numpy(np.ascontiguousarray(images[at : at + CHUNK]))
-        x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
-        if channels == 1 and x.shape[1] == 3:
-            x = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True).round()
-        if fit == "pad":
-            left, top = (size - width) // 2, (size - height) // 2
-            x = F.pad(x, (left, size - width - left, top, size - height - top))
-        elif (height, width) != (size, size):
-            x = F.interpolate(x.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
-            x = x.round().clamp(0, 255)
-        fitted[at : at + CHUNK] = x  # grey fills all channels
-    return fitted
+    return number

@@ -1,134 +1,240 @@
 """The user's images: a folder with one sub-folder a class."""
 
-from collections import deque
-from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from ccsi.checks import NonNegativeInt
-from ccsi.data.dataset import SPLITS, OpenShare, Raw, Source, fit_images, state_of, stratified
+from ccsi.data import dicom
+from ccsi.data.dataset import (
+    SPLITS,
+    Contents,
+    OpenShare,
+    Origin,
+    Raw,
+    Source,
+    counted,
+    listed,
+    printable,
+    state_of,
+    stratified_parts,
+)
+from ccsi.data.decode import Header, header_of, read_pixels
+from ccsi.data.depth import described, full_range, needs_range, to_8_bit
+from ccsi.data.fit import StoredImages
+from ccsi.data.groups import Groups, crossing, groups_by_file, split_by_groups
+from ccsi.data.scan import Scan, split_folders
 from ccsi.errors import UserError
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+Ranges = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(Source):
-    """Images in `path`/{train,val,test}/<class>/, or in `path`/<class>/ with a seeded split.
+    """Images in `path`/<split>/<class>/, or in `path`/<class>/ with a seeded split.
 
-    Classes are numbered in the alphabetical order of their folders' names. Images of any size and mode are converted
-    to `size` one by one as they are read: 16-bit grey keeps its upper byte, transparent parts become black, a palette
-    becomes RGB, and of several frames the first is used; if any image is in colour, all become RGB. Hidden files and
-    files without an image's suffix are ignored.
+    Split folders have the usual names, in any case (`train`, `Training`, `validation`, …), or are named by `train`,
+    `val` and `test`. Without one for val, it is a share of train. Classes are numbered in the order of their folders'
+    names, numbers in them by their value. Formats: BMP, GIF, JPEG, PGM, PNG, PPM, TIFF, WebP, and DICOM with the extra
+    `ccsi[dicom]`. Images of any size and mode are converted to `size` one by one as they are read: they are turned as
+    their EXIF orientation says, transparent parts become black, a palette becomes RGB, and of several frames the first
+    is used; if any image is in colour, all become RGB. What is no image file is passed over, and named in
+    `Origin.skipped`.
 
     Args:
         path: the folder; `~` is the home folder.
-        val_share: fraction of each class for val; only without train/val/test folders.
-        test_share: fraction of each class for test; only without train/val/test folders.
+        train: name of the folder of train, relative to `path`; null: as usual. val, test: likewise.
+        val_share: fraction of each class for val; only without a folder for it.
+        test_share: fraction of each class for test; only without split folders.
         split_seed: which image goes to which split.
+        groups: a .csv file with columns `file` (relative to `path`) and `group`: images of one group (a patient) go to
+            the same split.
+        range: the values that become 0 and 255 in images of more than 8 bits; null: measured over train (see
+            `depth.full_range`).
     """
 
     name: str = "folder"
     path: str
     fit: Literal["pad", "resize"] = "resize"
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
     val_share: OpenShare = 0.2
     test_share: OpenShare = 0.2
     split_seed: NonNegativeInt = 0
+    groups: str | None = None
+    range: list[float] | None = None
 
     def stamp(self) -> str:
-        return "\n".join(state_of(file) for _, _, file in self.files()[1])
+        scan, _, files = self.files()
+        states = [state_of(file) for _, _, file in files] + [repr(scan.reasons())]
+        if self.groups is not None:
+            states.append(state_of(Path(self.groups).expanduser()))
+        return "\n".join(states)
 
-    def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
+    def read(self) -> Contents:
         if self.val_share + self.test_share >= 1:
             raise UserError(
                 f"dataset.val_share={self.val_share} and dataset.test_share={self.test_share} leave nothing to train "
                 "on; expected a sum below 1."
             )
-        class_names, files = self.files()
-        images = deque(self.read_fitted(file) for _, _, file in files)
-        shape = max((image.shape for image in images), key=len)  # if one is in colour, all become RGB
-        parts = []
-        for _, own in groupby(files, key=itemgetter(0)):
-            labels = np.array([label for _, label, _ in own], dtype=np.int64)
-            parts.append(Raw(np.empty((len(labels), *shape), dtype=np.uint8), labels))
-            for row in parts[-1].images:
-                row.T[:] = images.popleft().T  # grey fills all channels; each image is freed as it is copied
-        if len(parts) == 1:
-            parts = stratified(parts.pop(), (self.val_share, self.test_share), self.split_seed)
-        return dict(zip(SPLITS, parts, strict=True)), tuple(class_names)
+        if self.range is not None and (len(self.range) != 2 or self.range[0] >= self.range[1]):
+            raise UserError(f"dataset.range={self.range}: expected [low, high], two values, the second one larger.")
+        scan, class_names, files = self.files()
+        if any(file.suffix.lower() in dicom.SUFFIXES for _, _, file in files):
+            dicom.check_installed()
+        headers = [header_of(file) for _, _, file in files]
+        names = tuple(scan.relative(file) for _, _, file in files)
+        channels = 3 if any(header.colour for header in headers) else 1
+        every = Pictures(tuple(file for _, _, file in files), channels, tuple(headers), names)
+        raw = Raw(every, np.array([label for _, label, _ in files], dtype=np.int64))
+        groups, warnings = None, list[str]()
+        if self.groups is not None:
+            groups, warnings = groups_by_file(Path(self.groups).expanduser(), names)
+        splits = np.array([split for split, _, _ in files])
+        parts = self.split(raw, splits, groups, class_names, warnings)
+        origin = Origin(printable(scan.root), skipped=scan.reasons(), warnings=tuple(warnings))
+        return Contents({split: raw[parts == split] for split in SPLITS}, class_names, origin)
 
-    def files(self) -> tuple[list[str], list[tuple[str, int, Path]]]:
-        """The class names, and of each image its split (or "", if there are no folders for them), label and file."""
+    def files(self) -> tuple[Scan, tuple[str, ...], list[tuple[str, int, Path]]]:
+        """What is in the folder, the class names, and of each image its split ("" if there are none), label, file."""
         root = Path(self.path).expanduser()
         if not root.is_dir():
-            raise UserError(f"{root} is not a folder; expected one with a sub-folder for each class.")
-        splits = [split for split in SPLITS if (root / split).is_dir()]
-        if splits and len(splits) < len(SPLITS):
-            raise UserError(
-                f"{root} has a folder {splits[0]} but not all of train, val and test; expected these three, "
-                "or only a folder for each class."
+            raise UserError(f"{printable(root)} is not a folder; expected one with a sub-folder for each class.")
+        scan = Scan(root)
+        inside = scan.folders(root)
+        folders = split_folders(scan, inside, {"train": self.train, "val": self.val, "test": self.test}) or {"": ""}
+        classes: dict[str, list[str]] = {}
+        for split, folder in folders.items():
+            classes[split] = scan.folders(root / folder) if folder else inside
+            if not classes[split]:
+                raise UserError(f"{printable(root / folder)} has no sub-folders; expected one for each class.")
+        first, names = next(iter(classes.items()))
+        for split, others in classes.items():
+            if odd := set(names) ^ set(others):
+                both = f"{printable(folders[first])} and {printable(folders[split])}"
+                raise UserError(
+                    f"{printable(root)}: {both} do not have the same classes: {printable(min(odd))} is in one only."
+                )
+        found = [(split, label, root / folders[split] / name) for split in classes for label, name in enumerate(names)]
+        scan.read([folder for _, _, folder in found])
+        scan.check_classes()
+        files = [(split, label, file) for split, label, folder in found for file in scan.files[folder]]
+        return scan, tuple(map(printable, names)), files
+
+    def split(
+        self,
+        raw: Raw,
+        folders: npt.NDArray[np.str_],
+        groups: Groups | None,
+        class_names: tuple[str, ...],
+        warnings: list[str],
+    ) -> npt.NDArray[np.str_]:
+        """The split of each image, from that of its folder; what is to be said of it is added to `warnings`."""
+        if "val" in folders:
+            if groups is not None:
+                warnings += crossing({split: groups[folders == split] for split in SPLITS})
+            return folders
+        of, shares = np.flatnonzero(folders != "test"), {"val": self.val_share}
+        if "test" not in folders:
+            shares["test"] = self.test_share
+        else:
+            warnings.append(
+                f"There is no folder for val: {self.val_share:.0%} of the images of train are used (dataset.val_share)."
             )
-        names = class_folders(root / "train" if splits else root)
-        for split in splits:
-            if odd := set(names) ^ set(class_folders(root / split)):
-                raise UserError(f"{root}: train and {split} do not have the same classes: {min(odd)} is in one only.")
-        folders = [(split, label, root / split / name) for split in splits or [""] for label, name in enumerate(names)]
-        return names, [(split, label, file) for split, label, folder in folders for file in image_files(folder)]
+        labels = raw.labels[of]
+        if groups is None:
+            part = stratified_parts(labels, list(shares.values()), self.split_seed)
+        else:
+            part = split_by_groups(labels, groups[of], list(shares.values()), self.split_seed, class_names)
+            for number, (split, share) in enumerate(shares.items(), start=1):
+                real = float((part == number).mean())
+                if abs(real - share) > 0.05:
+                    warnings.append(f"Groups are kept whole, so {split} has {real:.0%} of the images, not {share:.0%}.")
+        splits = folders.astype("<U5")
+        splits[of] = np.array(["train", *shares])[part]
+        if groups is not None:
+            warnings += crossing({split: groups[splits == split] for split in SPLITS})
+        return splits
 
-    def read_fitted(self, file: Path) -> npt.NDArray[np.uint8]:
-        """One image at `size`: uint8 [S, S] or [S, S, 3]."""
-        fitted = fit_images(read_image(file)[None], self.size, self.fit, self.channels, where=str(file))[0]
-        return (fitted[0] if len(fitted) == 1 else fitted.permute(1, 2, 0)).numpy()
+    def prepare(self, contents: Contents) -> Contents:
+        """Measure the range of deep pixels over train, and give it to all splits."""
+        images = {split: raw.images for split, raw in contents.splits.items()}
+        pictures = {split: own for split, own in images.items() if isinstance(own, Pictures)}
+        kinds = Counter(header.kind for own in pictures.values() for header in own.headers)
+        deep = sorted(filter(needs_range, kinds))
+        if self.range is not None:
+            if not deep:
+                raise UserError(f"dataset.range={self.range} is set, but all images have 8 bits; expected null.")
+            ranges: Ranges = {kind: (self.range[0], self.range[1]) for kind in deep}
+        else:
+            ranges = pictures["train"].measured()
+            for kind in deep:
+                if kind not in ranges:
+                    raise UserError(
+                        f"{self.name}: val or test has {kind} images, but train has none to measure their range on; "
+                        "expected dataset.range=[low, high]."
+                    )
+        splits = {
+            split: Raw(replace(own, ranges=ranges, split=split, clipped=[]), contents.splits[split].labels)
+            for split, own in pictures.items()
+        }
+        depth = described(kinds, ranges, self.range is not None)
+        return Contents(splits, contents.class_names, replace(contents.origin, depth=depth, ranges=ranges))
 
 
-def class_folders(folder: Path) -> list[str]:
-    """Names of the class folders, in alphabetical order."""
-    try:
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}); expected a folder for each class.") from error
-    if not names:
-        raise UserError(f"{folder} has no sub-folders; expected one for each class.")
-    return names
+@dataclass(frozen=True)
+class Pictures(StoredImages):
+    """Image files of one split, in their order. clipped: names of those with values outside of `ranges`."""
 
+    files: tuple[Path, ...]
+    channels: int
+    headers: tuple[Header, ...]
+    names: tuple[str, ...]
+    ranges: Ranges = field(default_factory=dict)
+    split: str = ""
+    clipped: list[str] = field(default_factory=list)
 
-def image_files(folder: Path) -> list[Path]:
-    """All image files in and below a class's folder, in alphabetical order; at least one."""
-    found = [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in SUFFIXES
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ]
-    if not found:
-        raise UserError(f"{folder} has no image; expected at least one file ({', '.join(SUFFIXES)}).")
-    return found
+    def __len__(self) -> int:
+        return len(self.files)
 
+    def __getitem__(self, which: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Pictures":
+        indices = np.arange(len(self))[which].tolist()
+        files, names, headers = ([own[i] for i in indices] for own in (self.files, self.names, self.headers))
+        return replace(self, files=tuple(files), names=tuple(names), headers=tuple(headers))
 
-def read_image(file: Path) -> npt.NDArray[np.uint8]:
-    """One image of any mode, uint8 [H, W] if it is grey, else [H, W, 3]; UserError if it cannot be read."""
-    try:
-        with Image.open(file) as image:
-            image.load()
-            if image.mode.startswith("I"):
-                levels = np.asarray(image)
-                if levels.min() < 0 or levels.max() > 0xFFFF:
-                    raise ValueError("more than 16 bits a pixel")
-                return (levels >> 8).astype(np.uint8)
-            if image.mode == "F":
-                raise ValueError("floating-point pixels")
-            mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-            if "A" not in image.getbands() and "transparency" not in image.info:
-                return np.array(image.convert(mode))
-            black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-            return np.array(Image.alpha_composite(black, image.convert("RGBA")).convert(mode))
-    except Exception as error:  # Pillow's decoders raise almost anything on broken files
-        reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise UserError(f"{file} cannot be read as an image ({reason}); expected a whole picture file.") from error
+    def measured(self) -> Ranges:
+        """The range of each kind of deep pixels among these images, all of which are read for it."""
+        lowest, highest, whole = dict[str, float](), dict[str, float](), dict[str, bool]()
+        for file, header in zip(self.files, self.headers, strict=True):
+            if needs_range(header.kind):
+                values = read_pixels(file).values
+                lowest[header.kind] = min(lowest.get(header.kind, np.inf), float(values.min()))
+                highest[header.kind] = max(highest.get(header.kind, -np.inf), float(values.max()))
+                is_whole = np.issubdtype(values.dtype, np.integer) or header.kind.endswith(" bit")
+                whole[header.kind] = whole.get(header.kind, True) and bool(is_whole)
+        return {kind: full_range(lowest[kind], highest[kind], whole[kind]) for kind in lowest}
+
+    def chunks(self) -> Iterator[npt.NDArray[np.uint8]]:
+        for file, name in zip(self.files, self.names, strict=True):
+            pixels = read_pixels(file)
+            if self.channels == 1 and pixels.values.ndim == 3:
+                raise UserError(f"{printable(file)} is damaged: its header says grey, but its pixels are RGB.")
+            image, clipped = to_8_bit(pixels, self.ranges)
+            if clipped:
+                self.clipped.append(name)
+            yield image[None]
+
+    def warnings(self) -> list[str]:
+        if not self.clipped:
+            return []
+        n = counted(len(self.clipped), "image", "images")
+        return [
+            f"{n} of {self.split} {'has' if len(self.clipped) == 1 else 'have'} values outside of the range of train, "
+            f"which are clipped: {listed(self.clipped)}."
+        ]

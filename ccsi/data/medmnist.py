@@ -7,7 +7,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any, Literal
 
-from ccsi.data.dataset import Raw, Source
+from ccsi.data.dataset import Contents, Source
 from ccsi.data.download import data_folder, fetch
 from ccsi.data.npz import read_npz
 from ccsi.errors import UserError
@@ -46,7 +46,7 @@ class MedMNIST(Source):
     resolution: Literal[28, 64, 128, 224] = 28
     root: str | None = None
 
-    def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
+    def read(self) -> Contents:
         about = info()[self.flag]
         suffix = "" if self.resolution == 28 else f"_{self.resolution}"
         path = data_folder(self.root) / f"{self.flag}{suffix}.npz"

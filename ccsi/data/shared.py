@@ -1,5 +1,6 @@
 """One copy of the images for all runs of a machine: files that each run maps, so that they share pages."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -13,9 +14,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
-from ccsi.data.dataset import SPLITS, Dataset, Labelled, Source
+from ccsi.data.dataset import SPLITS, Dataset, Labelled, Origin, Source
+from ccsi.data.fit import rows_at_a_time
 from ccsi.errors import UserError
 from ccsi.io.atomic import replacing
 from ccsi.io.locks import locked
@@ -23,8 +26,6 @@ from ccsi.io.locks import locked
 T = TypeVar("T")
 STALE = 3600.0
 """Age in seconds from which a part of a file counts as left over."""
-CHUNK = 128
-"""Images copied at a time, so that writing a file takes no second copy in memory."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def opened(source: Source, folder: Path | None) -> Dataset:
     if folder is None:
         return source.load()
     key = f"{type(source).__module__} {source!r} {source.stamp()} torch {torch.__version__}"  # torch: of `resize`
-    home = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
+    home = folder / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return found_or_made(home, lambda: found_in(home), lambda: fill(home, source.load()))
 
 
@@ -95,6 +96,7 @@ def fill(home: Path, data: Dataset) -> None:
         write_images(home / f"{split}.npy", part.images, torch.arange(len(part)))
     labels = {split: part.labels.tolist() for split, part in parts.items()}
     about = {"name": data.name, "class_names": data.class_names, "checksum": data.checksum, "labels": labels}
+    about["origin"] = dataclasses.asdict(data.origin)
     with replacing(home / "about.json", tag=uuid.uuid4().hex) as file:
         file.write(json.dumps(about).encode())
 
@@ -105,7 +107,8 @@ def found_in(home: Path) -> Dataset:
     for split in SPLITS:
         labels, file = torch.tensor(about["labels"][split]), home / f"{split}.npy"
         parts[split] = Mapped(mapped(file, len(labels)), labels, file)
-    return Dataset(about["name"], tuple(about["class_names"]), **parts, checksum=about["checksum"])
+    origin = TypeAdapter(Origin).validate_python(about["origin"])  # json has lists for tuples
+    return Dataset(about["name"], tuple(about["class_names"]), **parts, checksum=about["checksum"], origin=origin)
 
 
 def mapped(path: Path, n: int) -> Tensor:
@@ -121,5 +124,5 @@ def write_images(path: Path, images: Tensor, indices: Tensor) -> None:
     with replacing(path, tag=uuid.uuid4().hex) as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(indices), *images.shape[1:])}
         np.lib.format.write_array_header_1_0(file, header)
-        for part in indices.split(CHUNK):
+        for part in indices.split(rows_at_a_time(images[:1].numel())):
             file.write(images[part].contiguous().numpy().data)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from ccsi.data.dataset import fit_images
+from ccsi.data.fit import fit_images
 from ccsi.errors import UserError
 
 grey = arrays(np.uint8, array_shapes(min_dims=3, max_dims=3, max_side=12))

@@ -1,0 +1,195 @@
+"""One picture file to pixels: what its header says, and its first frame the right way up."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from ccsi.data import dicom
+from ccsi.data.dataset import printable
+from ccsi.data.depth import EIGHT_BIT, Pixels
+from ccsi.errors import UserError
+from ccsi.io.files import open_regular
+
+PILLOW = {
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpeg", ".jpg"),
+    "PNG": (".png",),
+    "PPM": (".pgm", ".ppm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+"""The formats that Pillow may open, whatever a file's suffix says (others start programs, as EPS does)."""
+SUFFIXES = tuple(sorted([suffix for suffixes in PILLOW.values() for suffix in suffixes] + [*dicom.SUFFIXES]))
+BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339
+"""TIFF tags."""
+MOST_PIXELS = 178_956_970
+"""Of one image; Pillow's own limit, above which a small file may fill the memory."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image before it is decoded: whether it is in colour, and the kind of its pixels."""
+
+    colour: bool
+    kind: str
+
+
+def header_of(path: Path) -> Header:
+    """The header of an image file; UserError, naming the file, if it is unreadable, damaged, or not supported."""
+    with reading(path):
+        if path.suffix.lower() in dicom.SUFFIXES:
+            with open_regular(path) as file:
+                return Header(*dicom.header(file, MOST_PIXELS))
+        with opened(path) as image:
+            return Header(is_colour(image), kind_of(image))
+
+
+def read_pixels(path: Path) -> Pixels:
+    """The first frame of an image file, turned as its EXIF orientation says; transparent parts are black."""
+    with reading(path):
+        if path.suffix.lower() in dicom.SUFFIXES:
+            with open_regular(path) as file:
+                return finite(dicom.read(file))
+        with opened(path) as image:
+            kind = kind_of(image)
+            if kind == EIGHT_BIT:
+                return Pixels(eight_bit(image), kind)
+            if image.mode.startswith(("I", "F")):
+                return finite(Pixels(deep_grey(image), kind))
+        return Pixels(deep_bands(path), kind)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What goes wrong with a file, as a UserError that names it."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except PermissionError as error:
+        raise UserError(
+            f"{printable(path)} is unreadable ({error.strerror}); expected a file that may be read."
+        ) from error
+    except Exception as error:  # decoders raise almost anything on broken files
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else lines[0].rstrip(".")
+        raise UserError(
+            f"{printable(path)} cannot be read as an image ({reason}); expected a whole picture file."
+        ) from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """An image whose header alone is read."""
+    with open_regular(path) as file:
+        try:
+            image = Image.open(file, formats=list(PILLOW))
+        except Image.DecompressionBombError:
+            raise ValueError(f"it has more than {MOST_PIXELS:,} pixels") from None
+        with image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
+            yield image
+
+
+def raw_mode(image: ImageFile.ImageFile) -> str:
+    """How Pillow unpacks the file's samples: "RGB;16B" has two bytes for each, of which it keeps one."""
+    arguments = image.tile[0].args if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def is_colour(image: ImageFile.ImageFile) -> bool:
+    """Whether an image becomes RGB: a palette does, and grey with transparency does not."""
+    return not (image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I") or raw_mode(image) == "LA;16B")
+
+
+def kind_of(image: ImageFile.ImageFile) -> str:
+    """The kind of an image's pixels; see `Pixels`."""
+    if image.mode == "F":
+        return "floating point"
+    if image.mode == "I" and image.format == "TIFF":
+        return f"{tag(image, BITS_PER_SAMPLE, 32)[0]} bit"
+    deep = image.format == "TIFF" and max(tag(image, BITS_PER_SAMPLE, 1)) > 8
+    if image.mode.startswith("I") or deep or (";16" in raw_mode(image) and image.format == "PNG"):
+        return "16 bit"
+    if image.format == "TIFF" and set(tag(image, SAMPLE_FORMAT, 1)) == {2}:
+        return "8 bit with sign"
+    return EIGHT_BIT
+
+
+def tag(image: Image.Image, number: int, default: int) -> tuple[int, ...]:
+    """A tag of a TIFF file."""
+    return tuple(image.tag_v2.get(number, (default,)))  # type: ignore[attr-defined]
+
+
+def turn(image: Image.Image) -> None:
+    """Load an image, and turn or mirror it as its EXIF orientation says (Pillow itself does so with TIFF)."""
+    image.load()
+    with suppress(SyntaxError, ValueError, TypeError, KeyError, OverflowError, OSError):  # of damaged EXIF data
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def eight_bit(image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
+    """Uint8 [H, W] if an image is grey, else [H, W, 3]."""
+    turn(image)
+    mode = "RGB" if is_colour(image) else "L"
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return np.array(image.convert(mode))
+    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+    return np.array(Image.alpha_composite(black, image.convert("RGBA")).convert(mode))
+
+
+def deep_grey(image: ImageFile.ImageFile) -> npt.NDArray[np.generic]:
+    """[H, W] of whole or floating-point numbers."""
+    unsigned = image.format == "TIFF" and tag(image, SAMPLE_FORMAT, 1)[0] == 1
+    turn(image)
+    values: npt.NDArray[np.generic] = np.array(image)
+    return values.view(np.uint32) if values.dtype == np.int32 and unsigned else values
+
+
+def deep_bands(path: Path) -> npt.NDArray[np.generic]:
+    """[H, W] or [H, W, 3] of an image whose bands have 16 bits, of which Pillow gives 8: read twice, and joined."""
+    with opened(path) as image:
+        mode, raw = image.mode, raw_mode(image)
+        if raw == "LA;16B":  # four bytes a pixel
+            four = with_raw_mode(image, "RGBA").astype(np.float64)
+            grey, alpha = four[..., 0] * 256 + four[..., 1], four[..., 2] * 256 + four[..., 3]
+            return np.rint(grey * (alpha / 65535))
+        if image.mode == "L":
+            turn(image)
+            return np.array(image).view(np.int8)
+        if mode not in ("RGB", "RGBA") or raw[-4:-1] != ";16":
+            raise ValueError(f"mode {mode} with 16 bits a band, stored as {raw}, is not supported")
+        high = with_raw_mode(image, raw)
+    other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[raw[-1]]
+    with opened(path) as image:
+        low = with_raw_mode(image, raw[:-1] + other)
+    both = high.astype(np.uint16) * 256 + low
+    if mode == "RGB":
+        return both
+    return np.rint(both[..., :3] * (both[..., 3:] / 65535))
+
+
+def with_raw_mode(image: ImageFile.ImageFile, raw: str) -> npt.NDArray[np.uint8]:
+    """The bands of an image that Pillow unpacks in another way."""
+    tiles = []
+    for tile in image.tile:
+        arguments = (raw, *tile.args[1:]) if isinstance(tile.args, tuple) else raw
+        tiles.append(tile._replace(args=arguments))
+    image.tile = tiles
+    turn(image)
+    return np.array(image)
+
+
+def finite(pixels: Pixels) -> Pixels:
+    """`pixels`; ValueError if some of them are no numbers."""
+    if not np.isfinite(pixels.values).all():
+        raise ValueError("it has pixels that are no finite numbers")
+    return pixels

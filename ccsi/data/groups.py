@@ -1,0 +1,143 @@
+"""Groups of images that belong together (a patient's): read from a table, and kept within one split."""
+
+import csv
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ccsi.data.dataset import counted, listed, printable
+from ccsi.errors import UserError
+from ccsi.io.files import read_bytes
+
+Groups = npt.NDArray[np.str_]
+FOLDS = 20
+"""Most folds that the groups are divided into: shares are multiples of 5 % or better."""
+ATTEMPTS = 20
+"""Seeds tried until each split has each class."""
+
+
+def read_table(path: Path, column: str) -> dict[str, str]:
+    """The group by `column` ("file" or "index") of a .csv file with these two columns, printable."""
+    where = f"dataset.groups={printable(path)}"
+    try:
+        text = read_bytes(path).decode("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise UserError(f"{where} cannot be read ({error.strerror}); expected a .csv file.") from error
+    header = text.partition("\n")[0]
+    table: dict[str, str] = {}
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in header else ",")
+        found = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = found
+        if column not in found or "group" not in found:
+            raise UserError(
+                f"{where} has the columns {printable(', '.join(found)) or '(none)'}; expected {column} and group."
+            )
+        for row in reader:
+            key, group = (printable((row[name] or "").strip()) for name in (column, "group"))
+            if not key or not group:
+                raise UserError(f"{where}: line {reader.line_num} has no {'group' if key else column}; expected both.")
+            if table.setdefault(key, group) != group:
+                raise UserError(f"{where}: {key} has the groups {table[key]} and {group}; expected one.")
+    except csv.Error as error:
+        raise UserError(f"{where}: line {reader.line_num} cannot be read ({error}); expected a .csv file.") from error
+    return table
+
+
+def groups_by_file(path: Path, files: Sequence[str]) -> tuple[Groups, list[str]]:
+    """The group of each of some files (printable paths relative to the data's folder), and warnings."""
+    table = {key.removeprefix("./"): group for key, group in read_table(path, "file").items()}
+    if missing := [file for file in files if file not in table]:
+        raise UserError(
+            f"dataset.groups={printable(path)} has no group for {counted(len(missing), 'image', 'images')} of "
+            f"{len(files):,}: {listed(missing)}; expected one for each, by its path in dataset.path."
+        )
+    notes, others = list[str](), sorted(table.keys() - set(files))
+    if others:
+        n = counted(len(others), "file that is", "files that are")
+        notes.append(f"dataset.groups names {n} no image of this data set: {listed(others)}.")
+    return np.array([table[file] for file in files], dtype=np.str_), notes
+
+
+def groups_by_index(path: Path, sizes: Mapping[str, int]) -> dict[str, Groups]:
+    """The groups of the images of each split; the table numbers them from 0 over all splits."""
+    table, total = read_table(path, "index"), sum(sizes.values())
+    if odd := table.keys() - set(map(str, range(total))):
+        raise UserError(
+            f"dataset.groups={printable(path)}: {min(odd)} is not the index of an image; expected 0 to {total - 1}."
+        )
+    if missing := [str(index) for index in range(total) if str(index) not in table]:
+        raise UserError(
+            f"dataset.groups={printable(path)} has no group for {counted(len(missing), 'image', 'images')} of "
+            f"{total:,}: {listed(missing)}; expected one for each."
+        )
+    parts = np.split(np.array([table[str(index)] for index in range(total)]), np.cumsum(list(sizes.values()))[:-1])
+    return dict(zip(sizes, parts, strict=True))
+
+
+def crossing(groups: Mapping[str, Groups]) -> list[str]:
+    """A sentence for each two splits that have groups in common; empty if each group is within one split."""
+    sentences = []
+    for a, b in combinations(groups, 2):
+        common = np.intersect1d(groups[a], groups[b])
+        if len(common):
+            of_a, of_b = (int(np.isin(groups[split], common).sum()) for split in (a, b))
+            n = counted(len(common), "group is", "groups are")
+            sentences.append(f"{n} in {a} ({of_a:,} of its images) and in {b} ({of_b:,}): {listed(common.tolist())}.")
+    return sentences
+
+
+def split_by_groups(
+    labels: npt.NDArray[np.int64], groups: Groups, shares: Sequence[float], seed: int, class_names: Sequence[str]
+) -> npt.NDArray[np.int64]:
+    """The part of each image: 0 for the remainder, then 1, 2, … for each of the `shares`; groups are kept whole.
+
+    scikit-learn's StratifiedGroupKFold divides the images into folds, some of which are joined to each part. Shares are
+    met as well as the groups' sizes allow.
+
+    Raises:
+        UserError: a class has images of fewer groups than there are parts, or no split with all classes was found.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold  # here: it takes a second that other data do not need
+
+    n_parts = 1 + len(shares)
+    for label, name in enumerate(class_names):
+        n = len(np.unique(groups[labels == label]))
+        if n < n_parts:
+            n_groups = counted(n, "group", "groups")
+            raise UserError(
+                f"dataset.groups: class {name} has images of {n_groups} only; expected at least {n_parts}, one for "
+                "each split."
+            )
+    n_folds, sizes = folds_of(shares, min(FOLDS, len(np.unique(groups))))
+    wanted = len(class_names) * n_parts
+    for random_state in np.random.default_rng(seed).integers(2**32, size=ATTEMPTS).tolist():
+        part = np.zeros(len(labels), dtype=np.int64)
+        folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=random_state)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of classes with fewer images than folds: they are checked below
+            held_out = [own for _, own in folds.split(labels, labels, groups)]
+        for number, own in zip(np.repeat(np.arange(1, n_parts), sizes), held_out, strict=False):
+            part[own] = number
+        if len(np.unique(part * len(class_names) + labels)) == wanted:
+            return part
+    raise UserError(
+        f"dataset.groups: no split with each class in each part was found in {ATTEMPTS} attempts; expected more groups "
+        "of each class, or split folders made by hand."
+    )
+
+
+def folds_of(shares: Sequence[float], most: int) -> tuple[int, list[int]]:
+    """The number of folds, at most `most`, of which whole numbers come nearest to the shares; and these numbers."""
+    best, error = (1 + len(shares), [1] * len(shares)), float("inf")
+    for n in range(1 + len(shares), most + 1):
+        sizes = [max(1, round(share * n)) for share in shares]
+        off = sum(abs(size / n - share) for size, share in zip(sizes, shares, strict=True))
+        if sum(sizes) < n and off < error - 1e-9:
+            best, error = (n, sizes), off
+    return best
