@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ccsi.checks import PositiveInt
 from ccsi.errors import UserError
+from ccsi.io.text import printable
 
 SPLITS = ("train", "val", "test")
 OpenShare = Annotated[float, Gt(0), Lt(1)]
@@ -146,7 +147,8 @@ class Source(ABC):
             raise UserError(
                 f"{self.name}: some splits are grey and some RGB; expected one kind, or dataset.channels set."
             )
-        return Dataset(self.name, class_names, **ready, checksum=digest.hexdigest())
+        names = tuple(map(printable, class_names))  # a folder's name need not be UTF-8
+        return Dataset(printable(self.name), names, **ready, checksum=digest.hexdigest())
 
 
 def state_of(path: Path) -> str:

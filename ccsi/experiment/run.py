@@ -20,6 +20,7 @@ from ccsi.experiment.record import result_of
 from ccsi.experiment.tasks import LearnerFactory, RunSession, learn_all, set_up
 from ccsi.io.atomic import write_atomically
 from ccsi.io.run_files import RESULT
+from ccsi.io.text import first_line, warn
 from ccsi.learners.base import ModelFactory
 from ccsi.tracking import RunStart, TaskEnd, Tracker, Trackers
 from ccsi.training import Training
@@ -87,11 +88,11 @@ def run(
         learn_all(setup, session, saved)
         result = result_of(setup, session, name, seed)
         if session.writes:
-            if report:
-                draw(folder, result, setup.data.train)
-            # last: a run that has it is finished
+            # last: a run that has it is finished; its pictures are drawn from files, and can be drawn again
             write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
         session.result = result
+        if session.writes and report:
+            draw(folder, result, setup.data.train)
     return RunResult(folder, result)
 
 
@@ -125,8 +126,11 @@ def check_workers(wanted: int, here: int) -> None:
 
 
 def draw(folder: Path, result: Mapping[str, Any], train: Labelled) -> None:
-    """Draw the run's pictures, with a few training images beside the impressions."""
-    from ccsi.report.run import draw_run  # matplotlib takes a second to import; most sweeps' trials do not draw
+    """Draw the run's pictures, with a few training images beside the impressions; one warning if that fails."""
+    try:
+        from ccsi.report.run import draw_run  # matplotlib takes a second to import; most sweeps' trials do not draw
 
-    labels = relabelled(train.labels, result["scenario"]["class_order"], 0)
-    draw_run(folder, result, Labelled(train.images, labels))
+        labels = relabelled(train.labels, result["scenario"]["class_order"], 0)
+        draw_run(folder, result, Labelled(train.images, labels))
+    except Exception as error:
+        warn(f"{folder}: not all pictures were drawn ({first_line(error)}); draw them with ccsi report {folder}")

@@ -141,7 +141,7 @@ def draw_confusion(path_out: Path, counts: ArrayLike, class_names: Sequence[str]
     share = 100 * np.divide(square, totals, out=np.full_like(square, np.nan), where=totals > 0)
     n = len(square)
     few = n <= SIDE / 0.4
-    side = 0.4 * n if few else SIDE
+    side = max(1.0, 0.4 * n) if few else SIDE  # the axes' labels need one
     named = thinned(n, int(SIDE / LINE))
     names = [short(class_names[c]) for c in named]
     title = f"share of each true class, {split} (%)"
