@@ -163,8 +163,6 @@ class TrainingLoop:
     def __post_init__(self) -> None:
         config, net, data = self.config, self.net, self.data
         self.pool = Pool(data.train, data.replay)
-        if len(self.pool) < 2:
-            raise UserError(f"task {self.streams.task + 1} has a single training image; expected at least two.")
         fresh = not len(net.old)  # nothing was learned before: the first task, and each task of joint training
         self.base_lr = config.first_lr if fresh and config.first_lr else config.lr
         net.old.requires_grad_(self.train_old_prototypes and not fresh)
@@ -178,6 +176,8 @@ class TrainingLoop:
         if self.stage.state is not None:
             self.load_state_dict(self.stage.state)
         self.per_epoch = draws_per_epoch(len(self.pool), len(data.train), data.replay_ratio)
+        if self.per_epoch < 2:  # a run's set-up has checked it: `NetLearner.check_images`
+            raise UserError(f"task {self.streams.task + 1} has a single training image; expected at least two.")
         # a remainder of one image joins the last batch: alone it has no batch statistics
         self.n_batches = max(1, math.ceil((self.per_epoch - 1) / config.batch_size))
         self.epochs = config.epochs_of(self.n_batches, fresh)

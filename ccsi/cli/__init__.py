@@ -1,4 +1,4 @@
-"""What one types: `ccsi run|sweep|train|status`, one file a subcommand.
+"""What one types: `ccsi run|sweep|train|status|report`, one file a subcommand.
 
 A subcommand is a module of this package, found by its file's name (a leading underscore hides a helper). The first line
 of its docstring is what `ccsi --help` says of it, the rest is what `ccsi NAME --help` prints. Its `main` takes the

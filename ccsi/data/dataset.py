@@ -18,6 +18,7 @@ from torch import Tensor
 from ccsi.checks import PositiveInt
 from ccsi.data.fit import StoredImages, channels_of, chunks_of, fit_into
 from ccsi.errors import UserError
+from ccsi.io.text import printable
 
 SPLITS = ("train", "val", "test")
 OpenShare = Annotated[float, Gt(0), Lt(1)]
@@ -174,7 +175,9 @@ class Source(ABC):
             ready[split] = Labelled(images, torch.from_numpy(raw.labels))
             digest.update(images.numpy().data)
             digest.update(raw.labels.data)
-        return Dataset(self.name, class_names, **ready, checksum=digest.hexdigest(), origin=seen.added_to(origin))
+        names = tuple(map(printable, class_names))  # a folder's name need not be UTF-8
+        origin = seen.added_to(origin)
+        return Dataset(printable(self.name), names, **ready, checksum=digest.hexdigest(), origin=origin)
 
     def converted(self, raw: Raw, split: str, shape: tuple[int, int, int], seen: "Seen") -> Tensor:
         """The images of `raw` at the model's input size, uint8 [N, *shape]; what they looked like goes to `seen`."""
@@ -212,11 +215,6 @@ class Seen:
         by_area = sorted(self.shapes, key=lambda shape: (shape[0] * shape[1], shape))
         shapes = (by_area[0], by_area[-1])
         return replace(origin, files=self.files, shapes=shapes, warnings=tuple(warnings))
-
-
-def printable(path: object) -> str:
-    """The text of a path, with bytes that are not UTF-8 as \\x…: it can be written to any file."""
-    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def counted(n: int, one: str, several: str) -> str:

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from ccsi.data import dicom
-from ccsi.data.dataset import printable
 from ccsi.data.depth import EIGHT_BIT, Pixels
 from ccsi.errors import UserError
 from ccsi.io.files import open_regular
+from ccsi.io.text import printable
 
 PILLOW = {
     "BMP": (".bmp",),

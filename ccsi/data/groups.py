@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ccsi.data.dataset import counted, listed, printable
+from ccsi.data.dataset import counted, listed
 from ccsi.errors import UserError
 from ccsi.io.files import read_bytes
+from ccsi.io.text import printable
 
 Groups = npt.NDArray[np.str_]
 FOLDS = 20

@@ -11,11 +11,12 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from ccsi.data.dataset import SPLITS, Contents, Origin, Raw, Source, check_memory, printable, state_of
+from ccsi.data.dataset import SPLITS, Contents, Origin, Raw, Source, check_memory, state_of
 from ccsi.data.fit import StoredImages, rows_at_a_time
 from ccsi.data.groups import crossing, groups_by_index
 from ccsi.errors import UserError
 from ccsi.io.files import open_regular
+from ccsi.io.text import printable
 
 LAYOUT = {
     "images": ("u1", "uint8 grey levels from 0 to 255", "(N, H, W) or (N, H, W, 3)"),

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ccsi.data.dataset import NAMED, SPLITS, printable
+from ccsi.data.dataset import NAMED, SPLITS
 from ccsi.data.decode import SUFFIXES
 from ccsi.errors import UserError
+from ccsi.io.text import printable
 
 USUAL = {
     "train": r"train(ing)?",

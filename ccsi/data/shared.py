@@ -58,7 +58,8 @@ def opened(source: Source, folder: Path | None) -> Dataset:
     if folder is None:
         return source.load()
     key = f"{type(source).__module__} {source!r} {source.stamp()} torch {torch.__version__}"  # torch: of `resize`
-    home = folder / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    # a file's name need not be UTF-8
+    home = folder / hashlib.sha256(key.encode(errors="backslashreplace")).hexdigest()[:16]
     return found_or_made(home, lambda: found_in(home), lambda: fill(home, source.load()))
 
 

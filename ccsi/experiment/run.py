@@ -24,6 +24,7 @@ from ccsi.experiment.record import result_of
 from ccsi.experiment.tasks import LearnerFactory, RunSession, Setup, learn_all, set_up
 from ccsi.io.atomic import write_atomically
 from ccsi.io.run_files import RESULT
+from ccsi.io.text import first_line, warn
 from ccsi.learners.base import ModelFactory
 from ccsi.tracking import RunStart, TaskEnd, Tracker, Trackers
 from ccsi.training import Training
@@ -106,12 +107,12 @@ def run(
         learn_all(setup, session, saved)
         result = result_of(setup, session, name, seed, summary.record if summary is not None else {})
         if session.writes:
-            if report:
-                shown = isinstance(report, dict) and report["real_images"]  # true: pictures without any
-                draw(folder, result, setup.data.train if shown else None)
-            # last: a run that has it is finished
+            # last: a run that has it is finished; its pictures are drawn from files, and can be drawn again
             write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
         session.result = result
+        if session.writes and report:
+            real_images = isinstance(report, dict) and report["real_images"]  # true: pictures without any
+            draw(folder, result, setup.data.train if real_images else None)
     return RunResult(folder, result)
 
 
@@ -145,9 +146,15 @@ def check_workers(wanted: int, here: int) -> None:
 
 
 def draw(folder: Path, result: Mapping[str, Any], real: Labelled | None) -> None:
-    """Draw the run's pictures; with `real`, the training images, a few of each class beside the impressions."""
-    from ccsi.report.run import draw_run  # matplotlib takes a second to import; most sweeps' trials do not draw
+    """Draw the run's pictures; with `real`, the training images, a few of each class beside the impressions.
 
-    if real is not None:
-        real = Labelled(real.images, relabelled(real.labels, result["scenario"]["class_order"], 0))
-    draw_run(folder, result, real)
+    What fails is one warning: result.json is written.
+    """
+    try:
+        from ccsi.report.run import draw_run  # matplotlib takes a second to import; most sweeps' trials do not draw
+
+        if real is not None:
+            real = Labelled(real.images, relabelled(real.labels, result["scenario"]["class_order"], 0))
+        draw_run(folder, result, real)
+    except Exception as error:
+        warn(f"{folder}: not all pictures were drawn ({first_line(error)}); draw them with ccsi report {folder}")

@@ -49,6 +49,26 @@ class BiC(ReplayLearner):
                 f"exemplars; expected a budget of at least two images for each of {sum(sizes)} classes."
             )
 
+    def check_images(self, counts: Sequence[Sequence[int]]) -> None:
+        super().check_images(counts)
+        for task in range(1, len(counts)):
+            held, fewest = self.n_held(min(self.n_kept(task, counts))), min(counts[task])
+            if held >= fewest:
+                raise UserError(
+                    f"task {task + 1} has a class of {fewest} training image{'s' * (fewest != 1)}, but learner=bic "
+                    f"holds out {held} of each class; expected more images, or a smaller learner.held_out or budget."
+                )
+
+    def n_trained(self, task: int, counts: Sequence[Sequence[int]]) -> tuple[int, int, float | None]:
+        own, replayed, ratio = super().n_trained(task, counts)
+        kept = self.n_kept(task, counts)
+        held = self.n_held(min(kept, default=0))
+        return own - held * len(counts[task]), replayed - held * len(kept), ratio
+
+    def n_held(self, fewest: int) -> int:
+        """How many images of each class are held out, if `fewest` are kept of one."""
+        return min(max(1, round(self.held_out * fewest)), fewest - 1) if fewest else 0
+
     def learn(self, task: Task, stages: Stages) -> None:
         self.teacher = self.frozen_net()
         train, replay, held = self.split(task)
@@ -73,7 +93,7 @@ class BiC(ReplayLearner):
         """New images and exemplars to train on, and those held out: equally many a class, none in the first task."""
         kept = Labelled(self.kept_images, self.kept_labels)
         fewest = int(kept.labels.bincount().min()) if len(kept) else 0
-        n = min(max(1, round(self.held_out * fewest)), fewest - 1) if fewest else 0
+        n = self.n_held(fewest)
         draws = self.streams.generator("held out", task.index)
 
         def divided(part: Labelled) -> tuple[Labelled, Labelled]:

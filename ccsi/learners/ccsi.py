@@ -95,10 +95,13 @@ class CCSI(InversionLearner):
                     "tasks after the first."
                 )
 
+    def replay_ratio(self, task: int) -> float | None:
+        sampled = task and self.balance in ("sampler", "both")
+        return per_task(self.synthetic_ratio, task) if sampled else None
+
     def training_data(self, task: Task, stages: Stages) -> TrainingData:
-        sampled = self.heads and self.balance in ("sampler", "both")
-        ratio = per_task(self.synthetic_ratio, task.index) if sampled else None
-        return TrainingData(task.train, task.val, self.synthesize(task, self.memory, stages), ratio)
+        impressions = self.synthesize(task, self.memory, stages)
+        return TrainingData(task.train, task.val, impressions, self.replay_ratio(task.index))
 
     def objective(self, task: Task) -> "Update":
         return Update(self, task, self.teacher)

@@ -42,10 +42,13 @@ class DeepInversion(InversionLearner):
                 "learner=deep_inversion keeps no class means or moments; expected noise and 0."
             )
 
+    def replay_ratio(self, task: int) -> float | None:
+        return self.synthetic_ratio
+
     def training_data(self, task: Task, stages: Stages) -> TrainingData:
         blank = self.net.scale.new_zeros(self.net.n_classes, *task.train.images.shape[1:])
         impressions = self.synthesize(task, ClassMemory(blank), stages)
-        return TrainingData(task.train, task.val, impressions, self.synthetic_ratio)
+        return TrainingData(task.train, task.val, impressions, self.replay_ratio(task.index))
 
     def loss_terms(self, net: IncrementalNet, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         n_old, logits = self.teacher.n_classes, net(images)

@@ -1,5 +1,6 @@
 """The bases of learners that make images of old classes: by inversion of the net, or by a generator."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,15 @@ class InversionLearner(NetLearner):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.impressions: Labelled | None = None
+
+    def n_trained(self, task: int, counts: Sequence[Sequence[int]]) -> tuple[int, int, float | None]:
+        n_old = sum(map(len, counts[:task]))
+        made = self.synthesis.count(n_old, task) if n_old else 0
+        return sum(counts[task]), made, self.replay_ratio(task)
+
+    def replay_ratio(self, task: int) -> float | None:
+        """The share of impressions in an epoch of the 0-based `task`; None: each image once an epoch."""
+        return None
 
     def synthesize(self, task: Task, memory: ClassMemory, stages: Stages) -> Labelled | None:
         """`impressions` of the teacher's classes, which the stage `synthesis` makes; None if it has no classes."""

@@ -42,6 +42,14 @@ class ReplayLearner(NetLearner):
                 "expected at least so many."
             )
 
+    def n_kept(self, task: int, counts: Sequence[Sequence[int]]) -> list[int]:
+        """How many images are kept of each class before the 0-based `task`; counts: see `check_images`."""
+        old = [n for own in counts[:task] for n in own]
+        return [min(n, self.budget.quota(len(old))) for n in old]
+
+    def n_trained(self, task: int, counts: Sequence[Sequence[int]]) -> tuple[int, int, float | None]:
+        return sum(counts[task]), sum(self.n_kept(task, counts)), self.budget.ratio
+
     def learn(self, task: Task, stages: Stages) -> None:
         super().learn(task, stages)
         self.remember(task)

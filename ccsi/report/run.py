@@ -4,20 +4,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
 from ccsi.errors import UserError
 from ccsi.io.run_files import classes_of_tasks, read_result, split_to_show
-from ccsi.report.style import COLOURS, INK, figure, short
+from ccsi.report.style import COLOURS, INK, LINE, figure, short, task_ticks, thinned, width_of
 
 if TYPE_CHECKING:
     from ccsi.data import Labelled
 
-CELL, PER_CLASS, REAL_PER_CLASS = 0.44, 8, 4
-"""Inches of one image in a grid, and the most impressions and real images of a class in it."""
+CELL, PER_CLASS, REAL_PER_CLASS, MOST_ROWS = 0.44, 8, 4, 40
+"""Inches of one image in a grid, and the most impressions and real images of a class, and classes, in it."""
 FEW = 6  # tasks at most that are named one by one
+SIDE = 8.0
+"""Inches of a matrix at most; where they are too few for its labels, some are left out."""
 
 
 def draw_run(
@@ -69,7 +72,9 @@ def draw_impressions(
     images: uint8 [N, C, S, S], C 1 or 3. labels: integers [N], positions in `class_names`.
     means: float [n, C, S, S] in [0, 1], row c for class c.
     """
-    images, labels, shown = np.asarray(images), np.asarray(labels), np.unique(labels).tolist()
+    images, labels = np.asarray(images), np.asarray(labels)
+    present = np.unique(labels).tolist()
+    shown = [present[n] for n in thinned(len(present), MOST_ROWS)]
     blocks: dict[str, list[NDArray[np.uint8]]] = {}
     if means is not None:
         bytes_of_means = (np.clip(np.asarray(means), 0, 1) * 255).round().astype(np.uint8)
@@ -80,20 +85,24 @@ def draw_impressions(
         blocks["real images"] = [np.asarray(real.images)[indices] for indices in few]
 
     columns = [max((len(row) for row in rows), default=0) or 1 for rows in blocks.values()]
+    names = [short(class_names[c]) for c in shown]
+    note = f"{len(shown)} of {len(present)} classes" if len(shown) < len(present) else ""
     # placed by hand, in inches: the constrained layout shrinks axes of fixed aspect into uneven gaps
-    left = 0.15 + 0.068 * max(len(short(class_names[c])) for c in shown)
+    left = 0.15 + width_of([*names, note])
+    widths = [max(CELL * n, 0.05 + width_of([title])) for n, title in zip(columns, blocks, strict=True)]
     gap, title_height, height = 0.4 * CELL, 0.26, CELL * len(shown)
-    width = left + CELL * sum(columns) + gap * (len(blocks) - 1) + 0.03
+    width = left + sum(widths) + gap * (len(blocks) - 1) + 0.03
     with figure(path_out, width, height + title_height) as fig:
         fig.set_layout_engine("none")
-        for n, (title, rows) in zip(columns, blocks.items(), strict=True):
+        fig.text(0.05 / width, 1 - 0.2 / (height + title_height), note)
+        for n, wide, (title, rows) in zip(columns, widths, blocks.items(), strict=True):
             ax = fig.add_axes((left / width, 0, CELL * n / width, height / (height + title_height)))
-            left += CELL * n + gap
+            left += wide + gap
             ax.imshow(_mosaic(rows, n), extent=(0, n, len(shown), 0), interpolation="none")
-            ax.set_title(title, pad=3)
+            ax.set_title(title, pad=3, loc="left")
             ax.set(xticks=[], yticks=[], frame_on=False)
             ax.tick_params(length=0)
-        fig.axes[0].set_yticks(np.arange(len(shown)) + 0.5, [short(class_names[c]) for c in shown])
+        fig.axes[0].set_yticks(np.arange(len(shown)) + 0.5, names)
     return path_out
 
 
@@ -104,37 +113,46 @@ def draw_accuracy_matrix(path_out: Path, result: Mapping[str, Any], split: str) 
     percent = np.full((tasks, tasks), np.nan)
     for i, row in enumerate(matrix):
         percent[i, : len(row)] = 100 * np.asarray(row)
-    few, names = tasks <= FEW, [str(j + 1) for j in range(tasks)]
-    for j, own in enumerate(classes_of_tasks(result)[:tasks] if few else []):
-        lines = [short(name) for name in own] if len(own) <= 3 else [f"{len(own)} classes"]
-        names[j] = "\n".join([f"task {j + 1}", *lines])
-    with figure(path_out, (0.95 if few else 0.5) * tasks + 1.3, 0.5 * tasks + 1.1) as fig:
+    heads = [[f"after task {i + 1}"] for i in range(tasks)]
+    for head, own in zip(heads, classes_of_tasks(result) if tasks <= FEW else [], strict=False):
+        head += [short(name) for name in own] if len(own) <= 3 else [f"{len(own)} classes"]
+    across = min(0.5, SIDE / tasks)
+    down = max(across, LINE * max(map(len, heads)) + 0.04 if tasks <= FEW else 0)
+    title = f"accuracy on each task's classes, {split} (%)"
+    width = across * tasks + width_of(line for head in heads for line in head) + 0.3
+    with figure(path_out, max(width, width_of([title]) + 0.2), down * tasks + 0.8) as fig:
         ax = fig.subplots()
-        _heat_map(ax, percent, digits=1 if tasks <= 12 else 0)
-        ax.set_xticks(range(tasks), names)
-        ax.set_yticks(range(tasks), [f"after task {i + 1}" for i in range(tasks)])
-        ax.set(xlabel="" if few else "task", title=f"accuracy on each task's classes, {split} (%)")
+        _heat_map(ax, percent, digits=None if across < 0.3 else 1 if tasks <= 12 else 0)
+        columns, rows = thinned(tasks, int(SIDE / 0.25)), thinned(tasks, int(SIDE / LINE))
+        ax.set_xticks(columns, [str(j + 1) for j in columns])
+        ax.set_yticks(rows, ["\n".join(heads[i]) for i in rows])
+        ax.set_xlabel("task")
+        fig.suptitle(title)
     return path_out
 
 
 def draw_confusion(path_out: Path, counts: ArrayLike, class_names: Sequence[str], split: str) -> Path:
-    """A confusion matrix (counts [n][n], rows are true classes) as shares of each row, in percent."""
+    """A confusion matrix (counts [n][n], rows are true classes) as shares of each row, in percent.
+
+    Of few classes with the shares as digits; of many, some are named.
+    """
     square = np.asarray(counts, dtype=float)
     totals = square.sum(axis=1, keepdims=True)
     share = 100 * np.divide(square, totals, out=np.full_like(square, np.nan), where=totals > 0)
     n = len(square)
-    few = n <= 20
-    cell = 0.4 if few else max(0.1, 8 / n)
-    names = [short(name) for name in class_names[:n]]
-    margin = 0.5 + 0.06 * max(map(len, names))
-    with figure(path_out, cell * n + margin + 0.5, cell * n + margin + 0.3) as fig:
+    few = n <= SIDE / 0.4
+    side = max(1.0, 0.4 * n) if few else SIDE  # the axes' labels need one
+    named = thinned(n, int(SIDE / LINE))
+    names = [short(class_names[c]) for c in named]
+    title = f"share of each true class, {split} (%)"
+    margin = 0.5 + width_of(names)
+    with figure(path_out, max(side + margin, width_of([title]) + 0.2), side + margin + 0.3) as fig:
         ax = fig.subplots()
         _heat_map(ax, share, digits=0 if few else None)
-        size = 8 if few else max(3, 50 * cell / 1.4)
-        turn: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
-        ax.set_xticks(range(n), names, fontsize=size, **turn)
-        ax.set_yticks(range(n), names, fontsize=size)
-        ax.set(xlabel="predicted class", ylabel="true class", title=f"share of each true class, {split} (%)")
+        ax.set_xticks(named, names, rotation=90)
+        ax.set_yticks(named, names)
+        ax.set(xlabel="predicted class", ylabel="true class")
+        fig.suptitle(title)
     return path_out
 
 
@@ -157,7 +175,7 @@ def draw_accuracy_over_tasks(path_out: Path, result: Mapping[str, Any], split: s
             ax.plot(learned[j:], 100 * np.array(own), "o-", color=colour, linewidth=0.9, markersize=2.5, label=label)
         margin = 0.15 if tasks > 1 else 0.5
         ax.set(xlim=(1 - margin, tasks + margin), ylim=(-2, 102), xlabel="tasks learned", ylabel="accuracy (%)")
-        ax.set_xticks(range(1, tasks + 1, max(1, tasks // 10)))
+        task_ticks(ax, tasks)
         ax.grid(axis="y")
         ax.set_axisbelow(True)
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -165,13 +183,15 @@ def draw_accuracy_over_tasks(path_out: Path, result: Mapping[str, Any], split: s
 
 
 def _heat_map(ax: Axes, percent: NDArray[np.float64], digits: int | None) -> None:
-    ax.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    for axis, n in zip((ax.yaxis, ax.xaxis), percent.shape, strict=True):
-        axis.set_ticks(np.arange(n + 1) - 0.5, minor=True)
-    ax.grid(which="minor", color="white", linewidth=0.2 if digits is None else 1)
+    """One image of the whole matrix; cells are set apart, and have `digits`, only where they are few."""
+    colours = matplotlib.colormaps["Blues"](percent / 100, bytes=True)  # less memory than an image of numbers
+    ax.imshow(colours, aspect="auto", interpolation="nearest")
     ax.tick_params(which="both", length=0)
     ax.set_frame_on(False)
     if digits is not None:
+        for axis, n in zip((ax.yaxis, ax.xaxis), percent.shape, strict=True):
+            axis.set_ticks(np.arange(n + 1) - 0.5, minor=True)
+        ax.grid(which="minor", color="white", linewidth=1)
         for i, j in np.argwhere(np.isfinite(percent)):
             ink = "white" if percent[i, j] > 60 else INK
             ax.text(j, i, f"{percent[i, j]:.{digits}f}", ha="center", va="center", color=ink, fontsize=7)

@@ -7,17 +7,33 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
-from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from ccsi.confidence import half_width
 from ccsi.errors import UserError
 from ccsi.io.run_files import read_result
-from ccsi.report.style import COLOURS, GREY, INK, LINES, MARKERS, curve, figure, short
+from ccsi.io.text import printable
+from ccsi.report.style import (
+    COLOURS,
+    GREY,
+    INK,
+    LINE,
+    LINES,
+    MARKERS,
+    curve,
+    decade,
+    figure,
+    filled,
+    hide_overlapping,
+    short,
+    task_ticks,
+    thinned,
+    width_of,
+)
 
 Run = dict[str, str]
 """A row of runs.csv: `phase`, `trial`, `seed`, `status`, figures such as `val_micro`, `config/<key>`, `run_dir` …"""
@@ -26,7 +42,8 @@ DEFAULTS = {"phase": "", "trial": "", "seed": "", "status": "done", "tasks_done"
 RENAMED = {f"{split}_macro": f"{split}_macro_over_tasks" for split in ("val", "test")}
 """Columns in tables of earlier versions, and what each is called now."""
 SYMBOLS = {"lambda": "λ", "rho": "ρ", "tau": "τ", "sigma": "σ", "beta": "β", "gamma": "γ", "lr": "learning rate"}
-WIDTH = 72  # characters of a line of a title or legend
+MOST_NAMES = 40  # candidates of a key that are named
+WIDTH = 3.9  # inches of a line of a title or legend
 
 
 class Curve(NamedTuple):
@@ -145,13 +162,14 @@ def interval_and_n(one: Curve) -> str:
 def key_label(column: str, short_form: bool = False) -> str:
     """`config/learner.losses.lambda_distillation` in words: the last two parts of the key, Greek as Greek."""
     parts = column.removeprefix("config/").split(".")[-1 if short_form else -2 :]
-    return ": ".join(" ".join(SYMBOLS.get(word, word) for word in part.split("_") if word) for part in parts)
+    words = ": ".join(" ".join(SYMBOLS.get(word, word) for word in part.split("_") if word) for part in parts)
+    return printable(words)
 
 
 def rounded(text: str) -> str:
     """A value as a label: numbers to three digits."""
     value = number(text)
-    return text if value is None else f"{value:.3g}"
+    return printable(text) if value is None else f"{value:.3g}"
 
 
 def number(text: str | None) -> float | None:
@@ -166,15 +184,19 @@ def number(text: str | None) -> float | None:
 def _draw_swept_keys(path_out: Path, runs: Sequence[Run], keys: Sequence[str], metric: str, note: str) -> Path:
     columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
+    texts = [[run[key] for run in runs] for key in keys]
+    most = max((len(unique) for unique, kind in map(positions, texts) if kind == "category"), default=0)
+    wide = max(2.4, 0.7 + LINE * min(most, MOST_NAMES))
     scores = np.array([100 * float(run[f"val_{metric}"]) for run in runs])
-    with figure(path_out, max(2.4 * columns, 3.2) + 0.2, 2.1 * rows + 0.2) as fig:
+    title = filled(f"search on val: {len(runs)} runs; bars are means{note}", max(wide * columns, 3.2) - 0.1)
+    with figure(path_out, max(wide * columns, 3.2) + 0.2, 2.6 * rows + 0.2 + LINE * title.count("\n")) as fig:
         axes = fig.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         for ax in axes[len(keys) :]:
             ax.set_axis_off()
-        for ax, key in zip(axes, keys, strict=False):
-            _draw_key(ax, [run[key] for run in runs], scores)
-            ax.set_xlabel(key_label(key))
-        fig.suptitle(fill(f"search on val: {len(runs)} runs; bars are means{note}", 40 * columns))
+        for ax, key, own in zip(axes, keys, texts, strict=False):
+            _draw_key(ax, own, scores)
+            ax.set_xlabel(filled(key_label(key), wide - 0.5))
+        fig.suptitle(title)
         fig.supylabel(f"{metric.replace('_', ' ')}, val (%)")
     return path_out
 
@@ -182,8 +204,7 @@ def _draw_swept_keys(path_out: Path, runs: Sequence[Run], keys: Sequence[str], m
 def _draw_key(ax: Axes, texts: Sequence[str], scores: np.ndarray[Any, Any]) -> None:
     numbers = [number(text) for text in texts]
     values: list[Any] = list(texts) if None in numbers else numbers
-    unique = sorted(set(values))
-    kind = axis_kind(unique)
+    unique, kind = positions(texts)
     x = np.array([unique.index(value) if kind == "category" else value for value in values], dtype=float)
     ax.scatter(x, scores, s=12, color=COLOURS[0], alpha=0.55, linewidths=0)
     if len(unique) < len(values) and len(unique) <= 12:
@@ -191,17 +212,28 @@ def _draw_key(ax: Axes, texts: Sequence[str], scores: np.ndarray[Any, Any]) -> N
         means = [scores[x == position].mean() for position in where]
         ax.plot(where, means, color=INK, linestyle=style, linewidth=0.9, marker="_", markersize=11, markeredgewidth=1.6)
     if kind == "category":
-        labels = [short(v, 16) if isinstance(v, str) else f"{v:g}" for v in unique]
-        crowded = sum(map(len, labels)) > 24
-        ax.set_xticks(range(len(unique)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
+        named = thinned(len(unique), MOST_NAMES)
+        labels = [short(v, 16) if isinstance(v := unique[n], str) else f"{v:g}" for n in named]
+        crowded = width_of(labels) + 0.1 > 1.7 / len(unique)
+        ax.set_xticks(named, labels, rotation=90 if crowded else 0)
         ax.set_xlim(-0.5, len(unique) - 0.5)
     elif kind == "log":
         ax.set_xscale("log")
         ax.minorticks_off()
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if unique[-1] / unique[0] >= 300 else (1.0, 3.0)))
-        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if unique[-1] / unique[0] >= 300 else (1.0, 3.0), numticks=6))
+        ax.xaxis.set_major_formatter(lambda value, _: decade(value))
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(3))
+        ax.xaxis.set_major_formatter("{x:.7g}")
     ax.grid(axis="y")
     ax.set_axisbelow(True)
+
+
+def positions(texts: Sequence[str]) -> tuple[list[Any], str]:
+    """The different values among a key's, sorted, as numbers if all are; and their `axis_kind`."""
+    numbers = [number(text) for text in texts]
+    unique: list[Any] = sorted(set(texts)) if None in numbers else sorted({n for n in numbers if n is not None})
+    return unique, axis_kind(unique)
 
 
 def axis_kind(unique: Sequence[Any]) -> str:
@@ -220,33 +252,36 @@ def _draw_front(path_out: Path, groups: Sequence[Sequence[Run]], metric: str, mi
     x, y = np.array([[fmean(float(run[k]) for run in own) for own in groups] for k in (minimize, f"val_{metric}")])
     y = 100 * y
     front = [n for n in np.lexsort((-y, x)) if not any((x <= x[n]) & (y >= y[n]) & ((x < x[n]) | (y > y[n])))]
-    with figure(path_out, 4.2, 2.9) as fig:
+    title = filled(f"search on val: {len(groups)} trials, means over seeds; line: Pareto front{note}", WIDTH)
+    with figure(path_out, 4.2, 2.9 + LINE * title.count("\n")) as fig:
         ax = fig.subplots()
         ax.scatter(x, y, s=14, color=COLOURS[0], alpha=0.55, linewidths=0)
         ax.step(x[front], y[front], where="post", color=COLOURS[1], marker="o", markersize=4, linewidth=1)
-        for n in front:
-            ax.annotate(groups[n][0]["trial"], (x[n], y[n]), (3, -8), textcoords="offset points", fontsize=7)
         ax.set(xlabel=f"{minimize} of a run", ylabel=f"{metric.replace('_', ' ')}, val (%)")
-        ax.set_title(fill(f"search on val: {len(groups)} trials, means over seeds; line: Pareto front{note}", WIDTH))
+        fig.suptitle(title)
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+        names = [(short(groups[n][0]["trial"], 16), (x[n], y[n])) for n in front]
+        notes = [ax.annotate(name, at, (3, -8), textcoords="offset points", fontsize=7) for name, at in names]
+        hide_overlapping(fig, notes)
     return path_out
 
 
 def _draw_top_trials(path_out: Path, curves: Sequence[Curve]) -> Path:
-    shown = curves[: len(COLOURS)]
-    lines_of_legend = 1 + sum(1 + (len(one.name) + 14) // WIDTH for one in shown)
-    with figure(path_out, 4.2, 2.7 + 0.17 * lines_of_legend) as fig:
+    shown, labels = curves[: len(COLOURS)], list[str]()
+    for one in shown:
+        mean, half = one.after[:, -1].mean(), half_width(one.after[:, -1])
+        ends = f"\N{NO-BREAK SPACE}[{mean - half:.1f},\N{NO-BREAK SPACE}{mean + half:.1f}]"
+        label = f"{printable(one.name)}: {mean:.1f}{ends if len(one.after) > 1 else ''}"
+        labels.append(filled(label, WIDTH - 0.5, size=7))
+    title = f"final accuracy, micro (%): mean{interval_and_n(shown[0])}"
+    with figure(path_out, 4.2, 2.9 + 0.14 * sum(1 + label.count("\n") for label in labels)) as fig:
         ax = fig.subplots()
-        for index, one in enumerate(shown):
-            mean, half = one.after[:, -1].mean(), half_width(one.after[:, -1])
-            ends = f"\N{NO-BREAK SPACE}[{mean - half:.1f},\N{NO-BREAK SPACE}{mean + half:.1f}]"
-            label = fill(f"{one.name}: {mean:.1f}{ends if len(one.after) > 1 else ''}", WIDTH)
+        for index, (one, label) in enumerate(zip(shown, labels, strict=True)):
             curve(ax, one.after, label, COLOURS[index], LINES[index % 4], MARKERS[index], 1.4)
-        tasks = max(one.after.shape[1] for one in shown)
         ax.set(xlabel="tasks learned", ylabel="accuracy on all classes seen, test (%)")
-        ax.set_xticks(range(1, tasks + 1, max(1, tasks // 10)))
+        task_ticks(ax, max(one.after.shape[1] for one in shown))
         ax.grid(axis="y")
-        title = f"final accuracy, micro (%): mean{interval_and_n(shown[0])}"
-        fig.legend(loc="outside lower left", title=title, alignment="left")
+        fig.legend(loc="outside lower left", title=filled(title, WIDTH, size=7), alignment="left")
     return path_out
 
 
@@ -256,7 +291,10 @@ def _draw_comparison(path_out: Path, found: Sequence[Curve]) -> Path:
     kinds = list(dict.fromkeys(one.kind for one in found if one.kind != "bound")) or ["bound"]
     columns = min(2, len(kinds))
     rows = math.ceil(len(kinds) / columns)
-    with figure(path_out, 3.4 * columns, 2.7 * rows) as fig:
+    most = max(len(bounds) + sum(one.kind == kind for one in found if kind != "bound") for kind in kinds)
+    title = f"mean{interval_and_n(found[0])}; legends: after the last task"
+    title = filled(title, 3.4 * columns - 0.2)
+    with figure(path_out, 3.4 * columns, max(2.7, 0.9 + 0.115 * most) * rows + LINE * title.count("\n")) as fig:
         axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for ax in axes[len(kinds) :]:
             ax.set_axis_off()
@@ -265,12 +303,14 @@ def _draw_comparison(path_out: Path, found: Sequence[Curve]) -> Path:
             own = [one for one in found if one.kind == kind and kind != "bound"]
             looks += [(one, COLOURS[number % 7], "-", MARKERS[number % 7]) for number, one in enumerate(own)]
             for one, colour, line, marker in looks:
-                curve(ax, one.after, f"{one.name} {one.after[:, -1].mean():.1f}", colour, line, marker, 1.1)
-            ax.set_title(kind)
+                label = f"{short(one.name, 24)} {one.after[:, -1].mean():.1f}"
+                curve(ax, one.after, label, colour, line, marker, 1.1)
+            ax.set_title(short(kind, 24))
             ax.grid(axis="y")
             ax.legend(fontsize=6, loc="lower left", handlelength=1.6, labelspacing=0.2)
-        axes[0].set(xticks=range(1, 1 + max(one.after.shape[1] for one in found)), ylim=(0, 101))
+        task_ticks(axes[0], max(one.after.shape[1] for one in found))
+        axes[0].set(ylim=(0, 101))
         fig.supxlabel("tasks learned")
         fig.supylabel("accuracy on all classes seen, test (%)")
-        fig.suptitle(f"mean{interval_and_n(found[0])}; legends: after the last task")
+        fig.suptitle(title)
     return path_out

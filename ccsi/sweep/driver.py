@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ccsi.config import build, shown
 from ccsi.errors import UserError
+from ccsi.io.text import first_line, warn
 from ccsi.sweep import selection
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import RunFinished, RunId
@@ -174,7 +175,8 @@ def write_tables(recorder: SweepRecorder, console: Console) -> int:
     try:  # an error in a picture must not cost a sweep its tables
         draw_plots(definition)
     except Exception as error:
-        print(f"ccsi: plots were not drawn ({type(error).__name__}: {error})", file=sys.stderr)
+        again = f"draw them with ccsi report {definition.folder}"
+        warn(f"not all plots were drawn ({first_line(error)}); {again}")
     best = "best/" if definition.compared else "best.yaml"
     console.print(f"Tables, {best} and plots: {definition.folder}", highlight=False, soft_wrap=True)
     if incomplete := compared or [row["trial"] for row in board if row["status"] != "done"]:

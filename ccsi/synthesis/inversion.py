@@ -100,6 +100,10 @@ class Synthesis:
         size = math.ceil(n / groups)
         return (torch.arange(groups * size) % n_old).view(groups, size)
 
+    def count(self, n_old: int, task: int) -> int:
+        """How many impressions `run` makes of `n_old` classes."""
+        return self.labels(n_old, task).numel() if self.per_class is None else self.per_class * n_old
+
     def learning_rate(self, step: int) -> float:
         """Learning rate at 0-based `step`: linear warm-up, then cosine to 0."""
         warmup = min(self.warmup, self.iterations // 2)
@@ -154,7 +158,7 @@ class Synthesis:
             made = (images.flatten(0, 1) * 255).round().to(torch.uint8)
             done.append(process_group.all_gather_rows(made if number < len(chunks) else made[:0]))
             state = None
-        keep = labels.numel() if self.per_class is None else self.per_class * len(memory.means)
+        keep = self.count(len(memory.means), task)
         return {"images": torch.cat(done)[:keep], "labels": labels.flatten()[:keep].to(device)}
 
     def draw(

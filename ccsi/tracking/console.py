@@ -14,6 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from ccsi.io.run_files import classes_of_tasks, split_to_show
+from ccsi.io.text import printable
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -53,7 +54,8 @@ class Console:
     def start(self, run: RunStart) -> None:
         self._folder, self._tasks = run.folder, len(run.tasks)
         verb, classes = "resumes" if run.resumed_at else "starts", sum(map(len, run.tasks))
-        line, folder = f"{run.name} {verb}: {classes} classes in {self._tasks} tasks", f"folder {run.folder}"
+        line = f"{printable(run.name)} {verb}: {classes} classes in {self._tasks} tasks"
+        folder = f"folder {printable(str(run.folder))}"
         too_long = self._err.is_terminal and len(f"{line}, {folder}") > self._err.width
         self._print(f"{line}\n{folder}" if too_long else f"{line}, {folder}")
         for text in run.summary:
@@ -125,10 +127,11 @@ def show_result(result: Mapping[str, Any], folder: Path | None) -> None:
         out.width = max(out.width, MIN_WIDTH)
     dataset = result["dataset"]
     out.print()
-    out.print(f"{result['name']}: {result['learner']} on {dataset['name']}, seed {result['seed']}", style="bold")
+    title = f"{result['name']}: {result['learner']} on {dataset['name']}, seed {result['seed']}"
+    out.print(printable(title), style="bold")
     split, figures = split_to_show(result)
     names = [", ".join(own) if len(own) <= MOST_NAMES else f"{len(own)} classes" for own in classes_of_tasks(result)]
-    heads = [f"{number}: {name}" for number, name in enumerate(names, start=1)]
+    heads = [f"{number}: {printable(name)}" for number, name in enumerate(names, start=1)]
     for table in accuracy_matrix(figures, f"accuracy matrix, {split} (%)", heads, out):
         out.print(table)
 
@@ -154,7 +157,7 @@ def show_result(result: Mapping[str, Any], folder: Path | None) -> None:
         wrapped = textwrap.fill(text, out.width - LABEL_WIDTH).replace("\n", "\n" + " " * LABEL_WIDTH)
         out.print(f"{word:<{LABEL_WIDTH}}{wrapped}", soft_wrap=True)
     if folder is not None:  # in one line, however long, to be copied
-        out.print(f"{'folder':<{LABEL_WIDTH}}{folder}", soft_wrap=True)
+        out.print(f"{'folder':<{LABEL_WIDTH}}{printable(str(folder))}", soft_wrap=True)
 
 
 def accuracy_matrix(figures: Mapping[str, Any], title: str, heads: Sequence[str], out: Terminal) -> list[Table]:

@@ -1,10 +1,10 @@
 """All trackers of a run as one."""
 
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
+from ccsi.io.text import first_line, warn
 from ccsi.tracking.events import Progress, RunStart, TaskEnd, Tracker
 from ccsi.tracking.files import Files
 
@@ -70,9 +70,7 @@ class Trackers:
             name = next((name for name, own in self.named.items() if own is tracker), None)
             if name is None:  # `files`, or a `watch` (Ray's handles its errors itself)
                 raise
-            with suppress(OSError, ValueError):  # stderr may be what failed
-                problem = f"failed ({type(error).__name__}: {error}); the run continues without it."
-                print(f"ccsi: tracking.{name} {problem}", file=sys.stderr, flush=True)
+            warn(f"tracking.{name} failed ({first_line(error)}); the run continues without it.")
             if tracker in self._started:
                 self._started.remove(tracker)
                 with suppress(Exception):

@@ -9,6 +9,7 @@ import netrc
 import os
 import re
 import shutil
+import sys
 import tempfile
 import urllib.parse
 import uuid
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ccsi.errors import UserError
+from ccsi.io.text import all_printable, first_line, printable, warn
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
 OPTIONS: Any = {  # of wandb.Settings
@@ -58,6 +60,7 @@ class WeightsAndBiases:
     ) -> None:
         self.mode, self.project, self.group, self.job_type, self.name = mode, project, group, job_type, name
         self._run: Any = None  # wandb.Run
+        self._warned = False
         self._clean_up = ExitStack()
         if mode != "disabled" and importlib.util.find_spec("wandb") is None:
             raise UserError(
@@ -88,7 +91,7 @@ class WeightsAndBiases:
                 project=self.project,
                 group=self.group,
                 job_type=self.job_type,
-                name=self.name or run.name,
+                name=printable(self.name or run.name),
                 resume="allow",
                 dir=str(folder),
                 config=portable({key: value for key, value in run.config.items() if key != "tracking"}),
@@ -112,6 +115,17 @@ class WeightsAndBiases:
     def task_end(self, event: TaskEnd) -> None:
         if self._run is None:
             return
+        row: dict[str, Any] = {}
+        try:
+            row = self._pictures(event)
+        except Exception as error:  # the figures are worth more
+            if not self._warned:
+                warn(f"tracking.wandb: pictures were not drawn ({first_line(error)}); figures are logged.")
+            self._warned = True
+        self._run.log({"task": event.task + 1, **event.figures, **row})
+
+    def _pictures(self, event: TaskEnd) -> dict[str, Any]:
+        """Confusion matrices and impressions after a task, as W&B's images."""
         import wandb
 
         # pictures, not W&B's own confusion chart: that is an artifact, whose record holds an absolute path
@@ -125,8 +139,7 @@ class WeightsAndBiases:
         if event.impressions is not None:
             images, labels = load_images(event.impressions)
             pictures["impressions"] = draw_impressions(scratch / "impressions.png", images, labels, names)
-        row = {key: wandb.Image(str(path)) for key, path in pictures.items()}
-        self._run.log({"task": event.task + 1, **event.figures, **row})
+        return {key: wandb.Image(str(path)) for key, path in pictures.items()}
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
         """Put the final figures into the summary and end W&B's own process; a stopped run is marked failed."""
@@ -142,6 +155,7 @@ class WeightsAndBiases:
 def only_inside(folder: Path) -> Iterator[Path]:
     """Let W&B write in `folder` and a temporary folder (yielded) only, report no errors to its makers, and end it."""
     with tempfile.TemporaryDirectory(prefix="ccsi-wandb-", ignore_cleanup_errors=True) as scratch:
+        argv, sys.argv = sys.argv, sys.argv[:1]  # W&B reads it: paths, which it sends, and cannot if they are not UTF-8
         changes = {f"WANDB_{kind}_DIR": scratch for kind in ("CACHE", "CONFIG", "DATA", "ARTIFACT")}
         changes |= {"WANDB_DIR": str(folder), "WANDB_ERROR_REPORTING": "false"}
         before = {key: os.environ[key] for key in changes if key in os.environ}
@@ -149,6 +163,7 @@ def only_inside(folder: Path) -> Iterator[Path]:
         try:
             yield Path(scratch)
         finally:
+            sys.argv = argv
             import wandb
 
             wandb.teardown()  # or its process and its options would outlive this run
@@ -172,7 +187,11 @@ def has_key() -> bool:
 
 
 def portable(value: Any) -> Any:
-    """A configuration with the home folder written as `~`: its path usually holds the account's name."""
+    """A configuration with the home folder written as `~`: its path usually holds the account's name.
+
+    Every text in it is `printable`: W&B takes no other.
+    """
+    value = all_printable(value)
     text, home = (json.dumps(item, default=str, ensure_ascii=False) for item in (value, Path.home()))
     if Path.home().name:  # not `/`, a home that says nothing
         text = re.sub(rf"{re.escape(home[1:-1])}(?![\w.-])", "~", text)  # nor a longer name's beginning

@@ -22,7 +22,7 @@ def shown(capsys: pytest.CaptureFixture[str], *typed: str) -> str:
     return out
 
 
-@pytest.mark.parametrize("typed", [[], ["run"], ["sweep"], ["train"], ["status"], ["help"]])
+@pytest.mark.parametrize("typed", [[], ["run"], ["sweep"], ["train"], ["status"], ["report"], ["help"]])
 def test_help_fits_80_columns(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, *typed, "--help")
     assert max(map(len, text.splitlines())) <= 80

@@ -65,7 +65,7 @@ def test_sigterm_is_handled_as_ctrl_c(capsys: pytest.CaptureFixture[str]) -> Non
     ("typed", "words"),
     [
         (["swep"], "swep is not a command; did you mean sweep?"),
-        (["xyz"], "xyz is not a command; expected one of help, run, status, sweep, train; see ccsi --help."),
+        (["xyz"], "xyz is not a command; expected one of help, report, run, status, sweep, train; see ccsi --help."),
         (["dataset=digits"], "dataset=digits is not a command; for a single run, type ccsi run dataset=digits."),
         (["help", "xyz"], "xyz is not a command; expected one of"),
         (["run", "--shwo"], "--shwo is not an option; expected key=value, or --help or --show or --config-dir."),
@@ -112,7 +112,7 @@ def test_help_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
     """Help is shown at once: in a fresh process nothing large is imported for it."""
     code = (
         "import sys; from ccsi.cli import main\n"
-        "for command in ('run', 'sweep', 'train', 'status', 'help'):\n"
+        "for command in ('run', 'sweep', 'train', 'status', 'report', 'help'):\n"
         "    assert main([command, '--help']) == 0\n"
         "assert main(['--version']) == 0\n"
         "print(sorted({'torch', 'ray', 'pandas', 'sklearn', 'matplotlib'} & set(sys.modules)), file=sys.stderr)\n"

@@ -27,7 +27,7 @@ def texts(fig: Figure) -> list[str]:
 
 
 def titles(fig: Figure) -> list[str]:
-    return [ax.get_title() for ax in fig.axes]
+    return [fig.get_suptitle() or ax.get_title() or ax.get_title(loc="left") for ax in fig.axes]
 
 
 def test_all_pictures_of_a_run(tmp_path: Path, drawn: dict[str, Figure]) -> None:

@@ -18,6 +18,7 @@ import yaml
 pytest.importorskip("ray")
 from driver import drive
 
+from ccsi import cli
 from ccsi.io.run_files import read_result
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose, placed, read
@@ -76,6 +77,13 @@ def test_a_sweep_of_stand_ins_comes_to_its_table(tmp_path: Path, monkeypatch: py
     sums = json.loads((BEGUN / "standin.sums.json").read_text())
     learned = {run: result["weights_sha256"] for run in sums if (result := read_result(tmp_path / "s/runs" / run))}
     assert learned == {run: one["weights_sha256"] for run, one in sums.items()}
+
+    journal, runs = (tmp_path / "s/journal.jsonl").read_bytes(), (tmp_path / "s/runs.csv").read_bytes()
+    (tmp_path / "s/runs.csv").unlink()
+    assert cli.main(["report", str(tmp_path / "s")]) == 0
+    assert (tmp_path / "s/runs.csv").read_bytes() == runs
+    assert (tmp_path / "s/plots/top_trials.png").exists()
+    assert (tmp_path / "s/journal.jsonl").read_bytes() == journal
 
 
 def test_keys_typed_and_swept_under_their_old_names_are_resumed(

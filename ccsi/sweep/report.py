@@ -1,0 +1,25 @@
+"""A sweep's tables and pictures once more, from its files."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from ccsi.sweep.compose import read
+from ccsi.sweep.driver import write_tables
+from ccsi.sweep.folder import lock_sweep
+from ccsi.sweep.recorder import SweepRecorder, reconcile
+from ccsi.sweep.runs import finished_runs
+
+
+def report_sweep(folder: Path, console: Console) -> int:
+    """Write and print what a sweep's end does; returns the exit code, see `write_tables`. Its journal is not changed.
+
+    Raises:
+        UserError: it is no sweep's folder, or a driver is at work in it.
+    """
+    definition = read(folder, check=False, key="sweep")
+    with lock_sweep(folder):
+        recorder = SweepRecorder(definition)
+        for event in reconcile(recorder.state, finished_runs(definition, damaged_as_absent=True)):
+            recorder.state.apply(event)
+        return write_tables(recorder, console)
