@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from ccsi.checks import NonNegativeInt
 from ccsi.data.dataset import SPLITS, OpenShare, Raw, Source, fit_images, state_of, stratified
 from ccsi.errors import UserError
+from ccsi.io.paths import expand
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -65,7 +66,7 @@ class Folder(Source):
 
     def files(self) -> tuple[list[str], list[tuple[str, int, Path]]]:
         """The class names, and of each image its split (or "", if there are no folders for them), label and file."""
-        root = Path(self.path).expanduser()
+        root = expand(self.path, "dataset.path")
         if not root.is_dir():
             raise UserError(f"{root} is not a folder; expected one with a sub-folder for each class.")
         splits = [split for split in SPLITS if (root / split).is_dir()]

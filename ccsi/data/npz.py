@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ccsi.data.dataset import SPLITS, Raw, Source, state_of
 from ccsi.errors import UserError
+from ccsi.io.paths import expand
 
 LAYOUT: dict[str, tuple[type[np.generic], str, str]] = {
     "images": (np.uint8, "uint8 grey levels from 0 to 255", "(N, H, W) or (N, H, W, 3)"),
@@ -36,10 +37,10 @@ class Npz(Source):
     class_names: list[str] | None = None
 
     def stamp(self) -> str:
-        return state_of(Path(self.path).expanduser())
+        return state_of(expand(self.path, "dataset.path"))
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
-        return read_npz(Path(self.path).expanduser(), self.class_names)
+        return read_npz(expand(self.path, "dataset.path"), self.class_names)
 
 
 def read_npz(path: Path, class_names: list[str] | None) -> tuple[dict[str, Raw], tuple[str, ...]]:

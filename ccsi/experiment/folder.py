@@ -14,6 +14,7 @@ from ccsi.errors import UserError
 from ccsi.experiment.checkpoint import Checkpoints
 from ccsi.io.atomic import write_atomically
 from ccsi.io.locks import InUseError, locked
+from ccsi.io.paths import absolute
 from ccsi.io.run_files import RESULT
 from ccsi.stage import State
 
@@ -95,4 +96,4 @@ def default_run_dir(run_dir: str | None, name: str, seed: int, config: Mapping[s
     """A run's folder, absolute: `run_dir`, else runs/<name>-s<seed>-<hash of `config`, the same in all versions>."""
     compared = {key: value for key, value in original_targets(config).items() if key not in NOT_COMPARED}
     digest = hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()
-    return Path(run_dir or f"runs/{name}-s{seed}-{digest[:6]}").expanduser().absolute()
+    return absolute(f"runs/{name}-s{seed}-{digest[:6]}" if run_dir is None else run_dir, "run_dir")

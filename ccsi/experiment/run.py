@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ccsi.checks import NonNegative, NonNegativeInt, PositiveInt
+from ccsi.checks import FileName, NonNegative, NonNegativeInt, PositiveInt
 from ccsi.data import Labelled, Scenario, Source
 from ccsi.data.scenario import relabelled
 from ccsi.distributed import ProcessGroup
@@ -41,7 +41,7 @@ def run(
     learner: LearnerFactory,
     training: Training,
     tracking: Trackers,
-    name: str,
+    name: FileName,
     seed: NonNegativeInt = 0,
     device: DeviceName = "auto",
     threads: PositiveInt = 1,

@@ -23,6 +23,7 @@ from ccsi.evaluation import Evaluator, metrics
 from ccsi.experiment.checkpoint import Checkpoints, sha256_of
 from ccsi.experiment.environment import commit, peak_memory, reset_peak_memory
 from ccsi.io.atomic import write_atomically
+from ccsi.io.paths import absolute
 from ccsi.learners.base import ModelFactory, NetLearner
 from ccsi.rng import Streams
 from ccsi.stage import Stages, State
@@ -72,7 +73,7 @@ def set_up(
         UserError: the parts do not fit together, or another worker of this run has other images.
     """
     group = ProcessGroup.current()
-    shared = Path(share_data).expanduser().absolute() if share_data is not None else None
+    shared = absolute(share_data, "share_data") if share_data is not None else None
     data = group.on_all(lambda: opened(dataset, shared))
     if data.checksum != group.broadcast_object(data.checksum):
         raise UserError(

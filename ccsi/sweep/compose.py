@@ -123,8 +123,6 @@ def _check_sweep(definition: Definition) -> None:
         check_optuna(definition.space)
     if sweep.search == "grid":
         definition.listed_configs()  # raises for a range
-    if sweep.name is not None and (Path(sweep.name).name != sweep.name or sweep.name in (".", "..")):
-        raise UserError(f"sweep.name={sweep.name}: expected a name without slashes; the folder is sweep.dir.")
 
 
 def _check_resources(definition: Definition) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 import ccsi.config
-from ccsi.checks import NonNegative, NonNegativeInt, Positive, PositiveInt
+from ccsi.checks import FileName, NonNegative, NonNegativeInt, Positive, PositiveInt
 from ccsi.config import Config
 from ccsi.sweep.events import Values
 from ccsi.sweep.search_space import Dimension, compared, grid, parse, sample, within
@@ -59,7 +59,7 @@ class Sweep:
         debug: run the first trial in this process, without Ray, and stop.
     """
 
-    name: str | None
+    name: FileName | None
     storage: str | None
     dir: str | None
     space: dict[str, dict[str, Any] | None]
