@@ -123,12 +123,13 @@ def with_dataset(overrides: Sequence[str], name: str) -> list[str]:
     if choice is None:
         problem = "is neither a folder nor an .npz file" if os.path.exists(path) else "does not exist"
         raise UserError(f"dataset.path={text} {problem}; expected a folder of images or an .npz file.")
-    print(f"dataset={choice}, because dataset.path is a{'n .npz file' * (choice == 'npz') or ' folder'}.", file=sys.stderr)
+    found = {"folder": "a folder", "npz": "an .npz file"}[choice]
+    print(f"dataset={choice}, because dataset.path is {found}.", file=sys.stderr)
     return [f"dataset={choice}", *overrides]
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Overrides in Hydra's syntax, one value each; a value that it cannot read (`~/a`, `b (1)`) is text as it stands."""
+    """Overrides in Hydra's syntax, one value each; a value it cannot read (`~/a`, `b (1)`) is text as it stands."""
     return [_parse(text) for text in overrides]
 
 

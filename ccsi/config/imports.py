@@ -58,7 +58,7 @@ def is_found(name: str, file: Path) -> bool:
 
 
 def explain_import(error: BaseException, name: str) -> str:
-    """Why importing the module `name`, or looking something up in it, failed: with file and line if its code raised it."""
+    """Why importing the module `name`, or a lookup in it, failed; with file and line where its own code raised it."""
     what = f"{type(error).__name__}: {error}"
     frames = traceback.extract_tb(error.__traceback__)
     first = next((n for n, frame in enumerate(frames) if frame.filename.startswith("<frozen importlib")), len(frames))

@@ -57,6 +57,7 @@ class Sweep:
         max_concurrent: trials at a time; null is as many as fit.
         max_failures: how often in a row a crashed trial is restarted without having got further.
         debug: run the first trial in this process, without Ray, and stop.
+        learners: what to compare; it is put into `space` as `learner: {each: …}`.
     """
 
     name: FileName | None
@@ -77,6 +78,7 @@ class Sweep:
     max_concurrent: PositiveInt | None
     max_failures: NonNegativeInt
     debug: bool
+    learners: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
