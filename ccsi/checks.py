@@ -2,7 +2,7 @@
 
 from typing import Annotated, TypeVar
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, Predicate, doc
 
 T = TypeVar("T")
 
@@ -15,6 +15,14 @@ NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
 """A fraction below 1: [0, 1)."""
 Probability = Annotated[float, Ge(0), Le(1)]
+
+
+def is_file_name(text: str) -> bool:
+    """Whether text can be a part of one file's or folder's name, in every system."""
+    return bool(text) and text.isprintable() and not {*text} & {"/", "\\"} and text not in (".", "..")
+
+
+FileName = Annotated[str, Predicate(is_file_name), doc("a file's name, printable and without slashes")]
 
 PerTaskShare = Share | list[Share]
 PerTaskNonNegative = NonNegative | list[NonNegative]

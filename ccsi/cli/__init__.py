@@ -11,6 +11,7 @@ that help is fast: what does the work is imported inside `main`.
 import contextlib
 import difflib
 import inspect
+import io
 import os
 import pkgutil
 import signal
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name == "help" and rest:
         name, *rest = rest
     resume = ""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a sign, such as × in ASCII: shown as \xd7
+            stream.reconfigure(errors="backslashreplace")
     try:
         with contextlib.ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():  # a batch system's SIGTERM is handled as Ctrl-C
@@ -44,9 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if name == "--version":
                 print(f"ccsi {metadata.version('ccsi')}")
                 return 0
-            with contextlib.suppress(OSError):  # the working folder may have been removed
+            try:
                 if (here := os.getcwd()) not in sys.path:
                     sys.path.append(here)  # so that `_target_=my_file.MyLearner` is found, as under `python -m`
+            except OSError as error:
+                if not wants_help:
+                    raise UserError("the working folder is gone or unreadable; change to another one.") from error
             module = command(name)
             resume = getattr(module, "RESUME", "")
             others, options = parse(module, rest)

@@ -33,6 +33,8 @@ Common settings (key=value):
 All settings: add --show.
 """
 
+from ccsi.cli.help import print_text
+
 RESUME = "the same command resumes it"
 CONFIG = "config"
 
@@ -43,6 +45,6 @@ def main(arguments: list[str], show: bool = False) -> None:
 
     composed = config.from_arguments(arguments)
     if show:
-        print(config.to_yaml(composed), end="")
+        print_text(config.to_yaml(composed).rstrip())
     else:
         config.build(composed)()

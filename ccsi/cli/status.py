@@ -8,9 +8,9 @@ Nothing is written or stopped.
 """
 
 import time
-from pathlib import Path
 
 from ccsi.errors import UserError
+from ccsi.io.paths import absolute
 
 EXPECTED = "the folder of a sweep"
 WATCH_SECONDS = 10.0
@@ -26,7 +26,7 @@ def main(arguments: list[str], watch: bool = False) -> None:
 
     console = open_console()
     while True:
-        status = read_status(Path(arguments[0]).expanduser().absolute())
+        status = read_status(absolute(arguments[0], "FOLDER"))
         if watch:
             console.clear()
         print_status(status, console)

@@ -17,6 +17,7 @@ and learning rate are those of all workers together. Beside a run's own keys:
 
 Options:
   --help            this text
+  --show            print the resolved configuration and stop
   --config-dir DIR  a folder of configs beside the package's own
 
 Groups:
@@ -25,15 +26,22 @@ Groups:
 
 import sys
 
+from ccsi.cli.help import print_text
+
 RESUME = "the same command resumes it"
 CONFIG = "train"
 
 
-def main(arguments: list[str]) -> int:
-    """Train with `arguments`; returns the exit code: 0 done, 1 interrupted by an error."""
+def main(arguments: list[str], show: bool = False) -> int:
+    """Train with `arguments`, or only show the configuration; returns the exit code: 0 done, 1 stopped by an error."""
     from ccsi.sweep.recorder import SweepInterruptedError
-    from ccsi.sweep.train import train
+    from ccsi.sweep.train import configuration, train
 
+    if show:
+        from ccsi.config import to_yaml
+
+        print_text(to_yaml(configuration(arguments)).rstrip())
+        return 0
     try:
         train(arguments)
     except SweepInterruptedError as error:

@@ -1,11 +1,13 @@
 """The tree under `configs/`, composed with what was typed. The only module that knows Hydra."""
 
 import inspect
+import os
 import re
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +17,26 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ccsi.config.tree import Config, apply, plain, read, unknown_key
-from ccsi.config.validation import check
+from ccsi.config.imports import import_name
+from ccsi.config.tree import Config, apply, flat, plain, read, unknown_key
+from ccsi.config.validation import check, is_text, signature_of, target_of
 from ccsi.errors import UserError
+from ccsi.io.paths import expand
 
 ADDED: list[Path] = []
 """Folders of the user's, searched after `config_dir`; as `sys.path`, they belong to the process."""
 
 
 def config_dir() -> Path:
-    """The folder of the config tree: `configs/` of the checkout, or its copy in an installed package."""
-    checkout = Path(__file__).resolve().parents[2]
-    if (checkout / "pyproject.toml").is_file() and (checkout / "configs" / "config.yaml").is_file():
-        return checkout / "configs"
-    return Path(str(files("ccsi.configs")))
+    """The folder of the config tree: `ccsi/configs/` of an installed package, or `configs/` of the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "configs"  # first: what lies beside an installed package is not ours
+    return installed if installed.is_dir() else package.parent / "configs"
 
 
 def add_config_dir(path: Path) -> None:
@@ -40,7 +44,7 @@ def add_config_dir(path: Path) -> None:
 
     What they name as `_target_` is imported from there too: the folder is appended to `sys.path`.
     """
-    folder = path.expanduser().resolve()
+    folder = expand(path, "--config-dir").resolve()
     if not folder.is_dir():
         raise UserError(f"--config-dir={path} is not a folder; expected one with files such as learner/mine.yaml.")
     for file in sorted(folder.glob("*/**/*.yaml")):
@@ -65,48 +69,125 @@ def choices(group: str) -> dict[str, Path]:
 
 def load(overrides: Sequence[str], name: str = "config") -> Config:
     """Compose `configs/<name>.yaml` with `overrides` (Hydra's syntax) into a plain, resolved dict."""
-    for override in parse(overrides):
+    parsed = parse(overrides)
+    for override in parsed:
         if name != "sweep" and override.key_or_group.partition(".")[0] == "sweep":
             raise UserError(f"{override.input_line}: expected no setting of sweeps; they are for ccsi sweep.")
         value: Any = override.value()
         is_choice = all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
         if is_group(override.key_or_group) and not override.is_delete() and not is_choice:
             raise UserError(f"{override.input_line}: expected one of {override.key_or_group}'s choices; see --help.")
-    quoted = ["'file://{}'".format(str(folder).replace("\\", "\\\\").replace("'", "\\'")) for folder in ADDED]
-    search = [f"hydra.searchpath=[{','.join(quoted)}]"] if quoted else []
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base=None):
+    with hydra() as search:
         try:
-            cfg = compose(name, overrides=[*overrides, *search], return_hydra_config=True)
+            cfg = compose(name, overrides=[*(str(one.input_line) for one in parsed), *search], return_hydra_config=True)
             left_out = ("hydra",) if name == "sweep" else ("hydra", "sweep")  # what an experiment says of sweeps
             tree = OmegaConf.masked_copy(cfg, list(set(cfg) - set(left_out)))
             if tree.get("name", "") is None:
-                tree.name = "{dataset}-{learner}".format(**cfg.hydra.runtime.choices)
-            return plain(tree, resolve=True)
+                tree.name = "{dataset}-{learner}".format(**cfg.hydra.runtime.choices).replace("/", "-")
+            config = plain(tree, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error, overrides, name)) from error
+    for key, value in flat(config).items():
+        if isinstance(value, str) and "${" in value:  # a file with it could not be read back
+            raise UserError(f"{key}={value}: expected text without ${{, which stands for the value of another key.")
+    return as_typed(config, overrides)
+
+
+@contextmanager
+def hydra() -> Iterator[list[str]]:
+    """Start Hydra on `config_dir`; yields the overrides that add the user's folders."""
+    folders = [f'"file://{quoted(str(folder))[1:]}' for folder in ADDED]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base=None):
+        yield [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
+
+
+def with_dataset(overrides: Sequence[str], name: str) -> list[str]:
+    """`overrides`, with the data set that can read `dataset.path` if nothing chooses one; prints which it is.
+
+    Raises:
+        UserError: nothing chooses one, and the path is neither a folder nor an .npz file.
+    """
+    parsed = {override.key_or_group: override for override in parse(overrides)}
+    if "dataset.path" not in parsed or "dataset" in parsed or parsed["dataset.path"].value() is None:
+        return list(overrides)
+    with hydra() as search, suppress(HydraException, OmegaConfBaseException):  # `load` says what is wrong
+        lines = [str(override.input_line) for override in parsed.values()]
+        loader = GlobalHydra.instance().config_loader()
+        if "dataset" in loader.compute_defaults_list(name, [*lines, *search], RunMode.RUN).overrides.override_choices:
+            return list(overrides)  # an experiment does
+    value = parsed["dataset.path"].value()
+    text = value if isinstance(value, str) else typed_text(parsed["dataset.path"])
+    path = expand(text, "dataset.path")
+    choice = "folder" if os.path.isdir(path) else "npz" if path.suffix.lower() == ".npz" else None
+    if choice is None:
+        problem = "is neither a folder nor an .npz file" if os.path.exists(path) else "does not exist"
+        raise UserError(f"dataset.path={text} {problem}; expected a folder of images or an .npz file.")
+    found = {"folder": "a folder", "npz": "an .npz file"}[choice]
+    print(f"dataset={choice}, because dataset.path is {found}.", file=sys.stderr)
+    return [f"dataset={choice}", *overrides]
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Overrides in Hydra's syntax, one value each."""
-    parsed = []
-    for text in overrides:
+    """Overrides in Hydra's syntax, one value each; a value it cannot read (`~/a`, `b (1)`) is text as it stands."""
+    return [_parse(text) for text in overrides]
+
+
+def _parse(text: str) -> Override:
+    parser, (key, _, value) = OverridesParser.create(), text.partition("=")
+    if not text.isascii() and text != text.encode(errors="replace").decode():
+        raise UserError(f"{text!r} is not UTF-8, the encoding of configurations; expected another name.")
+    try:
+        parsed = parser.parse_override(text)
+    except (HydraException, OmegaConfBaseException) as error:
         try:
-            parsed.append(OverridesParser.create().parse_override(text))
-        except (HydraException, OmegaConfBaseException) as error:
-            several = "," in text.partition("=")[2]
-            form = "[…] around a list" if several else "quotes around unusual signs: key='\"a value\"'"
-            raise UserError(f"{text} cannot be read; expected key=value, with {form}.") from error
-        if parsed[-1].is_sweep_override():
-            raise UserError(f"{text} has several values; expected one (a list is [1,2]; sweeps have sweep.space).")
+            if not value or value.lstrip()[0] in "[{\"'" or not text.isprintable():
+                raise error
+            parsed = parser.parse_override(f"{key}={quoted(value)}")
+        except (HydraException, OmegaConfBaseException):
+            form = f"key=value, and quotes around text with unusual signs: {for_the_shell(key, value)}"
+            raise UserError(f"{text} cannot be read; expected {form}.") from error
+    if parsed.is_sweep_override():
+        forms = f"a list is {key}=[{value}], text with a comma {for_the_shell(key, value)}; sweeps have sweep.space"
+        raise UserError(f"{text} has several values; expected one ({forms}).")
     return parsed
+
+
+def quoted(value: str) -> str:
+    """Text in the quotes of Hydra's syntax, which keep it as it is."""
+    return '"{}"'.format(re.sub(r'(\\*)("|\Z)', lambda found: 2 * found[1] + found[2].replace('"', '\\"'), value))
+
+
+def for_the_shell(key: str, value: str) -> str:
+    """What to type so that `key` is set to this text."""
+    return shlex.quote(f"{key}={quoted(value)}") if value else f"{key}='\"a, b\"'"
+
+
+def typed_text(override: Override) -> str:
+    """The value of an override as it was typed."""
+    return str(override.input_line).partition("=")[2].strip()
+
+
+def as_typed(config: Config, overrides: Sequence[str]) -> Config:
+    """`config` with the very text that was typed where text is expected but Hydra read a number or true: name=1e3."""
+    changes = {}
+    for override in parse(overrides):
+        *path, key = str(override.key_or_group).split(".")
+        node: Any = config
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(override.value(), bool | int | float) and isinstance(node, dict) and "_target_" in node:
+            with suppress(Exception, SystemExit):  # `check` says what is wrong with the target
+                if is_text(signature_of(target_of(node))[0].get(key)):
+                    changes[override.key_or_group] = typed_text(override)
+    return apply(config, changes) if changes else config
 
 
 def build(config: Config) -> Any:
     """Check `config` and make the objects: for a run's config, `ccsi.experiment.run` ready to be called."""
     check(config)
     try:
-        made = instantiate(config, _convert_="all")
+        made = instantiate(with_import_names(config), _convert_="all")
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, UserError):
@@ -116,6 +197,17 @@ def build(config: Config) -> Any:
         raise
     # a run writes down the configuration it was made from
     return partial(made, config=config) if "config" in inspect.signature(made).parameters else made
+
+
+def with_import_names(value: Any) -> Any:
+    """A copy of a configuration whose `_target_`s Hydra imports from where `check` has found them."""
+    if isinstance(value, list):
+        return [with_import_names(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    copy = {key: with_import_names(item) for key, item in value.items()}
+    module, _, attribute = str(value.get("_target_", "")).rpartition(".")
+    return copy | ({"_target_": f"{import_name(module)}.{attribute}"} if module else {})
 
 
 def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
@@ -128,6 +220,8 @@ def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
         if is_group(key):
             return f"{key} cannot be chosen here; expected one of the groups {', '.join(groups(name))}."
         # groups decide what keys there are
+        if key == "dataset.path":
+            return "dataset.path is no setting of the data set chosen; add dataset=folder or dataset=npz."
         return unknown_key(key, load([o for o in overrides if is_group(o.split("=")[0].lstrip("~"))], name))
     for override in overrides:
         group, _, choice = override.lstrip("+").partition("=")
@@ -138,15 +232,24 @@ def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
 
 def from_arguments(arguments: Sequence[str], name: str = "config") -> Config:
     """The configuration a command line asks for: overrides, or a complete .yaml file and changes to it."""
-    paths = [a for a in arguments if "=" not in a and a.endswith((".yaml", ".yml"))]
+    paths = [argument for argument in arguments if is_file(argument)]
     if not paths:
-        return load(arguments, name)
-    config = read(Path(paths[0]), resolve=True)
+        return load(with_dataset(arguments, name), name)
+    config = read(expand(paths[0], "FILE"), resolve=True)
     if config.get("report") is True:  # of earlier versions; so that report.real_images can be set
         config["report"] = {"real_images": False}
     if len(paths) > 1 or "_target_" not in config:
         raise UserError(f"{paths[-1]}: expected one file with a run's complete configuration, as --show prints it.")
-    return apply(config, {o.key_or_group: o.value() for o in parse([a for a in arguments if a not in paths])})
+    overrides = [argument for argument in arguments if argument not in paths]
+    return as_typed(apply(config, {o.key_or_group: o.value() for o in parse(overrides)}), overrides)
+
+
+def is_file(argument: str) -> bool:
+    """Whether an argument is a .yaml file rather than key=value: `lr=0.1/best.yaml` is one."""
+    key = argument.partition("=")[0]
+    return argument.endswith((".yaml", ".yml")) and (
+        key == argument or Path(argument).is_file() or ("/" in key and not is_group(key.partition("@")[0].lstrip("+~")))
+    )
 
 
 def groups(name: str = "config") -> list[str]:

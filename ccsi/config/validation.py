@@ -13,6 +13,7 @@ import annotated_types
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict  # typing's own does not recognise those of typing_extensions
 
+from ccsi.config.imports import explain_import, import_name
 from ccsi.config.tree import unknown_key
 from ccsi.errors import UserError
 
@@ -36,9 +37,10 @@ def check(node: Mapping[str, Any], prefix: str = "", wanted: Any = Any) -> None:
     """
     try:
         target = target_of(node)
-    except (ImportError, AttributeError, ValueError) as error:
-        name = f"{prefix}_target_={node['_target_']}"
-        raise UserError(f"{name}: expected the full name of a callable ({error}).") from error
+    except (Exception, SystemExit) as error:  # whatever the code of a user's module raises
+        name = str(node["_target_"])
+        reason = " ".join(explain_import(error, name.rpartition(".")[0]).split())
+        raise UserError(f"{prefix}_target_={name}: expected the full name of a callable ({reason}).") from error
     hints, required, others = signature_of(target)
     present = {key: value for key, value in node.items() if not key.startswith("_")}
     for key, value in present.items():
@@ -74,7 +76,7 @@ def _check_value(value: Any, hint: Any, full: str) -> None:
 def target_of(node: Mapping[str, Any]) -> Any:
     """The callable that a node of the tree is for; raises what its import raises."""
     module, _, attribute = str(node["_target_"]).rpartition(".")
-    return getattr(import_module(module), attribute)
+    return getattr(import_module(import_name(module)), attribute)
 
 
 @cache
@@ -97,6 +99,13 @@ def signature_of(target: Callable[..., Any]) -> tuple[dict[str, Any], frozenset[
     return {p.name: hints.get(p.name, Any) for p in named}, required, others[0] if others else None
 
 
+def is_text(hint: Any) -> bool:
+    """Whether a type hint stands for text, or text and null, and for nothing else."""
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return all(one is type(None) or is_text(one) for one in typing.get_args(hint))
+    return hint is str or (typing.get_origin(hint) is typing.Annotated and is_text(typing.get_args(hint)[0]))
+
+
 def shown(value: Any) -> str:
     """A value as one would type it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
@@ -109,7 +118,8 @@ def describe(hint: Any) -> str:
         bounds = [
             f"{BOUNDS[type(mark)]} {dataclasses.astuple(mark)[0]}" for mark in hint.__metadata__ if type(mark) in BOUNDS
         ]
-        return f"{describe(arguments[0])} {' and '.join(bounds)}".strip()
+        notes = [mark.documentation for mark in hint.__metadata__ if isinstance(mark, annotated_types.DocInfo)]
+        return notes[0] if notes else f"{describe(arguments[0])} {' and '.join(bounds)}".strip()
     if origin in (Union, types.UnionType):
         return ", or ".join(map(describe, arguments))
     if origin is Literal:

@@ -12,6 +12,7 @@ from typing import Any
 from ccsi.errors import UserError
 from ccsi.io.atomic import replacing
 from ccsi.io.locks import locked
+from ccsi.io.paths import absolute
 
 PAUSES = (1.0, 3.0)
 """Seconds before each further attempt, if the network fails."""
@@ -19,7 +20,9 @@ PAUSES = (1.0, 3.0)
 
 def data_folder(root: str | None) -> Path:
     """The folder of downloads: `root`, else CCSI_DATA from the environment, else ~/.cache/ccsi. Not created here."""
-    return Path(root or os.environ.get("CCSI_DATA") or "~/.cache/ccsi").expanduser().absolute()
+    if root is not None:
+        return absolute(root, "dataset.root")
+    return absolute(os.environ.get("CCSI_DATA") or "~/.cache/ccsi", "CCSI_DATA")
 
 
 def fetch(url: str, path: Path, md5: str) -> Path:

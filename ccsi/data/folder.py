@@ -20,7 +20,6 @@ from ccsi.data.dataset import (
     Source,
     counted,
     listed,
-    printable,
     state_of,
     stratified_parts,
 )
@@ -30,6 +29,8 @@ from ccsi.data.fit import StoredImages
 from ccsi.data.groups import Groups, crossing, groups_by_file, split_by_groups
 from ccsi.data.scan import Scan, split_folders
 from ccsi.errors import UserError
+from ccsi.io.paths import expand
+from ccsi.io.text import printable
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -74,7 +75,7 @@ class Folder(Source):
         scan, _, files = self.files()
         states = [state_of(file) for _, _, file in files] + [repr(scan.reasons())]
         if self.groups is not None:
-            states.append(state_of(Path(self.groups).expanduser()))
+            states.append(state_of(expand(self.groups, "dataset.groups")))
         return "\n".join(states)
 
     def read(self) -> Contents:
@@ -95,7 +96,7 @@ class Folder(Source):
         raw = Raw(every, np.array([label for _, label, _ in files], dtype=np.int64))
         groups, warnings = None, list[str]()
         if self.groups is not None:
-            groups, warnings = groups_by_file(Path(self.groups).expanduser(), names)
+            groups, warnings = groups_by_file(expand(self.groups, "dataset.groups"), names)
         splits = np.array([split for split, _, _ in files])
         parts = self.split(raw, splits, groups, class_names, warnings)
         origin = Origin(printable(scan.root), skipped=scan.reasons(), warnings=tuple(warnings))
@@ -103,7 +104,7 @@ class Folder(Source):
 
     def files(self) -> tuple[Scan, tuple[str, ...], list[tuple[str, int, Path]]]:
         """What is in the folder, the class names, and of each image its split ("" if there are none), label, file."""
-        root = Path(self.path).expanduser()
+        root = expand(self.path, "dataset.path")
         if not root.is_dir():
             raise UserError(f"{printable(root)} is not a folder; expected one with a sub-folder for each class.")
         scan = Scan(root)

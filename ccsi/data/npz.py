@@ -16,6 +16,7 @@ from ccsi.data.fit import StoredImages, rows_at_a_time
 from ccsi.data.groups import crossing, groups_by_index
 from ccsi.errors import UserError
 from ccsi.io.files import open_regular
+from ccsi.io.paths import expand
 from ccsi.io.text import printable
 
 LAYOUT = {
@@ -49,17 +50,17 @@ class Npz(Source):
     groups: str | None = None
 
     def stamp(self) -> str:
-        states = [state_of(Path(self.path).expanduser())]
+        states = [state_of(expand(self.path, "dataset.path"))]
         if self.groups is not None:
-            states.append(state_of(Path(self.groups).expanduser()))
+            states.append(state_of(expand(self.groups, "dataset.groups")))
         return "\n".join(states)
 
     def read(self) -> Contents:
-        contents = read_npz(Path(self.path).expanduser(), self.class_names)
+        contents = read_npz(expand(self.path, "dataset.path"), self.class_names)
         if self.groups is None:
             return contents
         sizes = {split: len(raw.labels) for split, raw in contents.splits.items()}
-        parts = groups_by_index(Path(self.groups).expanduser(), sizes)
+        parts = groups_by_index(expand(self.groups, "dataset.groups"), sizes)
         return contents._replace(origin=replace(contents.origin, warnings=tuple(crossing(parts))))
 
 

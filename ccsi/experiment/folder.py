@@ -14,7 +14,8 @@ from ccsi.errors import UserError
 from ccsi.experiment.checkpoint import Checkpoints
 from ccsi.io.atomic import write_atomically
 from ccsi.io.locks import InUseError, locked
-from ccsi.io.run_files import RESULT
+from ccsi.io.paths import absolute
+from ccsi.io.run_files import RESULT, read_result
 from ccsi.stage import State
 
 CONFIG, LOCK = "config.yaml", ".lock"
@@ -30,15 +31,16 @@ def lock_run_dir(folder: Path, config: Mapping[str, Any]) -> Iterator[State | No
     A folder made here is removed again if the run ends before it wrote anything.
 
     Raises:
-        UserError: it holds a finished run, a run of another configuration or other files, or is in use, or it cannot be
-            written (now, or by what is done inside).
+        UserError: it holds a run of another configuration, one that has just been finished, or other files, or is in
+            use, or it cannot be written (now, or by what is done inside).
     """
     made, held = [path for path in (folder, *folder.parents) if not path.exists()], False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / LOCK):
             held = True
-            check_run_dir(folder, config)  # again: another process may have used it since
+            if finished_result(folder, config) is not None:  # again: another process may have used it since
+                raise UserError(f"run_dir={folder}: another process has just finished this run; call it again.")
             state = Checkpoints(folder, 0).load()
             if not (folder / CONFIG).exists():
                 write_atomically(folder / CONFIG, to_yaml(config).encode())
@@ -76,8 +78,6 @@ def check_run_dir(folder: Path, config: Mapping[str, Any]) -> None:
         return
     if CONFIG not in content:
         raise UserError(f"run_dir={folder} holds other files ({min(content)}); choose an empty or new folder.")
-    if RESULT in content:
-        raise UserError(f"run_dir={folder} holds a finished run; choose another run_dir, or move that folder away.")
     try:
         old, new = flat(read(folder / CONFIG)), flat(config)
     except UserError as error:
@@ -85,14 +85,21 @@ def check_run_dir(folder: Path, config: Mapping[str, Any]) -> None:
         raise UserError(f"{folder / CONFIG} {problem}") from error
     for key in sorted(old.keys() | new.keys()):
         if key.split(".")[0] not in NOT_COMPARED and old.get(key) != new.get(key):
+            state, way = ("holds a finished run", "see it") if RESULT in content else ("was begun", "resume")
             raise UserError(
-                f"run_dir={folder} was begun with {key}={shown(old.get(key))}, not {shown(new.get(key))}; "
-                "use the same settings to resume, or another run_dir."
+                f"run_dir={folder} {state} with {key}={shown(old.get(key))}, not {shown(new.get(key))}; "
+                f"use the same settings to {way}, or another run_dir."
             )
+
+
+def finished_result(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The content of result.json if this run is finished; UserError (see `lock_run_dir`) for a folder not its own."""
+    check_run_dir(folder, config)
+    return read_result(folder)
 
 
 def default_run_dir(run_dir: str | None, name: str, seed: int, config: Mapping[str, Any]) -> Path:
     """A run's folder, absolute: `run_dir`, else runs/<name>-s<seed>-<hash of `config`, the same in all versions>."""
     compared = {key: value for key, value in original_keys(config).items() if key not in NOT_COMPARED}
     digest = hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()
-    return Path(run_dir or f"runs/{name}-s{seed}-{digest[:6]}").expanduser().absolute()
+    return absolute(f"runs/{name}-s{seed}-{digest[:6]}" if run_dir is None else run_dir, "run_dir")

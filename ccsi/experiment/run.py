@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic does not accept typing.TypedDict before Python 3.12
 
-from ccsi.checks import NonNegative, NonNegativeInt, PositiveInt
+from ccsi.checks import FileName, NonNegative, NonNegativeInt, PositiveInt
 from ccsi.data import Labelled, Scenario, Source
 from ccsi.data.scenario import relabelled
 from ccsi.distributed import ProcessGroup
@@ -19,7 +19,7 @@ from ccsi.errors import UserError
 from ccsi.experiment import description
 from ccsi.experiment.checkpoint import Checkpoints
 from ccsi.experiment.environment import DeviceName, set_up_torch
-from ccsi.experiment.folder import check_run_dir, default_run_dir, lock_run_dir
+from ccsi.experiment.folder import default_run_dir, finished_result, lock_run_dir
 from ccsi.experiment.record import result_of
 from ccsi.experiment.tasks import LearnerFactory, RunSession, Setup, learn_all, set_up
 from ccsi.io.atomic import write_atomically
@@ -53,7 +53,7 @@ def run(
     learner: LearnerFactory,
     training: Training,
     tracking: Trackers,
-    name: str,
+    name: FileName,
     seed: NonNegativeInt = 0,
     device: DeviceName = "auto",
     threads: PositiveInt = 1,
@@ -71,8 +71,9 @@ def run(
 ) -> RunResult:
     """Learn task after task, evaluate after each, and leave everything in the run's folder.
 
-    The same call with the same `run_dir` resumes where the last one was interrupted, to the same bits. What
-    configs/config.yaml has is described there. With several workers, each of them calls this (see `ccsi.distributed`).
+    The same call with the same `run_dir` resumes where the last one was interrupted, to the same bits; of a finished
+    run it shows the figures again. What configs/config.yaml has is described there. With several workers, each of them
+    calls this (see `ccsi.distributed`).
 
     Args:
         config: the resolved configuration, for the record. watch: one more tracker.
@@ -89,7 +90,9 @@ def run(
     tracking.watch, tracking.enabled = watch, group.is_main
     on_checkpoint, on_task_end = on_checkpoint or (lambda: None), on_task_end or (lambda event: None)
     session = RunSession(folder, where, tracking, Checkpoints(folder, checkpoint_every), on_checkpoint, on_task_end)
-    group.on_main(lambda: check_run_dir(folder, resolved))  # before the data is read, which may take long
+    if earlier := group.on_main(lambda: finished_result(folder, resolved)):  # before the data is read
+        tracking.show_finished(earlier, folder)
+        return RunResult(folder, earlier)
     parts = partial(set_up, dataset=dataset, scenario=scenario, model=model, learner=learner, training=training)
     setup = group.on_all(lambda: parts(evaluate_test=evaluate_test, share_data=share_data, seed=seed, where=where))
     with ExitStack() as stack:

@@ -25,6 +25,7 @@ from ccsi.experiment.description import write_predictions
 from ccsi.experiment.environment import peak_memory, reset_peak_memory, this_start
 from ccsi.experiment.forecast import Forecast, task_sizes
 from ccsi.io.atomic import write_atomically
+from ccsi.io.paths import absolute
 from ccsi.learners.base import ModelFactory, NetLearner
 from ccsi.rng import Streams
 from ccsi.stage import Stages, State
@@ -74,7 +75,7 @@ def set_up(
         UserError: the parts do not fit together, or another worker of this run has other images.
     """
     group = ProcessGroup.current()
-    shared = Path(share_data).expanduser().absolute() if share_data is not None else None
+    shared = absolute(share_data, "share_data") if share_data is not None else None
     data = group.on_all(lambda: opened(dataset, shared))
     if data.checksum != group.broadcast_object(data.checksum):
         raise UserError(
@@ -106,7 +107,7 @@ class RunSession:
         seconds, peak_bytes: per phase. phase_began: when the present phase started, in this process.
         record: what result.json has of each task. result: the whole of it, at the end.
         fixed: the part of a checkpoint that does not change while a task is learned.
-        forecast: estimates the time that is left. earlier: what result.json says of earlier starts. start: the same of this one.
+        forecast: estimates the time that is left. earlier: what result.json says of earlier starts; start: of this one.
     """
 
     folder: Path

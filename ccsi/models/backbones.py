@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ccsi.checks import PositiveInt
 from ccsi.errors import UserError
+from ccsi.io.paths import expand
 from ccsi.models.norm import ContinualNorm2d, Tap
 
 if TYPE_CHECKING:  # its import takes seconds
@@ -185,7 +186,7 @@ def load_weights(net: "ResNet", arch: str, weights: str) -> None:
 
     try:
         if Path(weights).suffix in (".pt", ".pth"):
-            state = torch.load(weights, map_location="cpu", weights_only=True)
+            state = torch.load(expand(weights, "model.weights"), map_location="cpu", weights_only=True)
         else:
             state = tv.get_model_weights(arch)[weights].get_state_dict(progress=False, check_hash=True)
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}

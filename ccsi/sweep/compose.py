@@ -1,6 +1,7 @@
 """From what was typed to a checked Definition, and from sweep.yaml back to one."""
 
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from ccsi.config import Config, flat, is_group, shown
 from ccsi.errors import UserError
 from ccsi.sweep.definition import Budget, Cluster, Definition, Resources, Seeds, Sweep
 from ccsi.sweep.search import check_optuna
-from ccsi.sweep.search_space import WHOLE, compared, parse, same, within
+from ccsi.sweep.search_space import WHOLE, Dimension, compared, parse, same, within
 
 FREE = {"ray.address", "ray.autoscale", "ray.dashboard", "ray.num_cpus"}
 FREE |= {"sweep.max_concurrent", "sweep.max_failures", "sweep.dir", "sweep.budget.hours", "sweep.budget.trials"}
@@ -25,14 +26,18 @@ SECTIONS = {"sweep": Sweep, "resources": Resources, "ray": Cluster}
 
 
 def compose(overrides: Sequence[str]) -> Definition:
-    """The definition from what was typed; `sweep.space=…` replaces the whole space, `sweep.space.KEY=…` an entry."""
+    """The definition from what was typed; `sweep.space=…` replaces the whole space, `sweep.space.KEY=…` an entry.
+
+    What is typed for a swept group (`learner.synthesis.iterations=5`) holds for those of its candidates that have the
+    key; a line says which.
+    """
     typed, entries = list[str](), list[str]()
     for override in overrides:
         if override.lstrip("+~").startswith("sweep.space."):
             entries.append(override)
         else:
             typed += ["~sweep.space", "+" + override] if override.startswith("sweep.space=") else [override]
-    tree = ccsi.config.load(typed, name="sweep")
+    tree = load_sections(typed)
     sections: Config = {key: tree.get(key) for key in SECTIONS}
     for entry in entries:
         make_sections(sections)  # raises unless there is a space to change
@@ -40,14 +45,77 @@ def compose(overrides: Sequence[str]) -> Definition:
     space = parse(make_sections(sections)[0].space)
     groups = [d for d in space if d.listed and is_group(d.key) and all(isinstance(value, str) for value in d.values)]
     kept = [override for override in typed if override.split("=")[0] not in [group.key for group in groups]]
-    bases = {}
+    if "dataset" not in [group.key for group in groups]:
+        added = len(kept)
+        kept = ccsi.config.with_dataset(kept, "sweep")
+        overrides = [*kept[: len(kept) - added], *overrides]  # a resume does not look again
+    return define(sections, load_bases(kept, groups), list(overrides))
+
+
+def load_bases(typed: list[str], groups: Sequence[Dimension]) -> dict[str, Config]:
+    """The runs' configurations by the candidates of swept groups, in the form of `Definition.bases`."""
+    bases, lacking = dict[str, Config](), dict[str, list[str]]()
     for combination in itertools.product(*([f"{group.key}={value}" for value in group.values] for group in groups)):
+        name = "&".join(combination)
         try:
-            base = ccsi.config.load([*kept, *combination], name="sweep")
+            base, left_out = load_base(typed, combination)
         except UserError as error:
             raise UserError(f"{error} (With {', '.join(combination)}.)" if combination else str(error)) from error
-        bases["&".join(combination)] = {key: value for key, value in base.items() if key not in WHOLE}
-    return define(sections, bases, list(overrides))
+        bases[name] = {key: value for key, value in base.items() if key not in WHOLE}
+        for override in left_out:
+            lacking.setdefault(override, []).append(name)
+    for override, names in lacking.items():
+        key, having = override.partition("=")[0], [name for name in bases if name not in names]
+        if not having:
+            known = dict.fromkeys(key for base in bases.values() for key, _ in ccsi.config.nodes(base))
+            raise UserError(f"{ccsi.config.unknown_key(key, known)} (With any of {', '.join(names)}.)")
+        print(f"{override} holds for {', '.join(having)} only: {', '.join(names)} have no such key.", file=sys.stderr)
+    return bases
+
+
+def load_base(typed: list[str], combination: Sequence[str]) -> tuple[Config, list[str]]:
+    """The tree with candidates of the swept groups, and what was typed for a key in these groups that they lack."""
+    groups = {choice.partition("=")[0] for choice in combination}
+    inside = [override for override in typed if override.partition(".")[0] in groups]
+    try:
+        return ccsi.config.load([*typed, *combination], name="sweep"), []
+    except UserError:
+        others = [override for override in typed if override not in inside]
+        known = dict(ccsi.config.nodes(ccsi.config.load([*others, *combination], name="sweep")))
+        left_out = [override for override in inside if override.partition("=")[0] not in known]
+        if not left_out:
+            raise
+        return ccsi.config.load([*(one for one in typed if one not in left_out), *combination], name="sweep"), left_out
+
+
+def load_sections(typed: list[str]) -> Config:
+    """The tree with what was typed, but for keys inside the runs' groups: a candidate of a swept group may lack them.
+
+    `sweep.learners` becomes an entry of `sweep.space`; if no comparison is chosen, all else is as in `sweep=rivals`.
+    """
+    keys = [override.lstrip("+~").partition("=")[0].partition(".") for override in typed]
+    inside = [bool(dot) and group not in SECTIONS and is_group(group) for group, dot, _ in keys]
+    typed = [override for override, is_inside in zip(typed, inside, strict=True) if not is_inside]
+    tree = ccsi.config.load(typed, name="sweep")
+    if isinstance(tree.get("sweep"), dict) and tree["sweep"].get("learners") is not None:
+        learners = make_sections(tree)[0].learners or []
+        compares = any("each" in (entry or {}) for entry in tree["sweep"]["space"].values())
+        if not compares and not any(override.startswith("sweep=") for override in typed):
+            tree = ccsi.config.load([*typed, "sweep=rivals"], name="sweep")
+        compare(tree["sweep"]["space"], learners)
+    nodes = {key: section(tree, key, kind) for key, kind in SECTIONS.items() if isinstance(tree.get(key), Mapping)}
+    return ccsi.config.as_typed({**tree, **nodes}, typed)
+
+
+def compare(space: dict[str, Any], learners: list[str]) -> None:
+    """Put `sweep.learners` into a space: each of them, with a space of its own if it has one there."""
+    known = ccsi.config.choices("learner")
+    for learner in learners:
+        if learner not in known or learners.count(learner) > 1:
+            expected = f"expected names, none twice, from {', '.join(known)}"
+            raise UserError(f"sweep.learners=[{','.join(learners)}]: {learner} is wrong here; {expected}.")
+    own = (space.get("learner") or {}).get("each") or {}
+    space["learner"] = {"each": {learner: own.get(learner) for learner in learners}}
 
 
 def _set(space: dict[str, Any], override: str) -> None:
@@ -125,8 +193,6 @@ def _check_sweep(definition: Definition) -> None:
         check_optuna(definition.space)
     if sweep.search == "grid":
         definition.listed_configs()  # raises for a range
-    if sweep.name is not None and (Path(sweep.name).name != sweep.name or sweep.name in (".", "..")):
-        raise UserError(f"sweep.name={sweep.name}: expected a name without slashes; the folder is sweep.dir.")
 
 
 def _check_resources(definition: Definition) -> None:

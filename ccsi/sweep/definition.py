@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 import ccsi.config
-from ccsi.checks import NonNegative, NonNegativeInt, Positive, PositiveInt
+from ccsi.checks import FileName, NonNegative, NonNegativeInt, Positive, PositiveInt
 from ccsi.config import Config
 from ccsi.sweep.events import Values
 from ccsi.sweep.search_space import Dimension, compared, grid, parse, sample, within
@@ -57,9 +57,10 @@ class Sweep:
         max_concurrent: trials at a time; null is as many as fit.
         max_failures: how often in a row a crashed trial is restarted without having got further.
         debug: run the first trial in this process, without Ray, and stop.
+        learners: what to compare; it is put into `space` as `learner: {each: …}`.
     """
 
-    name: str | None
+    name: FileName | None
     storage: str | None
     dir: str | None
     space: dict[str, dict[str, Any] | None]
@@ -77,6 +78,7 @@ class Sweep:
     max_concurrent: PositiveInt | None
     max_failures: NonNegativeInt
     debug: bool
+    learners: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from ccsi.config import shown
 from ccsi.errors import UserError
 from ccsi.io.atomic import write_atomically
 from ccsi.io.locks import InUseError, locked
+from ccsi.io.paths import absolute
 from ccsi.sweep.compose import compose, placed, read, resumed
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.remote import Remote
@@ -35,7 +36,7 @@ def resolve(arguments: Sequence[str], fetch: bool = True) -> Definition:
     if earlier is None:
         return compose(overrides)
     if "://" not in earlier:
-        return resumed(Path(earlier).expanduser().absolute(), overrides)
+        return resumed(absolute(earlier, "resume"), overrides)
     if not fetch:
         raise UserError(f"resume={earlier}: expected a sweep's folder here, not its storage.")
     return resumed(fetch_sweep(earlier), overrides)
@@ -51,7 +52,7 @@ def open_sweep(arguments: Sequence[str]) -> Iterator[Definition]:
     if is_new:
         unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         typed = definition.sweep.dir or f"sweeps/{definition.sweep.name or unique}"
-        definition = placed(definition, Path(typed).expanduser().absolute())
+        definition = placed(definition, absolute(typed, "sweep.dir"))
     folder = definition.folder
     with lock_sweep(folder) as made:
         if is_new and any(folder.glob("[!.]*")):  # a lock is hidden

@@ -15,8 +15,9 @@ from ccsi.checks import NonNegativeInt
 from ccsi.config import Config, build
 from ccsi.errors import UserError
 from ccsi.experiment.description import describe
-from ccsi.experiment.folder import check_run_dir, default_run_dir
+from ccsi.experiment.folder import check_run_dir, default_run_dir, finished_result
 from ccsi.io.locks import InUseError, locked
+from ccsi.io.paths import expand
 from ccsi.io.run_files import read_result
 from ccsi.sweep.compose import section
 from ccsi.sweep.definition import Cluster, Resources
@@ -54,6 +55,8 @@ def train(arguments: Sequence[str]) -> None:
     folder = default_run_dir(config["run_dir"], config["name"], config["seed"], config)
     config["run_dir"] = str(folder)
     shared_data = folder.with_name(f".{folder.name}.data")
+    if (earlier := finished_result(folder, config)) is not None:
+        return show_result(earlier, folder)
     config["share_data"] = config["share_data"] or str(shared_data)
     context = TrialContext(config["workers"], cpu, gpu, max_failures, local=local)
     with sole_driver(folder):
@@ -102,9 +105,10 @@ def sole_driver(folder: Path) -> Iterator[None]:
 
 def configuration(arguments: Sequence[str]) -> Config:
     """What the command line asks for: configs/train.yaml with changes, or a run's complete .yaml file first."""
-    if not any("=" not in a and a.endswith((".yaml", ".yml")) for a in arguments):
-        return ccsi.config.load(arguments, name="train")
-    own = [a for a in arguments if a.partition("=")[0].partition(".")[0] in OWN]
+    files = [argument for argument in arguments if ccsi.config.is_file(argument)]
+    if not files or OWN[0] in ccsi.config.read(expand(files[0], "FILE")):  # --show prints all keys
+        return ccsi.config.from_arguments(arguments, "train")
+    own = [a for a in arguments if a.partition("=")[0].partition(".")[0] in OWN and a not in files]
     tree = ccsi.config.load(own, name="train")
     return {key: tree[key] for key in OWN} | ccsi.config.from_arguments([a for a in arguments if a not in own])
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from ccsi.config import flat, shown
 from ccsi.errors import UserError
+from ccsi.io.paths import expand
 from ccsi.sweep import selection
 from ccsi.sweep.compose import read
 from ccsi.sweep.definition import Definition
@@ -32,7 +33,7 @@ def completed_trials(folder: str, mine: Definition) -> list[dict[str, Any]]:
         UserError: `folder` (from where this sweep was typed) is not a sweep's, has no such trial, or other scores.
     """
     where = f"sweep.warm_start={folder}"
-    theirs = read(Path(mine.cwd) / Path(folder).expanduser(), check=False, key="sweep.warm_start")
+    theirs = read(Path(mine.cwd) / expand(folder, "sweep.warm_start"), check=False, key="sweep.warm_start")
     check_comparable(mine, theirs, where)
     state = replay(theirs, Journal(theirs.folder / "journal.jsonl"))
     for result in finished_runs(theirs).values():

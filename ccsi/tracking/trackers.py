@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 from ccsi.io.text import first_line, warn
+from ccsi.tracking.console import Console, show_result
 from ccsi.tracking.events import Progress, RunStart, TaskEnd, Tracker
 from ccsi.tracking.files import Files
 
@@ -46,6 +48,12 @@ class Trackers:
         except BaseException:
             self.finish(None)
             raise
+
+    def show_finished(self, result: Mapping[str, Any], folder: Path) -> None:
+        """Show the figures of a run that an earlier call finished, on the consoles only."""
+        for tracker in self.named.values() if self.enabled else ():
+            if isinstance(tracker, Console) and not tracker.quiet:
+                show_result(result, folder)
 
     def progress(self, event: Progress) -> None:
         for tracker in [*self._started]:

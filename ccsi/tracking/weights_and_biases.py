@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ccsi.errors import UserError
+from ccsi.io.paths import home
 from ccsi.io.text import all_printable, first_line, printable, warn
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
@@ -179,7 +180,8 @@ def has_key() -> bool:
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    for path in (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"):
+    at_home = [] if (folder := home()) is None else [folder / ".netrc", folder / "_netrc"]
+    for path in (os.environ.get("NETRC"), *at_home):
         with suppress(OSError, netrc.NetrcParseError):
             if path and netrc.netrc(str(path)).authenticators(host):
                 return True
@@ -191,10 +193,10 @@ def portable(value: Any) -> Any:
 
     Every text in it is `printable`: W&B takes no other.
     """
-    value = all_printable(value)
-    text, home = (json.dumps(item, default=str, ensure_ascii=False) for item in (value, Path.home()))
-    if Path.home().name:  # not `/`, a home that says nothing
-        text = re.sub(rf"{re.escape(home[1:-1])}(?![\w.-])", "~", text)  # nor a longer name's beginning
+    text, folder = json.dumps(all_printable(value), default=str, ensure_ascii=False), home()
+    if folder is not None and folder.is_absolute() and folder.name:  # not `/`, a home that says nothing
+        path = re.escape(json.dumps(str(folder), ensure_ascii=False)[1:-1])
+        text = re.sub(rf"(?<![\w.~-]){path}(?![\w.-])", "~", text)  # whole: not in /var/home for /home, nor in /home2
     return json.loads(text)
 
 
