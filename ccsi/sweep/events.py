@@ -85,6 +85,15 @@ class DriverStopped:
 
 
 @dataclass(frozen=True)
+class SweepExtended:
+    """A resumed sweep goes further from now on. The fields are what it may increase: these keys of `sweep`."""
+
+    num_samples: int
+    top_k: int
+    reporting: list[int]
+
+
+@dataclass(frozen=True)
 class ConfigSuggested:
     """The search suggests the config of a new trial. trial: its number; the first journals lack it."""
 
@@ -172,7 +181,7 @@ class JobEnded:
 
 
 Event = (
-    DriverStarted | DriverStopped | ConfigSuggested | SearchEnded | WarmStarted | GpuShareMeasured | TrialStarted
+    DriverStarted | DriverStopped | SweepExtended | ConfigSuggested | SearchEnded | WarmStarted | GpuShareMeasured | TrialStarted
     | TrialPromoted | TaskReported | RunFinished | RunLost | JobEnded
 )  # fmt: skip
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__args__}

@@ -59,9 +59,15 @@ class SweepRecorder:
             self.remote.push(self.definition.folder, "sweep", leave=("runs", "ray"))
 
     def start(self, results: Mapping[RunId, RunFinished]) -> None:
-        """A driver starts: the clock runs, and the journal gets what it lacks of the `results` in the run folders."""
+        """A driver starts: the clock runs, and the journal gets what it lacks of the `results` in the run folders.
+
+        If the sweep was extended, this is recorded first: a kill before it leaves the sweep as it was, and the next
+        start extends it.
+        """
         self._started = time.monotonic()
-        self.record(events.DriverStarted(), *reconcile(self._state, results))
+        extent = self.definition.extent
+        extended = [] if extent == self._state.definition.extent else [extent]
+        self.record(events.DriverStarted(), *extended, *reconcile(self._state, results))
         for job in sorted({run.job for run in self._state.results}):
             end = self._state.ends.get(job)
             if self._state.is_finished(job) and (end is None or end.status is not Status.DONE):
