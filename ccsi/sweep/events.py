@@ -181,8 +181,8 @@ class JobEnded:
 
 
 Event = (
-    DriverStarted | DriverStopped | SweepExtended | ConfigSuggested | SearchEnded | WarmStarted | GpuShareMeasured | TrialStarted
-    | TrialPromoted | TaskReported | RunFinished | RunLost | JobEnded
+    DriverStarted | DriverStopped | SweepExtended | ConfigSuggested | SearchEnded | WarmStarted | GpuShareMeasured
+    | TrialStarted | TrialPromoted | TaskReported | RunFinished | RunLost | JobEnded
 )  # fmt: skip
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__args__}
 PARSERS: dict[str, Callable[[str], Any]] = {"run": RunId.parse, "job": JobId.parse, "status": Status}

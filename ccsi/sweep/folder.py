@@ -19,6 +19,8 @@ from ccsi.sweep.remote import Remote
 
 MIN_FREE = 8 * 2**20
 """Bytes that must be free at the start: a full disk is better found now than at the first checkpoint."""
+TUNE_FOLDER = "ray"
+"""Tune's own files, in the sweep's folder while it runs."""
 LOCK_WITHIN = 1.0
 """Seconds to wait for the lock: `ccsi status` holds it for an instant when it asks for it."""
 
@@ -67,8 +69,7 @@ def open_sweep(arguments: Sequence[str]) -> Iterator[Definition]:
                         (folder / name).unlink()
             raise
         finally:
-            shutil.rmtree(definition.shared_data, ignore_errors=True)
-            remove_notes(folder)
+            clean_folder(definition)
 
 
 @contextlib.contextmanager
@@ -98,6 +99,13 @@ def prepare_folder(definition: Definition) -> None:
     except OSError as error:
         probe.unlink(missing_ok=True)
         raise unwritable(folder, error) from error
+
+
+def clean_folder(definition: Definition) -> None:
+    """Remove what only a running sweep needs."""
+    shutil.rmtree(definition.shared_data, ignore_errors=True)
+    shutil.rmtree(definition.folder / TUNE_FOLDER, ignore_errors=True)
+    remove_notes(definition.folder)
 
 
 def remove_notes(folder: Path) -> None:

@@ -9,6 +9,7 @@ from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import Event, JobId, RunFinished, RunId, Status
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.remote import Remote
+from ccsi.sweep.runs import traceback_file
 from ccsi.sweep.state import SweepState
 
 
@@ -93,8 +94,9 @@ class SweepRecorder:
     def end_job(self, job: JobId, error: str | None, traceback: str = "") -> None:
         """Record that a job ended by itself, was stopped (see `stopping`), or failed with `error`."""
         self.running.discard(job)
-        if traceback:
-            (self.definition.folder / "runs" / f"{job}.error.txt").write_text(traceback)
+        path = traceback_file(self.definition, job)
+        with contextlib.suppress(OSError):  # a full disk is told by the journal
+            path.write_text(traceback) if traceback else path.unlink(missing_ok=True)
         status, reason = Status.FAILED, error or "the trial ended without a result"
         if not error and self._state.is_finished(job):
             status, reason = Status.DONE, ""

@@ -13,7 +13,7 @@ import ccsi.config
 from ccsi.errors import UserError
 from ccsi.io.run_files import RESULT, read_result
 from ccsi.sweep.definition import Definition
-from ccsi.sweep.events import RunFinished, RunId, trial_name
+from ccsi.sweep.events import JobId, RunFinished, RunId, Status, trial_name
 from ccsi.sweep.remote import Remote
 from ccsi.sweep.search_space import same
 from ccsi.sweep.state import SweepState
@@ -27,6 +27,22 @@ Result = Mapping[str, Any]
 def run_folder(definition: Definition, run: RunId) -> Path:
     """A run's folder in the sweep's folder."""
     return definition.folder / "runs" / str(run)
+
+
+def traceback_file(definition: Definition, job: JobId) -> Path:
+    """Where the driver writes the traceback of a failed job, if it has one."""
+    return definition.folder / "runs" / f"{job}.error.txt"
+
+
+def describe_failures(state: SweepState, jobs: Iterable[JobId] | None = None) -> list[str]:
+    """A line for each of these failed jobs (default: all): its reason, and the file of its traceback if it has one."""
+    lines = list[str]()
+    for job in sorted(state.ends) if jobs is None else jobs:
+        end, path = state.ends[job], traceback_file(state.definition, job)
+        if end.status is Status.FAILED:
+            where = f" (traceback: {path})" if path.exists() else ""
+            lines.append(f"failed: {job}: {' '.join(end.reason.split())}{where}")
+    return lines
 
 
 def summary_of(run: RunId, result: Result) -> RunFinished:

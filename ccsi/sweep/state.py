@@ -69,8 +69,9 @@ class SweepState:
 
     def _set_arms(self) -> None:
         arms, key = dict[Any, list[int]](), self.definition.compared
-        for trial, config in enumerate(self.configs if key else ()):
-            arms.setdefault(config[key], []).append(trial)
+        for trial, config in enumerate(self.configs):
+            if key is not None:
+                arms.setdefault(config[key], []).append(trial)
         self.arms = list(arms.values())
         self.untuned = {arm[0] for arm in self.arms if len(arm) == 1}
 

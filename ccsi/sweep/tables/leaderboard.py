@@ -17,6 +17,7 @@ from ccsi.sweep import selection
 from ccsi.sweep.events import Status, trial_name
 from ccsi.sweep.pruners import SCHEDULER_NAMES
 from ccsi.sweep.ranking import pareto_fronts
+from ccsi.sweep.runs import describe_failures
 from ccsi.sweep.state import SweepState
 from ccsi.sweep.tables.rows import HEADINGS, Row, SweepResults, write_csv
 from ccsi.sweep.tables.statistics import mean_text, summary
@@ -137,9 +138,10 @@ def write_leaderboard(sweep: SweepResults, console: Console) -> None:
     if not definition.sweep.minimize:
         text = text.iloc[:, :-1]
     known = selection.known_trials(state)
-    pruned = [f"- {trial_name(n)}: pruned {end}" for n in known if (end := selection.pruned_by(state, n))]
+    notes = [f"- {trial_name(n)}: pruned {end}" for n in known if (end := selection.pruned_by(state, n))]
+    notes += [f"- {line}" for line in describe_failures(state)]
     protocol, best = describe_protocol(state), _write_best(state, rows)
-    head, below = f"# {definition.name}\n\n{protocol}", [*pruned, "", best] if pruned else [best]
+    head, below = f"# {definition.name}\n\n{protocol}", [*notes, "", best] if notes else [best]
     write_table(definition.folder / "leaderboard", head, rows, text, below)
     if definition.compared is not None:
         return
