@@ -15,7 +15,7 @@ import ccsi.config
 from ccsi.checks import NonNegative, NonNegativeInt, Positive, PositiveInt
 from ccsi.config import Config
 from ccsi.errors import UserError
-from ccsi.sweep.events import SweepExtended, Values
+from ccsi.sweep.events import Samples, SweepExtended, Values
 from ccsi.sweep.search_space import Dimension, compared, grid, parse, sample, within
 
 
@@ -65,7 +65,7 @@ class Sweep:
     dir: str | None
     space: dict[str, dict[str, Any] | None]
     search: Literal["random", "grid", "optuna"]
-    num_samples: PositiveInt
+    num_samples: Samples
     scheduler: Literal["none", "asha", "median"]
     metric: Literal["val_average_incremental", "val_macro", "val_micro"]
     minimize: Literal["seconds"] | None

@@ -22,7 +22,15 @@ from ccsi.sweep.folder import TUNE_FOLDER, clean_folder, open_remote
 from ccsi.sweep.processes import NOTE, ProcessWatch
 from ccsi.sweep.progress import ProgressPrinter
 from ccsi.sweep.recorder import SweepInterruptedError, SweepRecorder
-from ccsi.sweep.runs import check_known, describe_failures, finished_runs, read_results, run_folder, summary_of
+from ccsi.sweep.runs import (
+    VISIBLE_WITHIN,
+    check_known,
+    describe_failures,
+    finished_runs,
+    read_results,
+    run_folder,
+    summary_of,
+)
 from ccsi.sweep.trial_generator import generate_jobs, start_trial
 from ccsi.sweep.warm_start import warm_start
 
@@ -91,7 +99,9 @@ def results_at_start(recorder: SweepRecorder, console: Console) -> dict[RunId, R
     definition, state, results = recorder.definition, recorder.state, finished_runs(recorder.definition)
     if hidden := [run for run in state.results if run not in results and run_folder(definition, run).is_dir()]:
         console.print(f"Waiting for the results of {len(hidden)} finished runs to be visible …", highlight=False)
-        found = read_results(definition, hidden, recorder.remote)
+        found = read_results(
+            definition, hidden, recorder.remote, wait=1.0 if definition.ray.address is None else VISIBLE_WITHIN
+        )
         results |= {run: summary_of(run, result) for run, result in found.items()}
     check_known(state, results)
     return results

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ccsi.config import shown
 from ccsi.errors import UserError
-from ccsi.io.atomic import write_atomically
+from ccsi.io.atomic import replacing, write_atomically
 from ccsi.io.locks import InUseError, locked
 from ccsi.sweep.compose import compose, placed, read, resumed
 from ccsi.sweep.definition import Definition
@@ -91,13 +91,15 @@ def prepare_folder(definition: Definition) -> None:
     """Write what a sweep's folder holds before anything runs; raises UserError if the disk is full."""
     folder, probe = definition.folder, definition.folder / ".probe"
     try:
-        probe.write_bytes(bytes(MIN_FREE))
+        with replacing(probe, durable=False) as file:
+            file.write(bytes(MIN_FREE))
         probe.unlink()
         write_atomically(folder / "sweep.yaml", definition.dump().encode())  # resume= may have changed a free key
         (folder / "runs").mkdir(exist_ok=True)
         remove_notes(folder)  # of a driver that was killed; failed jobs get a new chance
     except OSError as error:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
         raise unwritable(folder, error) from error
 
 
@@ -111,9 +113,10 @@ def clean_folder(definition: Definition) -> None:
 def remove_notes(folder: Path) -> None:
     """Remove what trials note beside their runs: how often they crashed, and locks that no surviving worker holds."""
     for note in (folder / "runs").glob(".*.attempts"):
-        note.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            note.unlink(missing_ok=True)
     for lock in (folder / "runs").glob(".*.lock"):
-        with contextlib.suppress(InUseError), locked(lock):  # which removes it
+        with contextlib.suppress(InUseError, OSError), locked(lock):  # which removes it
             pass
 
 

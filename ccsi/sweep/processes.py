@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -41,7 +42,9 @@ def end_processes(processes: Iterable[psutil.Process]) -> int:
     for process in alive:
         with suppress(psutil.Error):  # psutil looks first whether the id has become another's
             process.kill()
-    psutil.wait_procs(alive, timeout=5)
+    deadline = time.monotonic() + 5
+    while any(map(is_alive, alive)) and time.monotonic() < deadline:
+        time.sleep(0.02)
     return len(alive)
 
 

@@ -118,8 +118,11 @@ def replay(definition: Definition, journal: Journal) -> SweepState:
     state = SweepState(definition)
     for event, clock in journal.read():
         try:
+            trial = getattr(getattr(event, "run", None) or getattr(event, "job", None) or event, "trial", None)
+            if trial is not None and trial >= len(state.configs) and not isinstance(event, events.ConfigSuggested):
+                raise IndexError(f"there is no trial {trial}")
             state.apply(event, clock)
-        except (KeyError, IndexError, ValueError, TypeError, AssertionError):
+        except (KeyError, IndexError, ValueError, TypeError, AssertionError, OverflowError):
             journal.n_skipped += 1
     return state
 

@@ -41,9 +41,14 @@ class SweepStatus:
 
 def read_status(folder: Path) -> SweepStatus:
     """The sweep in `folder`. A result that cannot be read counts as absent, because it may be half written."""
-    if not os.path.isfile(folder / "sweep.yaml"):
-        raise UserError(f"{folder} holds no sweep.yaml; expected the folder of a sweep, e.g. sweeps/NAME.")
-    definition = read(folder, check=False)
+    try:
+        os.stat(folder / "sweep.yaml")
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        problem = "holds no sweep.yaml; expected the folder of a sweep, e.g. sweeps/NAME."
+        raise UserError(f"{folder} {problem}") from error
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}).") from error
+    definition = read(folder, check=False, key="folder")
     journal = Journal(folder / "journal.jsonl")
     state = replay(definition, journal)
     for event in reconcile(state, finished_runs(definition, damaged_as_absent=True)):
