@@ -15,7 +15,7 @@ from ccsi.sweep.events import JobId, Status, trial_name
 from ccsi.sweep.ranking import mean
 from ccsi.sweep.runs import Result
 from ccsi.sweep.state import SweepState
-from ccsi.sweep.tables.leaderboard import print_table, write_table
+from ccsi.sweep.tables.leaderboard import describe_extensions, print_table, write_table
 from ccsi.sweep.tables.rows import HEADINGS, Row, SweepResults, first_error
 from ccsi.sweep.tables.statistics import compare_with_best, mean_text, summary
 from ccsi.tracking.console import size
@@ -162,6 +162,7 @@ def write_comparison(sweep: SweepResults, console: Console) -> list[str]:
     """Write comparison.csv, .md and .tex, and print the table; returns the candidates that have no figures."""
     rows, definition, key = comparison(sweep), sweep.state.definition, str(sweep.state.definition.compared)
     text, sentences = pd.DataFrame([cells(row, key) for row in rows]), notes(sweep.state, rows)
+    sentences += [f"The sweep was {one}." for one in describe_extensions(sweep.state)]
     text = text.loc[:, (text != "").any() | text.columns.isin([key, "kind", "kept"])]
     configs = list[str]()
     for row in rows:
