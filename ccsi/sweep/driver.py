@@ -69,6 +69,8 @@ def run_sweep(definition: Definition, console: Console) -> int:
         recorder.sync()
     try:
         recorder.start(results_at_start(recorder, console))
+        if recorder.state.extended and (limit := recorder.state.exhausted_by()):
+            console.print(f"Phase 1 starts no further trial: {limit} is reached.", highlight=False)
         try:
             if not selection.is_complete(recorder.state):
                 run_phases(recorder, console)

@@ -70,6 +70,7 @@ def start_ray(
             watch.start()
         try:
             joined = _init(arguments, cluster.address)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own
         except SystemExit as error:
             raise KeyboardInterrupt from error
         if dashboard and not joined.dashboard_url:
@@ -78,7 +79,6 @@ def start_ray(
                 f"but the cluster at {cluster.address} has none; start it with `ray start --head "
                 "--include-dashboard=true`, with ray[default] installed."
             )
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         if cluster.address is None:
