@@ -1,10 +1,11 @@
 """Where a sweep stands, from its files alone.
 
 Where a sweep stands, running or not, on any machine that sees its folder.
-Nothing is written or stopped.
+Nothing is written, and nothing is stopped without --end.
 
   ccsi status FOLDER            once
   ccsi status FOLDER --watch    every 10 seconds, until it is done or Ctrl-C
+  ccsi status FOLDER --end      end what Ray left of a killed driver here
 """
 
 import time
@@ -16,17 +17,19 @@ EXPECTED = "the folder of a sweep"
 WATCH_SECONDS = 10.0
 
 
-def main(arguments: list[str], watch: bool = False) -> None:
+def main(arguments: list[str], watch: bool = False, end: bool = False) -> None:
     """Show the sweep of the folder in `arguments`."""
     if len(arguments) != 1:
-        raise UserError("expected one folder, that of a sweep, and at most --watch beside it; see --help.")
+        raise UserError("expected one folder, that of a sweep, and at most --watch or --end beside it; see --help.")
     from ccsi.sweep import selection
     from ccsi.sweep.progress import open_console
-    from ccsi.sweep.status import print_status, read_status
+    from ccsi.sweep.status import end_left_over, print_status, read_status
 
-    console = open_console()
+    console, folder = open_console(), absolute(arguments[0], "FOLDER")
+    if end:
+        end_left_over(folder, console)
     while True:
-        status = read_status(absolute(arguments[0], "FOLDER"))
+        status = read_status(folder)
         if watch:
             console.clear()
         print_status(status, console)

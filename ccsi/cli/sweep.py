@@ -8,6 +8,8 @@ fresh seeds, and only these are reported.
   ccsi sweep 'sweep.space={learner.w_idc: {choice: [0, 1]}}'
   ccsi sweep experiment=rivals/digits every learner, tuned alike, in one table
   ccsi sweep resume=FOLDER            resume an interrupted sweep (or a URL)
+  ccsi sweep resume=FOLDER sweep.num_samples=40
+      go further, a finished one, too; also sweep.top_k, sweep.seeds.reporting
 
 The sweep (key=value):
   sweep.space={KEY: {choice: [a, b]}, KEY: {loguniform: [low, high]}}

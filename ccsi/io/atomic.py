@@ -20,7 +20,8 @@ def replacing(path: Path, tag: str = "", durable: bool = True) -> Iterator[Binar
     """
     part = path.with_name(f".{path.name}.{tag}.part" if tag else f".{path.name}.part")
     try:
-        with part.open("wb") as file:
+        part.unlink(missing_ok=True)  # it may be a link or a named pipe
+        with part.open("xb") as file:
             yield file
             file.flush()
             if durable:

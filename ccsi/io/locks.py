@@ -64,7 +64,7 @@ def is_locked(path: Path) -> bool:
         try:
             descriptor = os.open(path, os.O_RDWR)  # NFS locks only what is open for writing
         except OSError:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # it may be a named pipe
         try:
             return not lock_descriptor(descriptor, blocking=False)
         finally:

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from ccsi.errors import UserError
+from ccsi.io.files import open_regular, read_bytes
 
 RESULT, CHECKPOINT = "result.json", "checkpoint.pt"
 SCHEMA = 3  # of result.json
@@ -19,14 +20,17 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     """The content of a finished run's result.json, in the present schema; None without one, UserError if damaged."""
     path = folder / RESULT
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(read_bytes(path))
         if not isinstance(result, dict):
             raise ValueError("no object")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): remove the folder to run it again.") from error
-    return upgraded(result) if result.get("schema") in (1, 2) else result
+    try:
+        return upgraded(result) if result.get("schema") in (1, 2) else result
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove the folder to run it again.") from error
 
 
 def finite(value: Any) -> Any:
@@ -71,7 +75,7 @@ def with_both_macros(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def fingerprint(checkpoint: Path) -> str:
     """A text that identifies a checkpoint's content, from its size and first and last 128 bytes. Raises OSError."""
-    with checkpoint.open("rb") as file:
+    with open_regular(checkpoint) as file:
         ends = file.read(128)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 128))

@@ -1,10 +1,13 @@
 """FeTrIL: feature translation for incremental learning (Petit et al., WACV 2023)."""
 
+import sys
+import warnings
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from annotated_types import Le
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,6 +15,7 @@ from ccsi.checks import Positive
 from ccsi.data import Task
 from ccsi.learners.frozen import FrozenLearner
 from ccsi.learners.parts.prototypes import class_means
+from ccsi.learners.parts.solvers import interruptible
 from ccsi.precision import float64_on
 
 
@@ -23,13 +27,14 @@ class FeTrIL(FrozenLearner):
     The backbone is trained on the first task, which in the paper has half of the classes.
 
     Args:
-        c: inverse regularisation of scikit-learn's linear support vector machine, whose default is 1.
+        c: inverse regularisation of scikit-learn's linear support vector machine, whose default is 1; with very large
+            ones it takes minutes.
     """
 
     default_name = "fetril"
     stored_buffers: ClassVar = {"means": "class mean features", "classifier": ""}
 
-    c: Positive = 1.0
+    c: Annotated[Positive, Le(1e6)] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,11 +58,21 @@ class FeTrIL(FrozenLearner):
 
 def linear_svm(x: Tensor, y: Tensor, c: float) -> Tensor:
     """Weights and bias of each class against the rest, [n, D+1]: features [N, D], labels [N] with all of 0 … n−1."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 
     n = int(y.max()) + 1
     if n == 1:
         return torch.zeros(1, x.shape[1] + 1)
-    svm = LinearSVC(C=c, dual=False).fit(x.cpu().double().numpy(), y.cpu().numpy())
+    svm, images, labels = LinearSVC(C=c, dual=False), x.cpu().double().numpy(), y.cpu().numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it names no key of ours
+        interruptible(lambda: svm.fit(images, labels))
+    if svm.n_iter_ >= svm.max_iter:
+        print(
+            f"ccsi: learner=fetril: the support vector machine stopped after {svm.max_iter} iterations without having "
+            f"converged; a smaller learner.c than {c:g} converges sooner.",
+            file=sys.stderr,
+        )
     weights = np.hstack([svm.coef_, svm.intercept_[:, None]])
     return torch.from_numpy(np.vstack([-weights, weights]) if n == 2 else weights)

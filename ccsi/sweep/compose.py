@@ -12,16 +12,26 @@ import yaml
 import ccsi.config
 from ccsi.config import Config, flat, is_group, shown
 from ccsi.errors import UserError
+from ccsi.io.files import read_text
 from ccsi.sweep.definition import Budget, Cluster, Definition, Resources, Seeds, Sweep
+from ccsi.sweep.events import SweepExtended
 from ccsi.sweep.search import check_optuna
 from ccsi.sweep.search_space import WHOLE, Dimension, compared, parse, same, within
 
 FREE = {"ray.address", "ray.autoscale", "ray.dashboard", "ray.num_cpus"}
 FREE |= {"sweep.max_concurrent", "sweep.max_failures", "sweep.dir", "sweep.budget.hours", "sweep.budget.trials"}
 """Keys a resumed sweep may change: they say where, how fast and how far, not what comes out."""
+GROWING = ("sweep.num_samples", "sweep.top_k", "sweep.seeds.reporting")
+"""Keys a resumed sweep may increase: what was run remains, and the rest is run, too."""
 EQUAL_BUDGET: dict[str, Any] = {"search": "random", "scheduler": "none", "top_k": 1, "warm_start": []}
 EQUAL_BUDGET |= dict.fromkeys(("minimize", "patience", "budget.hours", "budget.trials"))
 """Keys of `sweep` that a comparison fixes."""
+SCHEMA = 1
+"""Of sweep.yaml."""
+MAX_BYTES, MAX_NODES = 2**26, 10**6
+"""Of a sweep.yaml."""
+NOT_AS_WRITTEN = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
+"""What reading a damaged sweep.yaml may raise."""
 SECTIONS = {"sweep": Sweep, "resources": Resources, "ray": Cluster}
 
 
@@ -253,24 +263,43 @@ def _check_compared(definition: Definition) -> None:
                 raise UserError(f"{where}.{name}.{dimension.key}: expected a value, not a config group.")
 
 
+def _check_size(tree: Any) -> None:
+    """ValueError for a tree of more than `MAX_NODES` nodes, which a few lines of YAML with aliases can make."""
+    todo, seen = [tree], 0
+    while todo:
+        node, seen = todo.pop(), seen + 1
+        if seen > MAX_NODES:
+            raise ValueError("too many nodes")
+        todo += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+
+
 def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
     """The definition an earlier call left in `folder`; see `define`. key: names the folder in messages."""
     try:
-        text = ccsi.config.current_names((folder / "sweep.yaml").read_text())
-        record = ccsi.config.current_targets(yaml.safe_load(text))
+        text = ccsi.config.current_names(read_text(folder / "sweep.yaml", MAX_BYTES))
+        record = yaml.safe_load(text)
+        _check_size(record)
+        if record.get("schema", SCHEMA) != SCHEMA:
+            problem = f"sweep.yaml has schema {shown(record['schema'])}; expected {SCHEMA}, as this version writes it."
+            raise UserError(problem)
+        record = ccsi.config.current_targets(record)
         saved = define({key: record[key] for key in SECTIONS}, dict(record["bases"]), list(record["overrides"]), check)
-        return placed(replace(saved, cwd=str(record["cwd"])), folder)  # the folder may have been moved
+        begun = SweepExtended(**record["begun"]) if "begun" in record else None
+        if begun is not None:  # of the same types and ranges
+            make_sections(replace(saved, begun=None).with_extent(begun).sections)
+            saved.with_extent(begun).extended_to(saved.extent)
+        return placed(replace(saved, cwd=str(record["cwd"]), begun=begun), folder)  # the folder may have been moved
     except UserError as error:
         raise UserError(f"{key}={folder}: {error}") from error
     except FileNotFoundError:
         raise UserError(f"{key}={folder}: there is no sweep.yaml; expected the folder of an earlier sweep.") from None
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        problem = f"sweep.yaml cannot be read ({type(error).__name__}); expected it as written."
-        raise UserError(f"{key}={folder}: {problem}") from error
+    except (OSError, yaml.YAMLError, *NOT_AS_WRITTEN) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise UserError(f"{key}={folder}: sweep.yaml cannot be read ({reason}); expected it as written.") from error
 
 
 def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
-    """The definition in `folder` with the overrides typed beside `resume=`, none of which may change its results."""
+    """The definition in `folder` with the overrides typed beside `resume=`: a sweep may go further, not elsewhere."""
     saved = read(folder)
     if not overrides:
         return saved
@@ -279,11 +308,17 @@ def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
     typed = compose([*kept, *overrides])
     before, after = (flat({**one.sections, **one.bases}) for one in (saved, typed))
     for key in [*before, *after]:
-        if key not in FREE and not same(before.get(key), after.get(key)):
+        if key not in FREE and key not in GROWING and not same(before.get(key), after.get(key)):
             raise UserError(
                 f"resume={folder}: {key.lstrip('.')} was {shown(before.get(key))} when the sweep began and is now "
-                f"{shown(after.get(key))}; leave it, or start a new sweep."
+                f"{shown(after.get(key))}; leave it, or start a new sweep: a resumed one may change "
+                f"{', '.join(sorted(FREE))}, and increase {', '.join(GROWING)}."
             )
+    try:
+        extended = saved.extended_to(typed.extent)
+    except UserError as error:
+        raise UserError(f"resume={folder}: {error}") from error
+    typed = replace(typed.with_extent(extended.extent), begun=extended.begun)
     return placed(replace(typed, cwd=saved.cwd), folder)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,8 @@ import yaml
 import ccsi.config
 from ccsi.checks import FileName, NonNegative, NonNegativeInt, Positive, PositiveInt
 from ccsi.config import Config
-from ccsi.sweep.events import Values
+from ccsi.errors import UserError
+from ccsi.sweep.events import Samples, SweepExtended, Values
 from ccsi.sweep.search_space import Dimension, compared, grid, parse, sample, within
 
 
@@ -65,7 +66,7 @@ class Sweep:
     dir: str | None
     space: dict[str, dict[str, Any] | None]
     search: Literal["random", "grid", "optuna"]
-    num_samples: PositiveInt
+    num_samples: Samples
     scheduler: Literal["none", "asha", "median"]
     metric: Literal["val_average_incremental", "val_macro_over_tasks", "val_macro_over_classes", "val_micro"]
     minimize: Literal["seconds"] | None
@@ -121,6 +122,7 @@ class Definition:
         bases: the run's configuration by swept config groups (`learner=ccsi&dataset=digits`), without any under "".
         overrides: as typed, without `resume`; with the current tree they give `bases` again.
         cwd: where the command was typed; relative paths in the configuration start there.
+        begun: the `extent` with which the sweep began, if a resumed one has increased it since.
     """
 
     sweep: Sweep
@@ -129,6 +131,40 @@ class Definition:
     bases: dict[str, Config]
     overrides: list[str]
     cwd: str = field(default_factory=os.getcwd)
+    begun: SweepExtended | None = None
+
+    @property
+    def extent(self) -> SweepExtended:
+        """How far the sweep goes."""
+        return SweepExtended(self.sweep.num_samples, self.sweep.top_k, self.sweep.seeds.reporting)
+
+    def with_extent(self, extent: SweepExtended) -> "Definition":
+        """The same sweep, which goes so far."""
+        seeds = replace(self.sweep.seeds, reporting=list(extent.reporting))
+        sweep = replace(self.sweep, num_samples=extent.num_samples, top_k=extent.top_k, seeds=seeds)
+        return replace(self, sweep=sweep)
+
+    def extended_to(self, extent: SweepExtended) -> "Definition":
+        """The same sweep, extended: new reporting seeds come after those it has. UserError unless all of it remains."""
+        mine = self.extent
+        for key, before, after in (
+            ("num_samples", mine.num_samples, extent.num_samples),
+            ("top_k", mine.top_k, extent.top_k),
+        ):
+            if after < before:
+                raise UserError(
+                    f"sweep.{key} was {before} and is now {after}; a sweep that has begun may only get more."
+                )
+        if lost := [seed for seed in mine.reporting if seed not in extent.reporting]:
+            raise UserError(
+                f"sweep.seeds.reporting={extent.reporting} lacks {', '.join(map(str, lost))}, which the sweep has; "
+                f"a sweep that has begun may only get more: {mine.reporting} and others."
+            )
+        if self.sweep.search == "grid" and extent.num_samples != mine.num_samples:
+            raise UserError("sweep.num_samples changes nothing, because sweep.search=grid takes every combination.")
+        seeds = [*mine.reporting, *(seed for seed in extent.reporting if seed not in mine.reporting)]
+        extent = replace(extent, reporting=seeds)
+        return self if extent == mine else replace(self.with_extent(extent), begun=self.begun or mine)
 
     @property
     def sections(self) -> dict[str, Any]:
@@ -228,5 +264,7 @@ class Definition:
     def dump(self) -> str:
         """The text of sweep.yaml."""
         head = "# What this sweep is. Resume it: ccsi sweep resume=<this folder>\n"
-        record = {"schema": 1, "cwd": self.cwd, "overrides": self.overrides, **self.sections, "bases": self.bases}
+        begun = {} if self.begun is None else {"begun": vars(self.begun)}
+        record = {"schema": 1, "cwd": self.cwd, "overrides": self.overrides} | begun | self.sections
+        record["bases"] = self.bases
         return head + yaml.safe_dump(record, sort_keys=False, allow_unicode=True)

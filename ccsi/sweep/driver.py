@@ -8,6 +8,7 @@ import contextlib
 import os
 import shutil
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -19,10 +20,19 @@ from ccsi.sweep import selection
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import RunFinished, RunId
 from ccsi.sweep.execution.context import execute, prepare_ray
-from ccsi.sweep.folder import open_remote
+from ccsi.sweep.folder import TUNE_FOLDER, clean_folder, open_remote
+from ccsi.sweep.processes import NOTE, ProcessWatch
 from ccsi.sweep.progress import ProgressPrinter
 from ccsi.sweep.recorder import SweepInterruptedError, SweepRecorder
-from ccsi.sweep.runs import check_known, finished_runs, read_results, run_folder, summary_of
+from ccsi.sweep.runs import (
+    VISIBLE_WITHIN,
+    check_known,
+    describe_failures,
+    finished_runs,
+    read_results,
+    run_folder,
+    summary_of,
+)
 from ccsi.sweep.trial_generator import generate_jobs, start_trial
 from ccsi.sweep.warm_start import warm_start
 
@@ -64,6 +74,8 @@ def run_sweep(definition: Definition, console: Console) -> int:
         recorder.sync()
     try:
         recorder.start(results_at_start(recorder, console))
+        if recorder.state.extended and (limit := recorder.state.exhausted_by()):
+            console.print(f"Phase 1 starts no further trial: {limit} is reached.", highlight=False)
         try:
             if not selection.is_complete(recorder.state):
                 run_phases(recorder, console)
@@ -94,7 +106,9 @@ def results_at_start(recorder: SweepRecorder, console: Console) -> dict[RunId, R
     definition, state, results = recorder.definition, recorder.state, finished_runs(recorder.definition)
     if hidden := [run for run in state.results if run not in results and run_folder(definition, run).is_dir()]:
         console.print(f"Waiting for the results of {len(hidden)} finished runs to be visible …", highlight=False)
-        found = read_results(definition, hidden, recorder.remote)
+        found = read_results(
+            definition, hidden, recorder.remote, wait=1.0 if definition.ray.address is None else VISIBLE_WITHIN
+        )
         results |= {run: summary_of(run, result) for run, result in found.items()}
     check_known(state, results)
     return results
@@ -143,12 +157,16 @@ def run_phases(recorder: SweepRecorder, console: Console) -> None:
     console.print(f"Starting Ray ({shown(definition.ray.address or 'local')}) …", highlight=False)
     from ccsi.sweep.execution import cluster, tuner  # seconds to import
 
-    progress = ProgressPrinter(recorder, console)
+    def on_death(name: str) -> None:
+        message = f"Ray's process {name} has died; resume with ccsi sweep resume={definition.folder}"
+        cluster.leave_lost_ray(message, watch, recorder.stop, recorder.sync, partial(clean_folder, definition))
+
+    progress, watch = ProgressPrinter(recorder, console), ProcessWatch(definition.folder / NOTE, on_death)
     try:
-        with cluster.start_ray(definition.ray, console, dashboard=definition.resources.workers > 1):
+        with cluster.start_ray(definition.ray, console, watch, dashboard=definition.resources.workers > 1):
             tuner.run_jobs(recorder, progress, generate_jobs(recorder, progress.start_phase))
     finally:  # no worker writes there any more
-        shutil.rmtree(definition.folder / tuner.TUNE_FOLDER, ignore_errors=True)
+        shutil.rmtree(definition.folder / TUNE_FOLDER, ignore_errors=True)
         if recorder.remote is not None:
             shutil.rmtree(definition.runs, ignore_errors=True)
 
@@ -162,8 +180,9 @@ def write_tables(recorder: SweepRecorder, console: Console) -> int:
     definition, sweep = recorder.definition, collect_results(recorder)
     rows = write_rows(sweep)
     failed = rows[rows["status"] == "failed"]
-    for _, row in failed.iterrows():
-        console.print(f"failed: {row['run']}: {row['error']}", highlight=False, markup=False)
+    if lines := describe_failures(sweep.state):
+        lines.append(f"{len(lines)} failed; to try again: ccsi sweep resume={definition.folder}")
+        console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     board = leaderboard(sweep)
     if not any(row["status"] == "done" for row in board):
         why = f"; the first error: {failed.iloc[0]['error']}" if len(failed) else ""

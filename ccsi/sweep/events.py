@@ -4,12 +4,20 @@ An event says all that the driver needs: the end of a run carries its val figure
 waits for a file to become visible.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
+from annotated_types import Le
+from pydantic import TypeAdapter
+
+from ccsi.checks import NonNegativeInt, PositiveInt
+
+Samples = Annotated[PositiveInt, Le(100_000)]
+"""A number of configs; more of them could not be run, and listing them would take minutes."""
 Values = dict[str, Any]
 """A trial's config: each swept key with its value."""
 
@@ -85,6 +93,15 @@ class DriverStopped:
 
 
 @dataclass(frozen=True)
+class SweepExtended:
+    """A resumed sweep goes further from now on. The fields are what it may increase: these keys of `sweep`."""
+
+    num_samples: Samples
+    top_k: PositiveInt
+    reporting: list[NonNegativeInt]
+
+
+@dataclass(frozen=True)
 class ConfigSuggested:
     """The search suggests the config of a new trial. trial: its number; the first journals lack it."""
 
@@ -110,6 +127,10 @@ class GpuShareMeasured:
     """The fraction of a GPU that a trial gets."""
 
     share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"{self.share}: expected a share of a GPU")
 
 
 @dataclass(frozen=True)
@@ -154,6 +175,10 @@ class RunFinished:
     val: dict[str, float]
     seconds: float
 
+    def __post_init__(self) -> None:
+        if self.tasks < 1 or not all(map(math.isfinite, (*self.val.values(), self.seconds))):
+            raise ValueError(f"{self.run}: expected finite figures of at least one task")
+
 
 @dataclass(frozen=True)
 class RunLost:
@@ -172,11 +197,18 @@ class JobEnded:
 
 
 Event = (
-    DriverStarted | DriverStopped | ConfigSuggested | SearchEnded | WarmStarted | GpuShareMeasured | TrialStarted
-    | TrialPromoted | TaskReported | RunFinished | RunLost | JobEnded
+    DriverStarted | DriverStopped | SweepExtended | ConfigSuggested | SearchEnded | WarmStarted | GpuShareMeasured
+    | TrialStarted | TrialPromoted | TaskReported | RunFinished | RunLost | JobEnded
 )  # fmt: skip
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__args__}
 PARSERS: dict[str, Callable[[str], Any]] = {"run": RunId.parse, "job": JobId.parse, "status": Status}
+CHECKERS = {
+    (kind, name): TypeAdapter[Any](hint)
+    for kind, cls in KINDS.items()
+    for name, hint in get_type_hints(cls, include_extras=True).items()
+    if name not in PARSERS
+}
+"""Check the types of the other fields."""
 OLD_KINDS = {"setting": "ConfigSuggested", "searched": "SearchEnded", "begun": "TrialStarted"}
 OLD_KINDS |= {"gpu": "GpuShareMeasured", "recalled": "TrialPromoted"}
 OLD_KINDS |= {"earlier": "WarmStarted", "report": "TaskReported", "end": "JobEnded"}
@@ -200,7 +232,14 @@ def from_record(record: Mapping[str, Any]) -> Event:
         record = {**record, "val": {"macro_over_tasks" if k == "macro" else k: v for k, v in record["val"].items()}}
     kind = KINDS[record["event"]]
     fields = {name: value for name, value in record.items() if name in kind.__dataclass_fields__}
-    return kind(**{name: PARSERS[name](value) if name in PARSERS else value for name, value in fields.items()})
+    return kind(**{name: _parse(kind, name, value) for name, value in fields.items()})
+
+
+def _parse(kind: type[Event], name: str, value: Any) -> Any:
+    """The value of an event's field, its type checked."""
+    return (
+        PARSERS[name](value) if name in PARSERS else CHECKERS[kind.__name__, name].validate_python(value, strict=True)
+    )
 
 
 def _upgraded(record: Mapping[str, Any]) -> dict[str, Any]:

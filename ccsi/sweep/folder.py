@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ccsi.config import shown
 from ccsi.errors import UserError
-from ccsi.io.atomic import write_atomically
+from ccsi.io.atomic import replacing, write_atomically
 from ccsi.io.locks import InUseError, locked
 from ccsi.io.paths import absolute
 from ccsi.sweep.compose import compose, placed, read, resumed
@@ -20,6 +20,8 @@ from ccsi.sweep.remote import Remote
 
 MIN_FREE = 8 * 2**20
 """Bytes that must be free at the start: a full disk is better found now than at the first checkpoint."""
+TUNE_FOLDER = "ray"
+"""Tune's own files, in the sweep's folder while it runs."""
 LOCK_WITHIN = 1.0
 """Seconds to wait for the lock: `ccsi status` holds it for an instant when it asks for it."""
 
@@ -68,8 +70,7 @@ def open_sweep(arguments: Sequence[str]) -> Iterator[Definition]:
                         (folder / name).unlink()
             raise
         finally:
-            shutil.rmtree(definition.shared_data, ignore_errors=True)
-            remove_notes(folder)
+            clean_folder(definition)
 
 
 @contextlib.contextmanager
@@ -91,22 +92,32 @@ def prepare_folder(definition: Definition) -> None:
     """Write what a sweep's folder holds before anything runs; raises UserError if the disk is full."""
     folder, probe = definition.folder, definition.folder / ".probe"
     try:
-        probe.write_bytes(bytes(MIN_FREE))
+        with replacing(probe, durable=False) as file:
+            file.write(bytes(MIN_FREE))
         probe.unlink()
         write_atomically(folder / "sweep.yaml", definition.dump().encode())  # resume= may have changed a free key
         (folder / "runs").mkdir(exist_ok=True)
         remove_notes(folder)  # of a driver that was killed; failed jobs get a new chance
     except OSError as error:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
         raise unwritable(folder, error) from error
+
+
+def clean_folder(definition: Definition) -> None:
+    """Remove what only a running sweep needs."""
+    shutil.rmtree(definition.shared_data, ignore_errors=True)
+    shutil.rmtree(definition.folder / TUNE_FOLDER, ignore_errors=True)
+    remove_notes(definition.folder)
 
 
 def remove_notes(folder: Path) -> None:
     """Remove what trials note beside their runs: how often they crashed, and locks that no surviving worker holds."""
     for note in (folder / "runs").glob(".*.attempts"):
-        note.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            note.unlink(missing_ok=True)
     for lock in (folder / "runs").glob(".*.lock"):
-        with contextlib.suppress(InUseError), locked(lock):  # which removes it
+        with contextlib.suppress(InUseError, OSError), locked(lock):  # which removes it
             pass
 
 

@@ -1,12 +1,15 @@
 """journal.jsonl: a sweep's events, one JSON line each, synced to disk before the next thing happens."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 from ccsi.config import current_names
+from ccsi.errors import UserError
 from ccsi.io.atomic import sync_folder
+from ccsi.io.files import read_text
 from ccsi.sweep.events import Event, from_record, to_record
 
 
@@ -23,15 +26,26 @@ class Journal:
         self._torn = False
 
     def read(self) -> list[tuple[Event, float | None]]:
-        """All events, oldest first, each with the seconds the sweep had been at work (None: not noted)."""
-        text = current_names(self.path.read_text(errors="replace")) if self.path.exists() else ""
+        """All events, oldest first, each with the seconds the sweep had been at work (None: not noted).
+
+        Raises UserError if the file is there and cannot be read.
+        """
+        try:
+            text = current_names(read_text(self.path, errors="replace"))
+        except FileNotFoundError:
+            text = ""
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read ({error.strerror}); put back the journal.") from error
         self._torn, self.n_skipped = bool(text) and not text.endswith("\n"), 0
         events = list[tuple[Event, float | None]]()
         for line in text.splitlines():
             try:
                 record: Any = json.loads(line)
-                events.append((from_record(record), record.get("clock")))
-            except (ValueError, KeyError, TypeError, AttributeError):
+                clock = record.get("clock")
+                if not (clock is None or (type(clock) in (int, float) and 0 <= clock < math.inf)):
+                    raise ValueError("no time")
+                events.append((from_record(record), clock))
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 self.n_skipped += bool(line.strip())
         return events
 

@@ -1,6 +1,7 @@
 """What a sweep would do, before it does anything."""
 
 import os
+from dataclasses import replace
 
 from ccsi.config import shown
 from ccsi.sweep.definition import Definition
@@ -11,7 +12,7 @@ from ccsi.sweep.state import SweepState
 def describe_plan(definition: Definition) -> list[str]:
     """How many runs a sweep has, over which space, and what each asks of Ray: a line each."""
     sweep, resources = definition.sweep, definition.resources
-    state = SweepState(definition)
+    state = SweepState(replace(definition, begun=None))
     searched = sweep.num_samples if sweep.search == "optuna" else len(state.incomplete)
     searched = min(searched, sweep.budget.trials or searched)
     n_tuning, n_reporting = len(sweep.seeds.tuning), len(sweep.seeds.reporting)

@@ -13,7 +13,7 @@ from rich.table import Table
 from ccsi.sweep import selection
 from ccsi.sweep.events import JobId, RunId, Status, trial_name
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.runs import last_events, run_folder
+from ccsi.sweep.runs import describe_failures, last_events, run_folder
 from ccsi.sweep.state import SweepState
 
 LINE_SECONDS = 10.0
@@ -107,6 +107,11 @@ class ProgressPrinter:
         """Print at once that a phase has really started."""
         if self._line.endswith(" 0 running"):
             self._line_at = 0.0
+
+    def job_ended(self, job: JobId) -> None:
+        """Print at once why a job failed, if it did."""
+        for line in describe_failures(self.recorder.state, [job]):
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def tick(self) -> None:
         """Print a line, and the best trials, if it is time for them."""

@@ -9,6 +9,7 @@ from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import Event, JobId, RunFinished, RunId, Status
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.remote import Remote
+from ccsi.sweep.runs import traceback_file
 from ccsi.sweep.state import SweepState
 
 
@@ -59,9 +60,15 @@ class SweepRecorder:
             self.remote.push(self.definition.folder, "sweep", leave=("runs", "ray"))
 
     def start(self, results: Mapping[RunId, RunFinished]) -> None:
-        """A driver starts: the clock runs, and the journal gets what it lacks of the `results` in the run folders."""
+        """A driver starts: the clock runs, and the journal gets what it lacks of the `results` in the run folders.
+
+        If the sweep was extended, this is recorded first: a kill before it leaves the sweep as it was, and the next
+        start extends it.
+        """
         self._started = time.monotonic()
-        self.record(events.DriverStarted(), *reconcile(self._state, results))
+        extent = self.definition.extent
+        extended = [] if extent == self._state.definition.extent else [extent]
+        self.record(events.DriverStarted(), *extended, *reconcile(self._state, results))
         for job in sorted({run.job for run in self._state.results}):
             end = self._state.ends.get(job)
             if self._state.is_finished(job) and (end is None or end.status is not Status.DONE):
@@ -87,8 +94,9 @@ class SweepRecorder:
     def end_job(self, job: JobId, error: str | None, traceback: str = "") -> None:
         """Record that a job ended by itself, was stopped (see `stopping`), or failed with `error`."""
         self.running.discard(job)
-        if traceback:
-            (self.definition.folder / "runs" / f"{job}.error.txt").write_text(traceback)
+        path = traceback_file(self.definition, job)
+        with contextlib.suppress(OSError):  # a full disk is told by the journal
+            path.write_text(traceback) if traceback else path.unlink(missing_ok=True)
         status, reason = Status.FAILED, error or "the trial ended without a result"
         if not error and self._state.is_finished(job):
             status, reason = Status.DONE, ""
@@ -110,8 +118,11 @@ def replay(definition: Definition, journal: Journal) -> SweepState:
     state = SweepState(definition)
     for event, clock in journal.read():
         try:
+            trial = getattr(getattr(event, "run", None) or getattr(event, "job", None) or event, "trial", None)
+            if trial is not None and trial >= len(state.configs) and not isinstance(event, events.ConfigSuggested):
+                raise IndexError(f"there is no trial {trial}")
             state.apply(event, clock)
-        except (KeyError, IndexError, ValueError, TypeError, AssertionError):
+        except (KeyError, IndexError, ValueError, TypeError, AssertionError, OverflowError):
             journal.n_skipped += 1
     return state
 

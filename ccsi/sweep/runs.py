@@ -11,9 +11,10 @@ import yaml
 
 import ccsi.config
 from ccsi.errors import UserError
+from ccsi.io.files import open_regular, read_text
 from ccsi.io.run_files import RESULT, read_result
 from ccsi.sweep.definition import Definition
-from ccsi.sweep.events import RunFinished, RunId, trial_name
+from ccsi.sweep.events import JobId, RunFinished, RunId, Status, trial_name
 from ccsi.sweep.remote import Remote
 from ccsi.sweep.search_space import same
 from ccsi.sweep.state import SweepState
@@ -22,6 +23,8 @@ from ccsi.tracking.files import NAME as METRICS
 VISIBLE_WITHIN = 90.0
 """Seconds after which a machine sees what another has written; NFS caches for 30 to 60 s that a file is absent."""
 Result = Mapping[str, Any]
+DAMAGED = (KeyError, TypeError, AttributeError, ValueError, OverflowError)
+"""What reading a damaged result.json may raise."""
 
 
 def run_folder(definition: Definition, run: RunId) -> Path:
@@ -29,8 +32,24 @@ def run_folder(definition: Definition, run: RunId) -> Path:
     return definition.folder / "runs" / str(run)
 
 
+def traceback_file(definition: Definition, job: JobId) -> Path:
+    """Where the driver writes the traceback of a failed job, if it has one."""
+    return definition.folder / "runs" / f"{job}.error.txt"
+
+
+def describe_failures(state: SweepState, jobs: Iterable[JobId] | None = None) -> list[str]:
+    """A line for each of these failed jobs (default: all): its reason, and the file of its traceback if it has one."""
+    lines = list[str]()
+    for job in sorted(state.ends) if jobs is None else jobs:
+        end, path = state.ends[job], traceback_file(state.definition, job)
+        if end.status is Status.FAILED:
+            where = f" (traceback: {path})" if path.exists() else ""
+            lines.append(f"failed: {job}: {' '.join(end.reason.split())}{where}")
+    return lines
+
+
 def summary_of(run: RunId, result: Result) -> RunFinished:
-    """The end of a run, from the contents of its result.json; a KeyError, TypeError or AttributeError if parts lack."""
+    """The end of a run, from the contents of its result.json; one of `DAMAGED` if parts lack or are odd."""
     val = {name: float(value) for name, value in result["val"].items() if isinstance(value, int | float)}
     return RunFinished(run, len(result["scenario"]["classes_per_task"]), val, float(result["seconds"]["total"]))
 
@@ -52,12 +71,13 @@ def finished_runs(definition: Definition, damaged_as_absent: bool = False) -> di
                 if (metric := definition.sweep.metric.removeprefix("val_")) not in end.val:
                     raise KeyError(metric)
                 found[run] = end
-        except (UserError, OSError, KeyError, TypeError, AttributeError) as error:
+        except (UserError, OSError, *DAMAGED) as error:
             if damaged_as_absent:
                 continue
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"{folder / RESULT} is damaged: remove the folder to run it again.") from error
+            problem = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else "is damaged"
+            raise UserError(f"{folder / RESULT} {problem}: remove the folder to run it again.") from error
     return found
 
 
@@ -100,7 +120,13 @@ def check_known(state: SweepState, results: Iterable[RunId]) -> None:
         if run.trial >= len(state.configs):
             raise UserError(f"{folder} belongs to a trial that journal.jsonl does not know; put back a whole journal.")
         path = folder / "config.yaml"
-        ran = ccsi.config.flat(yaml.safe_load(path.read_text())) if path.exists() else {}
+        try:
+            ran = ccsi.config.flat(yaml.safe_load(read_text(path)))
+        except FileNotFoundError:
+            ran = {}
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+            problem = f"{path} cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})"
+            raise UserError(f"{problem}: remove the folder to run it again.") from error
         for key, value in state.configs[run.trial].items():
             if key in ran and not same(ran[key], value):
                 raise UserError(
@@ -112,14 +138,14 @@ def check_known(state: SweepState, results: Iterable[RunId]) -> None:
 def last_events(folder: Path) -> list[Mapping[str, Any]]:
     """The last events in a run's metrics.jsonl, oldest first, without lines that are damaged or being written."""
     try:
-        with (folder / METRICS).open("rb") as file:
+        with open_regular(folder / METRICS) as file:
             file.seek(max(0, file.seek(0, 2) - 2**16))
             lines = file.read().splitlines()
     except OSError:
         return []
     events = []
     for line in lines:
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             events.append(json.loads(line))
     return [event for event in events if isinstance(event, dict)]
 

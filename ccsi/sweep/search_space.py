@@ -14,6 +14,7 @@ of its files; what `each` compares always are).
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ RESERVED = {"seed": "sweep.seeds.tuning and sweep.seeds.reporting", "threads": "
 RESERVED |= {"workers": "resources.workers", "device": "resources.gpu"}
 RESERVED |= dict.fromkeys(("evaluate_test", "report"), "the two phases")
 """Keys that the sweep sets itself, and from what."""
+MAX_COMBINATIONS = 100_000
 WHOLE = ("sweep", "resources", "ray", "resume")
 """Keys that are the same for every trial."""
 
@@ -45,6 +47,13 @@ class Dimension:
     def listed(self) -> bool:
         """Whether `values` are the candidates themselves."""
         return self.kind in ("choice", "grid", "each")
+
+    @property
+    def size(self) -> float:
+        """How many different candidates there are."""
+        if self.kind == "randint":
+            return self.values[1] - self.values[0] + 1
+        return len(self.values) if self.listed else math.inf
 
     def draw(self, rng: np.random.Generator) -> Any:
         """One candidate at random."""
@@ -108,8 +117,9 @@ def _dimension(key: str, entry: Mapping[str, Any], where: str) -> Dimension:
         raise UserError(f"{where}.{kind}={values}: expected a list of values.")
     if kind in ("choice", "grid"):
         return Dimension(key, kind, tuple({repr(value): value for value in values}.values()))
-    if [type(value) in (int, float) for value in values] != [True, True] or not values[0] < values[1]:
-        raise UserError(f"{where}.{kind}={values}: expected two numbers [low, high] with low < high.")
+    numbers = [value for value in values if type(value) in (int, float) and abs(value) < 2**63]
+    if len(numbers) != 2 or len(values) != 2 or not values[0] < values[1]:
+        raise UserError(f"{where}.{kind}={values}: expected two numbers [low, high] with low < high, below 2^63.")
     if kind == "randint" and float in map(type, values):
         raise UserError(f"{where}.randint={values}: expected two whole numbers.")
     if kind == "loguniform" and values[0] <= 0:
@@ -130,6 +140,8 @@ def grid(space: Sequence[Dimension]) -> list[Values]:
                 f"sweep.space.{d.key} is {d.kind}, but sweep.search=grid takes only grid or choice; list the values, "
                 "or use sweep.search=random."
             )
+    if (size := math.prod(len(d.values) for d in space)) > MAX_COMBINATIONS:
+        raise UserError(f"sweep.space has {size:,} combinations; expected at most {MAX_COMBINATIONS:,}.")
     product = itertools.product(*(d.values for d in space))
     return [dict(zip([d.key for d in space], values, strict=True)) for values in product]
 
@@ -139,9 +151,10 @@ def sample(space: Sequence[Dimension], number: int, seed: int) -> list[Values]:
     rng = np.random.default_rng(seed)
     grids = grid([d for d in space if d.kind == "grid"])
     drawn: dict[str, Values] = {}
+    at_most = min(number, math.prod(d.size for d in space if d.kind != "grid"))
     for _ in range(100 * number):
         values = {d.key: d.draw(rng) for d in space if d.kind != "grid"}
         drawn.setdefault(repr(values), values)
-        if len(drawn) == number:
+        if len(drawn) == at_most:
             break
     return [{d.key: {**values, **point}[d.key] for d in space} for values in drawn.values() for point in grids]

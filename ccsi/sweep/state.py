@@ -3,7 +3,6 @@
 from bisect import insort
 from collections.abc import Callable
 from functools import wraps
-from itertools import groupby
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from ccsi.sweep.pruners import PRUNERS, SCHEDULER_NAMES
 from ccsi.sweep.ranking import mean, select_best
 
 T = TypeVar("T")
+DOMINATED = "because it could no longer reach the best"
 WORST = (Status.FAILED, Status.PRUNED, Status.INCOMPLETE)
 """A trial is what the worst of its runs is, in this order."""
 
@@ -23,12 +23,15 @@ class SweepState:
     """What has happened in a sweep so far; changed by `apply` alone. A trial is the index of its config.
 
     Attributes:
+        definition: what the sweep has been so far: a resumed one may go further, from an event on.
+        extended: how far the sweep went before each time that it was extended, oldest first.
         reports: by job, oldest first. results: by finished run. ends: by job.
         started: trials handed out in phase 1. incomplete: those that have not ended, the ones not started included.
         ranked: (-score, trial) of the complete ones, best first.
         arms: where candidates are compared (`each` in the space), the trials of each; else empty.
         untuned: trials that are reported without a phase 1, because their arm has no other.
-        pruned_by_scheduler, pruned_as_dominated: why a trial is stopped, for the tables.
+        pruned_by_scheduler: why a trial is stopped, for the tables.
+        warm_configs: the configs that a warm start tries first: the best `top_k` of earlier sweeps, best first.
         stopped: by tasks done, (-value, trial) of those that the scheduler stopped, best first.
         to_prune: jobs whose last report is one to be stopped at.
         promoted_anyway: trials that are not stopped again (see `TrialPromoted`).
@@ -38,23 +41,21 @@ class SweepState:
     """
 
     def __init__(self, definition: Definition) -> None:
-        self.definition = definition
-        sweep = definition.sweep
+        self.definition = definition if definition.begun is None else definition.with_extent(definition.begun)
+        self.extended = list[events.SweepExtended]()
+        sweep = self.definition.sweep
         self.suggestions_complete = sweep.search != "optuna"
-        self.configs: list[Values] = definition.listed_configs() if self.suggestions_complete else []
+        self.configs: list[Values] = self.definition.listed_configs() if self.suggestions_complete else []
         self.reports: dict[JobId, list[events.TaskReported]] = {}
         self.results: dict[RunId, events.RunFinished] = {}
         self.ends: dict[JobId, events.JobEnded] = {}
         self.started: set[int] = set()
-        key = definition.compared or ""
-        trials = range(len(self.configs)) if key else ()
-        self.arms = [list(arm) for _, arm in groupby(trials, lambda trial: self.configs[trial][key])]
-        self.untuned = {arm[0] for arm in self.arms if len(arm) == 1}
+        self._set_arms()
         self.pruner = PRUNERS[sweep.scheduler]()
         self.pruned_by_scheduler = f"by {SCHEDULER_NAMES[sweep.scheduler]}"
-        self.pruned_as_dominated = f"because it could no longer reach the best {sweep.top_k}"
         self.promoted_anyway: set[int] = set()
         self.warm_start = events.WarmStarted([], [])
+        self.warm_configs: list[Values] = []
         self.gpu_share: float | None = None
         self.clock = 0.0
         self.ranked: list[tuple[float, int]] = []
@@ -65,6 +66,19 @@ class SweepState:
         self.best: list[int] = []
         self.unchanged = 0
         self.cache: dict[Any, Any] = {}
+
+    def _set_arms(self) -> None:
+        arms, key = dict[Any, list[int]](), self.definition.compared
+        for trial, config in enumerate(self.configs):
+            if key is not None:
+                arms.setdefault(config[key], []).append(trial)
+        self.arms = list(arms.values())
+        self.untuned = {arm[0] for arm in self.arms if len(arm) == 1}
+
+    @property
+    def pruned_as_dominated(self) -> str:
+        """Why a trial is stopped that can no longer be a finalist, for the tables."""
+        return f"{DOMINATED} {self.definition.sweep.top_k}"
 
     @property
     def n_planned(self) -> int:
@@ -161,13 +175,17 @@ class SweepState:
                 self._update(JobId(1, n))
             case events.SearchEnded():
                 self.suggestions_complete = True
+            case events.SweepExtended():
+                self._extend(event)
             case events.GpuShareMeasured(share):
                 self.gpu_share = share
             case events.WarmStarted():
                 self.warm_start = event
+                ranked = sorted(event.trials, key=lambda one: -one["score"])
+                different = {repr(one["values"]): one["values"] for one in ranked}
+                self.warm_configs = list(different.values())[: self.definition.sweep.top_k]
                 if self.suggestions_complete:  # its best come first, in place of the last ones
-                    configs = {repr(values): values for values in (*self.warm_configs(), *self.configs)}
-                    self.configs = list(configs.values())[: len(self.configs)]
+                    self.configs = _union(self.warm_configs, self.configs, len(self.configs))
             case events.TrialStarted(trial):
                 self.started.add(trial)
             case events.TrialPromoted(trial, anyway):
@@ -195,11 +213,31 @@ class SweepState:
                     del self.ends[job]
                     self._update(job)
 
-    def warm_configs(self) -> list[Values]:
-        """The configs that a warm start tries first: the best `top_k` of earlier sweeps, best first."""
-        ranked = sorted(self.warm_start.trials, key=lambda one: -one["score"])
-        different = {repr(one["values"]): one["values"] for one in ranked}
-        return list(different.values())[: self.definition.sweep.top_k]
+    def _extend(self, event: events.SweepExtended) -> None:
+        """The sweep goes further: new trials come after those there are, whose numbers remain."""
+        dominated = self.pruned_as_dominated
+        self.extended.append(self.definition.extent)
+        self.definition = self.definition.with_extent(event)
+        sweep, n_known = self.definition.sweep, len(self.configs)
+        if sweep.search == "optuna":
+            self.suggestions_complete &= sweep.num_samples == self.extended[-1].num_samples
+        else:
+            listed = self.definition.listed_configs()
+            self.configs = _union(self.configs, listed, max(n_known, len(listed)))
+            self.incomplete |= set(range(n_known, len(self.configs)))
+        untuned = self.untuned
+        self._set_arms()
+        if sweep.top_k > self.extended[-1].top_k:  # these may now be among the best
+            for job in [job for job, end in self.ends.items() if end.reason == dominated]:
+                del self.ends[job]
+                self._update(job)
+        for trial in untuned - self.untuned:  # it has others beside it now
+            self._update(JobId(1, trial))
+        if sweep.patience is not None:  # counts anew
+            for score, trial in self.ranked:
+                self.completed.setdefault(trial, (-score, fmean(self.seconds(1, trial))))
+            self.best = sorted(select_best(self.completed, sweep.top_k, sweep.minimize is not None))
+            self.unchanged = 0
 
     def _apply_report(self, event: events.TaskReported) -> None:
         job, tasks, value = event.run.job, event.tasks_done, event.value
@@ -233,6 +271,11 @@ class SweepState:
         self.ranked = [one for one in self.ranked if one[1] != trial]
         if status is Status.DONE:
             insort(self.ranked, (-mean(self.scores(1, trial)), trial))
+
+
+def _union(first: list[Values], then: list[Values], number: int) -> list[Values]:
+    """The first `number` different configs."""
+    return list({repr(values): values for values in (*first, *then)}.values())[:number]
 
 
 def cached(function: Callable[[SweepState], T]) -> Callable[[SweepState], T]:

@@ -15,34 +15,56 @@ from ccsi.sweep import selection
 from ccsi.sweep.compose import read
 from ccsi.sweep.events import RunFinished, Status
 from ccsi.sweep.journal import Journal
+from ccsi.sweep.processes import NOTE, end_processes, left_over
 from ccsi.sweep.progress import plain_table, shown_status, standings, standings_table
 from ccsi.sweep.recorder import reconcile, replay
-from ccsi.sweep.runs import OpenRun, finished_runs, read_open_run, run_folders
+from ccsi.sweep.runs import OpenRun, describe_failures, finished_runs, read_open_run, run_folders
 from ccsi.sweep.state import SweepState
 from ccsi.tracking.console import clock
 
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """A sweep as its files show it. has_driver: as far as the file system shows. n_skipped: damaged journal lines."""
+    """A sweep as its files show it.
+
+    Attributes:
+        has_driver: as far as the file system shows. n_skipped: damaged lines of the journal.
+        n_left_over: processes of Ray on this machine whose driver was killed.
+    """
 
     state: SweepState
     has_driver: bool
     open_runs: list[OpenRun]
     n_skipped: int
+    n_left_over: int = 0
 
 
 def read_status(folder: Path) -> SweepStatus:
     """The sweep in `folder`. A result that cannot be read counts as absent, because it may be half written."""
-    if not os.path.isfile(folder / "sweep.yaml"):
-        raise UserError(f"{folder} holds no sweep.yaml; expected the folder of a sweep, e.g. sweeps/NAME.")
-    definition = read(folder, check=False)
+    try:
+        os.stat(folder / "sweep.yaml")
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        problem = "holds no sweep.yaml; expected the folder of a sweep, e.g. sweeps/NAME."
+        raise UserError(f"{folder} {problem}") from error
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}).") from error
+    definition = read(folder, check=False, key="folder")
     journal = Journal(folder / "journal.jsonl")
     state = replay(definition, journal)
     for event in reconcile(state, finished_runs(definition, damaged_as_absent=True)):
         if definition.sweep.storage is None or isinstance(event, RunFinished):  # results may lie at the storage alone
             state.apply(event)
-    return SweepStatus(state, is_locked(folder / ".lock"), open_runs(state), journal.n_skipped)
+    has_driver = is_locked(folder / ".lock")
+    n_left_over = 0 if has_driver else len(left_over(folder))
+    return SweepStatus(state, has_driver, open_runs(state), journal.n_skipped, n_left_over)
+
+
+def end_left_over(folder: Path, console: Console) -> None:
+    """End the processes of Ray that a killed driver of the sweep in `folder` left on this machine."""
+    ended = end_processes(left_over(folder))
+    if not is_locked(folder / ".lock"):  # otherwise a new driver's
+        (folder / NOTE).unlink(missing_ok=True)
+    console.print(f"{ended} processes of Ray ended." if ended else "No process of Ray is left here.", highlight=False)
 
 
 def open_runs(state: SweepState) -> list[OpenRun]:
@@ -107,5 +129,12 @@ def print_status(status: SweepStatus, console: Console) -> None:
         console.print(plain_table(heads, rows, left=(running, "phase", "last sign of life")))
     if board := standings(state, {one.run.job for one in status.open_runs if working}):
         console.print(standings_table(board, definition.sweep.metric))
+    for line in describe_failures(state):
+        say(line)
+    if status.n_left_over:
+        say(
+            f"{status.n_left_over} processes of Ray are left of a driver that was killed; they end within a minute, "
+            f"or now: ccsi status {definition.folder} --end"
+        )
     if status.n_skipped:
         say(f"journal.jsonl: {status.n_skipped} damaged lines skipped")

@@ -24,6 +24,7 @@ from ccsi.sweep.definition import Cluster, Resources
 from ccsi.sweep.execution.context import TrialContext, prepare_ray, start_thread
 from ccsi.sweep.execution.failures import GivenUpError, reason
 from ccsi.sweep.folder import LOCK_WITHIN
+from ccsi.sweep.processes import ProcessWatch
 from ccsi.sweep.recorder import SweepInterruptedError
 from ccsi.sweep.runs import last_events
 from ccsi.tracking.console import SECONDS_BETWEEN_LINES, percent, show_metrics, show_result
@@ -59,20 +60,24 @@ def train(arguments: Sequence[str]) -> None:
         return show_result(earlier, folder)
     config["share_data"] = config["share_data"] or str(shared_data)
     context = TrialContext(config["workers"], cpu, gpu, max_failures, local=local)
+
+    def clean() -> None:
+        for left in (shared_data, folder.with_name(f".{folder.name}.train")):
+            shutil.rmtree(left, ignore_errors=True)
+
     with sole_driver(folder):
         try:
-            run_shared(config, context, cluster)
+            run_shared(config, context, cluster, clean)
         finally:
-            for left in (shared_data, folder.with_name(f".{folder.name}.train")):
-                shutil.rmtree(left, ignore_errors=True)
+            clean()
     result = read_result(folder)
     if result is None:
         raise SweepInterruptedError("the workers ended without a result")
     show_result(result, folder)
 
 
-def run_shared(config: Config, context: TrialContext, cluster: Cluster) -> None:
-    """Start Ray, and on it the run's workers."""
+def run_shared(config: Config, context: TrialContext, cluster: Cluster, clean: Callable[[], None]) -> None:
+    """Start Ray, and on it the run's workers. clean: what is done before this process ends because Ray is lost."""
     folder = Path(config["run_dir"])
     prepare_ray(context.local)
     if context.local:  # a cluster's nodes may see other disks than this machine
@@ -85,7 +90,12 @@ def run_shared(config: Config, context: TrialContext, cluster: Cluster) -> None:
     from ccsi.sweep.execution import cluster as ray_cluster  # seconds to import
     from ccsi.sweep.execution.data_parallel import run_workers_with_retries
 
-    with ray_cluster.start_ray(cluster, Console(stderr=True)):
+    def on_death(name: str) -> None:
+        message = f"Ray's process {name} has died; resume with the same command"
+        ray_cluster.leave_lost_ray(message, watch, clean)
+
+    watch = ProcessWatch(None, on_death)
+    with ray_cluster.start_ray(cluster, Console(stderr=True), watch):
         if not cluster.autoscale:  # else the nodes come when workers wait for them
             ray_cluster.count_trials(context.cpu, context.gpu, context.workers)
         show_progress(lambda: run_workers_with_retries(config, context), folder)

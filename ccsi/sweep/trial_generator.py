@@ -74,7 +74,7 @@ def start_trial(recorder: SweepRecorder) -> int | None:
 def next_config(recorder: SweepRecorder) -> dict[str, Any] | None:
     """What the search suggests next: the warm start's configs first."""
     state, sweep = recorder.state, recorder.definition.sweep
-    first, n = state.warm_configs()[: sweep.num_samples], len(state.configs)
+    first, n = state.warm_configs[: sweep.num_samples], len(state.configs)
     if n < len(first):
         return first[n]
     if n >= sweep.num_samples:

@@ -258,6 +258,19 @@ def test_the_files_hold_every_run_and_read_back(tmp_path: Path) -> None:
     ccsi.config.check(ccsi.config.from_arguments([str(tmp_path / "s/best.yaml")]))
 
 
+def test_the_end_names_what_failed_and_its_traceback(tmp_path: Path) -> None:
+    recorder, folder = filled(tmp_path / "s"), tmp_path / "s"
+    console = Console(record=True, width=80, file=io.StringIO())
+    assert write_tables(recorder, console) == 0  # what is reported is complete
+    text, line = console.export_text(), f"failed: p1-c03: ValueError: boom (traceback: {folder}/runs/p1-c03.error.txt)"
+    assert f"{line}\n1 failed; to try again: ccsi sweep resume={folder}\n" in text
+    assert f"- {line}\n" in (folder / "leaderboard.md").read_text()
+    progress = ProgressPrinter(recorder, console)
+    progress.job_ended(JobId(1, 3))
+    progress.job_ended(JobId(1, 0))
+    assert console.export_text() == f"{line}\n"
+
+
 def test_an_incomplete_group_is_named_and_not_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recorder = filled(tmp_path / "s", without=["p2-c00-s1"])
     rows = leaderboard(collect_results(recorder))

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
+from commands import status
 from driver import execute_phase
 from launcher import Sweep, until
 from nodes import Nodes
@@ -180,6 +181,54 @@ def test_ray_keeps_to_this_machine_and_ctrl_c_stops_it_cleanly_and_says_how_to_g
     assert set(pd.read_csv(folder / "runs.csv")["status"]) == {"done", "incomplete"}
     assert sweep.left() == []
     assert not sweep.listening()
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_when_ray_dies_the_sweep_says_so_and_is_resumed_and_extended(start: Start, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "s"
+    space = "sweep.space={quality: {uniform: [0, 0.9]}}"
+    more = ["sweep.num_samples=2", "sweep.seeds.tuning=[100]", "sweep.seeds.reporting=[0]", "sweep.top_k=4"]
+    sweep = start(*STANDIN, "wait=0.7", "tasks=3", space, *more, f"sweep.dir={folder}")
+    assert until(lambda: list(folder.glob("runs/*/checkpoint.pt")) or sweep.process.poll() is not None), sweep.said
+    (folder / ".data").mkdir(exist_ok=True)
+    (victim,) = [process for process in sweep.family() if process.name() == name]
+    victim.kill()
+    assert sweep.wait() == 1, sweep.said
+    message = f"ccsi: interrupted: Ray's process {name} has died; resume with ccsi sweep resume={folder}"
+    assert message in sweep.said.splitlines()
+    assert sweep.left(10) == []
+    assert {path.name for path in folder.iterdir()} <= {"journal.jsonl", "runs", "sweep.yaml", ".lock"}
+    again = start(f"resume={folder}", "sweep.num_samples=3", "sweep.seeds.reporting=[0,1]")
+    assert again.wait() == 0, again.said
+    starts = [path.read_text().splitlines() for path in folder.glob("runs/*/starts.txt")]
+    assert max(map(len, starts)) == 2  # from its checkpoint
+    table = pd.read_csv(folder / "runs.csv")
+    assert list(table["phase"]) == [1] * 3 + [2] * 6 and set(table["status"]) == {"done"}
+    last = start(f"resume={folder}", "sweep.num_samples=4", "sweep.seeds.reporting=[0,1,2]")
+    done = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
+    assert last.wait() == 0, last.said
+    assert {path: path.stat().st_mtime_ns for path in done} == done  # of a finished sweep nothing is run again
+    assert len(list(folder.glob("runs/p1-*/result.json"))) == 4
+    assert "extended from 2 to 3 samples and [0] to [0, 1] reporting seeds" in (folder / "leaderboard.md").read_text()
+
+
+def test_a_signal_while_ray_starts_is_answered_with_how_to_resume(start: Start, tmp_path: Path) -> None:
+    sweep = start(*STANDIN, "sweep.space={}", f"sweep.dir={tmp_path / 's'}")
+    assert until(lambda: any(process.name() == "gcs_server" for process in sweep.family()))
+    sweep.process.send_signal(signal.SIGTERM)
+    assert sweep.wait() == 130, sweep.said
+    assert f"ccsi sweep resume={tmp_path / 's'}" in sweep.said and "Traceback" not in sweep.said
+    assert sweep.left() == []
+
+
+def test_status_ends_what_a_killed_driver_left(start: Start, tmp_path: Path) -> None:
+    sweep = start(*STANDIN, "wait=1", "tasks=9", "sweep.space={}", f"sweep.dir={tmp_path / 's'}")
+    assert until(lambda: list(tmp_path.glob("s/runs/*/checkpoint.pt")) or sweep.process.poll() is not None), sweep.said
+    sweep.process.kill()
+    sweep.wait()
+    assert sweep.family()
+    assert status([str(tmp_path / "s"), "--end"]) == 0
+    assert sweep.left(5) == []
 
 
 def test_on_a_running_cluster_failures_are_told_and_others_go_on(start: Start, tmp_path: Path) -> None:

@@ -130,6 +130,47 @@ def test_a_running_sweep(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     ]
 
 
+def test_failed_trials_are_named_with_their_reason_and_traceback(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = SweepRecorder(read(folder))
+    recorder.end_job(JobId(1, 2), "ValueError: boom", "Traceback …\nValueError: boom\n")
+    recorder.end_job(JobId(1, 3), "learner=ewc gives features that\nare no numbers after task 1.")
+    for job in ("p2-c00-s0", "p2-c00-s1"):  # one and the same trial
+        recorder.end_job(JobId.parse(job), "OSError: no")
+    assert main([str(folder)]) == 0
+    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed: ")]
+    assert failed == [
+        f"failed: p1-c02: ValueError: boom (traceback: {folder}/runs/p1-c02.error.txt)",
+        "failed: p1-c03: learner=ewc gives features that are no numbers after task 1.",
+        "failed: p2-c00-s0: OSError: no",
+        "failed: p2-c00-s1: OSError: no",
+    ]
+    assert (folder / "runs/p1-c02.error.txt").read_text().endswith("boom\n")
+    recorder.end_job(JobId(1, 2), "another reason")  # a traceback of an earlier attempt is not this one's
+    assert main([str(folder)]) == 0
+    assert "failed: p1-c02: another reason\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["sweep.yaml", "journal.jsonl"])
+def test_a_named_pipe_in_place_of_a_file_is_named_and_not_waited_for(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert main([str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert name in said and "cannot be read (a named pipe, not a regular file)" in said and said.count("\n") == 1
+
+
+def test_pipes_in_a_run_count_as_absent(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("p1-c00-s10/result.json", "p1-c03-s10/metrics.jsonl"):
+        (folder / "runs" / name).unlink()
+        os.mkfifo(folder / "runs" / name)
+    assert main([str(folder)]) == 0
+    assert "phase 1  runs: 1 done" in capsys.readouterr().out
+
+
 def test_one_whose_driver_is_gone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for lock_left in (False, True):
         if lock_left:

@@ -20,6 +20,7 @@ from ccsi.errors import UserError
 from ccsi.sweep.definition import Cluster
 from ccsi.sweep.execution.context import check_node
 from ccsi.sweep.execution.failures import reason
+from ccsi.sweep.processes import ProcessWatch
 
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -44,11 +45,17 @@ CHECK_WITHIN = 60.0  # seconds the nodes have to answer
 
 
 @contextlib.contextmanager
-def start_ray(cluster: Cluster, console: Console, dashboard: bool = False) -> Iterator[None]:
+def start_ray(
+    cluster: Cluster, console: Console, watch: ProcessWatch | None = None, dashboard: bool = False
+) -> Iterator[None]:
     """Ray for the time of a `with` block, if need be with a `dashboard`; prints where one on this machine is watched.
+
+    Args:
+        watch: of the processes of a Ray on this machine.
 
     Raises:
         UserError: the address is wrong, or does not answer in time; or there is no dashboard.
+        KeyboardInterrupt: SIGTERM has come while it started, for which Ray has a handler of its own.
     """
     arguments: dict[str, Any] = {"address": cluster.address or "local"}
     warnings.filterwarnings("ignore", module="ray")
@@ -57,22 +64,34 @@ def start_ray(cluster: Cluster, console: Console, dashboard: bool = False) -> It
         arguments |= {"num_cpus": cluster.num_cpus, "object_store_memory": 150 * 2**20}  # default: 30 % of memory
     else:
         check_cluster(cluster.address)
+        watch = None
     try:
-        joined = _init(arguments, cluster.address)
+        if watch is not None:
+            watch.start()
+        try:
+            joined = _init(arguments, cluster.address)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own
+        except SystemExit as error:
+            raise KeyboardInterrupt from error
         if dashboard and not joined.dashboard_url:
             raise UserError(
                 f"resources.workers: trials of several workers need Ray's dashboard (it frees what stopped ones held), "
                 f"but the cluster at {cluster.address} has none; start it with `ray start --head "
                 "--include-dashboard=true`, with ray[default] installed."
             )
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         if cluster.address is None:
             print_addresses(console, joined.address_info["webui_url"] or "")
+        if watch is not None:
+            watch.arm()
         yield
     finally:
+        if watch is not None:
+            watch.over.set()  # what ends now ends because it is told to
         ray.shutdown()
+        if watch is not None:
+            watch.finish()
 
 
 def _init(arguments: Mapping[str, Any], address: str | None, attempts: int = 3) -> Any:
@@ -186,6 +205,20 @@ def call_on_nodes(cpu: float, gpu: float, function: Callable[..., Any], *argumen
             asked[task.options(scheduling_strategy=there).remote(*arguments)] = node["NodeManagerAddress"]
     ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=CHECK_WITHIN) if asked else ([], [])
     return {result: asked[result] for result in ready}
+
+
+def leave_lost_ray(message: str, watch: ProcessWatch | None, *last: Callable[[], object]) -> None:
+    """End this process with code 1 because its Ray is lost: Tune hangs in a call that no exception reaches.
+
+    last: what is done before, as far as it ends: a disk may be gone, too.
+    """
+    print(f"ccsi: interrupted: {message}", file=sys.stderr, flush=True)
+    if watch is not None:
+        watch.finish()
+    for thread in [threading.Thread(target=one, daemon=True) for one in last]:
+        thread.start()
+        thread.join(10)
+    os._exit(1)
 
 
 @contextlib.contextmanager

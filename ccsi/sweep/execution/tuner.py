@@ -4,11 +4,10 @@ Tune decides where and when a job runs and restarts it when it crashes. The stat
 and every start uses a fresh Tuner, so that resuming after kill -9 is exact.
 """
 
+import contextlib
 import json
 import os
 import shutil
-import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -32,11 +31,11 @@ from ccsi.sweep.execution.context import TrialContext
 from ccsi.sweep.execution.failures import WORKER_DIED, reason
 from ccsi.sweep.execution.gpu_packing import measure_gpu_share
 from ccsi.sweep.execution.trainable import run_trial
+from ccsi.sweep.folder import TUNE_FOLDER
 from ccsi.sweep.progress import ProgressPrinter
 from ccsi.sweep.recorder import SweepInterruptedError, SweepRecorder
 from ccsi.sweep.trial_generator import reason_to_stop
 
-TUNE_FOLDER = "ray"  # Tune's own files, in the sweep's folder while it runs
 COUNT_SECONDS = 10.0  # between two counts of how many trials fit the nodes
 Job = dict[str, Any]
 
@@ -137,7 +136,7 @@ class JournalCallback(NotSaved, tune.Callback):
         error = last.get("error")
         if error == WORKER_DIED:  # all a trial knows of its own end; Ray may know more
             error = self.reasons.get(trial.trial_id, error)
-        self.recorder.end_job(JobId.parse(trial.config["name"]), error, last.get("traceback", ""))
+        self._end(JobId.parse(trial.config["name"]), error, last.get("traceback", ""))
         if hasattr(trial, "run_metadata"):  # Tune's statistics and the configurations are not read again
             trial.run_metadata.metric_analysis.clear()
             trial.run_metadata.metric_n_steps.clear()
@@ -153,7 +152,11 @@ class JournalCallback(NotSaved, tune.Callback):
             self.recorder.running.discard(JobId.parse(name))
             self.searcher.again.append(trial.config)
             return
-        self.recorder.end_job(JobId.parse(name), reason(text), text)
+        self._end(JobId.parse(name), reason(text), text)
+
+    def _end(self, job: JobId, error: str | None, traceback: str) -> None:
+        self.recorder.end_job(job, error, traceback)
+        self.progress.job_ended(job)
 
     def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
         for trial in trials:
@@ -196,7 +199,9 @@ def run_jobs(recorder: SweepRecorder, progress: ProgressPrinter, jobs: Iterator[
     tuner = make_tuner(context, JournalCallback(recorder, searcher, progress))
     address = ray.get_runtime_context().gcs_address
     try:
-        with cluster.watch_head(address, partial(leave_lost_cluster, recorder, address)):
+        lost = partial(leave_lost_cluster, recorder, address)
+        local = definition.ray.address is None  # a local one is watched from its start
+        with contextlib.nullcontext() if local else cluster.watch_head(address, lost):
             tuner.fit()
     except (OSError, tune.TuneError) as error:  # Tune wraps what our callbacks raise, but not our generator and disk
         raise SweepInterruptedError(reason(str(error))) from error
@@ -265,11 +270,8 @@ def make_tuner(context: TrialContext, callback: JournalCallback) -> tune.Tuner:
 
 
 def leave_lost_cluster(recorder: SweepRecorder, address: str) -> None:
-    """End this process because the cluster's head is lost: Tune hangs in a call that no exception reaches."""
+    """End this process because the cluster's head is lost."""
     problem = f"the cluster's head at {address} no longer answers; start it again, and resume with"
-    print(f"ccsi: interrupted: {problem} resume={recorder.definition.folder}.", file=sys.stderr, flush=True)
-    last = [threading.Thread(target=one, daemon=True) for one in (recorder.stop, recorder.sync)]
-    for thread in last:  # a disk may be gone with the head
-        thread.start()
-        thread.join(10)
-    os._exit(1)
+    cluster.leave_lost_ray(
+        f"{problem} ccsi sweep resume={recorder.definition.folder}", None, recorder.stop, recorder.sync
+    )

@@ -17,7 +17,7 @@ from ccsi.sweep.ranking import mean
 from ccsi.sweep.runs import Result
 from ccsi.sweep.state import SweepState
 from ccsi.sweep.tables.latex import latex_table
-from ccsi.sweep.tables.leaderboard import print_table, write_table
+from ccsi.sweep.tables.leaderboard import describe_extensions, print_table, write_table
 from ccsi.sweep.tables.rows import HEADINGS, Row, SweepResults, first_error
 from ccsi.sweep.tables.statistics import TOO_FEW, Difference, compare_with, difference_text, mean_text, summary
 from ccsi.tracking.console import size
@@ -192,6 +192,7 @@ def write_comparison(sweep: SweepResults, console: Console) -> list[str]:
     rows, definition, key = comparison(sweep), sweep.state.definition, str(sweep.state.definition.compared)
     texts, sentences = {row[key]: cells(row, key) for row in rows}, notes(sweep.state, rows)
     text = pd.DataFrame(texts.values())
+    sentences += [f"The sweep was {one}." for one in describe_extensions(sweep.state)]
     text = text.loc[:, (text != "").any() | text.columns.isin([key, "kind", "kept"])]
     configs = list[str]()
     for row in rows:

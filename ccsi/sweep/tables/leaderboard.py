@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from ccsi.sweep import selection
 from ccsi.sweep.events import Status, trial_name
 from ccsi.sweep.pruners import SCHEDULER_NAMES
 from ccsi.sweep.ranking import pareto_fronts
+from ccsi.sweep.runs import describe_failures
 from ccsi.sweep.state import SweepState
 from ccsi.sweep.tables.rows import HEADINGS, Row, SweepResults, write_csv
 from ccsi.sweep.tables.statistics import mean_text, summary
@@ -96,14 +98,25 @@ def _notes(state: SweepState, limit: str | None) -> list[str]:
     notes.append(", ".join(filter(None, [f"{state.definition.search} search", SCHEDULER_NAMES[sweep.scheduler]])))
     if limit:
         notes.append(f"ended by {limit}")
+    notes += describe_extensions(state)
     if state.warm_start.folders:
-        where, tried = ", ".join(state.warm_start.folders), len(state.warm_configs())
+        where, tried = ", ".join(state.warm_start.folders), len(state.warm_configs)
         scores = f", {len(state.warm_start.trials)} scores passed to Optuna" if sweep.search == "optuna" else ""
         notes.append(f"warm start from {where}: {tried} tried first{scores}")
     if ends := Counter(end for n in known if (end := selection.pruned_by(state, n))):
         notes.append(f"{ends.total()} pruned ({', '.join(f'{count} {end}' for end, count in ends.most_common())})")
     statuses = Counter(state.trial_status(1, n) for n in known)
     return notes + [f"{statuses[one]} {one}" for one in (Status.FAILED, Status.INCOMPLETE) if statuses[one]]
+
+
+def describe_extensions(state: SweepState) -> list[str]:
+    """What was changed each time that the sweep was extended: `extended from 20 to 40 samples`."""
+    extents, found = [*state.extended, state.definition.extent], list[str]()
+    for before, after in pairwise(extents):
+        keys = {"samples": "num_samples", "finalists": "top_k", "reporting seeds": "reporting"}
+        pairs = [(name, getattr(before, key), getattr(after, key)) for name, key in keys.items()]
+        found.append("extended from " + " and ".join(f"{a} to {b} {name}" for name, a, b in pairs if a != b))
+    return found
 
 
 def write_leaderboard(sweep: SweepResults, console: Console) -> None:
@@ -127,9 +140,10 @@ def write_leaderboard(sweep: SweepResults, console: Console) -> None:
     if not definition.sweep.minimize:
         text = text.iloc[:, :-1]
     known = selection.known_trials(state)
-    pruned = [f"- {trial_name(n)}: pruned {end}" for n in known if (end := selection.pruned_by(state, n))]
+    notes = [f"- {trial_name(n)}: pruned {end}" for n in known if (end := selection.pruned_by(state, n))]
+    notes += [f"- {line}" for line in describe_failures(state)]
     protocol, best = describe_protocol(state), _write_best(state, rows)
-    head, below = f"# {definition.name}\n\n{protocol}", [*pruned, "", best] if pruned else [best]
+    head, below = f"# {definition.name}\n\n{protocol}", [*notes, "", best] if notes else [best]
     write_table(definition.folder / "leaderboard", head, rows, text, below)
     if definition.compared is not None:
         return
