@@ -90,7 +90,7 @@ def auc(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -
 def figures(confusions: Sequence[npt.ArrayLike], sizes: Sequence[int], aucs: Sequence[float]) -> dict[str, Any]:
     """Every figure of a run so far, under the one name it has everywhere.
 
-    `macro_over_tasks` is the mean over tasks of the last row of R (LifeLonger's final accuracy), and the headline;
+    `macro_over_tasks` is the mean over tasks of the last row of R (LifeLonger's final accuracy),
     `macro_over_classes` is balanced accuracy, `average_incremental` the mean over i of the micro accuracy after task i.
     `confusions` and `aucs` have an entry for each task done.
     """

@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter, namedtuple
 from collections.abc import Collection, Iterable, Sequence
+from statistics import fmean
 
 from rich.console import Console
 from rich.padding import Padding
@@ -21,7 +22,7 @@ LINE_SECONDS = 10.0
 BOARD_SECONDS = 30.0
 """Seconds between two tables of the best trials."""
 Standing = namedtuple("Standing", ("phase", "trial", "status", "runs", "tasks", "value", "seconds"))
-"""A trial's cells in `standings_table`, as text; its value is the mean over its runs as last reported."""
+"""A trial's cells in `standings_table`, as text; value: see `latest_value`."""
 
 
 def open_console() -> Console:
@@ -30,15 +31,31 @@ def open_console() -> Console:
 
 
 def standings(state: SweepState, running: Collection[JobId], n_best: int = 5) -> list[Standing]:
-    """The best trials of phase 2, or of phase 1 before phase 2 has reported, by the last report of each; best first."""
-    phase = 2 if any(job.phase == 2 for job in state.reports) else 1
-    values = {}
+    """The best trials of phase 2, or of phase 1 before phase 2 has reported, compared at equal tasks.
+
+    Those with the most tasks done come first, because accuracy falls as classes are added; of those with equally many,
+    seed by seed, the one with the best value.
+    """
+    phase = max([1, *(job.phase for job in state.reports), *(run.phase for run in state.results)])
+    values, tasks = dict[int, float](), dict[int, list[int]]()
     for trial in range(len(state.configs)):
-        reports = [report for job in state.jobs(phase, trial) if (report := state.last_report(job)) is not None]
-        if reports:
-            values[trial] = sum(report.value for report in reports) / len(reports)
-    best = sorted(values, key=lambda trial: -values[trial])[:n_best]  # only these are looked up on disk
-    return [_standing(state, running, phase, trial, values[trial]) for trial in best]
+        if (value := latest_value(state, state.runs(phase, trial))) is not None:
+            values[trial] = value
+            tasks[trial] = sorted((tasks_done(state, run) for run in state.runs(phase, trial)), reverse=True)
+    order = sorted(values, key=lambda trial: (sum(tasks[trial]), tasks[trial], values[trial]), reverse=True)
+    return [_standing(state, running, phase, trial, values[trial]) for trial in order[:n_best]]  # looks into folders
+
+
+def latest_value(state: SweepState, runs: Iterable[RunId]) -> float | None:
+    """The mean metric of runs: of a finished one as in its result, else as last reported; None if none has reported."""
+    metric, values = state.definition.sweep.metric.removeprefix("val_"), list[float]()
+    for run in runs:
+        reports = [report for report in state.reports.get(run.job, []) if report.run == run]
+        if run in state.results:
+            values.append(state.results[run].val[metric])
+        elif reports:  # the first journals have no scores
+            values.append(reports[-1].value if reports[-1].score is None else reports[-1].score)
+    return fmean(values) if values else None
 
 
 def _standing(state: SweepState, running: Collection[JobId], phase: int, trial: int, value: float) -> Standing:
@@ -138,7 +155,8 @@ def progress_line(state: SweepState, running: Collection[JobId], phase: int, n_j
     width = 80 - len("phase 1  9999:59  ")  # of a terminal in which the whole line must not wrap
     parts = [f"{counts[Status.DONE]} of {n_jobs} done", f"{len(running)} running"]
     parts += [f"{counts[one]} {one}" for one in (Status.WAITING, Status.PRUNED, Status.FAILED) if counts[one]]
-    values = {job: reports[-1].value for job, reports in state.reports.items() if ended.get(job) is Status.DONE}
+    done = [job for job, status in ended.items() if status is Status.DONE]
+    values = {job: value for job in done if (value := latest_value(state, state.runs_of(job))) is not None}
     if values:
         best = max(values, key=values.__getitem__)
         parts.append(f"best {values[best]:.3f} ({best})")

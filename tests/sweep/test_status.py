@@ -20,8 +20,9 @@ from rich.console import Console
 from ccsi.sweep import progress
 from ccsi.sweep.compose import compose, placed, read
 from ccsi.sweep.definition import Definition
-from ccsi.sweep.events import JobId, RunId, TaskReported
+from ccsi.sweep.events import JobId, RunFinished, RunId, TaskReported
 from ccsi.sweep.folder import lock_sweep
+from ccsi.sweep.progress import standings
 from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.status import print_status, read_status, time_left
 
@@ -124,8 +125,8 @@ def test_a_running_sweep(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert lines[-1] == "journal.jsonl: 5 damaged lines skipped"
     board = [line.split() for line in lines if line.split()[0] == "1"]
     assert board == [
-        ["1", "c03", "running", "0/2", "1", "0.900", "40"],
-        ["1", "c00", "done", "2/2", "4", "0.700", "200"],
+        ["1", "c00", "done", "2/2", "4", "0.500", "200"],  # as in result.json: its last reports are stale
+        ["1", "c03", "running", "0/2", "1", "0.900", "40"],  # after one task, and not above one with four
         ["1", "c01", "pruned", "0/2", "1", "0.200", "0"],
     ]
 
@@ -262,6 +263,45 @@ def test_neither_torch_nor_ray_is_imported(folder: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
     script = [sys.executable, str(ROOT / "tune/status.py"), str(folder)]
     assert b"phase 1" in subprocess.run(script, check=True, capture_output=True).stdout
+
+
+def test_trials_are_compared_at_equal_tasks(folder: Path) -> None:
+    (folder / "journal.jsonl").unlink()
+    recorder = SweepRecorder(read(folder))
+
+    def report(run: RunId, task: int, tasks_done: int, score: float, others: float | None = None) -> None:
+        value = score if others is None else (score + others) / 2
+        recorder.report(TaskReported(run, task, tasks_done, value, 2, score, 1.0))
+
+    def order() -> list[tuple[str, str, str]]:
+        return [(one.trial, one.tasks, one.value) for one in standings(recorder.state, ())]
+
+    report(RunId(1, 0, 10), 1, 1, 0.7)
+    report(RunId(1, 0, 10), 2, 2, 0.3)
+    report(RunId(1, 1, 10), 1, 1, 1.0)  # after one task nothing is forgotten
+    assert order() == [("c00", "2", "0.300"), ("c01", "1", "1.000")]
+    report(RunId(1, 1, 10), 2, 2, 0.4)
+    assert order() == [("c01", "2", "0.400"), ("c00", "2", "0.300")]
+    recorder.record(RunFinished(RunId(1, 0, 10), 2, {"average_incremental": 0.5}, 9.0))
+    assert order()[0] == ("c00", "2", "0.500")  # its last report was stale
+    report(RunId(1, 0, 11), 1, 3, 0.9, others=0.5)
+    assert order()[0] == ("c00", "3", "0.700")
+    # in phase 2 seeds run side by side: 2 + 0 tasks are not 1 + 1
+    report(RunId(2, 2, 0), 1, 1, 1.0)
+    report(RunId(2, 2, 1), 1, 1, 1.0)
+    report(RunId(2, 3, 0), 2, 2, 0.2)
+    assert order() == [("c03", "2", "0.200"), ("c02", "2", "1.000")]
+
+
+def test_the_line_names_the_best_by_its_final_value(folder: Path) -> None:
+    (folder / "journal.jsonl").unlink()
+    recorder = SweepRecorder(read(folder))
+    for trial, value in ((0, 0.5), (1, 0.6)):
+        recorder.report(TaskReported(RunId(1, trial, 10), 1, 1, 1.0 - value, 2, 1.0 - value, 1.0))
+        for seed in (10, 11):  # whose reports were lost
+            recorder.record(RunFinished(RunId(1, trial, seed), 2, {"average_incremental": value}, 9.0))
+        recorder.end_job(JobId(1, trial), None)
+    assert "2 of 4 done, 0 running, best 0.600 (p1-c01)" in progress.progress_line(recorder.state, (), 1, 4)
 
 
 def test_the_driver_prints_the_best_settings_every_thirty_seconds_if_there_is_news(

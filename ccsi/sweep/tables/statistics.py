@@ -103,5 +103,6 @@ def difference_text(difference: Difference) -> str:
 
 
 def p_text(p: float) -> str:
-    """A p value as tables show it."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    """A p value as tables show it; rounded up to 0.050 it would contradict its interval."""
+    shown = min(p, 0.049) if p < SIGNIFICANT else p
+    return "< 0.001" if p < 0.001 else f"{shown:.3f}"

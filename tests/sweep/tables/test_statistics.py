@@ -1,4 +1,5 @@
 import math
+import re
 import statistics
 
 import numpy as np
@@ -93,6 +94,8 @@ def test_an_interval_leaves_out_0_exactly_where_p_is_significant(
         assert one.p is not None and one.low is not None and one.high is not None
         assert one.low < one.mean < one.high
         assert (one.low > 0 or one.high < 0) == (one.p < 0.05)
+        low, high, p = re.findall(r"\[(\S+), (\S+)\], p (?:< )?(\S+)", difference_text(one))[0]
+        assert (low[0] == "+" or high[0] == "-") == (float(p) < 0.05)  # as it is printed, too
 
 
 @pytest.mark.slow
@@ -123,4 +126,13 @@ def test_what_cannot_be_tested_says_why() -> None:
 
 
 def test_p_as_text() -> None:
-    assert [p_text(p) for p in (1e-9, 0.00099, 0.001, 0.0316, 1.0)] == ["< 0.001", "< 0.001", "0.001", "0.032", "1.000"]
+    shown = {
+        1e-9: "< 0.001",
+        0.00099: "< 0.001",
+        0.001: "0.001",
+        0.0316: "0.032",
+        0.0499: "0.049",
+        0.05: "0.050",
+        1: "1.000",
+    }
+    assert {p: p_text(p) for p in shown} == shown
