@@ -181,7 +181,9 @@ def test_two_classes_that_are_one_folder(tmp_path: Path) -> None:
     for i in range(5):
         picture(tmp_path / "own" / "zebra" / f"{i}.png")
     (tmp_path / "own" / "ant").symlink_to("zebra")
-    with pytest.raises(UserError, match=r"ant has no image \(it has 1 × link to a folder or file that is read already\)"):
+    with pytest.raises(
+        UserError, match=r"ant has no image \(it has 1 × link to a folder or file that is read already\)"
+    ):
         load(tmp_path / "own")
 
 
@@ -190,7 +192,9 @@ def test_a_class_of_files_that_are_no_images(tmp_path: Path) -> None:
     (tmp_path / "cow").mkdir()
     for i in range(3):
         (tmp_path / "cow" / f"IM{i}").touch()
-    with pytest.raises(UserError, match=r"cow has no image \(it has 3 × file without a suffix\); expected at least one"):
+    with pytest.raises(
+        UserError, match=r"cow has no image \(it has 3 × file without a suffix\); expected at least one"
+    ):
         load(tmp_path)
 
 
@@ -223,7 +227,9 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     data, shared = source.load(), opened(source, tmp_path / "shared")
     assert data.class_names == shared.class_names == (r"caf\xe9", "tea")
     assert all(name.endswith(r"\xff.png") for files in data.origin.files.values() for name in files)
-    assert shared.checksum == data.checksum and shared.origin == opened(source, tmp_path / "shared").origin == data.origin
+    assert (
+        shared.checksum == data.checksum and shared.origin == opened(source, tmp_path / "shared").origin == data.origin
+    )
 
 
 def test_images_of_one_value_are_named(tmp_path: Path) -> None:
@@ -231,7 +237,9 @@ def test_images_of_one_value_are_named(tmp_path: Path) -> None:
     for i in range(7):
         Image.new("L", (4, 4), 9).save(tmp_path / "bee" / f"black{i}.png")
     (warning,) = load(tmp_path).origin.warnings
-    assert warning.startswith("7 images have the same value in all pixels: bee/black") and warning.endswith("and 2 more.")
+    assert warning.startswith("7 images have the same value in all pixels: bee/black") and warning.endswith(
+        "and 2 more."
+    )
 
 
 def test_a_source_without_files_has_the_plain_origin() -> None:
