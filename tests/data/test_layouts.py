@@ -140,7 +140,7 @@ def test_numbers_of_as_many_digits_are_sorted_as_before(numbers: set[int], befor
     assert natural(names) == sorted(names)
 
 
-def test_what_is_passed_over_is_named(tmp_path: Path) -> None:
+def test_what_is_passed_over_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "own"
     for split in ("train", "val", "test"):
         classes(root / split)
@@ -152,10 +152,9 @@ def test_what_is_passed_over_is_named(tmp_path: Path) -> None:
     (ant / ".hidden.png").touch()
     (ant / "gone.png").symlink_to("nowhere.png")
     os.mkfifo(ant / "pipe.png")
-    with socket.socket(socket.AF_UNIX) as one:
-        os.chdir(ant)  # the name of a socket may not be long
+    with socket.socket(socket.AF_UNIX) as one, monkeypatch.context() as patch:
+        patch.chdir(ant)  # the name of a socket may not be long
         one.bind("socket.png")
-        os.chdir("/")
     (ant / "back").symlink_to(root)
     (ant / "same.png").symlink_to("00.png")
     picture(tmp_path / "elsewhere" / "1.png", 7)
@@ -175,6 +174,24 @@ def test_what_is_passed_over_is_named(tmp_path: Path) -> None:
     }  # fmt: skip
     assert data.origin.files["train"] == ("train/ant/00.png", "train/ant/linked/1.png", "train/bee/00.png")
     assert data.origin.place == str(root) and data.origin.shapes == ((4, 4), (4, 4))
+
+
+def test_folders_may_be_links_to_elsewhere(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        classes(tmp_path / "own" / split)
+    expected = load(tmp_path / "own")
+    os.rename(tmp_path / "own" / "val", tmp_path / "elsewhere")
+    os.rename(tmp_path / "own" / "train" / "ant", tmp_path / "ants")
+    (tmp_path / "own" / "val").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "own" / "train" / "ant").symlink_to(tmp_path / "ants")
+    data = load(tmp_path / "own")
+    assert data.checksum == expected.checksum and data.origin == expected.origin
+    (tmp_path / "own" / "val").unlink()
+    (tmp_path / "own" / "val").symlink_to("test")
+    with pytest.raises(
+        UserError, match=r"val/ant has no image \(it has 1 × link to a folder or file that is read already"
+    ):
+        load(tmp_path / "own")
 
 
 def test_two_classes_that_are_one_folder(tmp_path: Path) -> None:

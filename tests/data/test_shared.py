@@ -72,6 +72,16 @@ def test_a_shared_folder_of_an_earlier_version_has_no_origin_and_is_made_anew(tm
     assert same(opened(SOURCE, tmp_path), SOURCE.load()) and "origin" in json.loads(path.read_bytes())
 
 
+@pytest.mark.parametrize("name", ["about.json", "train.npy"])
+def test_a_pipe_in_place_of_a_shared_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    opened(SOURCE, tmp_path)
+    (path,) = tmp_path.glob(f"*/{name}")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"share_data=.* cannot be used \(a named pipe"):
+        opened(SOURCE, tmp_path)
+
+
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     source = npz(tmp_path / "a.npz")
     before = opened(source, tmp_path / "shared")
