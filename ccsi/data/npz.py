@@ -1,6 +1,7 @@
 """Any file in MedMNIST's layout: one .npz with {train,val,test}_{images,labels}."""
 
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -202,7 +203,7 @@ def member_of(archive: zipfile.ZipFile, path: Path, key: str) -> Member:
             (2, 0): np.lib.format.read_array_header_2_0,
         }
         shape, fortran, dtype = read[np.lib.format.read_magic(file)](file)
-        member = Member(path, key, dtype, shape, fortran, file.tell())
+        member = Member(path, key, dtype, shape, fortran, skip=file.seek(0, os.SEEK_CUR))
     check_layout(member, where)
     size = member.skip + math.prod(shape) * dtype.itemsize
     if size != info.file_size:
