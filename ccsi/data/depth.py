@@ -56,13 +56,13 @@ def to_8_bit(pixels: Pixels, ranges: Mapping[str, tuple[float, float]]) -> tuple
     return 255 - eight if pixels.inverted else eight, clipped
 
 
-def described(kinds: Mapping[str, int], ranges: Mapping[str, tuple[float, float]], given: bool) -> str:
+def described(kinds: Mapping[str, int], ranges: Mapping[str, tuple[float, float]], is_set: bool) -> str:
     """The depth of images, whose number is known by kind, in words."""
     several, parts = len(kinds) > 1, []
     for kind, n in sorted(kinds.items()):
         scaled = ""
         if kind in ranges:
             low, high = ranges[kind]
-            scaled = f", {low:.6g} to {high:.6g} {'(dataset.range) ' * given}scaled to 0 to 255"
+            scaled = f", {low:.6g} to {high:.6g} {'(dataset.range) ' * is_set}scaled to 0 to 255"
         parts.append(f"{kind}{scaled}" + f" ({n:,} images)" * several)
     return "; ".join(parts)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ccsi.errors import UserError
 from ccsi.io.atomic import replacing
+from ccsi.io.files import open_regular
 from ccsi.io.locks import locked
 from ccsi.io.paths import absolute
 
@@ -98,7 +99,7 @@ def reason(error: BaseException) -> str:
 
 
 def md5_of(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 

@@ -16,10 +16,6 @@ from ccsi.io.files import read_bytes
 from ccsi.io.text import printable
 
 Groups = npt.NDArray[np.str_]
-FOLDS = 20
-"""Most folds that the groups are divided into: shares are multiples of 5 % or better."""
-ATTEMPTS = 20
-"""Seeds tried until each split has each class."""
 
 
 def read_table(path: Path, column: str) -> dict[str, str]:
@@ -98,47 +94,56 @@ def split_by_groups(
 ) -> npt.NDArray[np.int64]:
     """The part of each image: 0 for the remainder, then 1, 2, … for each of the `shares`; groups are kept whole.
 
-    scikit-learn's StratifiedGroupKFold divides the images into folds, some of which are joined to each part. Shares are
-    met as well as the groups' sizes allow.
+    Each part is a fold of scikit-learn's StratifiedGroupKFold over the images that are left: of 1/share folds, or of
+    fewer if none of these has all classes. So shares are met as well as the sizes of the groups allow.
 
     Raises:
-        UserError: a class has images of fewer groups than there are parts, or no split with all classes was found.
+        UserError: a class has images of too few groups.
     """
-    from sklearn.model_selection import StratifiedGroupKFold  # here: it takes a second that other data do not need
+    part = np.zeros(len(labels), dtype=np.int64)
+    check_groups(labels, groups, class_names, 1 + len(shares))
+    draw = np.random.default_rng(seed)
+    for number, share in enumerate(shares, start=1):
+        left = np.flatnonzero(part == 0)
+        random_state = int(draw.integers(2**32))
+        still = len(shares) - number + 1  # parts that the images left over have to serve
+        own = best_fold(labels[left], groups[left], share * len(labels) / len(left), random_state, still)
+        if own is None:
+            raise UserError(
+                "dataset.groups: no split with each class in each part was found; expected more groups of each class, "
+                "or split folders made by hand."
+            )
+        part[left[own]] = number
+    return part
 
-    n_parts = 1 + len(shares)
+
+def check_groups(labels: npt.NDArray[np.int64], groups: Groups, class_names: Sequence[str], least: int) -> None:
+    """Raise UserError unless each class has images of at least as many groups."""
     for label, name in enumerate(class_names):
         n = len(np.unique(groups[labels == label]))
-        if n < n_parts:
-            n_groups = counted(n, "group", "groups")
+        if n < least:
             raise UserError(
-                f"dataset.groups: class {name} has images of {n_groups} only; expected at least {n_parts}, one for "
-                "each split."
+                f"dataset.groups: class {name} has images of {counted(n, 'group', 'groups')} only; expected at least "
+                f"{least}, one for each split."
             )
-    n_folds, sizes = folds_of(shares, min(FOLDS, len(np.unique(groups))))
-    wanted = len(class_names) * n_parts
-    for random_state in np.random.default_rng(seed).integers(2**32, size=ATTEMPTS).tolist():
-        part = np.zeros(len(labels), dtype=np.int64)
+
+
+def best_fold(
+    labels: npt.NDArray[np.int64], groups: Groups, share: float, random_state: int, still: int
+) -> npt.NDArray[np.int64] | None:
+    """Positions of the fold nearest to a share of the images, among those with all classes that leave enough groups."""
+    from sklearn.model_selection import StratifiedGroupKFold  # here: it takes a second that other data do not need
+
+    classes = np.unique(labels)
+    for n_folds in range(max(2, min(round(1 / share), len(np.unique(groups)))), 1, -1):
         folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=random_state)
+        fitting = []
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of classes with fewer images than folds: they are checked below
-            held_out = [own for _, own in folds.split(labels, labels, groups)]
-        for number, own in zip(np.repeat(np.arange(1, n_parts), sizes), held_out, strict=False):
-            part[own] = number
-        if len(np.unique(part * len(class_names) + labels)) == wanted:
-            return part
-    raise UserError(
-        f"dataset.groups: no split with each class in each part was found in {ATTEMPTS} attempts; expected more groups "
-        "of each class, or split folders made by hand."
-    )
-
-
-def folds_of(shares: Sequence[float], most: int) -> tuple[int, list[int]]:
-    """The number of folds, at most `most`, of which whole numbers come nearest to the shares; and these numbers."""
-    best, error = (1 + len(shares), [1] * len(shares)), float("inf")
-    for n in range(1 + len(shares), most + 1):
-        sizes = [max(1, round(share * n)) for share in shares]
-        off = sum(abs(size / n - share) for size, share in zip(sizes, shares, strict=True))
-        if sum(sizes) < n and off < error - 1e-9:
-            best, error = (n, sizes), off
-    return best
+            warnings.simplefilter("ignore")  # of classes with fewer images than folds
+            for rest, own in folds.split(labels, labels, groups):
+                enough = all(len(np.unique(groups[rest][labels[rest] == label])) >= still for label in classes)
+                if enough and len(np.unique(labels[own])) == len(classes):
+                    fitting.append(own)
+        if fitting:
+            return min(fitting, key=lambda own: abs(len(own) - share * len(labels)))
+    return None

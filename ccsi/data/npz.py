@@ -1,6 +1,7 @@
 """Any file in MedMNIST's layout: one .npz with {train,val,test}_{images,labels}."""
 
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -131,17 +132,19 @@ def read_npz(path: Path, class_names: list[str] | None) -> Contents:
     with opened(path) as archive:
         for split in SPLITS:
             images, labels = (member_of(archive, path, f"{split}_{kind}") for kind in ("images", "labels"))
-            if labels.shape[0] == images.shape[0]:  # else check_labels says so, and neither is read
-                numbers = labels.read().reshape(-1).astype(np.int64)
-            else:
-                numbers = np.broadcast_to(np.int64(0), labels.shape[:1])
-            splits[split] = Raw(Rows(images, np.arange(images.shape[0]), 1 if len(images.shape) == 3 else 3), numbers)
+            n = images.shape[0]
+            if labels.shape[0] != n:  # before anything of the size that a header claims is allocated
+                raise UserError(
+                    f"{printable(path)}: {split} has {n} images but {labels.shape[0]} labels; expected as many."
+                )
+            numbers = labels.read().reshape(-1).astype(np.int64)
+            splits[split] = Raw(Rows(images, np.arange(n), 1 if len(images.shape) == 3 else 3), numbers)
             if name_of(archive, f"{split}_groups") is not None:
                 member = member_of(archive, path, f"{split}_groups")
-                if member.shape[0] != images.shape[0]:
+                if member.shape[0] != n:
+                    n_groups = member.shape[0]
                     raise UserError(
-                        f"{printable(path)}: {split}_groups has {member.shape[0]} groups for {images.shape[0]} images; "
-                        "expected as many."
+                        f"{printable(path)}: {split}_groups has {n_groups} groups for {n} images; expected as many."
                     )
                 groups[split] = member.read().reshape(-1).astype(str)
     if class_names is None:
@@ -202,7 +205,7 @@ def member_of(archive: zipfile.ZipFile, path: Path, key: str) -> Member:
             (2, 0): np.lib.format.read_array_header_2_0,
         }
         shape, fortran, dtype = read[np.lib.format.read_magic(file)](file)
-        member = Member(path, key, dtype, shape, fortran, file.tell())
+        member = Member(path, key, dtype, shape, fortran, skip=file.seek(0, os.SEEK_CUR))
     check_layout(member, where)
     size = member.skip + math.prod(shape) * dtype.itemsize
     if size != info.file_size:

@@ -21,6 +21,7 @@ from ccsi.data.dataset import SPLITS, Dataset, Labelled, Origin, Source
 from ccsi.data.fit import rows_at_a_time
 from ccsi.errors import UserError
 from ccsi.io.atomic import replacing
+from ccsi.io.files import open_regular, read_bytes
 from ccsi.io.locks import locked
 
 T = TypeVar("T")
@@ -104,7 +105,7 @@ def fill(home: Path, data: Dataset) -> None:
 
 def found_in(home: Path) -> Dataset:
     """The data set in `home`."""
-    about, parts = json.loads((home / "about.json").read_bytes()), {}
+    about, parts = json.loads(read_bytes(home / "about.json")), {}
     for split in SPLITS:
         labels, file = torch.tensor(about["labels"][split]), home / f"{split}.npy"
         parts[split] = Mapped(mapped(file, len(labels)), labels, file)
@@ -114,6 +115,7 @@ def found_in(home: Path) -> Dataset:
 
 def mapped(path: Path, n: int) -> Tensor:
     """The n images in a .npy file, memory-mapped; ValueError or EOFError if it is incomplete."""
+    open_regular(path).close()  # a pipe would be waited for
     images = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
     if len(images) != n:
         raise ValueError(f"{path} has {len(images)} images")

@@ -140,7 +140,7 @@ def test_numbers_of_as_many_digits_are_sorted_as_before(numbers: set[int], befor
     assert natural(names) == sorted(names)
 
 
-def test_what_is_passed_over_is_named(tmp_path: Path) -> None:
+def test_what_is_passed_over_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "own"
     for split in ("train", "val", "test"):
         classes(root / split)
@@ -152,10 +152,9 @@ def test_what_is_passed_over_is_named(tmp_path: Path) -> None:
     (ant / ".hidden.png").touch()
     (ant / "gone.png").symlink_to("nowhere.png")
     os.mkfifo(ant / "pipe.png")
-    with socket.socket(socket.AF_UNIX) as one:
-        os.chdir(ant)  # the name of a socket may not be long
+    with socket.socket(socket.AF_UNIX) as one, monkeypatch.context() as patch:
+        patch.chdir(ant)  # the name of a socket may not be long
         one.bind("socket.png")
-        os.chdir("/")
     (ant / "back").symlink_to(root)
     (ant / "same.png").symlink_to("00.png")
     picture(tmp_path / "elsewhere" / "1.png", 7)
@@ -177,11 +176,31 @@ def test_what_is_passed_over_is_named(tmp_path: Path) -> None:
     assert data.origin.place == str(root) and data.origin.shapes == ((4, 4), (4, 4))
 
 
+def test_folders_may_be_links_to_elsewhere(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        classes(tmp_path / "own" / split)
+    expected = load(tmp_path / "own")
+    os.rename(tmp_path / "own" / "val", tmp_path / "elsewhere")
+    os.rename(tmp_path / "own" / "train" / "ant", tmp_path / "ants")
+    (tmp_path / "own" / "val").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "own" / "train" / "ant").symlink_to(tmp_path / "ants")
+    data = load(tmp_path / "own")
+    assert data.checksum == expected.checksum and data.origin == expected.origin
+    (tmp_path / "own" / "val").unlink()
+    (tmp_path / "own" / "val").symlink_to("test")
+    with pytest.raises(
+        UserError, match=r"val/ant has no image \(it has 1 × link to a folder or file that is read already"
+    ):
+        load(tmp_path / "own")
+
+
 def test_two_classes_that_are_one_folder(tmp_path: Path) -> None:
     for i in range(5):
         picture(tmp_path / "own" / "zebra" / f"{i}.png")
     (tmp_path / "own" / "ant").symlink_to("zebra")
-    with pytest.raises(UserError, match=r"ant has no image \(it has 1 × link to a folder or file that is read already\)"):
+    with pytest.raises(
+        UserError, match=r"ant has no image \(it has 1 × link to a folder or file that is read already\)"
+    ):
         load(tmp_path / "own")
 
 
@@ -190,7 +209,9 @@ def test_a_class_of_files_that_are_no_images(tmp_path: Path) -> None:
     (tmp_path / "cow").mkdir()
     for i in range(3):
         (tmp_path / "cow" / f"IM{i}").touch()
-    with pytest.raises(UserError, match=r"cow has no image \(it has 3 × file without a suffix\); expected at least one"):
+    with pytest.raises(
+        UserError, match=r"cow has no image \(it has 3 × file without a suffix\); expected at least one"
+    ):
         load(tmp_path)
 
 
@@ -223,7 +244,9 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     data, shared = source.load(), opened(source, tmp_path / "shared")
     assert data.class_names == shared.class_names == (r"caf\xe9", "tea")
     assert all(name.endswith(r"\xff.png") for files in data.origin.files.values() for name in files)
-    assert shared.checksum == data.checksum and shared.origin == opened(source, tmp_path / "shared").origin == data.origin
+    assert (
+        shared.checksum == data.checksum and shared.origin == opened(source, tmp_path / "shared").origin == data.origin
+    )
 
 
 def test_images_of_one_value_are_named(tmp_path: Path) -> None:
@@ -231,7 +254,9 @@ def test_images_of_one_value_are_named(tmp_path: Path) -> None:
     for i in range(7):
         Image.new("L", (4, 4), 9).save(tmp_path / "bee" / f"black{i}.png")
     (warning,) = load(tmp_path).origin.warnings
-    assert warning.startswith("7 images have the same value in all pixels: bee/black") and warning.endswith("and 2 more.")
+    assert warning.startswith("7 images have the same value in all pixels: bee/black") and warning.endswith(
+        "and 2 more."
+    )
 
 
 def test_a_source_without_files_has_the_plain_origin() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,6 +95,13 @@ def test_no_network(no_network: None, cache: Path) -> None:
     with pytest.raises(UserError, match=r"https://zenodo\.org/.*/bloodmnist\.npz\?download=1 .*refused") as caught:
         MedMNIST(name="BloodMNIST", flag="bloodmnist").load()
     assert str(cache / "bloodmnist.npz") in str(caught.value)
+
+
+def test_a_pipe_in_its_place(cache: Path) -> None:
+    cache.mkdir()
+    os.mkfifo(cache / "bloodmnist.npz")
+    with pytest.raises(UserError, match=r"Cannot get bloodmnist\.npz from .* \(a named pipe"):
+        MedMNIST(name="BloodMNIST", flag="bloodmnist").load()
 
 
 def test_damaged_file(cache: Path) -> None:

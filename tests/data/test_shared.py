@@ -1,5 +1,6 @@
 """One copy for all: what is shared, that it is the same to the bit, and what happens to files that are not right."""
 
+import json
 import os
 import re
 import sys
@@ -28,7 +29,7 @@ SOURCE = Digits(size=9, max_per_class=5)
 
 
 def same(a: Dataset, b: Dataset) -> bool:
-    rest = ("name", "class_names", "checksum")
+    rest = ("name", "class_names", "checksum", "origin")
     tensors = [
         torch.equal(getattr(getattr(a, split), what), getattr(getattr(b, split), what))
         for split in SPLITS
@@ -60,6 +61,25 @@ def test_what_is_shared_is_what_is_loaded_and_is_read_once(tmp_path: Path, monke
         opened(replace(SOURCE, size=10), tmp_path / "shared")
     with pytest.raises(AssertionError, match="read again"):
         opened(SOURCE, None)
+
+
+def test_a_shared_folder_of_an_earlier_version_has_no_origin_and_is_made_anew(tmp_path: Path) -> None:
+    opened(SOURCE, tmp_path)
+    (path,) = tmp_path.glob("*/about.json")
+    about = json.loads(path.read_bytes())
+    del about["origin"]
+    path.write_text(json.dumps(about))
+    assert same(opened(SOURCE, tmp_path), SOURCE.load()) and "origin" in json.loads(path.read_bytes())
+
+
+@pytest.mark.parametrize("name", ["about.json", "train.npy"])
+def test_a_pipe_in_place_of_a_shared_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    opened(SOURCE, tmp_path)
+    (path,) = tmp_path.glob(f"*/{name}")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"share_data=.* cannot be used \(a named pipe"):
+        opened(SOURCE, tmp_path)
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:

@@ -55,6 +55,13 @@ def test_the_same_command_finds_the_folder_of_an_earlier_version() -> None:
         assert folder.name == f"x-s0-{digits}"
 
 
+def test_keys_that_earlier_versions_lacked_change_no_folder_unless_they_are_set() -> None:
+    keys = {"_target_": "ccsi.data.Folder", "path": "x", "val_share": 0.2}
+    new = {**keys, "train": None, "val": None, "test": None, "groups": None, "range": None}
+    folders = [default_run_dir(None, "x", 0, {"dataset": one}) for one in (keys, new, {**new, "groups": "a.csv"})]
+    assert folders[0] == folders[1] != folders[2]
+
+
 def test_figures_have_their_present_names(tmp_path: Path) -> None:
     old, new = json.loads((BEGUN / "finished.json").read_text()), finished(tmp_path / "old")
     assert new["schema"] == 3 and not {"acc", "macro", "accuracy_matrix"} & new.keys()
