@@ -99,9 +99,10 @@ def class_lines(data: Dataset) -> list[str]:
         lines = []
         for split, own in counts.items():
             smallest = sorted(range(len(names)), key=own.__getitem__)[:FEW]
+            middle = f"{median(own):,.1f}".removesuffix(".0")
             least = ", ".join(f"{clipped(names[c])} {own[c]:,}" for c in smallest)
             lines.append(
-                f"images of a class in {split}: {min(own):,} to {max(own):,}, median {median(own):,}; fewest: {least}"
+                f"images of a class in {split}: {min(own):,} to {max(own):,}, median {middle}; fewest: {least}"
             )
         return lines
     width = max(len("class"), *(len(clipped(name)) for name in names))

@@ -28,7 +28,8 @@ def memory_line(data: Dataset, plan: Sequence[Sequence[int]], net: IncrementalNe
     images = pixels * sum(map(len, (data.train, data.val, data.test)))
     counts = torch.cat([data.train.labels, data.val.labels]).bincount(minlength=len(data.class_names))
     task = pixels * max(sum(int(counts[c]) for c in classes) for classes in plan)
-    model = sum(value.numel() * value.element_size() for value in net.state_dict().values())
+    # without the classes' prototypes, so that a resumed run says the same
+    model = sum(value.numel() * value.element_size() for value in net.backbone.state_dict().values())
     return (
         f"memory: images {size(images)} (a task's copy: {size(task)} more), model {size(model)} (in training about "
         "four times that); a batch's activations and Python come on top"

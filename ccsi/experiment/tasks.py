@@ -107,7 +107,8 @@ class RunSession:
         seconds, peak_bytes: per phase. phase_began: when the present phase started, in this process.
         record: what result.json has of each task. result: the whole of it, at the end.
         fixed: the part of a checkpoint that does not change while a task is learned.
-        forecast: estimates the time that is left. earlier: what result.json says of earlier starts; start: of this one.
+        forecast: estimates the time that is left.
+        earlier: what result.json says of earlier starts. start: the same of this one.
     """
 
     folder: Path

@@ -146,7 +146,7 @@ class Synthesis:
 
         stage.plan(rounds * self.iterations, 0, 0)
         while len(done) < rounds:
-            if stage.measured():  # nobody looks at the images: the first stand for the others
+            if stage.measured():  # the images are not used: the first stand for the others
                 done.append(done[0])
                 continue
             number = len(done) * process_group.world_size + process_group.rank

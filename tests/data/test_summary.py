@@ -106,7 +106,8 @@ def test_what_the_origin_says_is_shown_and_names_are_escaped() -> None:
     assert text.isprintable() is False and text.replace("\n", "").isprintable()
     assert summary.lines[:2] == (
         "data: pets from /data/pets: 9 images of 3 classes, train 3, val 3, test 3",
-        "input: 1 x 2 x 2 (grey), stored as 24x30 to 640x480 pixels (height x width); 16 bit, 0 to 4095 scaled to 0 to 255",
+        "input: 1 x 2 x 2 (grey), stored as 24x30 to 640x480 pixels (height x width); "
+        "16 bit, 0 to 4095 scaled to 0 to 255",
     )
     assert r"skipped: 4 files, unknown type: a.xyz, b\x1b[31m.xyz, c.xyz, …" in summary.lines
     assert "skipped: 1 file, no suffix: README" in summary.lines

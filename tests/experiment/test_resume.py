@@ -46,6 +46,7 @@ def left_by(folder: Path) -> dict[str, Any]:
         **{key: result[key] for key in same},
         "lines": [{key: value for key, value in line.items() if key != "seconds"} for line in lines],
         "arrays": arrays,
+        "tables": {name: (folder / name).read_text() for name in ("split.csv", "predictions.csv", "summary.txt")},
         "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),
     }
 
@@ -208,6 +209,23 @@ def test_settings_that_do_not_touch_the_result_may_change(begun: Path, whole: Wh
     figures = run_tiny(begun, "tracking.wandb.project=other", "checkpoint_every=5")
     assert figures["weights_sha256"] == whole[0]["weights_sha256"]
     assert figures["seconds"]["total"] >= sum(v for k, v in figures["seconds"].items() if k != "total")
+
+
+def test_every_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that goes on under another commit or version says so."""
+    folder = tmp_path / "run"
+    for number in (1, 2):
+        with monkeypatch.context() as patch, pytest.raises(StopError):
+            patch.setattr("ccsi.experiment.environment.commit", lambda number=number: f"commit {number}")
+            patch.setattr("ccsi.experiment.environment.versions", lambda number=number: {"torch": f"{number}.0"})
+            run_tiny(folder, on_task_end=lambda event, number=number: event.task == number - 1 and stop(event))
+    figures = run_tiny(folder)
+    starts = figures["starts"]
+    assert [start["commit"] for start in starts] == ["commit 1", "commit 2", figures["commit"]]
+    assert [start["versions"] for start in starts] == [{"torch": "1.0"}, {"torch": "2.0"}, figures["versions"]]
+    assert all(start["seconds"] > 0 and start["cores"] >= 1 and start["threads"] == 1 for start in starts)
+    assert sum(start["seconds"] for start in starts) == pytest.approx(figures["seconds"]["total"], abs=0.5)
+    assert {start["device"] for start in starts} == {figures["device"]}
 
 
 @pytest.mark.parametrize(

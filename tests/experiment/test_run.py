@@ -20,7 +20,7 @@ from ccsi.experiment.record import finite
 from ccsi.experiment.tasks import set_up
 from ccsi.tracking.files import Files
 
-REAL = "report.real_images=true"
+REAL = "report={real_images: true}"
 FINETUNE = ["learner=finetune", *tiny("finetune")]
 
 
@@ -217,6 +217,9 @@ def test_what_the_folder_holds(plain: Plain) -> None:
         "metrics.jsonl",
         "checkpoint.pt",
         "result.json",
+        "summary.txt",
+        "split.csv",
+        "predictions.csv",
         "class_means.npz",
         "impressions/task2.npz",
         "impressions/task3.npz",

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import ccsi.config
 from ccsi.errors import UserError
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose, placed
-from ccsi.sweep.driver import validate, write_tables
+from ccsi.sweep.driver import describe_data, validate, write_tables
 from ccsi.sweep.events import JobId
 from ccsi.sweep.execution.failures import reason
 from ccsi.sweep.progress import ProgressPrinter, progress_line, standings, standings_table
@@ -119,6 +120,30 @@ def test_sweeps_without_a_name_do_not_share_a_folder(tmp_path: Path) -> None:
     for _ in range(2):
         assert main([*STANDIN, "sweep.debug=true", "sweep.space={}"]) == 0
     assert len(list((tmp_path / "sweeps").iterdir())) == 2
+
+
+def test_each_data_set_of_a_sweep_is_described_once(tmp_path: Path) -> None:
+    draw, arrays = np.random.default_rng(0), dict[str, Any]()
+    for split in ("train", "val", "test"):
+        arrays |= {
+            f"{split}_images": draw.integers(0, 256, (20, 8, 8), np.uint8),
+            f"{split}_labels": np.arange(20) % 10,
+        }
+    np.savez(tmp_path / "own.npz", **(arrays | {"test_images": arrays["train_images"]}))
+    learners = "sweep.space={learner: {choice: [finetune, er]}}"
+    digits = compose([learners, "dataset.max_per_class=3", "dataset.size=8"])
+    own = compose(["sweep.space={}", "dataset=npz", f"dataset.path={tmp_path / 'own.npz'}", "dataset.size=8"])
+    assert len(digits.bases) == 2
+    definition = placed(replace(digits, bases={**digits.bases, "own": own.bases[""]}), tmp_path / "s")
+    (tmp_path / "s").mkdir()
+    text = io.StringIO()
+    describe_data(definition, Console(file=text, width=80))
+    lines = text.getvalue().splitlines()
+    assert sum(line.startswith("data: ") for line in lines) == 2
+    assert sum(line.startswith("warning: 20 of 20 images of test are also in train") for line in lines) == 1
+    images = [len((tmp_path / "s" / name).read_text().splitlines()) - 1 for name in ("split.csv", "split-2.csv")]
+    assert images == [30 + 359 + 359, 60]
+    assert {path.name for path in (tmp_path / "s").glob("summary*")} == {"summary.txt", "summary-2.txt"}
 
 
 def test_a_sweep_goes_on_where_it_was_typed_or_not_at_all(

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,43 @@ def test_in_a_log_at_most_one_line_in_ten_seconds_of_a_phase(
     assert lines[-2].startswith("task 2/2  synthesis")
     assert lines[-1] == "task 2/2 done after 1:05: micro val 50.0 %, test 25.0 %"
     assert "\x1b" not in err
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_data_are_described_before_the_first_step(
+    quiet: bool, run: RunStart, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = Console(quiet)
+    console.start(replace(run, summary=("data: 9 [images]", "skipped: none"), warnings=("test is train.",)))
+    out, err = capsys.readouterr()
+    shown = [] if quiet else ["data: 9 [images]", "skipped: none"]
+    assert out == "" and err.splitlines()[0 if quiet else 1 :] == [*shown, "warning: test is train."]
+    console.finish(None)
+    assert console.shows_time is not quiet
+
+
+def test_the_time_left_of_the_whole_run(
+    run: RunStart, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = Clock()
+    monkeypatch.setattr(time, "monotonic", now)
+    console = Console()
+    console.start(run)
+    for task, guess in ((0, True), (1, False)):
+        for step in (1, 11):
+            console.progress(Progress(task, "training", step, 21, {"loss": 2.0}, 125.0, guess))
+            now.now += 10
+        figures = {"val_micro": 0.5, "seconds": 65}
+        console.task_end(TaskEnd(task, 2, figures, {}, left=3725.0))
+    lines = capsys.readouterr().err.splitlines()[1:]
+    assert lines == [
+        "task 1/2  training   1/21  loss 2  run 2:05 left (first guess)",
+        "task 1/2  training   11/21  loss 2  0:10 left, run 2:05 left (first guess)",
+        "task 1/2 done after 1:05, about 1:02:05 left: micro val 50.0 %",
+        "task 2/2  training   1/21  loss 2  run 2:05 left",
+        "task 2/2  training   11/21  loss 2  0:10 left, run 2:05 left",
+        "task 2/2 done after 1:05: micro val 50.0 %",
+    ]
 
 
 def on_a_terminal(tasks: int, columns: int) -> str:
