@@ -78,11 +78,11 @@ class FiniteTerms:
     """Notes when a term of a loss first was not finite; on the device, which is waited for at logging points only.
 
     Args:
-        where: the stage, for messages. setting: the key of its learning rate.
+        where: the stage, for messages. key: of its learning rate.
     """
 
     where: str
-    setting: str
+    key: str
     first: Tensor | None = None  # the step of each term, int64; NEVER for one that was always finite
 
     def note(self, terms: Mapping[str, Tensor], step: int) -> None:
@@ -104,5 +104,5 @@ class FiniteTerms:
             names = " and ".join(name for name, step in zip(terms, first.tolist(), strict=True) if step == began)
             raise UserError(
                 f"{self.where} diverged: its loss ({names}) is not a finite number from step {began} of {steps} on, "
-                f"with {self.setting}={lr:g}; expected a smaller one, or smaller weights of the losses."
+                f"with {self.key}={lr:g}; expected a smaller one, or smaller weights of the losses."
             )
