@@ -1,10 +1,16 @@
 """A learner's task as stages that can be interrupted anywhere and resumed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import InitVar, dataclass
 from functools import partial
 from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ccsi.distributed import ProcessGroup
+from ccsi.errors import UserError
 
 T = TypeVar("T")
 State = dict[str, Any]
@@ -67,3 +73,41 @@ class Stages:
             with self.clock(name):
                 self.done[name] = work(Stage(state, self.due, save, partial(self.log, name)))
         return self.done[name]
+
+
+NEVER = 2**62
+
+
+@dataclass
+class FiniteTerms:
+    """Notes when a term of a loss first was not finite; on the device, which is waited for at logging points only.
+
+    Args:
+        where: the stage, for messages. key: of its learning rate.
+    """
+
+    where: str
+    key: str
+    first: Tensor | None = None  # the step of each term, int64; NEVER for one that was always finite
+
+    def note(self, terms: Mapping[str, Tensor], step: int) -> None:
+        """After the 1-based `step`: its terms, all of one shape."""
+        finite = torch.stack([*terms.values()]).detach().isfinite().view(len(terms), -1).all(1)
+        now = torch.full_like(finite, step, dtype=torch.int64).masked_fill(finite, NEVER)
+        self.first = now if self.first is None else torch.minimum(self.first, now)
+
+    def check(self, terms: Iterable[str], steps: int, lr: float, process_group: ProcessGroup) -> None:
+        """At a logging point of a stage of `steps`: UserError, in all workers, if a term was not finite in one.
+
+        Args:
+            terms: their names. lr: the learning rate, without its schedule.
+        """
+        assert self.first is not None
+        first = self.first if process_group.world_size == 1 else process_group.all_gather(self.first).min(0).values
+        began = int(first.min())
+        if began < NEVER:
+            names = " and ".join(name for name, step in zip(terms, first.tolist(), strict=True) if step == began)
+            raise UserError(
+                f"{self.where} diverged: its loss ({names}) is not a finite number from step {began} of {steps} on, "
+                f"with {self.key}={lr:g}; expected a smaller one, or smaller weights of the losses."
+            )

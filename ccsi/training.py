@@ -17,7 +17,7 @@ from ccsi.errors import UserError
 from ccsi.models import IncrementalNet
 from ccsi.optim import SGD
 from ccsi.rng import TaskStreams
-from ccsi.stage import LOG_EVERY, Stage, State
+from ccsi.stage import LOG_EVERY, FiniteTerms, Stage, State
 
 
 class Objective(Protocol):
@@ -170,6 +170,7 @@ class TrainingLoop:
         self.loss = averaging(Losses(net, self.objective), net.process_group)
         self.optimizer = SGD(self.trained, momentum=config.momentum, weight_decay=config.weight_decay)
         self.augmenting = self.streams.generator("augmentation", device=net.scale.device)
+        self.finite = FiniteTerms(f"task {self.streams.task + 1}: {self.streams.prefix}training", "training.lr")
         self.epoch, self.batch = 0, 0
         self.factor, self.best, self.wait = 1.0, -1.0, 0  # of plateau: the rate's factor, best accuracy, epochs since
         self.kept: State | None = None  # the net of the best epoch
@@ -194,14 +195,14 @@ class TrainingLoop:
         while self.batch < self.n_batches:
             step = self.epoch * self.n_batches + self.batch
             if step % LOG_EVERY == 0:
-                self.stage.log(step, self.steps, metrics())
+                self.log(step, metrics())
             self.stage.maybe_checkpoint(self.state_dict)
             if self.stage.measured():
                 return
             metrics = self.step(order)
         accuracy = own_accuracy(self.net, self.data.val)
         self.epoch, self.batch = self.epoch + 1, 0
-        self.stage.log(self.epoch * self.n_batches, self.steps, metrics() | {"val_accuracy": accuracy})
+        self.log(self.epoch * self.n_batches, metrics() | {"val_accuracy": accuracy})
         if accuracy > self.best:
             self.best, self.wait = accuracy, 0
             if self.config.select == "best_val":
@@ -211,6 +212,12 @@ class TrainingLoop:
             if self.config.schedule == "plateau" and self.wait > self.config.plateau_patience:
                 self.factor, self.wait = self.factor * self.config.plateau_factor, 0
         self.stage.maybe_checkpoint(self.state_dict)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """A logging point after `step` steps; UserError if the loss was not finite since the last one."""
+        self.stage.log(step, self.steps, metrics)
+        terms = [name.removeprefix("loss_") for name in metrics if name.startswith("loss_")]
+        self.finite.check(terms, self.steps, self.base_lr * self.factor, self.net.process_group)
 
     def step(self, order: Tensor) -> Callable[[], dict[str, float]]:
         """Train on the next batch of an epoch's `order`, int64 [per_epoch]; a function that returns its metrics."""
@@ -233,6 +240,7 @@ class TrainingLoop:
         if config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.trained, config.clip_norm)
         self.optimizer.step(lr)
+        self.finite.note(terms, step + 1)
 
         def metrics() -> dict[str, float]:
             values = torch.stack([value.detach().float() for value in terms.values()])  # to the host in one transfer

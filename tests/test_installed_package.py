@@ -91,11 +91,12 @@ def test_an_installed_package_can_do_all(tmp_path: Path) -> None:
     help_of_ewc = typed("ccsi", "run", "learner=ewc", "--help")
     assert "learner.penalty=5000.0" in help_of_ewc and max(map(len, help_of_ewc.splitlines())) <= WIDTH
 
-    more = {"train": ["run_dir=pair", *SMALL_TRAINING], "sweep": SMALL_SWEEP, "status": []}
+    more = {"train": ["run_dir=pair", *SMALL_TRAINING], "sweep": SMALL_SWEEP, "status": [], "report": []}
     for command, *arguments in ON_RAY:  # README's, in its order; the resume finds the sweep finished
         resumed = arguments[0].startswith("resume=")
         said = typed("ccsi", command, *arguments, *([] if resumed else more[command]))
-        assert ("rank" in said) == (command == "sweep") and ("phase 2" in said) == (command != "train"), said
+        assert ("rank" in said) == (command in ("sweep", "report")), said
+        assert ("phase 2" in said) == (command in ("sweep", "status")) or command == "report", said
     assert {"leaderboard.csv", "best.yaml", "plots"} <= {path.name for path in (here / "first").iterdir()}
     assert (here / "pair" / "result.json").is_file()
     assert list((tmp_path / "home").iterdir()) == [], "something was written into the home folder"

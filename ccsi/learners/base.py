@@ -1,8 +1,7 @@
 """The base of all learners: one network, trained task by task."""
 
 import copy
-from abc import ABC
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, ClassVar, Protocol
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ccsi.data import Task
-from ccsi.data.pool import draws_per_epoch
 from ccsi.errors import UserError
+from ccsi.learners.needs import TaskNeeds
 from ccsi.losses import cross_entropy
 from ccsi.models import Backbone, IncrementalNet, imprinted_prototypes, random_prototypes
 from ccsi.precision import float64_on
@@ -37,7 +36,7 @@ class Stored:
 
 
 @dataclass(kw_only=True, eq=False)
-class NetLearner(ABC):
+class NetLearner(TaskNeeds):
     """A method of class-incremental learning: a net that is trained on one `Task` after the other.
 
     All share the network's cosine classifier (σ learnable, no bias), whatever their papers use: logits, and what is
@@ -82,28 +81,6 @@ class NetLearner(ABC):
         self.name = self.name or self.default_name
         self.net = self.fresh_net()
         self.heads: list[range] = []
-
-    def check(self, sizes: Sequence[int]) -> None:  # noqa: B027  # most learners fit any
-        """Raise UserError if the configuration does not fit tasks of `sizes` classes."""
-
-    def check_images(self, counts: Sequence[Sequence[int]]) -> None:
-        """Raise UserError if a task has too few training images; counts: of each task, those of each class."""
-        for task in range(len(counts)):
-            own, replayed, ratio = self.n_trained(task, counts)
-            if (draws := draws_per_epoch(own + replayed, own, ratio)) < 2:
-                raise UserError(
-                    f"task {task + 1} has {sum(counts[task])} training image{'s' * (sum(counts[task]) != 1)}, and "
-                    f"learner={self.name} would draw {draws} an epoch, too few for batch statistics; expected at least "
-                    "two (more images, or another scenario.classes_per_task)."
-                )
-
-    def n_trained(self, task: int, counts: Sequence[Sequence[int]]) -> tuple[int, int, float | None]:
-        """What `training_data` of the 0-based `task` will hold: new images, replayed ones, and the `replay_ratio`.
-
-        counts: see `check_images`. A learner that replays images says here how many.
-        """
-        own = counts[: task + 1] if "all_tasks" in self.permissions else counts[task : task + 1]
-        return sum(map(sum, own)), 0, None
 
     def fresh_net(self) -> IncrementalNet:
         """A net without classes, at the random start that the run's seed gives."""

@@ -1,7 +1,7 @@
 """The base of learners that train the backbone on the first task only."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ class FrozenLearner(NetLearner):
     """
 
     kind = "prototypes"
+
+    def check_images(self, counts: Sequence[Sequence[int]]) -> None:
+        super().check_images(counts[:1])  # no later task is trained on
 
     def learn(self, task: Task, stages: Stages) -> None:
         if not self.heads:

@@ -93,7 +93,7 @@ def short(name: str, most: int = 22) -> str:
 def width_of(texts: Iterable[str], size: float = 8) -> float:
     """The width of the widest of some lines of text, in inches; 0 for none."""
     with styled():
-        canvas = FigureCanvasAgg(Figure())
+        canvas: Any = FigureCanvasAgg(Figure())
         renderer, font = canvas.get_renderer(), FontProperties(size=size)
         widths = [renderer.get_text_width_height_descent(text, font, ismath=False)[0] for text in texts]
         return max(widths, default=0.0) / canvas.figure.dpi

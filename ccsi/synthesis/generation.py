@@ -13,7 +13,7 @@ from ccsi.checks import AtLeastTwo, NonNegative, Positive, PositiveInt
 from ccsi.models import IncrementalNet, Tap
 from ccsi.optim import Adam
 from ccsi.rng import Streams
-from ccsi.stage import LOG_EVERY, Stage, State
+from ccsi.stage import LOG_EVERY, FiniteTerms, Stage, State
 from ccsi.synthesis.moments import batch_norm_divergence, map_moments, normalized_moments
 
 
@@ -99,14 +99,17 @@ class Generation:
             return {**parts, "draws": draws.get_state(), "step": step + 1}
 
         stage.plan(self.steps, 0, 0)
+        finite = FiniteTerms(f"task {task + 1}: generator", "learner.generation.lr")
         for step in range(first, self.steps):
             if stage.measured():
                 break
             terms = self.objective(net, generator.sample(self.batch_size, draws))
             grads = torch.autograd.grad(torch.stack(list(terms.values())).sum(), weights)
             optimizer.step(grads, self.lr)
+            finite.note(terms, step + 1)
             if (step + 1) % LOG_EVERY == 0 or step + 1 == self.steps:
                 stage.log(step + 1, self.steps, {f"loss_{name}": value.item() for name, value in terms.items()})
+                finite.check(terms, self.steps, self.lr, net.process_group)
             stage.maybe_checkpoint(state)
         return net.process_group.broadcast_object(generator.state_dict())  # each worker has trained one
 

@@ -24,7 +24,7 @@ from ccsi.errors import UserError
 from ccsi.models import IncrementalNet, Tap
 from ccsi.optim import Adam
 from ccsi.rng import Streams
-from ccsi.stage import LOG_EVERY, Stage, State
+from ccsi.stage import LOG_EVERY, FiniteTerms, Stage, State
 from ccsi.synthesis.moments import ClassMemory, moment_distances
 
 
@@ -210,11 +210,13 @@ class Synthesis:
             position = {"best": best, "lowest": lowest, "step": step + 1}
             return {"x": x.detach(), "optimizer": optimizer.state_dict(), **position}
 
+        finite = FiniteTerms("synthesis of old classes", "learner.synthesis.lr")
         for step in range(first, self.iterations):
             if stage.measured():
                 break
             terms = self.objective(net, memory, transformed(x, shifts[step], flips[step]), labels, weights)
             losses = torch.stack(list(terms.values())).sum(0)  # [G]
+            finite.note(terms, step + 1)
             (grad,) = torch.autograd.grad(losses.sum(), x)
             with torch.no_grad():
                 better = losses < lowest
@@ -225,6 +227,7 @@ class Synthesis:
             if (step + 1) % LOG_EVERY == 0 or step + 1 == self.iterations:
                 metrics = {f"loss_{name}": value.mean().item() for name, value in terms.items()}
                 stage.log(step + 1, self.iterations, metrics)
+                finite.check(terms, self.iterations, self.lr, net.process_group)
             if net.process_group.world_size == 1 or (step + 1) % LOG_EVERY == 0:  # where all are at the same step
                 stage.maybe_checkpoint(state)
         for p in trainable:

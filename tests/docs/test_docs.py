@@ -95,7 +95,7 @@ def test_each_command_composes(command: str) -> None:
     elif name in ("sweep", "train"):
         assert config.load(keys, name)["name"]
     else:
-        assert name == "status"
+        assert name in ("status", "report")
 
 
 def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere() -> None:

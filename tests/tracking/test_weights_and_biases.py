@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ccsi.errors import UserError
-from ccsi.tracking import RunStart, WeightsAndBiases
+from ccsi.tracking import RunStart, TaskEnd, WeightsAndBiases
 from ccsi.tracking.weights_and_biases import has_key, portable, summary_of
 
 KEY = "feedface" * 5
@@ -210,3 +210,33 @@ def test_the_summary_of_a_run_without_test_figures_has_no_nulls() -> None:
         {"test": {"macro_over_tasks": None, "accuracy_matrix": None}, "val": {"auc": 0.5}, "stored": []}
     )
     assert summary == {"val_auc": 0.5, "stored_bytes": 0}
+
+
+class FakeRun:
+    """Takes what a W&B run is given."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+
+
+def test_a_picture_that_fails_costs_no_figure(
+    run: RunStart, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setattr("ccsi.report.run.draw_confusion", lambda *_: 1 / 0)
+    tracker, fake = WeightsAndBiases(), FakeRun()
+    tracker._run, tracker._scratch, tracker._class_names = fake, run.folder, ["a", "b"]
+    for task in range(2):
+        tracker.task_end(TaskEnd(task, 2, {"val_micro": 0.5}, {"val": [[1]]}))
+    assert fake.rows == [{"task": 1, "val_micro": 0.5}, {"task": 2, "val_micro": 0.5}]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ccsi: tracking.wandb: pictures were not drawn (ZeroDivisionError: division by zero)")
+
+
+def test_names_that_are_not_utf8_reach_wandb_escaped() -> None:
+    config = portable({"dataset": {"path": "/data/caf\udce9", "names": ["\udcff", 3]}})
+    assert config == {"dataset": {"path": r"/data/caf\udce9", "names": [r"\udcff", 3]}}
+    json.dumps(config, ensure_ascii=False).encode()

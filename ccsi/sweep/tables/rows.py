@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ccsi.io.atomic import write_atomically
+from ccsi.io.text import printable
 from ccsi.sweep import selection
 from ccsi.sweep.events import JobId, RunId, RunLost, Status, trial_name
 from ccsi.sweep.progress import tasks_done
@@ -119,6 +120,7 @@ def _table(rows: Sequence[Row]) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     for name in table.filter(regex="^config/").select_dtypes(exclude="number"):
         table[name] = table[name].map(lambda v: v if isinstance(v, str) else json.dumps(v), na_action="ignore")
+    table = table.map(lambda v: printable(v) if isinstance(v, str) else v)  # a path need not be UTF-8
     return table.astype(dict.fromkeys(table.filter(regex="^(val_|test_|seconds$)"), "float64"))
 
 
