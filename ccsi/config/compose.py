@@ -268,6 +268,6 @@ def is_file(argument: str) -> bool:
 
 def groups(name: str = "config") -> list[str]:
     """What can be chosen as group=name on the command line of `configs/<name>.yaml`."""
-    entries = yaml.safe_load((config_dir() / f"{name}.yaml").read_text())["defaults"]
+    entries = yaml.safe_load((config_dir() / f"{name}.yaml").read_text(encoding="utf-8"))["defaults"]
     found = {key for entry in entries if isinstance(entry, dict) for key in entry if is_group(key)}
     return sorted(found.union(*(groups(entry) for entry in entries if isinstance(entry, str) and entry != "_self_")))

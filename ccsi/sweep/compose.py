@@ -256,7 +256,7 @@ def _check_compared(definition: Definition) -> None:
 def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
     """The definition an earlier call left in `folder`; see `define`. key: names the folder in messages."""
     try:
-        text = ccsi.config.current_names((folder / "sweep.yaml").read_text())
+        text = ccsi.config.current_names((folder / "sweep.yaml").read_text(encoding="utf-8"))
         record = ccsi.config.current_targets(yaml.safe_load(text))
         saved = define({key: record[key] for key in SECTIONS}, dict(record["bases"]), list(record["overrides"]), check)
         return placed(replace(saved, cwd=str(record["cwd"])), folder)  # the folder may have been moved

@@ -100,7 +100,7 @@ def check_known(state: SweepState, results: Iterable[RunId]) -> None:
         if run.trial >= len(state.configs):
             raise UserError(f"{folder} belongs to a trial that journal.jsonl does not know; put back a whole journal.")
         path = folder / "config.yaml"
-        ran = ccsi.config.flat(yaml.safe_load(path.read_text())) if path.exists() else {}
+        ran = ccsi.config.flat(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else {}
         for key, value in state.configs[run.trial].items():
             if key in ran and not same(ran[key], value):
                 raise UserError(
