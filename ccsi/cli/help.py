@@ -65,7 +65,7 @@ def describe_choices(selected: Mapping[str, str], name: str) -> str:
     tree = config.load([f"{group}={choice}" for group, choice in selected.items()], name)
     parts = []
     for group, choice in selected.items():
-        comment = re.split(r"(?m)^[^#]", config.choices(group)[choice].read_text(), maxsplit=1)[0]
+        comment = re.split(r"(?m)^[^#]", config.choices(group)[choice].read_text(encoding="utf-8"), maxsplit=1)[0]
         parts += [f"{group}={choice}", wrapped(re.sub(r"(?m)^[# ]+(@package.*)?", "", comment))]
         node = tree.get(group)
         if isinstance(node, Mapping) and "_target_" in node:

@@ -4,8 +4,9 @@ A sweep: a search on tuning seeds by val accuracy; the best configs run again on
 fresh seeds, and only these are reported.
 
   ccsi sweep                          the default sweep, on digits
-  ccsi sweep dataset=folder dataset.path=my_images sweep.num_samples=20
+  ccsi sweep dataset.path=my_images sweep.num_samples=20
   ccsi sweep 'sweep.space={learner.w_idc: {choice: [0, 1]}}'
+  ccsi sweep sweep.learners=[ccsi,er] these learners, tuned alike, in one table
   ccsi sweep experiment=rivals/digits every learner, tuned alike, in one table
   ccsi sweep resume=FOLDER            resume an interrupted sweep (or a URL)
   ccsi sweep resume=FOLDER sweep.num_samples=40
@@ -16,6 +17,7 @@ The sweep (key=value):
       KEY is any key of a run's configuration, or a group (learner). Also grid,
       uniform, randint. {each: {ccsi: {KEY: …}, lwf: null}} for the key learner
       gives each learner a space of its own (sweep=rivals)
+  sweep.learners=[ccsi,er]            some of those that sweep=rivals compares
   sweep.search=random|grid|optuna  sweep.num_samples=N  sweep.seed=N
   sweep.scheduler=none|asha|median
   sweep.seeds.tuning=[100,101]  sweep.seeds.reporting=[0,1,2]  sweep.top_k=2

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ccsi.config.imports import import_name
 from ccsi.config.tree import Config, apply, flat, plain, read, unknown_key
-from ccsi.config.validation import check, is_text, signature_of, target_of
+from ccsi.config.validation import check, describe, is_text, signature_of, target_of
 from ccsi.errors import UserError
 from ccsi.io.paths import expand
 
@@ -119,9 +119,9 @@ def with_dataset(overrides: Sequence[str], name: str) -> list[str]:
     value = parsed["dataset.path"].value()
     text = value if isinstance(value, str) else typed_text(parsed["dataset.path"])
     path = expand(text, "dataset.path")
-    choice = "folder" if os.path.isdir(path) else "npz" if path.suffix.lower() == ".npz" else None
-    if choice is None:
-        problem = "is neither a folder nor an .npz file" if os.path.exists(path) else "does not exist"
+    choice, there = "folder" if os.path.isdir(path) else "npz", os.path.exists(path)
+    if not there or (choice == "npz" and path.suffix.lower() != ".npz"):
+        problem = "is neither a folder nor an .npz file" if there else "does not exist"
         raise UserError(f"dataset.path={text} {problem}; expected a folder of images or an .npz file.")
     found = {"folder": "a folder", "npz": "an .npz file"}[choice]
     print(f"dataset={choice}, because dataset.path is {found}.", file=sys.stderr)
@@ -141,11 +141,11 @@ def _parse(text: str) -> Override:
         parsed = parser.parse_override(text)
     except (HydraException, OmegaConfBaseException) as error:
         try:
-            if not value or value.lstrip()[0] in "[{\"'" or not text.isprintable():
-                raise error
-            parsed = parser.parse_override(f"{key}={quoted(value)}")
-        except (HydraException, OmegaConfBaseException):
+            parsed = parser.parse_override(f"{key}={in_quotes(value.strip())}")
+        except (HydraException, OmegaConfBaseException, ValueError):
             form = f"key=value, and quotes around text with unusual signs: {for_the_shell(key, value)}"
+            if not text.isprintable():
+                text, form = repr(text), "key=value in one line"
             raise UserError(f"{text} cannot be read; expected {form}.") from error
     if parsed.is_sweep_override():
         forms = f"a list is {key}=[{value}], text with a comma {for_the_shell(key, value)}; sweeps have sweep.space"
@@ -156,6 +156,15 @@ def _parse(text: str) -> Override:
 def quoted(value: str) -> str:
     """Text in the quotes of Hydra's syntax, which keep it as it is."""
     return '"{}"'.format(re.sub(r'(\\*)("|\Z)', lambda found: 2 * found[1] + found[2].replace('"', '\\"'), value))
+
+
+def in_quotes(value: str) -> str:
+    """Text that Hydra cannot read, or a flat list of such, in its quotes; ValueError if it looks like anything else."""
+    if value[:1] == "[" and value[-1:] == "]" and not set(value[1:-1]) & set("[]{}\"'"):
+        return "[{}]".format(",".join(quoted(item.strip()) for item in value[1:-1].split(",")))
+    if not value or value[0] in "[{\"'" or not value.isprintable():
+        raise ValueError(value)
+    return quoted(value)
 
 
 def for_the_shell(key: str, value: str) -> str:
@@ -176,10 +185,17 @@ def as_typed(config: Config, overrides: Sequence[str]) -> Config:
         node: Any = config
         for part in path:
             node = node.get(part) if isinstance(node, dict) else None
-        if isinstance(override.value(), bool | int | float) and isinstance(node, dict) and "_target_" in node:
-            with suppress(Exception, SystemExit):  # `check` says what is wrong with the target
-                if is_text(signature_of(target_of(node))[0].get(key)):
-                    changes[override.key_or_group] = typed_text(override)
+        value: Any = override.value()
+        if value is None or isinstance(value, str) or not isinstance(node, dict) or "_target_" not in node:
+            continue
+        hint = None
+        with suppress(Exception, SystemExit):  # `check` says what is wrong with the target
+            hint = signature_of(target_of(node))[0].get(key)
+        if is_text(hint) and isinstance(value, list | dict):
+            advice = for_the_shell(str(override.key_or_group), typed_text(override))
+            raise UserError(f"{override.input_line}: expected {describe(hint)}; text in brackets is {advice}.")
+        if is_text(hint):
+            changes[override.key_or_group] = typed_text(override)
     return apply(config, changes) if changes else config
 
 
@@ -254,6 +270,6 @@ def is_file(argument: str) -> bool:
 
 def groups(name: str = "config") -> list[str]:
     """What can be chosen as group=name on the command line of `configs/<name>.yaml`."""
-    entries = yaml.safe_load((config_dir() / f"{name}.yaml").read_text())["defaults"]
+    entries = yaml.safe_load((config_dir() / f"{name}.yaml").read_text(encoding="utf-8"))["defaults"]
     found = {key for entry in entries if isinstance(entry, dict) for key in entry if is_group(key)}
     return sorted(found.union(*(groups(entry) for entry in entries if isinstance(entry, str) and entry != "_self_")))

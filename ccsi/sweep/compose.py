@@ -120,6 +120,8 @@ def load_sections(typed: list[str]) -> Config:
 def compare(space: dict[str, Any], learners: list[str]) -> None:
     """Put `sweep.learners` into a space: each of them, with a space of its own if it has one there."""
     known = ccsi.config.choices("learner")
+    if not learners:
+        raise UserError("sweep.learners=[]: expected the names of learners, such as [ccsi,er].")
     for learner in learners:
         if learner not in known or learners.count(learner) > 1:
             expected = f"expected names, none twice, from {', '.join(known)}"

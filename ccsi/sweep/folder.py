@@ -154,7 +154,7 @@ def fetch_sweep(url: str) -> Path:
         (part / ".stored").touch()
         definition = read(part)
         if not Path(definition.cwd).is_dir():  # another machine: relative paths start here
-            (part / "sweep.yaml").write_text(replace(definition, cwd=os.getcwd()).dump())
+            (part / "sweep.yaml").write_text(replace(definition, cwd=os.getcwd()).dump(), encoding="utf-8")
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

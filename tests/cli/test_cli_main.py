@@ -1,5 +1,6 @@
 """The command `ccsi` itself: its subcommands, its options, its exit codes."""
 
+import io
 import os
 import signal
 import subprocess
@@ -128,6 +129,20 @@ def test_help_may_be_cut_by_its_reader(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_terminal_that_has_only_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Help and messages hold signs that it lacks, and so may paths and the names of classes."""
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    for typed in (["--help"], *([name, "--help"] for name in cli.commands()), ["run", "learner=ewc", "--help"]):
+        assert cli.main(typed) == 0
+    assert cli.main(["run", "dataset.path=ä×ö"]) == 2
+    for stream in streams.values():
+        stream.flush()
+    text, said = (stream.buffer.getvalue().decode("ascii") for stream in streams.values())
+    assert "[key=value \\u2026]" in text and "dataset.path=\\xe4\\xd7\\xf6 does not exist" in said
 
 
 def test_a_class_in_the_working_folder_is_found(

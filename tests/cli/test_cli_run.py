@@ -139,10 +139,68 @@ def test_folders_that_hold_something(here: Path, capsys: pytest.CaptureFixture[s
     (here / "other").mkdir()
     (here / "other" / "thesis.tex").write_text("precious")
     before = snapshot(here)
-    assert "done holds a finished run; choose another run_dir" in refusal(capsys, *TINY, "run_dir=done")
-    assert "done holds a finished run" in refusal(capsys, *TINY, "run_dir=done", "seed=7")
+    said = refusal(capsys, *TINY, "run_dir=done", "seed=7")
+    assert "done holds a finished run with seed=0, not 7; use the same settings to see it, or another run_dir." in said
     assert "other holds other files (thesis.tex)" in refusal(capsys, *TINY, "run_dir=other")
     assert snapshot(here) == before
+
+
+def test_a_finished_run_shows_its_figures_again(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = [*TINY, "tracking.console.quiet=false", "run_dir=done"]
+    assert main(typed) == 0
+    first, before = capsys.readouterr().out, snapshot(here)
+    monkeypatch.setattr(sys.modules["ccsi.experiment.run"], "set_up", None)  # no data is read for it
+    assert main([*typed, "report=true"]) == 0  # a key that does not touch the result
+    again, err = capsys.readouterr()
+    assert "accuracy matrix, test (%)" in again and again == first and err == ""
+    assert main([*TINY, "run_dir=done"]) == 0  # quiet
+    assert capsys.readouterr() == ("", "") and snapshot(here) == before
+    (here / "done" / "result.json").write_text("{")
+    assert "result.json is damaged" in refusal(capsys, *typed)
+
+
+HOME_PATHS = {
+    "run dataset=folder dataset.path=~/none": "{home}/none is not a folder",
+    "run dataset=npz dataset.path=~/none.npz": "{home}/none.npz does not exist",
+    "run dataset.path=~/none": "dataset.path=~/none does not exist",
+    "run run_dir=~/file": "run_dir={home}/file is a file",
+    "run share_data=~/file/x": "{home}/file/x",
+    "run dataset=bloodmnist dataset.root=~/file": "{home}/file",
+    "run ~/none.yaml": "{home}/none.yaml: there is no such file",
+    "run --config-dir ~/file": "~/file is not a folder",
+    "run --config-dir ~/other": "learner/ewc.yaml: configs/ has a file of this name already",
+    "status ~/none": "{home}/none",
+    "sweep resume=~/none": "resume={home}/none",
+    "sweep sweep.dir=~/other": "sweep.dir={home}/other exists already",
+    "train ray.address=10.0.0.1:1 run_dir=~/file": "run_dir={home}/file is a file",
+}
+
+
+@pytest.mark.parametrize("typed", HOME_PATHS)
+def test_a_tilde_is_the_home_folder_in_every_path(typed: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = here.parent / "home"
+    (home / "other" / "learner").mkdir(parents=True)
+    for name in ("file", "other/learner/ewc.yaml"):
+        (home / name).touch()
+    own_data = [o for o in TINY if not o.startswith("dataset")] if "dataset" in typed else TINY
+    command, *arguments = typed.split()
+    more = own_data if command in ("run", "train") and "yaml" not in typed else []
+    assert HOME_PATHS[typed].format(home=home) in refusal(capsys, command, *more, *arguments)
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("typed", ["run", "sweep resume=x", "status x", "train"])
+def test_a_working_folder_that_is_gone(
+    typed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "the working folder is gone or unreadable; change to another one." in refusal(capsys, *typed.split())
+    assert main([typed.split()[0], "--help"]) == 0
+    monkeypatch.chdir(tmp_path)
 
 
 def test_a_folder_in_use(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,7 @@
 """The networks against their sizes in METHOD section 2, and against torchvision's own ResNets."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torchvision
@@ -7,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ccsi.errors import UserError
 from ccsi.models import ContinualNorm2d, Tap, ccsi_large, ccsi_small, resnet
+from ccsi.models.backbones import load_weights
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -154,3 +157,14 @@ def test_groups_that_do_not_divide_name_their_key(make):
     with pytest.raises(UserError, match=r"model\.groups=5 does"):
         make(3, generator(), groups=5)
     make(3, generator(), groups=5, norm="batch")  # means nothing there
+
+
+def test_a_tilde_in_the_path_of_weights_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save({}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="its names do not match"):
+        load_weights(torch.nn.Linear(1, 1), "resnet18", "~/w.pth")
+    with pytest.raises(
+        UserError, match=rf"model\.weights=~/none\.pth: .*No such file or directory: '{tmp_path}/none.pth'"
+    ):
+        load_weights(torch.nn.Linear(1, 1), "resnet18", "~/none.pth")

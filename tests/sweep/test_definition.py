@@ -115,16 +115,67 @@ def test_bad_input_is_told_in_one_sentence_with_its_full_key(override: str, said
         ("~sweep.space.learner.each.jointt", "there is no jointt to be taken out; expected one of ccsi, finetune."),
         ("~sweep.space.each.learner.joint", "there is no each.learner.joint to be taken out"),
         ("sweep.space.model.each.lwf=null", "sweep.space.model compares nothing"),
-        (
-            "learner.synthesis.iterations=4",
-            "did you mean learner.name? (With learner=finetune.)",
-        ),
+        ("learner.penalty=4", "(With any of learner=ccsi, learner=finetune.)"),
     ],
 )
 def test_a_comparison_is_on_an_equal_budget(override: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         compose([each("{ccsi: {learner.w_idc: {choice: [0.0, 1.0]}}, finetune: null}"), "sweep.top_k=1", override])
     assert said in str(caught.value)
+
+
+def test_a_key_that_some_of_the_compared_have_holds_for_these(capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ["sweep.top_k=1", "learner.synthesis.iterations=4", "learner.name=x", "training.epochs=2"]
+    definition = compose([each("{er: null, ccsi: null, finetune: null, ci: null}"), *typed])
+    learners = {key: base["learner"] for key, base in definition.bases.items()}
+    iterations = {key: learner.get("synthesis", {}).get("iterations") for key, learner in learners.items()}
+    assert iterations == {"learner=er": None, "learner=ccsi": 4, "learner=finetune": None, "learner=ci": 4}
+    assert {learner["name"] for learner in learners.values()} == {"x"}
+    assert {base["training"]["epochs"] for base in definition.bases.values()} == {2}
+    said = "holds for learner=ccsi, learner=ci only: learner=er, learner=finetune have no such key.\n"
+    assert capsys.readouterr() == ("", f"learner.synthesis.iterations=4 {said}")
+    swept = compose([space("learner: {choice: [er, ewc]}"), "learner.penalty=7"])  # not a key of the default learner
+    assert [base["learner"].get("penalty") for base in swept.bases.values()] == [None, 7]
+    with pytest.raises(UserError, match=r"learner\.synthesis\.iterations=0: expected a whole number >= 1"):
+        compose([each("{er: null, ccsi: null}"), "sweep.top_k=1", "learner.synthesis.iterations=0"])
+
+
+def test_learners_are_compared_by_their_names_alone() -> None:
+    sweep = compose(["sweep.learners=[er,acil,ccsi]"]).sweep
+    rivals = ccsi.config.load(["sweep=rivals"], name="sweep")["sweep"]
+    assert list(sweep.space["learner"]["each"]) == sweep.learners == ["er", "acil", "ccsi"]
+    assert sweep.space["learner"]["each"].items() <= rivals["space"]["learner"]["each"].items()
+    assert {key: value for key, value in sweep.space.items() if value} == {"learner": sweep.space["learner"]}
+    for key in ("metric", "num_samples", "top_k"):
+        assert getattr(sweep, key) == rivals[key]
+    assert sweep.seeds.reporting == rivals["seeds"]["reporting"]
+
+
+def test_learners_by_name_and_a_space_for_all_of_them() -> None:
+    definition = compose(["sweep.learners=[er,joint]", space("training.lr: {choice: [0.1, 0.2]}")])
+    listed = sorted((values["learner"], values["training.lr"]) for values in definition.listed_configs())
+    assert listed == [("er", 0.1), ("er", 0.2), ("joint", 0.1), ("joint", 0.2)]
+
+
+@pytest.mark.parametrize("learners", ["[er,cssi]", "[er,er]", "[]", "er", "[1]"])
+def test_learners_that_are_none(learners: str) -> None:
+    with pytest.raises(UserError, match=r"^sweep\.learners=.*expected") as caught:
+        compose([f"sweep.learners={learners}"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sweep_of_inferred_data_is_resumed_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    definition = kept(tmp_path, ["dataset.path=images", "sweep.name=007"])
+    assert capsys.readouterr().err == "dataset=folder, because dataset.path is a folder.\n"
+    assert definition.bases[""]["dataset"]["_target_"] == "ccsi.data.Folder" and definition.name == "007"
+    (tmp_path / "images").rmdir()
+    assert resumed(tmp_path, ["ray.num_cpus=1"]).bases == definition.bases and capsys.readouterr().err == ""
+    swept = compose([space("dataset: {choice: [folder, npz]}"), "dataset.path=nowhere"])
+    assert {base["dataset"]["path"] for base in swept.bases.values()} == {"nowhere"}
 
 
 def test_each_candidate_is_swept_in_its_own_space_and_what_all_have() -> None:

@@ -115,7 +115,10 @@ def test_a_finished_run_is_not_begun_again(tmp_path: Path, capsys) -> None:
     run_tiny(tmp_path / "run")
     before = (tmp_path / "run/result.json").read_bytes()
     assert main([*TINY, f"run_dir={tmp_path / 'run'}"]) == 2
-    assert "holds a finished run" in capsys.readouterr().err
+    assert "holds a finished run with workers=1, not 2" in capsys.readouterr().err
+    assert main([*TINY, f"run_dir={tmp_path / 'run'}", "workers=1"]) == 0
+    shown, said = capsys.readouterr()
+    assert "accuracy matrix, test (%)" in shown and "Ray" not in said
     assert (tmp_path / "run/result.json").read_bytes() == before
 
 

@@ -1,6 +1,7 @@
 """What a person sees: on a terminal, in a log file, and at the end."""
 
 import functools
+import io
 import os
 import pty
 import re
@@ -269,3 +270,12 @@ def test_metrics_in_a_line() -> None:
     metrics = {"loss": 1.234567, "loss_ce": 0.5, "loss_idc": 0.25, "lr": 0.05, "val_accuracy": 0.8125}
     assert show_metrics(metrics) == "loss 1.23 (ce 0.5, idc 0.25)  lr 0.05  val 81.2 %"
     assert show_metrics({}) == ""
+
+
+def test_the_tables_on_a_terminal_that_has_only_ascii(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")  # as `ccsi.cli.main` sets it
+    monkeypatch.setattr(sys, "stdout", stream)
+    show_result(result(dataset={"name": "Blüten", "class_names": ["é", "b", "c", "d"]}), tmp_path / "ö")
+    stream.flush()
+    shown = stream.buffer.getvalue().decode("ascii")
+    assert "Bl\\xfcten" in shown and "\\xe9, b" in shown and "accuracy matrix" in shown and "\\xf6" in shown
