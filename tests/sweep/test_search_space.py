@@ -156,3 +156,18 @@ def test_what_a_dimension_holds() -> None:
     assert [c.holds(v) for v in (0.1, 1, 2.5, True, "x", None)] == [True, True, False, False, False, False]
     assert repr(c.as_drawn(1)) == "1.0"
     assert repr(b.as_drawn(1)) == "1"
+
+
+@pytest.mark.parametrize("kind", ["uniform", "loguniform", "randint"])
+@pytest.mark.parametrize("ends", [[1, float("inf")], [1, 10**400], [1, 1e308], [float("nan"), 1], [1, 2**63]])
+def test_ranges_that_numpy_cannot_draw_from_are_refused(kind: str, ends: list[Any]) -> None:
+    if (kind, ends[1]) == ("randint", 2**63) or ends[1] != 2**63:
+        with pytest.raises(UserError, match=f"sweep.space.a.{kind}="):
+            parse({"a": {kind: ends}})
+
+
+def test_a_space_of_too_many_combinations_is_refused_and_a_small_one_is_drawn_at_once() -> None:
+    with pytest.raises(UserError, match="has 1,000,000 combinations"):
+        grid(parse({key: {"choice": list(range(10))} for key in "abcdef"}))
+    small = parse({"a": {"choice": [1, 2]}, "b": {"randint": [0, 1]}, "c": {"grid": [1, 2, 3]}})
+    assert len(sample(small, 100_000, seed=0)) == 2 * 2 * 3  # and no 10 million draws
