@@ -1,5 +1,6 @@
 import itertools
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -159,11 +160,12 @@ def test_what_a_dimension_holds() -> None:
 
 
 @pytest.mark.parametrize("kind", ["uniform", "loguniform", "randint"])
-@pytest.mark.parametrize("ends", [[1, float("inf")], [1, 10**400], [1, 1e308], [float("nan"), 1], [1, 2**63]])
+@pytest.mark.parametrize("ends", [[1, float("inf")], [1, 10**400], [1, 1e308], [float("nan"), 1]])
 def test_ranges_that_numpy_cannot_draw_from_are_refused(kind: str, ends: list[Any]) -> None:
-    if (kind, ends[1]) == ("randint", 2**63) or ends[1] != 2**63:
-        with pytest.raises(UserError, match=f"sweep.space.a.{kind}="):
-            parse({"a": {kind: ends}})
+    with pytest.raises(UserError, match=f"sweep.space.a.{kind}="):
+        parse({"a": {kind: ends}})
+    with pytest.raises(UserError, match="expected numbers from"):
+        parse({"a": {"randint": [0, 2**63]}})
 
 
 def test_a_space_of_too_many_combinations_is_refused_and_a_small_one_is_drawn_at_once() -> None:

@@ -32,6 +32,7 @@ os.environ |= {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is handled here: stop at once, write the tables, say how to resume
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # 30 s if SIGTERM comes while Ray starts
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that warns workers: ours resume from checkpoints
     # A worker is reused once a pruned trial's thread has ended. After Tune's 2 s the next trial would be lost.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
