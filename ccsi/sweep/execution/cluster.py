@@ -99,7 +99,7 @@ def _init(arguments: Mapping[str, Any], address: str | None, attempts: int = 3) 
     """`ray.init`; on this machine up to three times, because two that start at once may choose the same port."""
     try:
         return ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **arguments)
-    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises the plain one, too
         ray.shutdown()
         if address is None and attempts > 1:
             return _init(arguments, address, attempts - 1)
