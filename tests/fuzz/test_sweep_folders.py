@@ -22,7 +22,7 @@ from driver import drive
 import ccsi.sweep.driver
 from ccsi import cli
 from ccsi.sweep.compose import compose, placed
-from ccsi.sweep.events import JobId
+from ccsi.sweep.events import JobId, RunId
 from ccsi.sweep.recorder import SweepInterruptedError, SweepRecorder
 
 CASES = 500 if os.environ.get("CCSI_TEST_SLOW") else 50
@@ -82,7 +82,7 @@ def made(folder: Path, search: str) -> Path:
     drive(recorder, learn, events_left=14)
     recorder.end_job(JobId(1, 3), "ValueError: boom", "Traceback\nValueError: boom")
     for run in (folder / "runs").glob("p*-s*"):
-        (run / "config.yaml").write_text(yaml.safe_dump(recorder.state.configs[0]))
+        (run / "config.yaml").write_text(yaml.safe_dump(recorder.state.configs[RunId.parse(run.name).trial]))
         (run / "metrics.jsonl").write_text('{"task": 1, "phase": "training", "step": 3, "steps": 9, "seconds": 1.0}\n')
         (run / "checkpoint.pt").write_bytes(b"x" * 300)
     for name in FILES:
@@ -220,6 +220,8 @@ def test_odd_sweep_folders_end_in_a_sentence(
     tmp_path: Path, templates: list[Path], capsys: pytest.CaptureFixture[str], alarm: None
 ) -> None:
     problems, codes = list[str](), set[int | str]()
+    for template in templates:  # as they are
+        assert run(["status", str(template)], capsys) == (0, "")
     for seed in range(CASES):
         rng, folder, done = random.Random(seed), tmp_path / "s", list[str]()
         shutil.rmtree(folder, ignore_errors=True)
