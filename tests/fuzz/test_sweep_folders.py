@@ -33,12 +33,9 @@ HOSTILE: list[Any] = [
     None, True, -1, 0, 10**30, 10**400, 1e308, float("nan"), float("inf"), "", "x" * 5000, "\0", "../../x", "ä\ud800",
     [], [[]], {}, {"a": {"b": 1}}, [None], "p1-c99999999999", "p9-c00", {"_target_": "os.abort"},
 ]  # fmt: skip
-FILES = ("sweep.yaml", "journal.jsonl", "runs.csv", "best.yaml", "trials.csv", "leaderboard.csv", ".lock", ".probe")
-FILES += ("runs", "runs/p1-c00-s100", "runs/p1-c00-s100/result.json", "runs/p1-c00-s100/config.yaml")
-FILES += ("runs/p1-c01-s100/metrics.jsonl", "runs/p1-c01-s100/checkpoint.pt", "runs/p2-c00-s0/result.json")
-FILES += ("runs/.p1-c01-s100.attempts", "runs/.p1-c01-s100.lock", "runs/p1-c03.error.txt", ".sweep.yaml.part")
-FILES += (".processes.json", "plots", ".data", "ray")
-OFTEN = ("sweep.yaml", "journal.jsonl", "runs/p1-c00-s100/result.json") * 6
+FILES = ("runs.csv", "best.yaml", "trials.csv", "leaderboard.csv", ".lock", ".probe", ".sweep.yaml.part")
+FILES += (".processes.json", "plots", ".data", "ray", "runs/.p1-c01-s100.attempts", "runs/.p1-c01-s100.lock")
+"""What a sweep's folder may hold beside the runs and its two own files."""
 Mutate = Callable[[Path, random.Random], None]
 
 
@@ -86,8 +83,7 @@ def made(folder: Path, search: str) -> Path:
         (run / "metrics.jsonl").write_text('{"task": 1, "phase": "training", "step": 3, "steps": 9, "seconds": 1.0}\n')
         (run / "checkpoint.pt").write_bytes(b"x" * 300)
     for name in FILES:
-        if not (folder / name).exists() and "." in Path(name).name and (folder / name).parent.is_dir():
-            (folder / name).write_text("1\n")
+        (folder / name).write_text("1\n")
     return folder
 
 
@@ -222,15 +218,24 @@ def test_odd_sweep_folders_end_in_a_sentence(
     problems, codes = list[str](), set[int | str]()
     for template in templates:  # as they are
         assert run(["status", str(template)], capsys) == (0, "")
+        code, said = run(["sweep", f"resume={shutil.copytree(template, tmp_path / template.parent.name)}"], capsys)
+        assert code == 1 and "no Ray here" in said
     for seed in range(CASES):
         rng, folder, done = random.Random(seed), tmp_path / "s", list[str]()
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(templates[seed % 2], folder)
         for _ in range(rng.choice([1, 1, 2, 3])):
-            mutate, name = rng.choice(MUTATIONS), rng.choice(OFTEN + FILES)
-            if os.path.lexists(folder / name) and not (folder / name).is_symlink():
-                mutate(folder / name, rng)
-                done.append(f"{mutate.__name__} {name}")
+            runs = sorted(folder.glob("runs/p*")) + sorted(folder.glob("runs/p*/*"))
+            kinds = [
+                [folder / "sweep.yaml"],
+                [folder / "journal.jsonl"],
+                sorted(folder.glob("runs/p*/result.json")),
+                runs,
+            ]
+            mutate, path = rng.choice(MUTATIONS), rng.choice(rng.choice([*kinds, [folder / name for name in FILES]]))
+            if os.path.lexists(path) and not path.is_symlink():
+                mutate(path, rng)
+                done.append(f"{mutate.__name__} {path.relative_to(folder)}")
         journal = folder / "journal.jsonl"
         found, lines = results(folder), journal.read_bytes() if journal.is_file() else b""
         more = ["sweep.num_samples=9"] if seed % 5 == 0 else []
