@@ -232,7 +232,10 @@ def test_odd_sweep_folders_end_in_a_sentence(
                 sorted(folder.glob("runs/p*/result.json")),
                 runs,
             ]
-            mutate, path = rng.choice(MUTATIONS), rng.choice(rng.choice([*kinds, [folder / name for name in FILES]]))
+            mutate, path = (
+                rng.choice(MUTATIONS),
+                rng.choice(rng.choice([*filter(None, kinds), [folder / name for name in FILES]])),
+            )
             if os.path.lexists(path) and not path.is_symlink():
                 mutate(path, rng)
                 done.append(f"{mutate.__name__} {path.relative_to(folder)}")
