@@ -95,7 +95,7 @@ class SweepRecorder:
         """Record that a job ended by itself, was stopped (see `stopping`), or failed with `error`."""
         self.running.discard(job)
         path = traceback_file(self.definition, job)
-        with contextlib.suppress(OSError):  # a full disk is told by the journal
+        with contextlib.suppress(OSError):  # the journal raises for a full disk, too
             path.write_text(traceback) if traceback else path.unlink(missing_ok=True)
         status, reason = Status.FAILED, error or "the trial ended without a result"
         if not error and self._state.is_finished(job):

@@ -89,7 +89,7 @@ def start_ray(
         yield
     finally:
         if watch is not None:
-            watch.over.set()  # what ends now ends because it is told to
+            watch.over.set()  # processes that end now are no accident
         ray.shutdown()
         if watch is not None:
             watch.finish()
