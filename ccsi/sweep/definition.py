@@ -147,14 +147,11 @@ class Definition:
     def extended_to(self, extent: SweepExtended) -> "Definition":
         """The same sweep, extended: new reporting seeds come after those it has. UserError unless all of it remains."""
         mine = self.extent
-        for key, before, after in (
-            ("num_samples", mine.num_samples, extent.num_samples),
-            ("top_k", mine.top_k, extent.top_k),
-        ):
+        for key in ("num_samples", "top_k"):
+            before, after = getattr(mine, key), getattr(extent, key)
             if after < before:
-                raise UserError(
-                    f"sweep.{key} was {before} and is now {after}; a sweep that has begun may only get more."
-                )
+                problem = f"sweep.{key} was {before} and is now {after}"
+                raise UserError(f"{problem}; a sweep that has begun may only get more.")
         if lost := [seed for seed in mine.reporting if seed not in extent.reporting]:
             raise UserError(
                 f"sweep.seeds.reporting={extent.reporting} lacks {', '.join(map(str, lost))}, which the sweep has; "

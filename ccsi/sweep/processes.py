@@ -38,14 +38,14 @@ def is_alive(process: psutil.Process) -> bool:
 
 def end_processes(processes: Iterable[psutil.Process]) -> int:
     """End these processes; returns how many there were."""
-    alive = [process for process in processes if is_alive(process)]
-    for process in alive:
+    living = [process for process in processes if is_alive(process)]
+    for process in living:
         with suppress(psutil.Error):  # psutil looks first whether the id has become another's
             process.kill()
     deadline = time.monotonic() + 5
-    while any(map(is_alive, alive)) and time.monotonic() < deadline:
+    while any(map(is_alive, living)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return len(alive)
+    return len(living)
 
 
 class ProcessWatch(threading.Thread):
@@ -80,12 +80,12 @@ class ProcessWatch(threading.Thread):
     def run(self) -> None:
         noted = set[int]()
         while not self.over.wait(POLL):
-            alive = self.look()
-            dead = next((name for pid, name in self.needed.items() if pid not in alive), None)
+            present = self.look()
+            dead = next((name for pid, name in self.needed.items() if pid not in present), None)
             if dead is not None and not self.over.is_set():
                 return self.on_death(dead)
-            if self.path is not None and alive != noted:
-                noted = alive
+            if self.path is not None and present != noted:
+                noted = present
                 self._note(self.path)
 
     def _note(self, path: Path) -> None:

@@ -95,7 +95,7 @@ class SweepRecorder:
         """Record that a job ended by itself, was stopped (see `stopping`), or failed with `error`."""
         self.running.discard(job)
         path = traceback_file(self.definition, job)
-        with contextlib.suppress(OSError):  # a full disk is told by the journal
+        with contextlib.suppress(OSError):  # the journal raises for a full disk, too
             path.write_text(traceback) if traceback else path.unlink(missing_ok=True)
         status, reason = Status.FAILED, error or "the trial ended without a result"
         if not error and self._state.is_finished(job):
@@ -118,13 +118,22 @@ def replay(definition: Definition, journal: Journal) -> SweepState:
     state = SweepState(definition)
     for event, clock in journal.read():
         try:
-            trial = getattr(getattr(event, "run", None) or getattr(event, "job", None) or event, "trial", None)
-            if trial is not None and trial >= len(state.configs) and not isinstance(event, events.ConfigSuggested):
-                raise IndexError(f"there is no trial {trial}")
+            check_fits(state, event)
             state.apply(event, clock)
         except (KeyError, IndexError, ValueError, TypeError, AssertionError, OverflowError):
             journal.n_skipped += 1
     return state
+
+
+def check_fits(state: SweepState, event: Event) -> None:
+    """Raise ValueError or IndexError for an event of a trial that is not there, and for a config of other keys."""
+    if isinstance(event, events.ConfigSuggested):
+        if event.config.keys() != {dimension.key for dimension in state.definition.space}:
+            raise ValueError("the config has other keys than sweep.space")
+        return
+    trial = getattr(getattr(event, "run", None) or getattr(event, "job", None) or event, "trial", None)
+    if trial is not None and trial >= len(state.configs):
+        raise IndexError(f"there is no trial {trial}")
 
 
 def reconcile(state: SweepState, results: Mapping[RunId, RunFinished]) -> list[Event]:

@@ -1,6 +1,7 @@
 """The runs of a sweep as their folders show them: results, and how far an unfinished run is."""
 
 import json
+import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -43,7 +44,7 @@ def describe_failures(state: SweepState, jobs: Iterable[JobId] | None = None) ->
     for job in sorted(state.ends) if jobs is None else jobs:
         end, path = state.ends[job], traceback_file(state.definition, job)
         if end.status is Status.FAILED:
-            where = f" (traceback: {path})" if path.exists() else ""
+            where = f" (traceback: {path})" if os.path.exists(path) else ""
             lines.append(f"failed: {job}: {' '.join(end.reason.split())}{where}")
     return lines
 
@@ -162,10 +163,11 @@ class OpenRun(NamedTuple):
 
 def read_open_run(run: RunId, folder: Path) -> OpenRun:
     """How far a run is."""
-    newest = folder.stat().st_mtime
-    for file in folder.iterdir():
-        with suppress(OSError):  # a temporary file, renamed meanwhile
-            newest = max(newest, file.stat().st_mtime)
+    newest = 0.0
+    with suppress(OSError):  # a folder that may not be read
+        for file in (folder, *folder.iterdir()):
+            with suppress(OSError):  # a temporary file, renamed meanwhile
+                newest = max(newest, file.stat().st_mtime)
     events = [event for event in last_events(folder) if isinstance(event.get("task"), int)]
     last = events[-1] if events else {}
     step = f"{last['step']}/{last['steps']}" if {"step", "steps"} <= last.keys() else ""

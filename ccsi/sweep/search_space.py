@@ -117,11 +117,13 @@ def _dimension(key: str, entry: Mapping[str, Any], where: str) -> Dimension:
         raise UserError(f"{where}.{kind}={values}: expected a list of values.")
     if kind in ("choice", "grid"):
         return Dimension(key, kind, tuple({repr(value): value for value in values}.values()))
-    numbers = [value for value in values if type(value) in (int, float) and abs(value) < 2**63]
-    if len(numbers) != 2 or len(values) != 2 or not values[0] < values[1]:
-        raise UserError(f"{where}.{kind}={values}: expected two numbers [low, high] with low < high, below 2^63.")
+    if [type(value) in (int, float) for value in values] != [True, True] or not values[0] < values[1]:
+        raise UserError(f"{where}.{kind}={values}: expected two numbers [low, high] with low < high.")
     if kind == "randint" and float in map(type, values):
         raise UserError(f"{where}.randint={values}: expected two whole numbers.")
+    largest = 2**63 - 1 if kind == "randint" else 1e300  # NumPy takes no others
+    if not all(abs(value) <= largest for value in values):
+        raise UserError(f"{where}.{kind}={values}: expected numbers from -{largest:g} to {largest:g}.")
     if kind == "loguniform" and values[0] <= 0:
         raise UserError(f"{where}.loguniform={values}: expected low > 0.")
     return Dimension(key, kind, tuple(values if kind == "randint" else map(float, values)))

@@ -180,9 +180,9 @@ class SweepState:
             case events.GpuShareMeasured(share):
                 self.gpu_share = share
             case events.WarmStarted():
-                self.warm_start = event
                 ranked = sorted(event.trials, key=lambda one: -one["score"])
                 different = {repr(one["values"]): one["values"] for one in ranked}
+                self.warm_start = event
                 self.warm_configs = list(different.values())[: self.definition.sweep.top_k]
                 if self.suggestions_complete:  # its best come first, in place of the last ones
                     self.configs = _union(self.warm_configs, self.configs, len(self.configs))

@@ -318,7 +318,7 @@ def test_what_is_kept_is_read_back_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "key"),
     [
-        ("sweep.num_samples=7", "sweep.num_samples was 6"),
+        ("sweep.num_samples=5", "sweep.num_samples was 6"),
         ("sweep.seeds.tuning=[9]", "sweep.seeds.tuning"),
         ("training.lr=0.3", "training.lr was 0.02"),
         ("learner=finetune", "learner."),

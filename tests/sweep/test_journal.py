@@ -25,6 +25,7 @@ from ccsi.sweep.events import (
     RunLost,
     SearchEnded,
     Status,
+    SweepExtended,
     TaskReported,
     TrialPromoted,
     TrialStarted,
@@ -36,6 +37,7 @@ from ccsi.sweep.journal import Journal
 
 EVENTS: list[Event] = [
     DriverStarted(),
+    SweepExtended(40, 2, [0, 1, 2]),
     ConfigSuggested({"learner.w_idc": 0.5, "training.lr": [0.1, 0.2], "name": 'a "quoted" ü'}),
     SearchEnded(),
     WarmStarted(["sweeps/a"], [{"values": {"a": 1}, "score": 0.5, "seconds": None}]),

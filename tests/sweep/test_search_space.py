@@ -1,5 +1,6 @@
 import itertools
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -156,3 +157,19 @@ def test_what_a_dimension_holds() -> None:
     assert [c.holds(v) for v in (0.1, 1, 2.5, True, "x", None)] == [True, True, False, False, False, False]
     assert repr(c.as_drawn(1)) == "1.0"
     assert repr(b.as_drawn(1)) == "1"
+
+
+@pytest.mark.parametrize("kind", ["uniform", "loguniform", "randint"])
+@pytest.mark.parametrize("ends", [[1, float("inf")], [1, 10**400], [1, 1e308], [float("nan"), 1]])
+def test_ranges_that_numpy_cannot_draw_from_are_refused(kind: str, ends: list[Any]) -> None:
+    with pytest.raises(UserError, match=f"sweep.space.a.{kind}="):
+        parse({"a": {kind: ends}})
+    with pytest.raises(UserError, match="expected numbers from"):
+        parse({"a": {"randint": [0, 2**63]}})
+
+
+def test_a_space_of_too_many_combinations_is_refused_and_a_small_one_is_drawn_at_once() -> None:
+    with pytest.raises(UserError, match="has 1,000,000 combinations"):
+        grid(parse({key: {"choice": list(range(10))} for key in "abcdef"}))
+    small = parse({"a": {"choice": [1, 2]}, "b": {"randint": [0, 1]}, "c": {"grid": [1, 2, 3]}})
+    assert len(sample(small, 100_000, seed=0)) == 2 * 2 * 3  # and no 10 million draws

@@ -32,6 +32,7 @@ os.environ |= {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is handled here: stop at once, write the tables, say how to resume
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # 30 s if SIGTERM comes while Ray starts
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that warns workers: ours resume from checkpoints
     # A worker is reused once a pruned trial's thread has ended. After Tune's 2 s the next trial would be lost.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
@@ -88,7 +89,7 @@ def start_ray(
         yield
     finally:
         if watch is not None:
-            watch.over.set()  # what ends now ends because it is told to
+            watch.over.set()  # processes that end now are no accident
         ray.shutdown()
         if watch is not None:
             watch.finish()
@@ -98,7 +99,7 @@ def _init(arguments: Mapping[str, Any], address: str | None, attempts: int = 3) 
     """`ray.init`; on this machine up to three times, because two that start at once may choose the same port."""
     try:
         return ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **arguments)
-    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises the plain one, too
         ray.shutdown()
         if address is None and attempts > 1:
             return _init(arguments, address, attempts - 1)
