@@ -100,7 +100,8 @@ def reason(error: BaseException) -> str:
 
 def md5_of(path: Path) -> str:
     with open_regular(path) as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))  # type: ignore[arg-type]
+        return digest.hexdigest()
 
 
 def say(line: str) -> None:
