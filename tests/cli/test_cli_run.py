@@ -309,8 +309,11 @@ def test_the_command_itself(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "accuracy matrix, test (%)" in done.stdout and "data-free" in done.stdout
-    lines = done.stderr.splitlines()
+    summary = (tmp_path / "work/run/summary.txt").read_text().splitlines()
+    lines = [line for line in done.stderr.splitlines() if line not in summary]
     assert lines and all(line.startswith(("digits-ccsi-s0 starts: ", "task ")) for line in lines), done.stderr
+    assert done.stderr.splitlines()[1 : 1 + len(summary)] == summary
+    assert "left" in next(line for line in lines if line.startswith("task 1/3 done after "))
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["run"]
     assert list((tmp_path / "home").iterdir()) == []
     pictures = {path.name for path in (tmp_path / "work" / "run" / "plots").glob("*.png")}
