@@ -1,11 +1,23 @@
 """The exception for faults of the user's input."""
 
+import re
+
+LONGEST = 600
+"""Characters of a message; what is typed into it may be longer."""
+
 
 class UserError(Exception):
     """Bad input, described in one sentence: what is wrong, where, and what was expected.
 
     Commands print the message without a traceback and exit with code 2. Raise it before anything is written.
+    The message becomes one line of printable characters, and is cut in the middle if it is too long.
     """
+
+    def __init__(self, message: str) -> None:
+        line = re.sub(r"\s*[\r\n]\s*", " ", message)
+        line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+        half = LONGEST // 2 - 10
+        super().__init__(line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}")
 
 
 def diverged(learner: str, what: str, task: int) -> UserError:

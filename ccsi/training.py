@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from ccsi.checks import AtLeastTwo, NonNegative, NonNegativeInt, Positive, PositiveInt, Probability, Share
+from ccsi.checks import AtLeastTwo, LearningRate, NonNegative, NonNegativeInt, Positive, PositiveInt, Share
 from ccsi.data import Augment, Labelled
 from ccsi.data.pool import Pool, draws_per_epoch, epoch_order
 from ccsi.distributed import ProcessGroup
@@ -17,6 +17,7 @@ from ccsi.errors import UserError
 from ccsi.models import IncrementalNet
 from ccsi.optim import SGD
 from ccsi.rng import TaskStreams
+from ccsi.saved import Maybe, check_range, check_saved, restore_generator
 from ccsi.stage import LOG_EVERY, Stage, State
 
 
@@ -83,10 +84,10 @@ class Training:
 
     epochs: PositiveInt = 100
     batch_size: AtLeastTwo = 40
-    lr: Positive = 0.1
+    lr: LearningRate = 0.1
     momentum: Share = 0.0
     weight_decay: NonNegative = 0.0
-    first_lr: Positive | None = None
+    first_lr: LearningRate | None = None
     first_epochs: PositiveInt | None = None
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     plateau_factor: Share = 0.3
@@ -95,7 +96,7 @@ class Training:
     select: Literal["last", "best_val"] = "last"
     augment: Augment | None = None
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
-    label_smoothing: Probability = 0.0
+    label_smoothing: Share = 0.0
     clip_norm: Positive | None = None
 
     def fit(
@@ -162,12 +163,12 @@ class TrainingLoop:
         self.epoch, self.batch = 0, 0
         self.factor, self.best, self.wait = 1.0, -1.0, 0  # of plateau: the rate's factor, best accuracy, epochs since
         self.kept: State | None = None  # the net of the best epoch
-        if self.stage.state is not None:
-            self.load_state_dict(self.stage.state)
         self.per_epoch = draws_per_epoch(len(self.pool), len(data.train), data.replay_ratio)
         # a remainder of one image joins the last batch: alone it has no batch statistics
         self.n_batches = max(1, math.ceil((self.per_epoch - 1) / config.batch_size))
         self.steps = self.epochs * self.n_batches
+        if self.stage.state is not None:
+            self.load_state_dict(self.stage.state)
 
     def run_epoch(self) -> None:
         """Train from the current batch to the end of the epoch."""
@@ -231,11 +232,16 @@ class TrainingLoop:
         return {**parts, **position, "augmenting": self.augmenting.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        momentum = {"momentum": [Maybe(p.detach()) for p in self.trained]}
+        like = {**self.state_dict(), "optimizer": momentum, "kept": Maybe(self.net.state_dict())}
+        check_saved(state, like, "the state of the training")
+        check_range(state["epoch"], 0, self.epochs, "the epoch of the training")
+        check_range(state["batch"], 0, self.n_batches, "the batch of the training")
         for name in self.PARTS:
             getattr(self, name).load_state_dict(state[name])
         for name in self.POSITION:
             setattr(self, name, state[name])
-        self.augmenting.set_state(state["augmenting"])
+        restore_generator(self.augmenting, state["augmenting"], "the state of the augmentation")
 
 
 class Losses(nn.Module):

@@ -68,6 +68,8 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
     for override in parse(overrides):
         if name != "sweep" and override.key_or_group.partition(".")[0] == "sweep":
             raise UserError(f"{override.input_line}: expected no setting of sweeps; they are for ccsi sweep.")
+        if re.split(r"[./@]", override.key_or_group)[0] == "hydra":
+            raise UserError(f"{override.input_line}: expected a setting of ccsi; those of Hydra itself are fixed.")
         value: Any = override.value()
         is_choice = all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
         if is_group(override.key_or_group) and not override.is_delete() and not is_choice:

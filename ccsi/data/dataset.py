@@ -14,7 +14,7 @@ from annotated_types import Gt, Lt
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccsi.checks import PositiveInt
+from ccsi.checks import Pixels, PositiveInt
 from ccsi.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -108,7 +108,7 @@ class Source(ABC):
     """
 
     name: str
-    size: PositiveInt = 32
+    size: Pixels = 32
     fit: Literal["pad", "resize"] = "pad"
     channels: Literal[1, 3] | None = None
     max_per_class: PositiveInt | None = None

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from ccsi.checks import NonNegativeInt
+from ccsi.checks import Seed
 from ccsi.data.dataset import SPLITS, OpenShare, Raw, Source, fit_images, state_of, stratified
 from ccsi.errors import UserError
 
@@ -39,7 +39,7 @@ class Folder(Source):
     fit: Literal["pad", "resize"] = "resize"
     val_share: OpenShare = 0.2
     test_share: OpenShare = 0.2
-    split_seed: NonNegativeInt = 0
+    split_seed: Seed = 0
 
     def stamp(self) -> str:
         return "\n".join(state_of(file) for _, _, file in self.files()[1])

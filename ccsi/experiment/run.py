@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ccsi.checks import NonNegative, NonNegativeInt, PositiveInt
+from ccsi.checks import NonNegative, PositiveInt, Seed
 from ccsi.data import Labelled, Scenario, Source
 from ccsi.data.scenario import relabelled
 from ccsi.distributed import ProcessGroup
@@ -42,7 +42,7 @@ def run(
     training: Training,
     tracking: Trackers,
     name: str,
-    seed: NonNegativeInt = 0,
+    seed: Seed = 0,
     device: DeviceName = "auto",
     threads: PositiveInt = 1,
     workers: PositiveInt = 1,

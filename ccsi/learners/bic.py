@@ -1,8 +1,8 @@
 """Bias correction (BiC, Wu et al., CVPR 2019)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -48,6 +48,9 @@ class BiC(ReplayLearner):
                 f"learner.budget.per_class={self.budget.per_class}, total={self.budget.total}: learner=bic holds out "
                 f"exemplars; expected a budget of at least two images for each of {sum(sizes)} classes."
             )
+
+    def stored_like(self) -> Mapping[str, Any]:
+        return {**super().stored_like(), "correction": self.correction.new_empty(len(self.heads), 2)}
 
     def learn(self, task: Task, stages: Stages) -> None:
         self.teacher = self.frozen_net()

@@ -1,7 +1,8 @@
 """FeTrIL: feature translation for incremental learning (Petit et al., WACV 2023)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +36,10 @@ class FeTrIL(FrozenLearner):
         super().__post_init__()
         self.means = torch.empty_like(self.net.new)
         self.classifier = torch.empty_like(F.pad(self.means, (0, 1)), dtype=float64_on(self.device))  # weights, bias
+
+    def stored_like(self) -> Mapping[str, Any]:
+        n = self.heads[-1].stop
+        return {name: getattr(self, name).new_empty(n, *getattr(self, name).shape[1:]) for name in self.stored_buffers}
 
     def update_statistics(self, task: Task, features: Tensor) -> None:
         new = class_means(features, task.train.labels, task.classes)
