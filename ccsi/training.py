@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -70,7 +70,7 @@ class Training:
             direction); `constant`.
         plateau_factor: of the learning rate, for `schedule=plateau`.
         plateau_patience: epochs without a rise that `schedule=plateau` accepts.
-        warmup: steps of linear warm-up.
+        warmup: steps of linear warm-up, fewer than the first stage of any task has without replay.
         select: keep the `last` weights, or a copy of those of the epoch with the `best_val` accuracy on the task's
             own val images. Here and for `plateau` the accuracy is that of the net's logits, even if a learner
             classifies in another way.
@@ -115,6 +115,16 @@ class Training:
         if loop.kept is not None:
             net.load_state_dict(loop.kept)
         return net.eval().state_dict()
+
+    def check_warmup(self, counts: Sequence[int]) -> None:
+        """Raise UserError if the warm-up is no shorter than a task's training; `counts`: images of each task."""
+        for task, count in enumerate(counts):
+            epochs = (self.first_epochs or self.epochs) if task == 0 else self.epochs
+            steps = epochs * batches_of(count, self.batch_size)
+            if self.warmup and self.warmup >= steps:
+                raise UserError(
+                    f"training.warmup={self.warmup}: task {task + 1} has {steps} steps; expected fewer than these."
+                )
 
     def second_stage(self, epochs: int, lr_factor: float) -> "Training":
         """A copy for a second stage on balanced classes, with `lr_factor` times the learning rate.
@@ -164,8 +174,7 @@ class TrainingLoop:
         self.factor, self.best, self.wait = 1.0, -1.0, 0  # of plateau: the rate's factor, best accuracy, epochs since
         self.kept: State | None = None  # the net of the best epoch
         self.per_epoch = draws_per_epoch(len(self.pool), len(data.train), data.replay_ratio)
-        # a remainder of one image joins the last batch: alone it has no batch statistics
-        self.n_batches = max(1, math.ceil((self.per_epoch - 1) / config.batch_size))
+        self.n_batches = batches_of(self.per_epoch, config.batch_size)
         self.steps = self.epochs * self.n_batches
         if self.stage.state is not None:
             self.load_state_dict(self.stage.state)
@@ -266,6 +275,11 @@ def averaging(losses: Losses, process_group: ProcessGroup) -> Callable[..., dict
         return nn.parallel.DistributedDataParallel(
             losses, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
         )
+
+
+def batches_of(count: int, batch_size: int) -> int:
+    """Batches of `count` images; a remainder of one joins the last batch: alone it has no batch statistics."""
+    return max(1, math.ceil((count - 1) / batch_size))
 
 
 @torch.no_grad()

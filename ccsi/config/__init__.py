@@ -16,9 +16,30 @@ from ccsi.config.compose import (
     load,
     parse,
 )
-from ccsi.config.tree import Config, apply, current_names, current_targets, flat, original_targets, read, to_yaml
+from ccsi.config.tree import (
+    Config,
+    apply,
+    check_aliases,
+    current_names,
+    current_targets,
+    flat,
+    original_targets,
+    read,
+    to_yaml,
+)
 from ccsi.config.validation import adapter, check, describe, shown, signature_of, target_of
 
-__all__ = ["Config", "adapter", "add_config_dir", "apply", "build", "check", "choices", "config_dir", "current_names"]
+__all__ = [
+    "Config",
+    "adapter",
+    "add_config_dir",
+    "apply",
+    "build",
+    "check",
+    "check_aliases",
+    "choices",
+    "config_dir",
+    "current_names",
+]
 __all__ += ["current_targets", "describe", "flat", "from_arguments", "groups", "is_group", "load", "original_targets"]
 __all__ += ["parse", "read", "shown", "signature_of", "target_of", "to_yaml"]

@@ -61,8 +61,7 @@ def read(path: Path, resolve: bool = False) -> Config:
     """The configuration in a YAML file, with the present names of targets."""
     try:
         text = read_bytes(path, LONGEST).decode()
-        if (aliases := text.count("*")) and size_of(yaml.compose(text, yaml.SafeLoader)) > LONGEST:
-            raise ValueError(f"its {aliases} aliases stand for more than {LONGEST} values")
+        check_aliases(text)
         return current_targets(plain(OmegaConf.load(io.StringIO(text)), resolve))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; expected a configuration, as --show prints it.") from None
@@ -71,6 +70,12 @@ def read(path: Path, resolve: bool = False) -> Config:
         raise UserError(f"{path} cannot be read ({reason}); expected a configuration, as --show prints it.") from error
     except (TypeError, ValueError, RecursionError, AssertionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: cannot be read as a configuration ({type(error).__name__}).") from error
+
+
+def check_aliases(text: str) -> None:
+    """Raise ValueError if the aliases of a YAML text stand for more values than any configuration has."""
+    if "*" in text and size_of(yaml.compose(text, yaml.SafeLoader)) > LONGEST:
+        raise ValueError(f"its aliases stand for more than {LONGEST} values")
 
 
 def size_of(node: yaml.Node | None, known: dict[int, float] | None = None) -> float:

@@ -12,7 +12,7 @@ from ccsi.checks import NonNegative, PositiveInt, Seed
 from ccsi.data import Labelled, Scenario, Source
 from ccsi.data.scenario import relabelled
 from ccsi.distributed import ProcessGroup
-from ccsi.errors import UserError
+from ccsi.errors import UserError, memory_as_user_error
 from ccsi.experiment.checkpoint import Checkpoints
 from ccsi.experiment.environment import DeviceName, set_up_torch
 from ccsi.experiment.folder import check_run_dir, default_run_dir, lock_run_dir
@@ -77,8 +77,10 @@ def run(
     session = RunSession(folder, where, tracking, Checkpoints(folder, checkpoint_every), on_checkpoint, on_task_end)
     group.on_main(lambda: check_run_dir(folder, resolved))  # before the data is read, which may take long
     parts = partial(set_up, dataset=dataset, scenario=scenario, model=model, learner=learner, training=training)
-    setup = group.on_all(lambda: parts(evaluate_test=evaluate_test, share_data=share_data, seed=seed, where=where))
+    with memory_as_user_error():
+        setup = group.on_all(lambda: parts(evaluate_test=evaluate_test, share_data=share_data, seed=seed, where=where))
     with ExitStack() as stack:
+        stack.enter_context(memory_as_user_error())
         saved = group.on_main(lambda: stack.enter_context(lock_run_dir(folder, resolved)))
         lines = session.load(saved, setup) if saved is not None else 0
         stack.callback(lambda: tracking.finish(session.result))
@@ -112,7 +114,8 @@ def validate(
         UserError: values that do not fit the data or each other; a sweep finds them so before its first trial.
     """
     parts = partial(set_up, dataset=dataset, scenario=scenario, model=model, learner=learner, training=training)
-    parts(evaluate_test=evaluate_test, share_data=share_data)
+    with memory_as_user_error():
+        parts(evaluate_test=evaluate_test, share_data=share_data)
 
 
 def check_workers(wanted: int, here: int) -> None:

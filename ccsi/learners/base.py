@@ -86,6 +86,10 @@ class NetLearner(ABC):
     def check(self, sizes: Sequence[int]) -> None:  # noqa: B027  # most learners fit any
         """Raise UserError if the configuration does not fit tasks of `sizes` classes."""
 
+    def check_steps(self, counts: Sequence[int]) -> None:
+        """Raise UserError if a task's training is too short; `counts`: new images of each task."""
+        self.training.check_warmup(counts)
+
     def fresh_net(self) -> IncrementalNet:
         """A net without classes, at the random start that the run's seed gives."""
         backbone = self.model(in_channels=self.in_channels, generator=self.streams.generator("initialisation"))

@@ -1,7 +1,7 @@
 """The base of learners that train the backbone on the first task only."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,9 @@ class FrozenLearner(NetLearner):
         super().load_state_dict(state)
         if self.heads:
             self.refit()
+
+    def check_steps(self, counts: Sequence[int]) -> None:
+        super().check_steps(counts[:1])
 
     @abstractmethod
     def update_statistics(self, task: Task, features: Tensor) -> None:

@@ -11,6 +11,7 @@ import yaml
 import ccsi.config
 from ccsi.config import Config, flat, is_group, shown
 from ccsi.errors import UserError
+from ccsi.io.files import read_bytes
 from ccsi.sweep.definition import Budget, Cluster, Definition, Resources, Seeds, Sweep
 from ccsi.sweep.search import check_optuna
 from ccsi.sweep.search_space import WHOLE, compared, parse, same, within
@@ -188,7 +189,8 @@ def _check_compared(definition: Definition) -> None:
 def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
     """The definition an earlier call left in `folder`; see `define`. key: names the folder in messages."""
     try:
-        text = ccsi.config.current_names((folder / "sweep.yaml").read_text())
+        text = ccsi.config.current_names(read_bytes(folder / "sweep.yaml").decode())
+        ccsi.config.check_aliases(text)
         record = ccsi.config.current_targets(yaml.safe_load(text))
         saved = define({key: record[key] for key in SECTIONS}, dict(record["bases"]), list(record["overrides"]), check)
         return placed(replace(saved, cwd=str(record["cwd"])), folder)  # the folder may have been moved
@@ -196,7 +198,10 @@ def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
         raise UserError(f"{key}={folder}: {error}") from error
     except FileNotFoundError:
         raise UserError(f"{key}={folder}: there is no sweep.yaml; expected the folder of an earlier sweep.") from None
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except OSError as error:
+        problem = f"sweep.yaml cannot be read ({error.strerror}); expected a file that may be read."
+        raise UserError(f"{key}={folder}: {problem}") from error
+    except (RecursionError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         problem = f"sweep.yaml cannot be read ({type(error).__name__}); expected it as written."
         raise UserError(f"{key}={folder}: {problem}") from error
 

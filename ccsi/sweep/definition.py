@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from annotated_types import Ge, Le
 
 import ccsi.config
 from ccsi.checks import NonNegative, NonNegativeInt, Positive, PositiveInt, Seed
 from ccsi.config import Config
 from ccsi.sweep.events import Values
-from ccsi.sweep.search_space import Dimension, compared, grid, parse, sample, within
+from ccsi.sweep.search_space import MOST, Dimension, compared, grid, parse, sample, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Sweep:
     dir: str | None
     space: dict[str, dict[str, Any] | None]
     search: Literal["random", "grid", "optuna"]
-    num_samples: PositiveInt
+    num_samples: Annotated[int, Ge(1), Le(MOST)]
     scheduler: Literal["none", "asha", "median"]
     metric: Literal["val_average_incremental", "val_macro", "val_micro"]
     minimize: Literal["seconds"] | None

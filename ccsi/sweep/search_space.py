@@ -14,6 +14,7 @@ of its files; what `each` compares always are).
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,8 @@ RESERVED = {"seed": "sweep.seeds.tuning and sweep.seeds.reporting", "threads": "
 RESERVED |= {"workers": "resources.workers", "device": "resources.gpu"}
 RESERVED |= dict.fromkeys(("evaluate_test", "report"), "the two phases")
 """Keys that the sweep sets itself, and from what."""
+MOST = 100_000
+"""Configs of a sweep at most."""
 WHOLE = ("sweep", "resources", "ray", "resume")
 """Keys that are the same for every trial."""
 
@@ -130,6 +133,8 @@ def grid(space: Sequence[Dimension]) -> list[Values]:
                 f"sweep.space.{d.key} is {d.kind}, but sweep.search=grid takes only grid or choice; list the values, "
                 "or use sweep.search=random."
             )
+    if (n := math.prod(len(d.values) for d in space)) > MOST:
+        raise UserError(f"sweep.space: its grid has {n} combinations; expected at most {MOST}.")
     product = itertools.product(*(d.values for d in space))
     return [dict(zip([d.key for d in space], values, strict=True)) for values in product]
 
@@ -138,10 +143,12 @@ def sample(space: Sequence[Dimension], number: int, seed: int) -> list[Values]:
     """`number` different random draws (fewer of a small space), each with every combination of the `grid` keys."""
     rng = np.random.default_rng(seed)
     grids = grid([d for d in space if d.kind == "grid"])
+    random = [d for d in space if d.kind != "grid"]
+    wanted = min(number, math.prod(len(d.values) for d in random)) if all(d.listed for d in random) else number
     drawn: dict[str, Values] = {}
     for _ in range(100 * number):
-        values = {d.key: d.draw(rng) for d in space if d.kind != "grid"}
+        values = {d.key: d.draw(rng) for d in random}
         drawn.setdefault(repr(values), values)
-        if len(drawn) == number:
+        if len(drawn) == wanted:
             break
     return [{d.key: {**values, **point}[d.key] for d in space} for values in drawn.values() for point in grids]

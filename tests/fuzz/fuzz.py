@@ -29,8 +29,8 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-HANG = 20.0
-"""Seconds after which a command that neither ends nor trains counts as hung."""
+HANG, SILENT = 20.0, 60.0
+"""Seconds of work, and by the clock (the machine may be busy), after which a command that neither ends nor trains is hung."""
 TRAINED = 0.4
 """Seconds of learning after which a command is stopped: its input was accepted."""
 LONGEST = 600
@@ -45,18 +45,20 @@ class TrainedError(BaseException):
 
 def main(seed: str, cases: str, *kinds: str) -> int:
     """Run the cases; returns how many failed."""
-    from kinds import KINDS
+    from kinds import KINDS, LEARNERS, tiny_config
 
     failed, counts = 0, Counter[str]()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         sandbox = Path(name).resolve()
         isolate(sandbox)
+        for learner in LEARNERS:
+            tiny_config(learner)  # composed once, for all children
         for kind in kinds or KINDS:
             kind, _, only = kind.partition("@")
             maker, share = KINDS[kind]
             numbers = [int(only)] if only else range(max(1, round(int(cases) * (1.0 if kinds else share))))
             bases = sandbox / "bases" / kind
-            in_child(lambda send, maker=maker, bases=bases: maker.prepare(bases))
+            in_child(lambda send, maker=maker, bases=bases: maker.prepare(bases), None)
             for report in run_cases(lambda: maker(bases), kind, seed, list(numbers), sandbox):
                 counts[f"{kind} {report['outcome']}"] += 1
                 if report["outcome"] not in ("done", "refused", "trained"):
@@ -94,12 +96,12 @@ def run_cases(make: Any, kind: str, seed: str, numbers: list[int], sandbox: Path
             if numbers:
                 raise RuntimeError(f"{kind}: the child ended before case {numbers[0]} of seed {seed}")
             return
-        yield last | {"outcome": "hang" if time.monotonic() - last.pop("at") >= HANG else "killed"}
+        yield last | {"outcome": "hang" if time.monotonic() - last.pop("at") >= SILENT else "killed"}
         numbers = numbers[numbers.index(last["number"]) + 1 :]
 
 
-def in_child(work: Any) -> list[dict[str, Any]]:
-    """Messages that `work` sent from a forked process, which is killed if it is silent for HANG seconds."""
+def in_child(work: Any, silent: float | None = SILENT) -> list[dict[str, Any]]:
+    """Messages that `work` sent from a forked process, which is killed if it is silent for so many seconds."""
     reading, writing = os.pipe()
     if not (pid := os.fork()):
         code = 1
@@ -114,7 +116,7 @@ def in_child(work: Any) -> list[dict[str, Any]]:
             os._exit(code)
     os.close(writing)
     data = b""
-    while select.select([reading], [], [], HANG + 5)[0] and (part := os.read(reading, 2**16)):
+    while select.select([reading], [], [], silent)[0] and (part := os.read(reading, 2**16)):
         data += part
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -188,7 +190,7 @@ class Watch:
         from ccsi.errors import UserError
 
         said = io.StringIO()
-        self.outside, self.learning, self.folder = [], False, folder
+        self.outside, self.learning, self.folder, began = [], False, folder, time.process_time()
         try:
             with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
                 code = main(typed) if isinstance(typed, list) else typed()
@@ -205,6 +207,8 @@ class Watch:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if outcome == "refused" and (problem := sentence_problem(detail)):
             outcome, detail = problem, detail[:1500]
+        if time.process_time() - began > HANG:
+            outcome = "hang"
         if self.outside:
             outcome, detail = "outside", "\n".join(self.outside)
         return {"outcome": outcome, "detail": detail}

@@ -1,6 +1,8 @@
 """The kinds of input: each makes, from a random generator, the files and arguments of a command."""
 
 import copy
+import functools
+import itertools
 import json
 import os
 import pickle
@@ -39,12 +41,19 @@ def images(n: int = 12, classes: int = 4) -> dict[str, Any]:
     return arrays
 
 
-def tiny_config(learner: str, data: Path) -> dict[str, Any]:
-    """The configuration of a run that takes a moment."""
-    typed = [f"learner={learner}", *TINY, f"dataset.path={data}"]
-    tree = config.load(typed)
+@functools.cache
+def tiny_config(learner: str) -> dict[str, Any]:
+    """The configuration of a run that takes a moment, on `data.npz`."""
+    tree = config.load([f"learner={learner}", *TINY, "dataset.path=data.npz"])
     there = config.flat(tree["learner"])
     return config.apply(tree, {f"learner.{key}": value for key, value in FEW.items() if key in there})
+
+
+def on_data(learner: str, folder: Path) -> dict[str, Any]:
+    """`tiny_config` with the data set in a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "data.npz", **images())
+    return config.apply(tiny_config(learner), {"dataset.path": str(folder / "data.npz")})
 
 
 class Configs:
@@ -54,10 +63,8 @@ class Configs:
 
     @classmethod
     def prepare(cls, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        np.savez(folder / "data.npz", **images())
         for learner in cls.learners:
-            tree = tiny_config(learner, folder / "data.npz")
+            tree = on_data(learner, folder)
             (folder / f"{learner}.yaml").write_text(config.to_yaml(tree))
 
     def __init__(self, folder: Path) -> None:
@@ -350,26 +357,15 @@ class RunFolders:
 
     @classmethod
     def prepare(cls, folder: Path) -> None:
-        import ccsi.experiment
-
-        folder.mkdir(parents=True)
-        np.savez(folder / "data.npz", **images())
         for learner in LEARNERS:
-            tree = tiny_config(learner, folder / "data.npz") | {"checkpoint_every": 0.0}
-            for name, at in (("early", 2), ("middle", 5), ("late", 8), ("finished", None)):
-                where = folder / f"{learner}-{name}"
-                if name == "finished" and learner not in ("ccsi", "icarl"):
-                    continue
-                written = iter(range(10**9))
+            tree = on_data(learner, folder) | {"checkpoint_every": 0.0, "run_dir": str(folder / "running")}
+            written = itertools.count()
 
-                def stop(written: Any = written, at: Any = at) -> None:
-                    if next(written) == at:
-                        raise KeyboardInterrupt
+            def keep(learner: str = learner, written: Any = written) -> None:
+                shutil.copytree(folder / "running", folder / f"{learner}-{next(written)}")
 
-                try:
-                    config.build(tree | {"run_dir": str(where)})(on_checkpoint=stop)
-                except KeyboardInterrupt:
-                    pass
+            config.build(tree)(on_checkpoint=keep)
+            (folder / "running").rename(folder / f"{learner}-finished")
 
     def __init__(self, folder: Path) -> None:
         self.bases = sorted(path for path in folder.iterdir() if path.is_dir())
@@ -471,8 +467,9 @@ class RunFolders:
             Checkpoints(path.parent, 0).save(value(draw))
             return
         assert state is not None
-        if draw.random() < 0.4:  # a tensor of another shape or type, or with other values
-            found = [where for where in nasty.places(state) if isinstance(at(state, where), torch.Tensor)]
+        if (
+            found := tensors_in(state)
+        ) and draw.random() < 0.4:  # a tensor of another shape or type, or with other values
             *parents, key = draw.choice(found)
             t = at(state, (*parents, key))
             changed = [
@@ -497,6 +494,11 @@ class RunFolders:
             changed_top = nasty.mutate(draw, top, value, 1)
             state = changed_top if top is state else {k: changed_top if v is top else v for k, v in state.items()}
         Checkpoints(path.parent, 0).save(state)
+
+
+def tensors_in(tree: Any) -> list[tuple[Any, ...]]:
+    """The paths of the tensors in a tree."""
+    return [path for path in nasty.places(tree) if hasattr(at(tree, path), "dtype")]
 
 
 def at(tree: Any, path: Any) -> Any:
