@@ -146,7 +146,7 @@ def from_arguments(arguments: Sequence[str], name: str = "config") -> Config:
     config = read(Path(paths[0]), resolve=True)
     if len(paths) > 1 or "_target_" not in config:
         raise UserError(f"{paths[-1]}: expected one file with a run's complete configuration, as --show prints it.")
-    return apply(config, {o.key_or_group: o.value() for o in parse([a for a in arguments if a not in paths])})
+    return apply(config, {o.key_or_group: o.value() for o in parse([a for a in arguments if a not in paths])}, True)
 
 
 def groups(name: str = "config") -> list[str]:

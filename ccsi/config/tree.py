@@ -39,14 +39,17 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in nodes(config) if not (isinstance(value, Mapping) and value)}
 
 
-def apply(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A copy of `config` with dotted keys set; every key must exist already."""
+def apply(config: Config, changes: Mapping[str, Any], resolve: bool = False) -> Config:
+    """A copy of `config` with dotted keys set; every key must exist already. resolve: interpolations in it."""
     tree, known = OmegaConf.create(config), dict(nodes(config))
     for key, value in changes.items():
         if key not in known:
             raise UserError(unknown_key(key, config))
         OmegaConf.update(tree, key, value, merge=False)
-    return plain(tree)
+    try:
+        return plain(tree, resolve)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{', '.join(changes)}: {str(error).splitlines()[0]}.") from error
 
 
 def plain(tree: Any, resolve: bool = False) -> Config:

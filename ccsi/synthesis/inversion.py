@@ -131,7 +131,7 @@ class Synthesis:
             at_once = 1 if device.type == "cpu" else max(1, min(2048 // size, share))
         chunks = torch.arange(n_groups).split(at_once)
         rounds = math.ceil(len(chunks) / process_group.world_size)  # in each, every worker makes one chunk
-        saved: Mapping[str, Any] = stage.state or {"done": [], "chunks": None}
+        saved: Mapping[str, Any] = {"done": [], "chunks": None} if stage.state is None else stage.state
         workers = Maybe([None] * process_group.world_size)
         check_saved(saved, {"done": None, "chunks": workers}, "the state of the synthesis")
         made_before = [Shaped((None, *memory.means.shape[1:]), torch.uint8)] * min(len(saved["done"]), rounds)
