@@ -65,6 +65,12 @@ def check_range(value: int, low: int, high: int, where: str) -> None:
         raise UserError(f"checkpoint.pt: {where} is {value}; expected {low} to {high}.")
 
 
+def check_count(value: int, expected: int, where: str) -> None:
+    """Raise UserError unless a number is as expected."""
+    if value != expected:
+        raise UserError(f"checkpoint.pt: {where} is {value}; expected {expected}.")
+
+
 def restore_generator(generator: torch.Generator, state: Any, where: str) -> None:
     """Set a generator's state, or raise UserError if it is none."""
     check_saved(state, generator.get_state(), where)

@@ -10,7 +10,7 @@ from ccsi.data import Labelled, Task
 from ccsi.errors import UserError
 from ccsi.learners.base import NetLearner
 from ccsi.learners.parts.exemplars import ExemplarBudget
-from ccsi.saved import Shaped, check_range
+from ccsi.saved import Shaped, check_count, check_range
 from ccsi.stage import Stages
 from ccsi.training import TrainingData
 
@@ -49,7 +49,7 @@ class ReplayLearner(NetLearner):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        check_range(len(self.kept_images), *2 * [len(self.kept_labels)], "the number of kept_images")
+        check_count(len(self.kept_images), len(self.kept_labels), "the number of kept_images")
         for label in self.kept_labels.unique().tolist():
             check_range(label, 0, sum(map(len, self.heads)) - 1, "one of kept_labels")
 

@@ -24,7 +24,7 @@ from ccsi.errors import UserError
 from ccsi.models import IncrementalNet, Tap
 from ccsi.optim import Adam
 from ccsi.rng import Streams
-from ccsi.saved import Maybe, Shaped, check_range, check_saved
+from ccsi.saved import Maybe, Shaped, check_count, check_range, check_saved
 from ccsi.stage import LOG_EVERY, Stage, State
 from ccsi.synthesis.moments import ClassMemory, moment_distances
 
@@ -155,7 +155,7 @@ class Synthesis:
             made = (images.flatten(0, 1) * 255).round().to(torch.uint8)
             done.append(process_group.all_gather_rows(made if number < len(chunks) else made[:0]))
             state = None
-        check_range(sum(map(len, done)), *2 * [labels.numel()], "the number of impressions")
+        check_count(sum(map(len, done)), labels.numel(), "the number of impressions")
         keep = labels.numel() if self.per_class is None else self.per_class * len(memory.means)
         return {"images": torch.cat(done)[:keep], "labels": labels.flatten()[:keep].to(device)}
 

@@ -3,8 +3,8 @@
     python tests/fuzz/fuzz.py SEED CASES [KIND …]
 
 Each case is a command whose files and arguments are drawn from its number, so it can be repeated alone:
-`python tests/fuzz/fuzz.py SEED 1 KIND@NUMBER`. The commands run in a forked child, which may die or hang; the next child
-goes on with the next case. One line of JSON for each case that failed, and one with the counts.
+`python tests/fuzz/fuzz.py SEED 1 KIND@NUMBER`. The commands run in a forked child, which may die or hang; the next
+child continues with the next case. One line of JSON for each case that failed, and one with the counts.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 HANG, SILENT = 20.0, 60.0
-"""Seconds of work, and by the clock (the machine may be busy), after which a command that neither ends nor trains is hung."""
+"""Seconds of work, and by the clock (machines may be busy), after which a command that does not end is hung."""
 TRAINED = 0.4
 """Seconds of learning after which a command is stopped: its input was accepted."""
 LONGEST = 600
@@ -58,8 +59,8 @@ def main(seed: str, cases: str, *kinds: str) -> int:
             maker, share = KINDS[kind]
             numbers = [int(only)] if only else range(max(1, round(int(cases) * (1.0 if kinds else share))))
             bases = sandbox / "bases" / kind
-            in_child(lambda send, maker=maker, bases=bases: maker.prepare(bases), None)
-            for report in run_cases(lambda: maker(bases), kind, seed, list(numbers), sandbox):
+            in_child(partial(prepare, maker, bases), None)
+            for report in run_cases(partial(maker, bases), kind, seed, list(numbers), sandbox):
                 counts[f"{kind} {report['outcome']}"] += 1
                 if report["outcome"] not in ("done", "refused", "trained"):
                     failed += 1
@@ -85,7 +86,7 @@ def run_cases(make: Any, kind: str, seed: str, numbers: list[int], sandbox: Path
     """The report of each case; a child that hangs or dies is replaced."""
     while numbers:
         last = None
-        for message in in_child(lambda send: child(make(), kind, seed, numbers, sandbox, send)):
+        for message in in_child(partial(child, make, kind, seed, numbers, sandbox)):
             if "outcome" in message:
                 yield message
                 numbers = numbers[numbers.index(message["number"]) + 1 :]
@@ -125,8 +126,13 @@ def in_child(work: Any, silent: float | None = SILENT) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.splitlines()]
 
 
-def child(kind: Any, name: str, seed: str, numbers: list[int], sandbox: Path, send: Any) -> None:
+def prepare(maker: Any, bases: Path, send: Any) -> None:
+    maker.prepare(bases)
+
+
+def child(make: Any, name: str, seed: str, numbers: list[int], sandbox: Path, send: Any) -> None:
     """Run cases, each in a folder of its own, and send a report of each."""
+    kind = make()
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -174,8 +180,7 @@ class Watch:
         elif event in ("os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.symlink", "os.link", "os.rename"):
             written = [one for one in arguments if isinstance(one, str | bytes)]
         elif event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect"):
-            if "git" not in repr(arguments):
-                self.outside.append(f"{event} {arguments!r}"[:200])
+            self.outside += [] if "git" in repr(arguments) else [f"{event} {arguments!r}"[:200]]
         for path in written:
             if isinstance(path, str | bytes):
                 full = os.path.abspath(os.fsdecode(path))

@@ -10,7 +10,7 @@ import random
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nasty
 import numpy as np
@@ -104,30 +104,32 @@ def as_yaml(tree: Any) -> str:
 class Sweeps:
     """`ccsi sweep --dry-run`, with mutated entries, and `resume=` with a mutated sweep.yaml."""
 
-    SPACE = {
+    SPACE: ClassVar = {
         "learner.w_idc": {"choice": [0.0, 1.0]},
         "training.lr": {"loguniform": [0.001, 0.1]},
         "training.momentum": {"uniform": [0.1, 0.9]},
         "training.epochs": {"randint": [1, 3]},
         "learner.w_margin": {"grid": [0.5, 1.0]},
     }
-    EACH = {"learner": {"each": {"ccsi": {"learner.w_idc": {"choice": [0.0, 1.0]}}, "finetune": None}}}
-    TYPED = [
+    EACH: ClassVar = {"learner": {"each": {"ccsi": {"learner.w_idc": {"choice": [0.0, 1.0]}}, "finetune": None}}}
+    TYPED: ClassVar = [
         "sweep=nothing", "sweep.search=optuna", "sweep.search=grid", "sweep.scheduler=asha", "sweep.top_k=0",
         "sweep.num_samples=10000000", "sweep.seeds.tuning=[]", "sweep.seeds.tuning=[1,1]", "sweep.seeds.tuning=[0]",
         "sweep.seeds=[1]", "sweep.seeds=null", "sweep.budget=null", "sweep.budget.hours=-1", "sweep.space=null",
-        "sweep.space=[]", "sweep.space={}", "sweep.space=1", "~sweep", "~sweep.space", "~sweep.seeds", "sweep.name=../x",
-        "sweep.name=a/b", "sweep.dir=''", "sweep.metric=nothing", "sweep.minimize=seconds", "sweep.warm_start=[nothing]",
-        "sweep.warm_start=nothing", "sweep.storage=nothing", "sweep.storage=x://y", "sweep.storage=s3://", "ray=null",
-        "ray.address=nothing", "ray.num_cpus=0", "resources=nothing", "resources.cpu=0", "resources.gpu=-1",
-        "resources.workers=0", "resources.workers=1000000", "resources.gpu=auto", "resume=nothing", "resume=", "resume=/",
-        "resume=null", "resume=\0", "resume=x://y", "sweep.space.x={choice:[1]}", "sweep.space.={choice:[1]}",
-        "sweep.space.seed={choice:[1]}", "sweep.space.learner={choice:[ccsi,nothing]}", "sweep.space.learner=ccsi",
+        "sweep.space=[]", "sweep.space={}", "sweep.space=1", "~sweep", "~sweep.space", "~sweep.seeds",
+        "sweep.name=../x", "sweep.name=a/b", "sweep.dir=''", "sweep.metric=nothing", "sweep.minimize=seconds",
+        "sweep.warm_start=[nothing]", "sweep.warm_start=nothing", "sweep.storage=nothing", "sweep.storage=x://y",
+        "sweep.storage=s3://", "ray=null", "ray.address=nothing", "ray.num_cpus=0", "resources=nothing",
+        "resources.cpu=0", "resources.gpu=-1", "resources.workers=0", "resources.workers=1000000",
+        "resources.gpu=auto", "resume=nothing", "resume=", "resume=/", "resume=null", "resume=\0", "resume=x://y",
+        "sweep.space.x={choice:[1]}", "sweep.space.={choice:[1]}", "sweep.space.seed={choice:[1]}",
+        "sweep.space.learner={choice:[ccsi,nothing]}", "sweep.space.learner=ccsi",
         "sweep.space.learner.each.ccsi=null", "~sweep.space.learner.each", "~sweep.space.nothing",
         "sweep.space.training={choice:[default,nothing]}", "sweep.space.training={choice:[{lr:1}]}",
         "sweep.space.training.lr={loguniform:[0,1]}", "sweep.space.training.lr={uniform:[1,0]}",
-        "sweep.space.training.lr={grid:[]}", "sweep.space.training.lr={}", "sweep.space.training.lr={choice:[0.1],grid:[1]}",
-        "sweep.space.a.b.c={choice:[1]}", "sweep.space.dataset={choice:[digits,npz]}", "sweep.space.tracking={choice:[1]}",
+        "sweep.space.training.lr={grid:[]}", "sweep.space.training.lr={}",
+        "sweep.space.training.lr={choice:[0.1],grid:[1]}", "sweep.space.a.b.c={choice:[1]}",
+        "sweep.space.dataset={choice:[digits,npz]}", "sweep.space.tracking={choice:[1]}",
     ]  # fmt: skip
 
     @classmethod
@@ -218,14 +220,16 @@ class NpzFiles:
     def array(draw: random.Random, a: Any) -> Any:
         """Something else in place of an array; None: it is absent."""
         choices: list[Any] = [
-            lambda: None, lambda: a.astype(draw.choice(["f2", "f4", "f8", "c8", "i1", "i4", "u8", "?", "U3", "S1", "M8[s]"])),
-            lambda: a[:0], lambda: a[..., None], lambda: a[None], lambda: a.reshape(-1), lambda: a[:1], lambda: a[0],
-            lambda: np.array(draw.choice([5, -1, 2**62, np.nan, "text"])), lambda: a * 0 + draw.choice([1, 200, 255]),
-            lambda: np.full(a.shape, np.nan), lambda: a.astype(object), lambda: np.zeros((12, 0, 8), np.uint8),
-            lambda: np.zeros((12, 8, 8, 3), np.uint8), lambda: np.zeros((12, 8, 8, 4), np.uint8), lambda: a.astype(">i2"),
-            lambda: np.zeros((12, 3000, 1), np.uint8), lambda: np.zeros(12, [("a", "u1"), ("b", "f4")]), lambda: a[::-1],
-            lambda: np.zeros((0, 8, 8), np.uint8), lambda: np.full(12, 2**62), lambda: np.full(12, -(2**63)),
-            lambda: np.full(12, 2**64 - 1, np.uint64), lambda: np.asfortranarray(a), lambda: np.zeros((1,) * 32, np.uint8),
+            lambda: None, lambda: a.astype(draw.choice(["f2", "f4", "f8", "c8", "i1", "i4", "u8", "?", "U3", "S1",
+            "M8[s]"])), lambda: a[:0], lambda: a[..., None], lambda: a[None], lambda: a.reshape(-1), lambda: a[:1],
+            lambda: a[0], lambda: np.array(draw.choice([5, -1, 2**62, np.nan, "text"])),
+            lambda: a * 0 + draw.choice([1, 200, 255]), lambda: np.full(a.shape, np.nan), lambda: a.astype(object),
+            lambda: np.zeros((12, 0, 8), np.uint8), lambda: np.zeros((12, 8, 8, 3), np.uint8),
+            lambda: np.zeros((12, 8, 8, 4), np.uint8), lambda: a.astype(">i2"),
+            lambda: np.zeros((12, 3000, 1), np.uint8), lambda: np.zeros(12, [("a", "u1"), ("b", "f4")]),
+            lambda: a[::-1], lambda: np.zeros((0, 8, 8), np.uint8), lambda: np.full(12, 2**62),
+            lambda: np.full(12, -(2**63)), lambda: np.full(12, 2**64 - 1, np.uint64), lambda: np.asfortranarray(a),
+            lambda: np.zeros((1,) * 32, np.uint8),
         ]  # fmt: skip
         return draw.choice(choices)()
 
@@ -286,8 +290,8 @@ class ImageFolders:
             files = sorted(path for path in root.rglob("*"))
             if files:
                 self.change(draw, draw.choice(files), a)
-        values = [f"dataset.{key}={draw.choice(['0', '1', '0.5', '0.99', '-1', 'null', '3', '1e-9'])}"
-                  for key in draw.sample(["val_share", "test_share", "split_seed", "channels", "max_per_class"], 1)]  # fmt: skip
+        key = draw.choice(["val_share", "test_share", "split_seed", "channels", "max_per_class"])
+        values = [f"dataset.{key}={draw.choice(['0', '1', '0.5', '0.99', '-1', 'null', '3', '1e-9'])}"]
         return ["run", str(self.config), f"dataset.path={root}", *(values if draw.random() < 0.15 else [])]
 
     @staticmethod
