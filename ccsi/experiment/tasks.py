@@ -86,7 +86,8 @@ def set_up(
     made = learner(model=model, in_channels=channels, training=training, streams=streams, device=where)
     made.check([len(classes) for classes in plan])
     counts = torch.bincount(data.train.labels)
-    made.check_steps([int(counts[classes].sum()) for classes in plan])
+    trained = plan[:1] if made.first_is_shortest else plan
+    training.check_warmup([int(counts[classes].sum()) for classes in trained])
     if "test_images" in made.permissions and not evaluate_test:
         raise UserError(
             "learner.idc.target=as_released trains on test images, but evaluate_test=false keeps them "

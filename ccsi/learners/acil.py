@@ -44,7 +44,7 @@ class ACIL(FrozenLearner):
         self.buffer = start.to(self.device, float64_on(self.device))
         self.auto = self.cross = self.buffer.new_zeros(0, 0)
 
-    def stored_like(self) -> Mapping[str, Any]:
+    def _stored_like(self) -> Mapping[str, Any]:
         n = {"auto": self.expansion, "cross": self.heads[-1].stop}
         return {name: self.auto.new_empty(self.expansion, n[name.split("_")[-1]]) for name in self.stored_buffers}
 

@@ -61,6 +61,7 @@ class NetLearner(ABC):
             not counted.
         imprint: new prototypes start at their class's mean feature, otherwise at random.
         freeze_prototypes: old prototypes are fixed while a new task is learned.
+        first_is_shortest: no later task is trained in fewer steps than the first, or only the first is trained.
         net: the network. heads: the classes of each task so far. teacher: a frozen copy of `net` from before the task.
     """
 
@@ -70,6 +71,7 @@ class NetLearner(ABC):
     permissions = tuple[str, ...]()
     imprint = False
     freeze_prototypes = False
+    first_is_shortest = False
 
     model: ModelFactory
     in_channels: int
@@ -85,10 +87,6 @@ class NetLearner(ABC):
 
     def check(self, sizes: Sequence[int]) -> None:  # noqa: B027  # most learners fit any
         """Raise UserError if the configuration does not fit tasks of `sizes` classes."""
-
-    def check_steps(self, counts: Sequence[int]) -> None:
-        """Raise UserError if a task's training is too short; `counts`: new images of each task."""
-        self.training.check_warmup(counts)
 
     def fresh_net(self) -> IncrementalNet:
         """A net without classes, at the random start that the run's seed gives."""
@@ -211,7 +209,7 @@ class NetLearner(ABC):
         kept = {name: getattr(self, name) for name in self.stored_buffers}
         return {"net": self.net.state_dict(), "heads": [len(head) for head in self.heads], "kept": kept}
 
-    def stored_like(self) -> Mapping[str, Any]:
+    def _stored_like(self) -> Mapping[str, Any]:
         """What `stored_buffers` are like after a task, for `ccsi.saved.check_saved`; without an entry: any tensors."""
         return {}
 
@@ -228,7 +226,7 @@ class NetLearner(ABC):
         self.net.load_state_dict(state["net"])
         self.heads = [range(end - n, end) for n, end in zip(state["heads"], accumulate(state["heads"]), strict=True)]
         check_saved(state["kept"], dict.fromkeys(self.stored_buffers), "what the learner keeps")
-        like = self.stored_like() if self.heads else {name: getattr(self, name) for name in self.stored_buffers}
+        like = self._stored_like() if self.heads else {name: getattr(self, name) for name in self.stored_buffers}
         for name, value in state["kept"].items():
             check_saved(value, like.get(name), name)
             for one in value if isinstance(value, list) else [value]:

@@ -49,8 +49,8 @@ class BiC(ReplayLearner):
                 f"exemplars; expected a budget of at least two images for each of {sum(sizes)} classes."
             )
 
-    def stored_like(self) -> Mapping[str, Any]:
-        return {**super().stored_like(), "correction": self.correction.new_empty(len(self.heads), 2)}
+    def _stored_like(self) -> Mapping[str, Any]:
+        return {**super()._stored_like(), "correction": self.correction.new_empty(len(self.heads), 2)}
 
     def learn(self, task: Task, stages: Stages) -> None:
         self.teacher = self.frozen_net()

@@ -48,7 +48,7 @@ class EWC(NetLearner):
             terms["penalty"] = quadratic(net, self.stiffness, self.anchor)
         return terms
 
-    def stored_like(self) -> Mapping[str, Any]:
+    def _stored_like(self) -> Mapping[str, Any]:
         return {key: [p.detach() for p in penalized_weights(self.net)] for key in self.stored_buffers}
 
     def learn(self, task: Task, stages: Stages) -> None:

@@ -44,7 +44,7 @@ class FeCAM(FrozenLearner):
         self.means = torch.empty_like(self.net.new, dtype=float64_on(self.device))
         self.covariances = self.means.new_empty(0, *2 * self.means.shape[1:])
 
-    def stored_like(self) -> Mapping[str, Any]:
+    def _stored_like(self) -> Mapping[str, Any]:
         n = self.heads[-1].stop
         return {name: getattr(self, name).new_empty(n, *getattr(self, name).shape[1:]) for name in self.stored_buffers}
 

@@ -37,7 +37,7 @@ class FeTrIL(FrozenLearner):
         self.means = torch.empty_like(self.net.new)
         self.classifier = torch.empty_like(F.pad(self.means, (0, 1)), dtype=float64_on(self.device))  # weights, bias
 
-    def stored_like(self) -> Mapping[str, Any]:
+    def _stored_like(self) -> Mapping[str, Any]:
         n = self.heads[-1].stop
         return {name: getattr(self, name).new_empty(n, *getattr(self, name).shape[1:]) for name in self.stored_buffers}
 

@@ -1,7 +1,7 @@
 """The base of learners that train the backbone on the first task only."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ class FrozenLearner(NetLearner):
     """
 
     kind = "prototypes"
+    first_is_shortest = True
 
     def learn(self, task: Task, stages: Stages) -> None:
         if not self.heads:
@@ -37,9 +38,6 @@ class FrozenLearner(NetLearner):
         super().load_state_dict(state)
         if self.heads:
             self.refit()
-
-    def check_steps(self, counts: Sequence[int]) -> None:
-        super().check_steps(counts[:1])
 
     @abstractmethod
     def update_statistics(self, task: Task, features: Tensor) -> None:

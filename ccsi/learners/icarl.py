@@ -30,8 +30,8 @@ class ICaRL(ReplayLearner, LwFMC):
         super().__post_init__()
         self.means = torch.empty_like(self.net.new)
 
-    def stored_like(self) -> Mapping[str, Any]:
-        return {**super().stored_like(), "means": self.means.new_empty(self.heads[-1].stop, self.means.shape[1])}
+    def _stored_like(self) -> Mapping[str, Any]:
+        return {**super()._stored_like(), "means": self.means.new_empty(self.heads[-1].stop, self.means.shape[1])}
 
     def learn(self, task: Task, stages: Stages) -> None:
         super().learn(task, stages)

@@ -32,7 +32,7 @@ class NCM(FrozenLearner):
         super().__post_init__()
         self.means = torch.empty_like(self.net.new)
 
-    def stored_like(self) -> Mapping[str, Any]:
+    def _stored_like(self) -> Mapping[str, Any]:
         return {"means": self.means.new_empty(self.heads[-1].stop, self.means.shape[1])}
 
     def update_statistics(self, task: Task, features: Tensor) -> None:

@@ -44,7 +44,7 @@ class PASS(NetLearner):
         self.means = torch.empty_like(self.net.new)
         self.radius = self.means.new_zeros(())
 
-    def stored_like(self) -> Mapping[str, Any]:
+    def _stored_like(self) -> Mapping[str, Any]:
         means = self.means.new_empty(self.heads[-1].stop, self.means.shape[1])
         return {"means": means, "radius": self.radius}
 

@@ -43,7 +43,7 @@ class ReplayLearner(NetLearner):
                 "expected at least so many."
             )
 
-    def stored_like(self) -> Mapping[str, Any]:
+    def _stored_like(self) -> Mapping[str, Any]:
         images = Shaped((None, self.in_channels, None, None), torch.uint8)
         return {"kept_images": images, "kept_labels": Shaped((None,), torch.int64)}
 

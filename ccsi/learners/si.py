@@ -46,7 +46,7 @@ class SI(NetLearner):
         if (clip_norm := self.training.clip_norm) is not None:
             raise UserError(f"training.clip_norm={clip_norm}: learner=si needs whole gradients; expected null.")
 
-    def stored_like(self) -> Mapping[str, Any]:
+    def _stored_like(self) -> Mapping[str, Any]:
         return {key: [p.detach() for p in penalized_weights(self.net)] for key in self.stored_buffers}
 
     def learn(self, task: Task, stages: Stages) -> None:
