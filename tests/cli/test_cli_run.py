@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ MISTAKES = {
     "training.lr=fast": "training.lr=fast: expected a number > 0",
     "training.schedule=linear": "training.schedule=linear: expected one of cosine, plateau, constant",
     "learner.synthesis.iterations=0": "learner.synthesis.iterations=0: expected a whole number >= 1",
-    "learner.synthesis.per_class=0": "learner.synthesis.per_class=0: expected a whole number >= 1 and <= 1000000, or null",
+    "learner.synthesis.per_class=0": "per_class=0: expected a whole number >= 1 and <= 1000000, or null",
     "learner.synthesis.per_class=null": "learner.synthesis.batches",
     "learner.synthesis.batches=3": "learner.synthesis.per_class",
     "learner.synthesis.w_tv=-1": "learner.synthesis.w_tv=-1: expected a number >= 0 and <= 1000000, or a list",
@@ -137,10 +138,8 @@ def test_files_that_are_no_configuration(here: Path, capsys: pytest.CaptureFixtu
     for name, content in {"a.yaml": "seed: [", "b.yaml": "- 1", "c.yaml": "seed: 1"}.items():
         (here / name).write_text(content)
         assert refusal(capsys, name).startswith(f"ccsi: {name}: ")
-    (here / "e.yaml").write_text(
-        "".join(f"{b}: &{b} [{(f'*{a},') * 10}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=False))
-    )
-    for name, text in {"e.yaml": "a: &a [x]\n" + (here / "e.yaml").read_text(), "f.yaml": "[" * 9000}.items():
+    aliases = "".join(f"{b}: &{b} [{f'*{a},' * 10}]\n" for a, b in pairwise("abcdefghi"))
+    for name, text in {"e.yaml": f"a: &a [x]\n{aliases}", "f.yaml": "[" * 9000}.items():
         (here / name).write_text(text)  # aliases for 10**8 values; lists in lists
         assert refusal(capsys, name).startswith(f"ccsi: {name}: cannot be read as a configuration (")
         (here / name).unlink()
