@@ -21,7 +21,7 @@ KNOWN = (
     "is not a module, class, method, or function",
     # in archives: compression and dtypes that are not refused by name
     "ccsi/data/npz.py",
-    "That compression method is not supported",
+    "NotImplementedError",
     "compression type",
     "is encrypted",
     "gs', '--version'",
