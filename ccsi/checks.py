@@ -1,4 +1,8 @@
-"""Types with a range: declared once in a constructor, checked by `ccsi.config` before any work."""
+"""Types with a range: declared once in a constructor, checked by `ccsi.config` before any work.
+
+The upper bounds are far beyond what is sensible. They keep a typing error from a loop without end, an allocation that
+no machine has, or an overflow.
+"""
 
 from typing import Annotated, TypeVar
 
@@ -6,14 +10,20 @@ from annotated_types import Ge, Gt, Le, Lt, Predicate, doc
 
 T = TypeVar("T")
 
-PositiveInt = Annotated[int, Ge(1)]
-AtLeastTwo = Annotated[int, Ge(2)]
+PositiveInt = Annotated[int, Ge(1), Le(1_000_000)]
+AtLeastTwo = Annotated[int, Ge(2), Le(65_536)]
 """For batches: a single image has no batch statistics."""
-NonNegativeInt = Annotated[int, Ge(0)]
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
+NonNegativeInt = Annotated[int, Ge(0), Le(1_000_000)]
+Seed = Annotated[int, Ge(0), Lt(2**63)]
+Positive = Annotated[float, Gt(0), Le(1_000_000)]
+NonNegative = Annotated[float, Ge(0), Le(1_000_000)]
+LearningRate = Annotated[float, Gt(0), Le(1000)]
+Pixels = Annotated[int, Ge(1), Le(4096)]
+"""The side of an image."""
 Share = Annotated[float, Ge(0), Lt(1)]
 """A fraction below 1: [0, 1)."""
+ReplayShare = Annotated[float, Ge(0), Le(0.95)]
+"""Of an epoch's draws, N / (1 − share) for N new images: at most 20 times as many."""
 Probability = Annotated[float, Ge(0), Le(1)]
 
 
@@ -25,6 +35,7 @@ def is_file_name(text: str) -> bool:
 FileName = Annotated[str, Predicate(is_file_name), doc("a file's name, printable and without slashes")]
 
 PerTaskShare = Share | list[Share]
+PerTaskReplayShare = ReplayShare | list[ReplayShare]
 PerTaskNonNegative = NonNegative | list[NonNegative]
 PerTaskPositive = Positive | list[Positive]
 PerTaskCount = PositiveInt | list[PositiveInt]

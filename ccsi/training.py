@@ -2,14 +2,14 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ccsi.checks import AtLeastTwo, NonNegative, NonNegativeInt, Positive, PositiveInt, Probability, Share
+from ccsi.checks import AtLeastTwo, LearningRate, NonNegative, NonNegativeInt, Positive, PositiveInt, Share
 from ccsi.data import Augment, Labelled
 from ccsi.data.pool import Pool, draws_per_epoch, epoch_order
 from ccsi.distributed import ProcessGroup
@@ -17,6 +17,7 @@ from ccsi.errors import UserError
 from ccsi.models import IncrementalNet
 from ccsi.optim import SGD
 from ccsi.rng import TaskStreams
+from ccsi.saved import Maybe, check_range, check_saved, restore_generator
 from ccsi.stage import LOG_EVERY, FiniteTerms, Stage, State
 
 
@@ -72,7 +73,7 @@ class Training:
             direction); `constant`.
         plateau_factor: of the learning rate, for `schedule=plateau`.
         plateau_patience: epochs without a rise that `schedule=plateau` accepts.
-        warmup: steps of linear warm-up.
+        warmup: steps of linear warm-up, fewer than the first stage of any task has without replay.
         select: keep the `last` weights, or a copy of those of the epoch with the `best_val` accuracy on the task's
             own val images. Here and for `plateau` the accuracy is that of the net's logits, even if a learner
             classifies in another way.
@@ -86,10 +87,10 @@ class Training:
 
     epochs: PositiveInt = 100
     batch_size: AtLeastTwo = 40
-    lr: Positive = 0.1
+    lr: LearningRate = 0.1
     momentum: Share = 0.0
     weight_decay: NonNegative = 0.0
-    first_lr: Positive | None = None
+    first_lr: LearningRate | None = None
     first_epochs: PositiveInt | None = None
     steps: PositiveInt | None = None
     first_steps: PositiveInt | None = None
@@ -100,7 +101,7 @@ class Training:
     select: Literal["last", "best_val"] = "last"
     augment: Augment | None = None
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
-    label_smoothing: Probability = 0.0
+    label_smoothing: Share = 0.0
     clip_norm: Positive | None = None
 
     def fit(
@@ -121,6 +122,16 @@ class Training:
         if loop.kept is not None:
             net.load_state_dict(loop.kept)
         return net.eval().state_dict()
+
+    def check_warmup(self, counts: Sequence[int]) -> None:
+        """Raise UserError if the warm-up is no shorter than a task's training; `counts`: images of each task."""
+        for task, count in enumerate(counts):
+            batches = batches_of(count, self.batch_size)
+            steps = batches * self.epochs_of(batches, fresh=task == 0)
+            if self.warmup and self.warmup >= steps:
+                raise UserError(
+                    f"training.warmup={self.warmup}: task {task + 1} has {steps} steps; expected fewer than these."
+                )
 
     def second_stage(self, epochs: int, lr_factor: float) -> "Training":
         """A copy for a second stage on balanced classes, with `lr_factor` times the learning rate.
@@ -174,15 +185,14 @@ class TrainingLoop:
         self.epoch, self.batch = 0, 0
         self.factor, self.best, self.wait = 1.0, -1.0, 0  # of plateau: the rate's factor, best accuracy, epochs since
         self.kept: State | None = None  # the net of the best epoch
-        if self.stage.state is not None:
-            self.load_state_dict(self.stage.state)
         self.per_epoch = draws_per_epoch(len(self.pool), len(data.train), data.replay_ratio)
         if self.per_epoch < 2:  # a run's set-up has checked it: `NetLearner.check_images`
             raise UserError(f"task {self.streams.task + 1} has a single training image; expected at least two.")
-        # a remainder of one image joins the last batch: alone it has no batch statistics
-        self.n_batches = max(1, math.ceil((self.per_epoch - 1) / config.batch_size))
+        self.n_batches = batches_of(self.per_epoch, config.batch_size)
         self.epochs = config.epochs_of(self.n_batches, fresh)
         self.steps = self.epochs * self.n_batches
+        if self.stage.state is not None:
+            self.load_state_dict(self.stage.state)
 
     def run_epoch(self) -> None:
         """Train from the current batch to the end of the epoch."""
@@ -255,11 +265,16 @@ class TrainingLoop:
         return {**parts, **position, "augmenting": self.augmenting.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        momentum = {"momentum": [Maybe(p.detach()) for p in self.trained]}
+        like = {**self.state_dict(), "optimizer": momentum, "kept": Maybe(self.net.state_dict())}
+        check_saved(state, like, "the state of the training")
+        check_range(state["epoch"], 0, self.epochs, "the epoch of the training")
+        check_range(state["batch"], 0, self.n_batches, "the batch of the training")
         for name in self.PARTS:
             getattr(self, name).load_state_dict(state[name])
         for name in self.POSITION:
             setattr(self, name, state[name])
-        self.augmenting.set_state(state["augmenting"])
+        restore_generator(self.augmenting, state["augmenting"], "the state of the augmentation")
 
 
 class Losses(nn.Module):
@@ -284,6 +299,11 @@ def averaging(losses: Losses, process_group: ProcessGroup) -> Callable[..., dict
         return nn.parallel.DistributedDataParallel(
             losses, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
         )
+
+
+def batches_of(count: int, batch_size: int) -> int:
+    """Batches of `count` images; a remainder of one joins the last batch: alone it has no batch statistics."""
+    return max(1, math.ceil((count - 1) / batch_size))
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from ccsi.config.compose import (
 from ccsi.config.tree import (
     Config,
     apply,
+    check_aliases,
     current_names,
     current_targets,
     flat,
@@ -33,7 +34,7 @@ from ccsi.config.tree import (
 )
 from ccsi.config.validation import adapter, check, describe, shown, signature_of, target_of
 
-__all__ = ["Config", "adapter", "add_config_dir", "apply", "as_typed", "build", "check", "choices"]
+__all__ = ["Config", "adapter", "add_config_dir", "apply", "as_typed", "build", "check", "check_aliases", "choices"]
 __all__ += ["config_dir", "current_names", "current_targets", "describe", "flat", "from_arguments", "groups"]
 __all__ += ["is_file", "is_group", "load", "nodes", "original_keys", "parse", "read", "shown", "signature_of"]
 __all__ += ["target_of", "to_yaml", "unknown_key", "with_dataset"]

@@ -73,6 +73,8 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
     for override in parsed:
         if name != "sweep" and override.key_or_group.partition(".")[0] == "sweep":
             raise UserError(f"{override.input_line}: expected no setting of sweeps; they are for ccsi sweep.")
+        if re.split(r"[./@]", override.key_or_group)[0] == "hydra":
+            raise UserError(f"{override.input_line}: expected a setting of ccsi; those of Hydra itself are fixed.")
         value: Any = override.value()
         is_choice = all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
         if is_group(override.key_or_group) and not override.is_delete() and not is_choice:
@@ -83,7 +85,8 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
             left_out = ("hydra",) if name == "sweep" else ("hydra", "sweep")  # what an experiment says of sweeps
             tree = OmegaConf.masked_copy(cfg, list(set(cfg) - set(left_out)))
             if tree.get("name", "") is None:
-                tree.name = "{dataset}-{learner}".format(**cfg.hydra.runtime.choices).replace("/", "-")
+                chosen = (str(cfg.hydra.runtime.choices.get(key)) for key in ("dataset", "learner"))
+                tree.name = "-".join(chosen).replace("/", "-")
             config = plain(tree, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error, overrides, name)) from error
@@ -257,7 +260,7 @@ def from_arguments(arguments: Sequence[str], name: str = "config") -> Config:
     if len(paths) > 1 or "_target_" not in config:
         raise UserError(f"{paths[-1]}: expected one file with a run's complete configuration, as --show prints it.")
     overrides = [argument for argument in arguments if argument not in paths]
-    return as_typed(apply(config, {o.key_or_group: o.value() for o in parse(overrides)}), overrides)
+    return as_typed(apply(config, {o.key_or_group: o.value() for o in parse(overrides)}, True), overrides)
 
 
 def is_file(argument: str) -> bool:

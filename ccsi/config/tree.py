@@ -1,6 +1,8 @@
 """A configuration as a plain nested dict: its dotted keys, changes to it, its text, targets of earlier versions."""
 
 import difflib
+import io
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ccsi.errors import UserError
+from ccsi.io.files import read_bytes
 
 Config = dict[str, Any]
+LONGEST = 4 * 2**20
+"""Bytes of a configuration file, and values in it, at most."""
 
 RENAMED = {
     "ccsi.exemplars.Budget": "ccsi.learners.ExemplarBudget",
@@ -41,14 +46,17 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in nodes(config) if not (isinstance(value, Mapping) and value)}
 
 
-def apply(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A copy of `config` with dotted keys set; every key must exist already."""
+def apply(config: Config, changes: Mapping[str, Any], resolve: bool = False) -> Config:
+    """A copy of `config` with dotted keys set; every key must exist already. resolve: interpolations in it."""
     tree, known = OmegaConf.create(config), dict(nodes(config))
     for key, value in changes.items():
         if key not in known:
             raise UserError(unknown_key(key, config))
         OmegaConf.update(tree, key, value, merge=False)
-    return plain(tree)
+    try:
+        return plain(tree, resolve)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{', '.join(changes)}: {str(error).splitlines()[0]}.") from error
 
 
 def plain(tree: Any, resolve: bool = False) -> Config:
@@ -62,11 +70,34 @@ def plain(tree: Any, resolve: bool = False) -> Config:
 def read(path: Path, resolve: bool = False) -> Config:
     """The configuration in a YAML file, with the present names of targets."""
     try:
-        return current_targets(plain(OmegaConf.load(path), resolve))
+        text = read_bytes(path, LONGEST).decode()
+        check_aliases(text)
+        return current_targets(plain(OmegaConf.load(io.StringIO(text)), resolve))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; expected a configuration, as --show prints it.") from None
-    except (OSError, TypeError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path} cannot be read ({reason}); expected a configuration, as --show prints it.") from error
+    except (TypeError, ValueError, RecursionError, AssertionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: cannot be read as a configuration ({type(error).__name__}).") from error
+
+
+def check_aliases(text: str) -> None:
+    """Raise ValueError if the aliases of a YAML text stand for more values than any configuration has."""
+    if "*" in text and size_of(yaml.compose(text, yaml.SafeLoader)) > LONGEST:
+        raise ValueError(f"its aliases stand for more than {LONGEST} values")
+
+
+def size_of(node: yaml.Node | None, known: dict[int, float] | None = None) -> float:
+    """Values in a YAML node, with those that its aliases stand for; infinite if it contains itself."""
+    known = {} if known is None else known
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inner = [one for pair in node.value for one in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(size_of(one, known) for one in inner)
+    return known[id(node)]
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:
@@ -93,7 +124,7 @@ def current_targets(value: Any, names: Mapping[str, str] = RENAMED) -> Any:
     if not isinstance(value, Mapping):
         return value
     target = str(value.get("_target_"))
-    keys = {key: names.get(f"{target}.{key}", key).removeprefix(f"{target}.") for key in value}
+    keys = {key: names.get(f"{target}.{key}", str(key)).removeprefix(f"{target}.") for key in value}
     copy = {keys[key]: current_targets(item, names) for key, item in value.items()}
     return copy | ({"_target_": names[target]} if target in names else {})
 

@@ -1,12 +1,16 @@
 """Batched augmentation on the device: one affine resampling and one colour change for the whole batch."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccsi.checks import NonNegative, NonNegativeInt
+Degrees = Annotated[float, Ge(0), Le(360)]
+Amount = Annotated[float, Ge(0), Le(10)]
+PixelShift = Annotated[int, Ge(0), Le(4096)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +33,13 @@ class Augment:
     flip_horizontal: bool = False
     flip_vertical: bool = False
     transpose: bool = False
-    shift: NonNegativeInt = 0
-    rotate: NonNegative = 0.0
-    scale: NonNegative = 0.0
-    brightness: NonNegative = 0.0
-    colour: NonNegative = 0.0
-    gamma: NonNegative = 0.0
-    noise: NonNegative = 0.0
+    shift: PixelShift = 0
+    rotate: Degrees = 0.0
+    scale: Amount = 0.0
+    brightness: Amount = 0.0
+    colour: Amount = 0.0
+    gamma: Amount = 0.0
+    noise: Amount = 0.0
 
     def __call__(
         self, x: Tensor, generator: torch.Generator, whole: int | None = None, part: slice = slice(None)

@@ -15,7 +15,7 @@ import torch
 from annotated_types import Gt, Lt
 from torch import Tensor
 
-from ccsi.checks import PositiveInt
+from ccsi.checks import Pixels, PositiveInt
 from ccsi.data.fit import StoredImages, channels_of, chunks_of, fit_into
 from ccsi.errors import UserError
 from ccsi.io.text import printable
@@ -124,7 +124,7 @@ class Source(ABC):
     """
 
     name: str
-    size: PositiveInt = 32
+    size: Pixels = 32
     fit: Literal["pad", "resize"] = "pad"
     channels: Literal[1, 3] | None = None
     max_per_class: PositiveInt | None = None

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from ccsi.checks import NonNegativeInt, PositiveInt
+from ccsi.checks import Pixels, Seed
 from ccsi.data.dataset import SPLITS, Raw, Source, stratified
 
 
@@ -21,9 +21,9 @@ class Digits(Source):
     """
 
     name: str = "digits"
-    size: PositiveInt = 16
+    size: Pixels = 16
     fit: Literal["pad", "resize"] = "resize"
-    split_seed: NonNegativeInt = 0
+    split_seed: Seed = 0
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
         from sklearn.datasets import load_digits  # here: it takes a second that other data do not need

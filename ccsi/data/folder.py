@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ccsi.checks import NonNegativeInt
+from ccsi.checks import Seed
 from ccsi.data import dicom
 from ccsi.data.dataset import (
     SPLITS,
@@ -67,7 +67,7 @@ class Folder(Source):
     test: str | None = None
     val_share: OpenShare = 0.2
     test_share: OpenShare = 0.2
-    split_seed: NonNegativeInt = 0
+    split_seed: Seed = 0
     groups: str | None = None
     range: list[float] | None = None
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ccsi.checks import NonNegativeInt
+from ccsi.checks import Seed
 from ccsi.data.dataset import OpenShare, Raw, Source, stratified
 from ccsi.data.download import data_folder, fetch
 
@@ -33,7 +33,7 @@ class TorchVision(Source):
     which: Literal["FashionMNIST", "CIFAR10", "CIFAR100"]
     root: str | None = None
     val_share: OpenShare = 0.1
-    split_seed: NonNegativeInt = 0
+    split_seed: Seed = 0
 
     def read(self) -> tuple[dict[str, Raw], tuple[str, ...]]:
         from torchvision import datasets  # here: it takes a second that other data do not need

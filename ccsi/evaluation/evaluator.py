@@ -1,6 +1,7 @@
 """The only place that holds images of other tasks: it calls the learner, which has no reference to it."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from ccsi.data import Labelled
 from ccsi.data.scenario import relabelled
 from ccsi.distributed import ProcessGroup
-from ccsi.errors import diverged
+from ccsi.errors import UserError, diverged
 from ccsi.evaluation import metrics
 from ccsi.learners import NetLearner
 
@@ -71,7 +72,12 @@ class Evaluator:
         return {"confusions": list(self.confusions), "aucs": list(self.aucs)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict`."""
+        """Continue from `state_dict`; UserError unless its matrices count this split's images."""
+        counts = torch.bincount(self.images.labels).tolist()
+        for confusion, n_seen in zip(state["confusions"], accumulate(map(len, self.plan)), strict=False):
+            square = len(confusion) == n_seen and all(len(row) == n_seen for row in confusion)
+            if not square or [sum(row) for row in confusion] != counts[:n_seen]:
+                raise UserError("checkpoint.pt: a confusion matrix does not count the images of the classes seen.")
         self.confusions, self.aucs = list(state["confusions"]), list(state["aucs"])
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import pickle
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from ccsi.errors import UserError
 from ccsi.io.atomic import write_atomically
+from ccsi.io.files import read_bytes
 from ccsi.io.run_files import CHECKPOINT
 from ccsi.stage import State
 
@@ -31,17 +33,22 @@ class Checkpoints:
     def load(self) -> State | None:
         """The newest state, tensors on the CPU; None if there is none. UserError if it is damaged or unreadable."""
         try:
-            data = self.path.read_bytes()
+            data = read_bytes(self.path)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise UserError(f"{self.path} cannot be read ({error.strerror}).") from error
+            raise UserError(
+                f"{self.path} cannot be read ({error.strerror}); expected a file that may be read."
+            ) from error
         if (archive := verified(data)) is None:
             raise UserError(
                 f"{self.path} is damaged (its checksum does not match); put back a good copy to resume, "
                 "or start anew with another run_dir."
             )
-        state: State = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+        try:
+            state: State = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(f"{self.path} holds no tensors and plain values; expected a checkpoint of ccsi.") from error
         return state
 
     def due(self) -> bool:

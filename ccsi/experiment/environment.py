@@ -19,7 +19,16 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def set_up_torch(device: DeviceName, threads: int) -> torch.device:
-    """The device of this name, after setting what makes the whole process compute the same bits each time."""
+    """The device of this name, after setting what makes the whole process compute the same bits each time.
+
+    Raises:
+        UserError: no such device, or more `threads` than this machine has CPUs.
+    """
+    if threads > (cpus := os.cpu_count() or 1):
+        raise UserError(
+            f"threads={threads}: this machine has {cpus} CPUs; expected at most so many (the number of threads changes "
+            "the last bits of a result, so a run resumes with as many as it was begun with)."
+        )
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # NumPy's and scikit-learn's, whatever the environment said when they were imported
     where = torch_device(device)

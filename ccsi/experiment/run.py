@@ -11,11 +11,11 @@ from typing import Any
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic does not accept typing.TypedDict before Python 3.12
 
-from ccsi.checks import FileName, NonNegative, NonNegativeInt, PositiveInt
+from ccsi.checks import FileName, NonNegative, PositiveInt, Seed
 from ccsi.data import Labelled, Scenario, Source
 from ccsi.data.scenario import relabelled
 from ccsi.distributed import ProcessGroup
-from ccsi.errors import UserError
+from ccsi.errors import UserError, memory_as_user_error
 from ccsi.experiment import description
 from ccsi.experiment.checkpoint import Checkpoints
 from ccsi.experiment.environment import DeviceName, set_up_torch
@@ -54,7 +54,7 @@ def run(
     training: Training,
     tracking: Trackers,
     name: FileName,
-    seed: NonNegativeInt = 0,
+    seed: Seed = 0,
     device: DeviceName = "auto",
     threads: PositiveInt = 1,
     workers: PositiveInt = 1,
@@ -94,8 +94,10 @@ def run(
         tracking.show_finished(earlier, folder)
         return RunResult(folder, earlier)
     parts = partial(set_up, dataset=dataset, scenario=scenario, model=model, learner=learner, training=training)
-    setup = group.on_all(lambda: parts(evaluate_test=evaluate_test, share_data=share_data, seed=seed, where=where))
+    with memory_as_user_error():
+        setup = group.on_all(lambda: parts(evaluate_test=evaluate_test, share_data=share_data, seed=seed, where=where))
     with ExitStack() as stack:
+        stack.enter_context(memory_as_user_error())
         saved = group.on_main(lambda: stack.enter_context(lock_run_dir(folder, resolved)))
         lines = session.load(saved, setup) if saved is not None else 0
         stack.callback(lambda: tracking.finish(session.result))
@@ -136,7 +138,8 @@ def validate(
         UserError: values that do not fit the data or each other; a sweep finds them so before its first trial.
     """
     parts = partial(set_up, dataset=dataset, scenario=scenario, model=model, learner=learner, training=training)
-    return parts(evaluate_test=evaluate_test, share_data=share_data)
+    with memory_as_user_error():
+        return parts(evaluate_test=evaluate_test, share_data=share_data)
 
 
 def check_workers(wanted: int, here: int) -> None:

@@ -24,10 +24,12 @@ from ccsi.experiment.checkpoint import Checkpoints, sha256_of
 from ccsi.experiment.description import write_predictions
 from ccsi.experiment.environment import peak_memory, reset_peak_memory, this_start
 from ccsi.experiment.forecast import Forecast, task_sizes
+from ccsi.experiment.saved import SCHEMA, check_fields, check_tasks
 from ccsi.io.atomic import write_atomically
 from ccsi.io.paths import absolute
 from ccsi.learners.base import ModelFactory, NetLearner
 from ccsi.rng import Streams
+from ccsi.saved import check_saved
 from ccsi.stage import Stages, State
 from ccsi.tracking import Progress, TaskEnd, Trackers
 from ccsi.training import Training
@@ -88,6 +90,8 @@ def set_up(
     made.check([len(classes) for classes in plan])
     images = data.train.labels.bincount(minlength=len(data.class_names)).tolist()
     made.check_images([[images[c] for c in classes] for classes in plan])
+    trained = plan[:1] if made.first_is_shortest else plan
+    training.check_warmup([sum(images[c] for c in classes) for classes in trained])
     if "test_images" in made.permissions and not evaluate_test:
         raise UserError(
             "learner.idc.target=as_released trains on test images, but evaluate_test=false keeps them "
@@ -165,6 +169,7 @@ class RunSession:
     def keep(self, setup: Setup, tasks_done: int) -> None:
         """Take what a checkpoint holds from the learner and the evaluators, between two tasks."""
         self.fixed = {
+            "schema": SCHEMA,
             "data": setup.data.checksum,
             "device": self.device.type,
             "tasks_done": tasks_done,
@@ -184,15 +189,18 @@ class RunSession:
 
     def load(self, saved: State, setup: Setup) -> int:
         """Continue from a checkpoint (UserError if it does not fit); returns how many lines of metrics.jsonl it has."""
-        begun, device = f"{self.folder} was begun", self.device.type
+        begun, device, path = f"{self.folder} was begun", self.device.type, self.checkpoints.path
+        if isinstance(saved, dict) and "record" not in saved and "tasks_done" in saved:
+            raise UserError(f"{begun} by an earlier version of ccsi; choose another run_dir.")
+        check_fields(saved, path)
         if saved["data"] != setup.data.checksum:
             raise UserError(f"{begun} on other images (their checksum differs); choose another run_dir.")
         if saved["device"] != device:
             problem = f"on device={saved['device']}, not {device}; resume it there, or choose another run_dir."
             raise UserError(f"{begun} {problem}")
-        if "record" not in saved:
-            raise UserError(f"{begun} by an earlier version of ccsi; choose another run_dir.")
+        check_tasks(saved, len(setup.plan), path)
         setup.learner.load_state_dict(saved["learner"])
+        check_saved(saved["evaluators"], dict.fromkeys(setup.evaluators), "the evaluators")
         for split, evaluator in setup.evaluators.items():
             evaluator.load_state_dict(saved["evaluators"][split])
         self.seconds, self.peak_bytes = saved["seconds"], saved["peak_bytes"]
@@ -273,7 +281,10 @@ def write_impressions(session: RunSession, index: int, learner: NetLearner) -> P
 
 def save_arrays(path: Path, **tensors: Tensor) -> None:
     """Write a compressed .npz, whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path.parent} cannot be made ({error.strerror}); expected a folder of the run.") from error
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **{key: value.cpu().numpy() for key, value in tensors.items()})
     write_atomically(path, buffer.getvalue())

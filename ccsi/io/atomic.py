@@ -20,7 +20,7 @@ def replacing(path: Path, tag: str = "", durable: bool = True) -> Iterator[Binar
     """
     part = path.with_name(f".{path.name}.{tag}.part" if tag else f".{path.name}.part")
     try:
-        part.unlink(missing_ok=True)  # it may be a link or a named pipe
+        part.unlink(missing_ok=True)  # of a killed process; a pipe or a link of this name is not written through
         with part.open("xb") as file:
             yield file
             file.flush()

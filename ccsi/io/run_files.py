@@ -9,6 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # pydantic does not accept typing.TypedDict before Python 3.12
+
 from ccsi.errors import UserError
 from ccsi.io.files import open_regular, read_bytes
 
@@ -16,21 +19,58 @@ RESULT, CHECKPOINT = "result.json", "checkpoint.pt"
 SCHEMA = 3  # of result.json
 
 
+@with_config(ConfigDict(strict=True))
+class ResultFields(TypedDict, total=False):
+    """Types of what readers of a result take; others are ignored."""
+
+    name: str
+    dataset: dict[str, Any]
+    scenario: dict[str, list[int]]
+    seed: int
+    learner: str
+    kind: str
+    stored: list[dict[str, Any]]
+    val: dict[str, Any]
+    test: dict[str, Any]
+    seconds: dict[str, float | None]
+
+
+FIGURES = TypeAdapter(ResultFields)
+
+
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The content of a finished run's result.json, in the present schema; None without one, UserError if damaged."""
     path = folder / RESULT
     try:
-        result = json.loads(read_bytes(path))
+        result = json.loads(read_bytes(path).decode())
         if not isinstance(result, dict):
             raise ValueError("no object")
+        check_schema(result, SCHEMA, path)
+        result = upgraded(result) if result.get("schema") in (1, 2) else result
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); expected a file that may be read.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): remove the folder to run it again.") from error
+    except (LookupError, AttributeError, TypeError) as error:  # in `upgraded`
+        raise UserError(f"{path} is damaged (no {error}): remove the folder to run it again.") from error
     try:
-        return upgraded(result) if result.get("schema") in (1, 2) else result
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove the folder to run it again.") from error
+        FIGURES.validate_python(result)
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise UserError(f"{path} is damaged ({problem}): remove the folder to run it again.") from error
+    return result
+
+
+def check_schema(record: Mapping[str, Any], known: int, path: Path) -> None:
+    """Raise UserError if a record's `schema` (absent: 1) is none, or newer than the `known` one."""
+    schema = record.get("schema", 1)
+    if type(schema) is not int or schema < 1:
+        raise UserError(f"{path}: schema is {schema}; expected a whole number from 1 to {known}.")
+    if schema > known:
+        raise UserError(f"{path} was written by a newer version of ccsi (schema {schema}, not {known}); update ccsi.")
 
 
 def finite(value: Any) -> Any:

@@ -1,15 +1,15 @@
 """ACIL: analytic class-incremental learning (Zhuang et al., NeurIPS 2022)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from annotated_types import Le
+from annotated_types import Ge, Le
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccsi.checks import Positive, PositiveInt
+from ccsi.checks import Positive
 from ccsi.data import Task
 from ccsi.learners.frozen import FrozenLearner
 from ccsi.precision import float64_on
@@ -34,7 +34,7 @@ class ACIL(FrozenLearner):
     default_name = "acil"
     stored_buffers: ClassVar = {"auto": "feature autocorrelation", "cross": "feature-label correlation"}
 
-    expansion: Annotated[PositiveInt, Le(16_384)] = 2048
+    expansion: Annotated[int, Ge(1), Le(16_384)] = 2048
     ridge: Positive = 0.1
 
     def __post_init__(self) -> None:
@@ -43,6 +43,10 @@ class ACIL(FrozenLearner):
         start = (torch.rand(d, self.expansion, generator=draws) * 2 - 1) * d**-0.5
         self.buffer = start.to(self.device, float64_on(self.device))
         self.auto = self.cross = self.buffer.new_zeros(0, 0)
+
+    def _stored_like(self) -> Mapping[str, Any]:
+        n = {"auto": self.expansion, "cross": self.heads[-1].stop}
+        return {name: self.auto.new_empty(self.expansion, n[name.split("_")[-1]]) for name in self.stored_buffers}
 
     def update_statistics(self, task: Task, features: Tensor) -> None:
         labels = F.one_hot(task.train.labels, task.classes.stop).to(self.buffer)

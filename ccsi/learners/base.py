@@ -16,6 +16,7 @@ from ccsi.losses import cross_entropy
 from ccsi.models import Backbone, IncrementalNet, imprinted_prototypes, random_prototypes
 from ccsi.precision import float64_on
 from ccsi.rng import Streams, TaskStreams
+from ccsi.saved import Shaped, check_range, check_saved, restore_generator
 from ccsi.stage import Stage, Stages, State
 from ccsi.training import Objective, Training, TrainingData
 
@@ -60,6 +61,7 @@ class NetLearner(TaskNeeds):
             not counted.
         imprint: new prototypes start at their class's mean feature, otherwise at random.
         freeze_prototypes: old prototypes are fixed while a new task is learned.
+        first_is_shortest: no later task is trained in fewer steps than the first, or only the first is trained.
         net: the network. heads: the classes of each task so far. teacher: a frozen copy of `net` from before the task.
     """
 
@@ -69,6 +71,7 @@ class NetLearner(TaskNeeds):
     permissions = tuple[str, ...]()
     imprint = False
     freeze_prototypes = False
+    first_is_shortest = False
 
     model: ModelFactory
     in_channels: int
@@ -166,6 +169,7 @@ class NetLearner(TaskNeeds):
             return copy.deepcopy({"net": net, "objective": objective.state_dict()})
 
         done = stages.run(stage, work)
+        check_saved(done, {"net": self.net.state_dict(), "objective": objective.state_dict()}, f"the result of {stage}")
         self.net.load_state_dict(done["net"])
         objective.load_state_dict(done["objective"])
 
@@ -202,12 +206,29 @@ class NetLearner(TaskNeeds):
         kept = {name: getattr(self, name) for name in self.stored_buffers}
         return {"net": self.net.state_dict(), "heads": [len(head) for head in self.heads], "kept": kept}
 
+    def _stored_like(self) -> Mapping[str, Any]:
+        """What `stored_buffers` are like after a task, for `ccsi.saved.check_saved`; without an entry: any tensors."""
+        return {}
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned; UserError if it is not as this learner writes it."""
+        check_saved(state, dict.fromkeys(self.state_dict()), "the learner")
+        rows = Shaped((None, self.net.backbone.n_features))
+        check_saved(state["net"], {**dict.fromkeys(self.net.state_dict()), "old": rows, "new": rows}, "the net")
+        check_saved(state["heads"], [1] * len(state["heads"]) if isinstance(state["heads"], list) else [], "the heads")
+        for head in state["heads"]:
+            check_range(head, 1, len(state["net"]["old"]) + len(state["net"]["new"]), "a head's classes")
         self.net.resize(len(state["net"]["old"]), len(state["net"]["new"]))
+        check_saved(state["net"], self.net.state_dict(), "the net")
         self.net.load_state_dict(state["net"])
         self.heads = [range(end - n, end) for n, end in zip(state["heads"], accumulate(state["heads"]), strict=True)]
+        check_saved(state["kept"], dict.fromkeys(self.stored_buffers), "what the learner keeps")
+        like = self._stored_like() if self.heads else {name: getattr(self, name) for name in self.stored_buffers}
         for name, value in state["kept"].items():
+            check_saved(value, like.get(name), name)
+            for one in value if isinstance(value, list) else [value]:
+                if not isinstance(one, Tensor):
+                    check_saved(one, Shaped(()), name)
             moved = [t.to(self.device) for t in value] if isinstance(value, list) else value.to(self.device)
             setattr(self, name, moved)
 
@@ -231,4 +252,4 @@ class Loss:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.draws is not None:
-            self.draws.set_state(state["draws"])
+            restore_generator(self.draws, state["draws"], "the state of the draws")

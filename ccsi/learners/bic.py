@@ -1,8 +1,8 @@
 """Bias correction (BiC, Wu et al., CVPR 2019)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -68,6 +68,9 @@ class BiC(ReplayLearner):
     def n_held(self, fewest: int) -> int:
         """How many images of each class are held out, if `fewest` are kept of one."""
         return min(max(1, round(self.held_out * fewest)), fewest - 1) if fewest else 0
+
+    def _stored_like(self) -> Mapping[str, Any]:
+        return {**super()._stored_like(), "correction": self.correction.new_empty(len(self.heads), 2)}
 
     def learn(self, task: Task, stages: Stages) -> None:
         self.teacher = self.frozen_net()

@@ -9,13 +9,22 @@ import torch
 from torch import Tensor
 
 from ccsi import losses
-from ccsi.checks import AtLeastTwo, NonNegative, PerTaskPositive, PerTaskShare, PositiveInt, per_task
+from ccsi.checks import (
+    AtLeastTwo,
+    NonNegative,
+    PerTaskPositive,
+    PerTaskReplayShare,
+    PerTaskShare,
+    PositiveInt,
+    per_task,
+)
 from ccsi.data import Task
 from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
 from ccsi.learners.base import Stored
 from ccsi.learners.generative import InversionLearner
-from ccsi.models import IncrementalNet
+from ccsi.models import ContinualNorm2d, IncrementalNet
+from ccsi.saved import Shaped, check_saved, restore_generator
 from ccsi.stage import Stages, State
 from ccsi.synthesis import ClassMemory, remember
 from ccsi.training import TrainingData
@@ -74,7 +83,7 @@ class CCSI(InversionLearner):
     top_k: PositiveInt = 1
     w_idc: NonNegative = 1.0
     balance: Literal["sampler", "class_weights", "both", "none"] = "sampler"
-    synthetic_ratio: PerTaskShare = 0.66
+    synthetic_ratio: PerTaskReplayShare = 0.66
     imprint: bool = True
     freeze_prototypes: bool = True
 
@@ -119,6 +128,12 @@ class CCSI(InversionLearner):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
+        n = sum(map(len, self.heads))
+        groups = [norm.groups for norm in self.net.modules() if isinstance(norm, ContinualNorm2d) and norm.groups]
+        layers = [Shaped((n, count)) for count in groups]
+        images = Shaped((n, self.in_channels, None, None), self.net.scale.dtype)
+        like = {"means": images, "group_means": layers, "group_vars": layers} if n else self.state_dict()["memory"]
+        check_saved(state["memory"], like, "the class memory")
         self.memory = ClassMemory(**state["memory"]).to(self.device)
 
 
@@ -189,4 +204,4 @@ class Update:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.w_idc:
             self.source, self.seen = state["source"].to(self.source), state["seen"].to(self.seen)
-            self.draws.set_state(state["draws"])
+            restore_generator(self.draws, state["draws"], "the state of the draws")

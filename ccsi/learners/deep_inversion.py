@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ccsi.checks import NonNegative, Positive, Share
+from ccsi.checks import NonNegative, Positive, ReplayShare
 from ccsi.data import Task
 from ccsi.errors import UserError
 from ccsi.learners.generative import InversionLearner
@@ -33,7 +33,7 @@ class DeepInversion(InversionLearner):
 
     distillation: NonNegative = 1.0
     temperature: Positive = 1.0
-    synthetic_ratio: Share = 0.5
+    synthetic_ratio: ReplayShare = 0.5
 
     def check(self, sizes: Sequence[int]) -> None:
         if self.synthesis.init != "noise" or self.synthesis.class_moments:

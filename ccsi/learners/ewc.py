@@ -1,7 +1,8 @@
 """Online elastic weight consolidation (EWC: Kirkpatrick et al., PNAS 2017; online: Schwarz et al., ICML 2018)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from ccsi.data import Task
 from ccsi.learners.base import NetLearner
 from ccsi.learners.parts.importance import padded, penalized, penalized_weights, quadratic
 from ccsi.models import IncrementalNet
+from ccsi.saved import check_saved
 from ccsi.stage import Stages
 
 
@@ -46,10 +48,14 @@ class EWC(NetLearner):
             terms["penalty"] = quadratic(net, self.stiffness, self.anchor)
         return terms
 
+    def _stored_like(self) -> Mapping[str, Any]:
+        return {key: [p.detach() for p in penalized_weights(self.net)] for key in self.stored_buffers}
+
     def learn(self, task: Task, stages: Stages) -> None:
         self.stiffness = [(self.penalty * value).clamp(max=1 / self.training.lr) for value in self.fisher]
         super().learn(task, stages)
         new = stages.run("fisher", lambda stage: fisher_diagonal(self.net, self.sample(task)))
+        check_saved(new, [p.detach() for p in penalized_weights(self.net)], "the result of fisher")
         self.fisher = [self.decay * a + b for a, b in zip(padded(self.fisher, new), new, strict=True)]
         self.anchor = [p.detach().clone() for p in penalized_weights(self.net)]
 

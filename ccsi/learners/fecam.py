@@ -1,7 +1,8 @@
 """FeCAM: feature covariance-aware metric (Goswami et al., NeurIPS 2023)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +43,10 @@ class FeCAM(FrozenLearner):
         super().__post_init__()
         self.means = torch.empty_like(self.net.new, dtype=float64_on(self.device))
         self.covariances = self.means.new_empty(0, *2 * self.means.shape[1:])
+
+    def _stored_like(self) -> Mapping[str, Any]:
+        n = self.heads[-1].stop
+        return {name: getattr(self, name).new_empty(n, *getattr(self, name).shape[1:]) for name in self.stored_buffers}
 
     def update_statistics(self, task: Task, features: Tensor) -> None:
         x = self.transformed(features)

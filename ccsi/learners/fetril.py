@@ -2,8 +2,9 @@
 
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -40,6 +41,10 @@ class FeTrIL(FrozenLearner):
         super().__post_init__()
         self.means = torch.empty_like(self.net.new)
         self.classifier = torch.empty_like(F.pad(self.means, (0, 1)), dtype=float64_on(self.device))  # weights, bias
+
+    def _stored_like(self) -> Mapping[str, Any]:
+        n = self.heads[-1].stop
+        return {name: getattr(self, name).new_empty(n, *getattr(self, name).shape[1:]) for name in self.stored_buffers}
 
     def update_statistics(self, task: Task, features: Tensor) -> None:
         new = class_means(features, task.train.labels, task.classes)

@@ -21,6 +21,7 @@ class FrozenLearner(NetLearner):
     """
 
     kind = "prototypes"
+    first_is_shortest = True
 
     def check_images(self, counts: Sequence[Sequence[int]]) -> None:
         super().check_images(counts[:1])  # no later task is trained on

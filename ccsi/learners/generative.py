@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ccsi.data import Labelled, Task
 from ccsi.learners.base import Loss, NetLearner
+from ccsi.saved import Shaped, check_count, check_range, check_saved
 from ccsi.stage import Stages
 from ccsi.synthesis import ClassMemory, Generation, Synthesis
 from ccsi.synthesis.generation import Generator
@@ -48,6 +49,11 @@ class InversionLearner(NetLearner):
         if net.n_classes:
             run = self.synthesis.run
             made = stages.run("synthesis", lambda stage: run(net, memory, task.index, self.streams, stage))
+            images, labels = Shaped((None, *task.train.images.shape[1:]), torch.uint8), Shaped((None,), torch.int64)
+            check_saved(made, {"images": images, "labels": labels}, "the result of synthesis")
+            check_count(len(made["images"]), len(made["labels"]), "the number of impressions")
+            for label in made["labels"].unique().tolist():
+                check_range(label, 0, net.n_classes - 1, "an impression's label")
             self.impressions = Labelled(made["images"].to(self.device), made["labels"].to(self.device))
         return self.impressions
 

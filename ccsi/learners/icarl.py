@@ -1,7 +1,8 @@
 """iCaRL: incremental classifier and representation learning (Rebuffi et al., CVPR 2017)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ class ICaRL(ReplayLearner, LwFMC):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.means = torch.empty_like(self.net.new)
+
+    def _stored_like(self) -> Mapping[str, Any]:
+        return {**super()._stored_like(), "means": self.means.new_empty(self.heads[-1].stop, self.means.shape[1])}
 
     def learn(self, task: Task, stages: Stages) -> None:
         super().learn(task, stages)

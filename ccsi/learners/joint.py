@@ -15,6 +15,7 @@ class Joint(NetLearner):
     default_name = "joint"
     kind = "bound"
     permissions = ("all_tasks",)
+    first_is_shortest = True
 
     def learn(self, task: Task, stages: Stages) -> None:
         self.net = self.fresh_net()

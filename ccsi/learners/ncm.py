@@ -1,7 +1,8 @@
 """Nearest class mean on a frozen backbone (Mensink et al., TPAMI 2013; Rebuffi et al., CVPR 2017)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,9 @@ class NCM(FrozenLearner):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.means = torch.empty_like(self.net.new)
+
+    def _stored_like(self) -> Mapping[str, Any]:
+        return {"means": self.means.new_empty(self.heads[-1].stop, self.means.shape[1])}
 
     def update_statistics(self, task: Task, features: Tensor) -> None:
         new = class_means(self.lengths(features), task.train.labels, task.classes)

@@ -1,7 +1,8 @@
 """PASS: prototype augmentation and self-supervision (Zhu et al., CVPR 2021)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +43,10 @@ class PASS(NetLearner):
         super().__post_init__()
         self.means = torch.empty_like(self.net.new)
         self.radius = self.means.new_zeros(())
+
+    def _stored_like(self) -> Mapping[str, Any]:
+        means = self.means.new_empty(self.heads[-1].stop, self.means.shape[1])
+        return {"means": means, "radius": self.radius}
 
     def learn(self, task: Task, stages: Stages) -> None:
         super().learn(task, stages)

@@ -1,8 +1,8 @@
 """The base of learners that keep real images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -10,6 +10,7 @@ from ccsi.data import Labelled, Task
 from ccsi.errors import UserError
 from ccsi.learners.base import NetLearner
 from ccsi.learners.parts.exemplars import ExemplarBudget
+from ccsi.saved import Shaped, check_count, check_range
 from ccsi.stage import Stages
 from ccsi.training import TrainingData
 
@@ -49,6 +50,16 @@ class ReplayLearner(NetLearner):
 
     def n_trained(self, task: int, counts: Sequence[Sequence[int]]) -> tuple[int, int, float | None]:
         return sum(counts[task]), sum(self.n_kept(task, counts)), self.budget.ratio
+
+    def _stored_like(self) -> Mapping[str, Any]:
+        images = Shaped((None, self.in_channels, None, None), torch.uint8)
+        return {"kept_images": images, "kept_labels": Shaped((None,), torch.int64)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        check_count(len(self.kept_images), len(self.kept_labels), "the number of kept_images")
+        for label in self.kept_labels.unique().tolist():
+            check_range(label, 0, sum(map(len, self.heads)) - 1, "one of kept_labels")
 
     def learn(self, task: Task, stages: Stages) -> None:
         super().learn(task, stages)

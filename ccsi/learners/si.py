@@ -46,6 +46,9 @@ class SI(NetLearner):
         if (clip_norm := self.training.clip_norm) is not None:
             raise UserError(f"training.clip_norm={clip_norm}: learner=si needs whole gradients; expected null.")
 
+    def _stored_like(self) -> Mapping[str, Any]:
+        return {key: [p.detach() for p in penalized_weights(self.net)] for key in self.stored_buffers}
+
     def learn(self, task: Task, stages: Stages) -> None:
         super().learn(task, stages)
         start, omega = self.integral.start, self.integral.omega

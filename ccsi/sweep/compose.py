@@ -279,6 +279,7 @@ def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
     """The definition an earlier call left in `folder`; see `define`. key: names the folder in messages."""
     try:
         text = ccsi.config.current_names(read_text(folder / "sweep.yaml", MAX_BYTES))
+        ccsi.config.check_aliases(text)
         record = yaml.safe_load(text)
         _check_size(record)
         if record.get("schema", SCHEMA) != SCHEMA:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 import ccsi.config
-from ccsi.checks import FileName, NonNegative, NonNegativeInt, Positive, PositiveInt
+from ccsi.checks import FileName, NonNegative, NonNegativeInt, Positive, PositiveInt, Seed
 from ccsi.config import Config
 from ccsi.errors import UserError
 from ccsi.sweep.events import Samples, SweepExtended, Values
@@ -23,8 +23,8 @@ from ccsi.sweep.search_space import Dimension, compared, grid, parse, sample, wi
 class Seeds:
     """Seeds of the search (phase 1) and fresh ones for what is reported (phase 2)."""
 
-    tuning: list[NonNegativeInt]
-    reporting: list[NonNegativeInt]
+    tuning: list[Seed]
+    reporting: list[Seed]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class Sweep:
     budget: Budget
     patience: PositiveInt | None
     warm_start: list[str]
-    seed: NonNegativeInt
+    seed: Seed
     seeds: Seeds
     top_k: PositiveInt
     max_concurrent: PositiveInt | None

@@ -152,10 +152,11 @@ def sample(space: Sequence[Dimension], number: int, seed: int) -> list[Values]:
     """`number` different random draws (fewer of a small space), each with every combination of the `grid` keys."""
     rng = np.random.default_rng(seed)
     grids = grid([d for d in space if d.kind == "grid"])
+    random = [d for d in space if d.kind != "grid"]
     drawn: dict[str, Values] = {}
-    at_most = min(number, math.prod(d.size for d in space if d.kind != "grid"))
+    at_most = min(number, math.prod(d.size for d in random))
     for _ in range(100 * number):
-        values = {d.key: d.draw(rng) for d in space if d.kind != "grid"}
+        values = {d.key: d.draw(rng) for d in random}
         drawn.setdefault(repr(values), values)
         if len(drawn) == at_most:
             break

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ccsi.checks import AtLeastTwo, NonNegative, Positive, PositiveInt
+from ccsi.checks import AtLeastTwo, LearningRate, NonNegative, Positive, PositiveInt
 from ccsi.models import IncrementalNet, Tap
 from ccsi.optim import Adam
 from ccsi.rng import Streams
+from ccsi.saved import check_range, check_saved, restore_generator
 from ccsi.stage import LOG_EVERY, FiniteTerms, Stage, State
 from ccsi.synthesis.moments import batch_norm_divergence, map_moments, normalized_moments
 
@@ -72,7 +73,7 @@ class Generation:
 
     steps: PositiveInt = 5000
     batch_size: AtLeastTwo = 128
-    lr: Positive = 0.001
+    lr: LearningRate = 0.001
     latent: PositiveInt = 1000
     width: AtLeastTwo = 128
     w_content: NonNegative = 1.0
@@ -88,9 +89,12 @@ class Generation:
         optimizer, first = Adam(weights), 0
         if stage.state is not None:
             saved = stage.state
+            like = {"generator": generator.state_dict(), "optimizer": optimizer.state_dict(), "draws": None, "step": 0}
+            check_saved(saved, like, "the state of the generation")
+            check_range(saved["step"], 0, self.steps, "the step of the generation")
             generator.load_state_dict(saved["generator"])
             optimizer.load_state_dict(saved["optimizer"])
-            draws.set_state(saved["draws"])
+            restore_generator(draws, saved["draws"], "the state of the generation's draws")
             first = saved["step"]
         generator.train()
 
@@ -122,6 +126,7 @@ class Generation:
     ) -> Generator:
         """The generator whose state `run` returned, frozen and in eval mode."""
         generator = self.fresh(net, shape, task, streams)
+        check_saved(state, generator.state_dict(), "the result of generation")
         generator.load_state_dict(state)
         return generator.requires_grad_(False).eval()
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccsi.checks import (
+    LearningRate,
     NonNegative,
     NonNegativeInt,
     PerTaskCount,
     PerTaskNonNegative,
-    Positive,
     PositiveInt,
     Probability,
     Share,
@@ -24,6 +24,7 @@ from ccsi.errors import UserError
 from ccsi.models import IncrementalNet, Tap
 from ccsi.optim import Adam
 from ccsi.rng import Streams
+from ccsi.saved import Maybe, Shaped, check_count, check_range, check_saved
 from ccsi.stage import LOG_EVERY, FiniteTerms, Stage, State
 from ccsi.synthesis.moments import ClassMemory, moment_distances
 
@@ -60,7 +61,7 @@ class Synthesis:
     """
 
     iterations: PositiveInt = 1000
-    lr: Positive = 0.05
+    lr: LearningRate = 0.05
     beta1: Share = 0.5
     beta2: Share = 0.9
     warmup: NonNegativeInt = 100
@@ -134,7 +135,11 @@ class Synthesis:
             at_once = 1 if device.type == "cpu" else max(1, min(2048 // size, share))
         chunks = torch.arange(n_groups).split(at_once)
         rounds = math.ceil(len(chunks) / process_group.world_size)  # in each, every worker makes one chunk
-        saved: Mapping[str, Any] = stage.state or {"done": [], "chunks": None}
+        saved: Mapping[str, Any] = {"done": [], "chunks": None} if stage.state is None else stage.state
+        workers = Maybe([None] * process_group.world_size)
+        check_saved(saved, {"done": None, "chunks": workers}, "the state of the synthesis")
+        made_before = [Shaped((None, *memory.means.shape[1:]), torch.uint8)] * min(len(saved["done"]), rounds)
+        check_saved(saved["done"], made_before, "the impressions so far")
         done: list[Tensor] = [images.to(device) for images in saved["done"]]
         state = saved["chunks"] and saved["chunks"][process_group.rank]
 
@@ -159,6 +164,7 @@ class Synthesis:
             done.append(process_group.all_gather_rows(made if number < len(chunks) else made[:0]))
             state = None
         keep = self.count(len(memory.means), task)
+        check_count(sum(map(len, done)), labels.numel(), "the number of impressions")
         return {"images": torch.cat(done)[:keep], "labels": labels.flatten()[:keep].to(device)}
 
     def draw(
@@ -202,6 +208,9 @@ class Synthesis:
         best, lowest, first = x.detach().clone(), torch.full((len(labels),), torch.inf).to(x), 0
         if stage.state is not None:
             saved = stage.state
+            like = {"x": x.detach(), "best": best, "lowest": lowest, "step": 0, "optimizer": optimizer.state_dict()}
+            check_saved(saved, like, "the state of the synthesis")
+            check_range(saved["step"], 0, self.iterations, "the step of the synthesis")
             x.data.copy_(saved["x"])
             best, lowest, first = saved["best"].to(x), saved["lowest"].to(x), saved["step"]
             optimizer.load_state_dict(saved["optimizer"])

@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 from ccsi.errors import UserError
 from ccsi.io.atomic import replacing
+from ccsi.io.files import read_bytes
 from ccsi.io.run_files import finite
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
 
@@ -34,7 +35,14 @@ class Files:
     def start(self, run: RunStart) -> None:
         """Keep the first `run.resumed_at` lines of an existing file (UserError if it has fewer); append from there."""
         path, self._lines = run.folder / NAME, run.resumed_at
-        kept = path.read_bytes().splitlines(keepends=True)[: run.resumed_at] if path.exists() else []
+        try:
+            kept = read_bytes(path).splitlines(keepends=True)[: run.resumed_at]
+        except FileNotFoundError:
+            kept = []
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}); expected the file as the run left it."
+            ) from error
         complete = sum(line.endswith(b"\n") for line in kept)
         if complete < run.resumed_at:
             raise UserError(

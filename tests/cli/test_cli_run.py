@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,12 @@ MISTAKES = {
     "training.lr=fast": "training.lr=fast: expected a number > 0",
     "training.schedule=linear": "training.schedule=linear: expected one of cosine, plateau, constant",
     "learner.synthesis.iterations=0": "learner.synthesis.iterations=0: expected a whole number >= 1",
-    "learner.synthesis.per_class=0": "learner.synthesis.per_class=0: expected a whole number >= 1, or null",
+    "learner.synthesis.per_class=0": "per_class=0: expected a whole number >= 1 and <= 1000000, or null",
     "learner.synthesis.per_class=null": "learner.synthesis.batches",
     "learner.synthesis.batches=3": "learner.synthesis.per_class",
-    "learner.synthesis.w_tv=-1": "learner.synthesis.w_tv=-1: expected a number >= 0, or a list",
+    "learner.synthesis.w_tv=-1": "learner.synthesis.w_tv=-1: expected a number >= 0 and <= 1000000, or a list",
     "learner.synthesis.w_tv=[0.1,nan]": "learner.synthesis.w_tv=[0.1, nan]: expected",
-    "learner.synthetic_ratio=1": "learner.synthetic_ratio=1: expected a number >= 0 and < 1",
+    "learner.synthetic_ratio=1": "learner.synthetic_ratio=1: expected a number >= 0 and <= 0.95",
     "learner.idc.rho=[0.9]": "learner.idc.rho=[0.9] has 1 values; expected one number, or one for each of the 2 tasks",
     "learner.w_idc=-1": "learner.w_idc=-1: expected a number >= 0",
     "learner.imprint=1": "learner.imprint=1: expected true or false",
@@ -83,6 +84,22 @@ MISTAKES = {
     "checkpoint_every=-1": "checkpoint_every=-1: expected a number >= 0",
     "model.groups=0": "model.groups=0: expected a whole number >= 1",
     "tracking.wandb.mode=on": "tracking.wandb.mode=on: expected one of offline, online, disabled",
+    # what would overflow, allocate or loop without end
+    "training.lr=1e10": "training.lr=10000000000.0: expected a number > 0 and <= 1000",
+    "training.lr=1e308": "expected a number > 0 and <= 1000",
+    "training.label_smoothing=1.0": "training.label_smoothing=1.0: expected a number >= 0 and < 1",
+    "training.epochs=18446744073709551616": "expected a whole number >= 1 and <= 1000000",
+    "training.batch_size=4611686018427387904": "expected a whole number >= 2 and <= 65536",
+    "training.augment.gamma=1e308": "training.augment.gamma=1e+308: expected a number >= 0 and <= 10",
+    "learner.synthesis.w_tv=1e308": "expected a number >= 0 and <= 1000000",
+    "learner.synthesis.iterations=4611686018427387904": "expected a whole number >= 1 and <= 1000000",
+    "learner.synthetic_ratio=0.999999": "expected a number >= 0 and <= 0.95",
+    "dataset.size=1000000": "dataset.size=1000000: expected a whole number >= 1 and <= 4096",
+    "seed=9223372036854775808": "seed=9223372036854775808: expected a whole number >= 0 and < 9223372036854775808",
+    "threads=100000": "threads=100000: this machine has",
+    "training.warmup=9": "training.warmup=9: task 1 has 1 steps; expected fewer than these",
+    "hydra=1": "hydra=1: expected a setting of ccsi; those of Hydra itself are fixed",
+    "hydra.mode=MULTIRUN": "hydra.mode=MULTIRUN: expected a setting of ccsi",
     # what only shows when things are put together
     "scenario.classes_per_task=3": "scenario.classes_per_task=3 makes 9 classes, but the data set has 10",
     "scenario.classes_per_task=[4,4]": "scenario.classes_per_task=[4, 4] makes 8 classes",
@@ -121,8 +138,14 @@ def test_files_that_are_no_configuration(here: Path, capsys: pytest.CaptureFixtu
     for name, content in {"a.yaml": "seed: [", "b.yaml": "- 1", "c.yaml": "seed: 1"}.items():
         (here / name).write_text(content)
         assert refusal(capsys, name).startswith(f"ccsi: {name}: ")
+    aliases = "".join(f"{b}: &{b} [{f'*{a},' * 10}]\n" for a, b in pairwise("abcdefghi"))
+    for name, text in {"e.yaml": f"a: &a [x]\n{aliases}", "f.yaml": "[" * 9000}.items():
+        (here / name).write_text(text)  # aliases for 10**8 values; lists in lists
+        assert refusal(capsys, name).startswith(f"ccsi: {name}: cannot be read as a configuration (")
+        (here / name).unlink()
     assert "nothing.yaml: there is no such file" in refusal(capsys, "nothing.yaml")
     (here / "d.yaml").write_text(ccsi.config.to_yaml(ccsi.config.load(TINY)))
+    assert "seed: Interpolation key 'missing' not found" in refusal(capsys, "d.yaml", "seed=${missing}")
     assert "foo is not a setting" in refusal(capsys, "d.yaml", "foo=1")
     assert "learner: expected a group of settings" in refusal(capsys, "d.yaml", "learner=joint")
     assert "seed=1,2 has several values" in refusal(capsys, "d.yaml", "seed=1,2")

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -272,13 +273,16 @@ def test_one_task_alone(tmp_path: Path) -> None:
     assert figures["test"]["forgetting"] == 0 and figures["impressions_sha256"] == []
 
 
-def test_threads_are_as_configured(tmp_path: Path) -> None:
+def test_threads_are_as_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     before = torch.get_num_threads()
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
     try:
         with pytest.raises(UserError, match="is a file"):
             run_tiny(tmp_path / "file", "threads=3")
         assert torch.get_num_threads() == 3
+        with pytest.raises(UserError, match=r"^threads=100000: this machine has 3 CPUs; expected at most so many"):
+            run_tiny(tmp_path / "file", "threads=100000")  # torch would end the process
     finally:
         torch.set_num_threads(before)
 

@@ -62,6 +62,14 @@ def test_more_samples_keep_the_earlier_ones() -> None:
     assert sample(parse(SPACE), 9, seed=3)[:4] == sample(parse(SPACE), 4, seed=3)
 
 
+def test_a_space_that_is_small_or_huge_takes_no_time() -> None:
+    few = {"a": {"choice": [1, 2]}, "b": {"choice": [True, False]}}
+    assert len(sample(parse(few), 100_000, 0)) == 4  # and it does not draw ten million times
+    huge = {key: {"grid": list(range(50))} for key in "abcd"}
+    with pytest.raises(UserError, match=r"^sweep\.space: its grid has 6250000 combinations; expected at most 100000"):
+        grid(parse(huge))
+
+
 def test_a_loguniform_draw_is_even_in_the_logarithm() -> None:
     logs = [math.log10(v["k"]) for v in sample(parse({"k": {"loguniform": [1e-4, 1.0]}}), 4000, seed=0)]
     assert abs(sum(logs) / len(logs) + 2) < 0.06  # mean of U(-4, 0), three standard errors: 3 * 4 / sqrt(12 * 4000)

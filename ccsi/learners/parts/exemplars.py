@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ccsi.checks import PositiveInt, Share
+from ccsi.checks import PositiveInt, ReplayShare
 from ccsi.errors import UserError
 from ccsi.precision import float64_on
 from ccsi.rng import Streams
@@ -26,7 +26,7 @@ class ExemplarBudget:
 
     per_class: PositiveInt | None = None
     total: PositiveInt | None = None
-    ratio: Share | None = None
+    ratio: ReplayShare | None = None
     selection: Literal["herding", "random"] = "herding"
 
     def __post_init__(self) -> None:
