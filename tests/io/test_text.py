@@ -21,8 +21,13 @@ def test_printable_is_one_line_of_utf8(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("caf\udce9", r"caf\xe9"), ("a\ud800", r"a\ud800"), ("a\nb", r"a\nb")]
-    + [("\x1b[31m", r"\x1b[31m"), ("Ω é 细 $x_1$", "Ω é 细 $x_1$")],
+    [
+        ("caf\udce9", r"caf\xe9"),
+        ("a\ud800", r"a\ud800"),
+        ("a\nb", r"a\nb"),
+        ("\x1b[31m", r"\x1b[31m"),
+        ("Ω é 细 $x_1$", "Ω é 细 $x_1$"),
+    ],
 )
 def test_what_cannot_be_shown_is_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
