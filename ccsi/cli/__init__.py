@@ -44,9 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if name == "--version":
                 print(f"ccsi {metadata.version('ccsi')}")
                 return 0
-            with contextlib.suppress(OSError):  # the working folder may have been removed
-                if (here := os.getcwd()) not in sys.path:
-                    sys.path.append(here)  # so that `_target_=my_file.MyLearner` is found, as under `python -m`
+            if names_code(typed):
+                with contextlib.suppress(OSError):  # the working folder may have been removed
+                    if (here := os.getcwd()) not in sys.path:
+                        sys.path.append(here)  # so that `_target_=my_file.MyLearner` is found
             module = command(name)
             resume = getattr(module, "RESUME", "")
             others, options = parse(module, rest)
@@ -58,6 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ccsi: interrupted" + (f"; {resume}." if resume else "."), file=sys.stderr)
         return 130
+
+
+def names_code(typed: Sequence[str]) -> bool:
+    """Whether the user names code outside the package; else no module of the working folder is ever imported."""
+    return bool(os.environ.get("CCSI_TRUST")) or any("_target_" in one or "--config-dir" in one for one in typed)
 
 
 def commands() -> list[str]:

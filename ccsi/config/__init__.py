@@ -8,6 +8,8 @@ that callable, so a key's type and range are declared once, where it is used. Wh
 from ccsi.config.compose import (
     add_config_dir,
     build,
+    check_overrides,
+    check_root,
     choices,
     config_dir,
     from_arguments,
@@ -16,9 +18,21 @@ from ccsi.config.compose import (
     load,
     parse,
 )
-from ccsi.config.tree import Config, apply, current_names, current_targets, flat, original_targets, read, to_yaml
+from ccsi.config.tree import (
+    Config,
+    apply,
+    current_names,
+    current_targets,
+    flat,
+    original_targets,
+    parse_yaml,
+    read,
+    to_yaml,
+)
+from ccsi.config.trust import check_resolvers, check_targets, trust_names, trusted
 from ccsi.config.validation import adapter, check, describe, shown, signature_of, target_of
 
-__all__ = ["Config", "adapter", "add_config_dir", "apply", "build", "check", "choices", "config_dir", "current_names"]
-__all__ += ["current_targets", "describe", "flat", "from_arguments", "groups", "is_group", "load", "original_targets"]
-__all__ += ["parse", "read", "shown", "signature_of", "target_of", "to_yaml"]
+__all__ = ["Config", "adapter", "add_config_dir", "apply", "build", "check", "check_overrides", "check_resolvers"]
+__all__ += ["check_root", "check_targets", "choices", "config_dir", "current_names", "current_targets", "describe"]
+__all__ += ["flat", "from_arguments", "groups", "is_group", "load", "original_targets", "parse", "parse_yaml", "read"]
+__all__ += ["shown", "signature_of", "target_of", "to_yaml", "trust_names", "trusted"]

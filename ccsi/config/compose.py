@@ -1,5 +1,6 @@
 """The tree under `configs/`, composed with what was typed. The only module that knows Hydra."""
 
+import copy
 import inspect
 import re
 import sys
@@ -15,12 +16,21 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ccsi.config.tree import Config, apply, plain, read, unknown_key
-from ccsi.config.validation import check
+from ccsi.config.trust import (
+    FOLDERS,
+    RESOLVER,
+    check_resolvers,
+    check_secrets,
+    check_targets,
+    named_targets,
+    targets_in,
+    trust_names,
+)
+from ccsi.config.validation import check, target_of
 from ccsi.errors import UserError
 
 ADDED: list[Path] = []
@@ -35,10 +45,13 @@ def config_dir() -> Path:
     return Path(str(files("ccsi.configs")))
 
 
+FOLDERS.append(config_dir)
+
+
 def add_config_dir(path: Path) -> None:
     """Extend the config groups by the files in `path`: `tracking/mine.yaml`, `learner/mine.yaml`, `experiment/…`.
 
-    What they name as `_target_` is imported from there too: the folder is appended to `sys.path`.
+    What they name as `_target_` is trusted, and imported from there too: the folder is appended to `sys.path`.
     """
     folder = path.expanduser().resolve()
     if not folder.is_dir():
@@ -49,6 +62,7 @@ def add_config_dir(path: Path) -> None:
     if folder not in ADDED:
         ADDED.append(folder)
         sys.path.append(str(folder))
+    trust_names(*targets_in(folder))
 
 
 def is_group(key: str) -> bool:
@@ -64,14 +78,20 @@ def choices(group: str) -> dict[str, Path]:
 
 
 def load(overrides: Sequence[str], name: str = "config") -> Config:
-    """Compose `configs/<name>.yaml` with `overrides` (Hydra's syntax) into a plain, resolved dict."""
+    """Compose `configs/<name>.yaml` with `overrides` (Hydra's syntax) into a plain, resolved dict.
+
+    What the overrides name as `_target_` is trusted; for those from a file see `check_overrides`.
+    """
     for override in parse(overrides):
+        if re.match(r"hydra\b", override.key_or_group) or re.match(r"hydra\b", override.package or ""):
+            raise UserError(f"{override.input_line}: expected a key of a run or a sweep; Hydra's own are not used.")
         if name != "sweep" and override.key_or_group.partition(".")[0] == "sweep":
             raise UserError(f"{override.input_line}: expected no setting of sweeps; they are for ccsi sweep.")
         value: Any = override.value()
         is_choice = all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
         if is_group(override.key_or_group) and not override.is_delete() and not is_choice:
             raise UserError(f"{override.input_line}: expected one of {override.key_or_group}'s choices; see --help.")
+        trust_names(*(target for _, target in named_targets({override.key_or_group: value})))
     quoted = ["'file://{}'".format(str(folder).replace("\\", "\\\\").replace("'", "\\'")) for folder in ADDED]
     search = [f"hydra.searchpath=[{','.join(quoted)}]"] if quoted else []
     GlobalHydra.instance().clear()
@@ -82,14 +102,27 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
             tree = OmegaConf.masked_copy(cfg, list(set(cfg) - set(left_out)))
             if tree.get("name", "") is None:
                 tree.name = "{dataset}-{learner}".format(**cfg.hydra.runtime.choices)
-            return plain(tree, resolve=True)
+            composed = plain(tree, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error, overrides, name)) from error
+    check_secrets(composed)
+    return composed
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raise UserError for overrides from a file that reach beyond it: to other code, other files, the environment."""
+    for override in parse(overrides):
+        check_targets({override.key_or_group: override.value()})
+        check_resolvers(override.input_line)
+        group = override.key_or_group
+        if ".." in group or (is_group(group) and ".." in str(override.value())):
+            raise UserError(f"{override.input_line}: expected one of the group's choices; see --help.")
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Overrides in Hydra's syntax, one value each."""
+    """Overrides in Hydra's syntax, one value each, without secrets."""
     parsed = []
+    check_secrets(list(overrides))
     for text in overrides:
         try:
             parsed.append(OverridesParser.create().parse_override(text))
@@ -105,17 +138,19 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 def build(config: Config) -> Any:
     """Check `config` and make the objects: for a run's config, `ccsi.experiment.run` ready to be called."""
     check(config)
-    try:
-        made = instantiate(config, _convert_="all")
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__
-        if cause is not None:
-            raise UserError(str(cause)) from error
-        raise
+    make = _made(copy.deepcopy(config))
     # a run writes down the configuration it was made from
-    return partial(made, config=config) if "config" in inspect.signature(made).parameters else made
+    return partial(make, config=config) if "config" in inspect.signature(make).parameters else make
+
+
+def _made(value: Any) -> Any:
+    """The object that a checked node is for; lists of nodes as lists of objects, and any other value as it is."""
+    if isinstance(value, list):
+        return [_made(item) for item in value]
+    if not isinstance(value, dict) or "_target_" not in value:
+        return value
+    make = partial(target_of(value), **{key: _made(part) for key, part in value.items() if key[0] != "_"})
+    return make if value.get("_partial_") else make()
 
 
 def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
@@ -142,9 +177,24 @@ def from_arguments(arguments: Sequence[str], name: str = "config") -> Config:
     if not paths:
         return load(arguments, name)
     config = read(Path(paths[0]), resolve=True)
-    if len(paths) > 1 or "_target_" not in config:
+    if len(paths) > 1:
         raise UserError(f"{paths[-1]}: expected one file with a run's complete configuration, as --show prints it.")
-    return apply(config, {o.key_or_group: o.value() for o in parse([a for a in arguments if a not in paths])})
+    check_root(config, paths[0])
+    changes = {o.key_or_group: o.value() for o in parse([a for a in arguments if a not in paths])}
+    trust_names(*(target for _, target in named_targets(changes)))
+    changed = apply(config, changes)
+    if any(RESOLVER.search(text) for text in arguments):  # typed
+        changed = plain(OmegaConf.create(changed), resolve=True)
+    check_secrets(changed)
+    return changed
+
+
+def check_root(config: Config, where: str) -> None:
+    """Raise UserError unless a configuration is of a whole run: of this package's own, or of the user's."""
+    own, target = yaml.safe_load((config_dir() / "config.yaml").read_text())["_target_"], config.get("_target_")
+    is_part = not isinstance(target, str) or (target != own and target in targets_in(config_dir()))
+    if is_part or config.get("_partial_") is not True:
+        raise UserError(f"{where}: expected one file with a run's complete configuration, as --show prints it.")
 
 
 def groups(name: str = "config") -> list[str]:

@@ -1,6 +1,8 @@
 """A configuration as a plain nested dict: its dotted keys, changes to it, its text, targets of earlier versions."""
 
 import difflib
+import io
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,13 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ccsi.config.trust import check_resolvers
 from ccsi.errors import UserError
 
 Config = dict[str, Any]
+
+MOST_NODES = 20_000
+"""Keys and values that a file of one run's configuration may have; a shipped one has some 200."""
 
 RENAMED = {
     "ccsi.exemplars.Budget": "ccsi.learners.ExemplarBudget",
@@ -53,13 +59,59 @@ def plain(tree: Any, resolve: bool = False) -> Config:
 
 
 def read(path: Path, resolve: bool = False) -> Config:
-    """The configuration in a YAML file, with the present names of targets."""
+    """The configuration in a YAML file, with the present names of targets. It may refer to its own keys alone."""
     try:
-        return current_targets(plain(OmegaConf.load(path), resolve))
+        text = path.read_text(encoding="utf-8")
+        parse_yaml(text, MOST_NODES)
+        tree = OmegaConf.load(io.StringIO(text))
+        check_resolvers(plain(tree))
+        config = plain(tree, resolve)
+        check_resolvers(config)  # parts of texts may have become one
+        return current_targets(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; expected a configuration, as --show prints it.") from None
-    except (OSError, TypeError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, TypeError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: cannot be read as a configuration ({type(error).__name__}).") from error
+
+
+class BoundedLoader(yaml.SafeLoader):
+    """Plain YAML, up to a number of nodes."""
+
+    most = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.most -= 1
+        if self.most < 0:
+            raise UserError("it has too many values; expected a configuration, as --show prints it.")
+        return super().compose_node(parent, index)
+
+
+def parse_yaml(text: str, most: int) -> Any:
+    """What plain YAML says: no Python objects. `most`: nodes it may have, those that aliases repeat counted each time.
+
+    Raises:
+        UserError: it has more; yaml.YAMLError, ValueError or RecursionError: it is not YAML, or nested without end.
+    """
+    loader = BoundedLoader(text)
+    loader.most = most
+    root = loader.get_single_node()
+    sizes: dict[int, float] = {}
+
+    def size(node: Any) -> float:
+        if id(node) not in sizes:
+            sizes[id(node)] = math.inf  # if it holds itself
+            inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+            pairs = (part if isinstance(part, tuple) else (part,) for part in inner)
+            sizes[id(node)] = 1 + sum(size(one) for pair in pairs for one in pair)
+        return sizes[id(node)]
+
+    if root is None:
+        return None
+    if size(root) > most:
+        raise UserError("its aliases repeat too many values; expected a configuration, as --show prints it.")
+    return loader.construct_document(root)
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:

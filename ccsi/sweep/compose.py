@@ -1,6 +1,7 @@
 """From what was typed to a checked Definition, and from sweep.yaml back to one."""
 
 import itertools
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ FREE |= {"sweep.max_concurrent", "sweep.max_failures", "sweep.dir", "sweep.budge
 EQUAL_BUDGET: dict[str, Any] = {"search": "random", "scheduler": "none", "top_k": 1, "warm_start": []}
 EQUAL_BUDGET |= dict.fromkeys(("minimize", "patience", "budget.hours", "budget.trials"))
 """Keys of `sweep` that a comparison fixes."""
+MOST_NODES = 100_000
+"""Keys and values that a sweep.yaml may have: some 200 for each combination of swept groups."""
 SECTIONS = {"sweep": Sweep, "resources": Resources, "ray": Cluster}
 
 
@@ -89,11 +92,12 @@ def make_sections(tree: Mapping[str, Any]) -> tuple[Sweep, Resources, Cluster]:
         ("budget", Budget, "sweep.budget.hours=… or sweep.budget.trials=…"),
     ):
         nodes["sweep"][part] = section(tree["sweep"], part, kind, f"sweep.{part}: expected {expected}.")
-    tree = {"_target_": f"{__name__}.sections", "_partial_": True, **nodes}
-    ccsi.config.check(tree)
-    space, nodes["sweep"]["space"] = nodes["sweep"]["space"], {}  # its candidates may be nodes, which a run builds
-    sweep, resources, ray = ccsi.config.build(tree)()
-    return replace(sweep, space=space), resources, ray
+    space, nodes["sweep"]["space"] = nodes["sweep"].get("space"), {}  # its candidates may be nodes, which a run builds
+    entries = space.items() if isinstance(space, dict) else [(None, space)]
+    if not all(isinstance(key, str) and isinstance(entry, dict | None) for key, entry in entries):
+        raise UserError(f"sweep.space={shown(space)}: expected KEY: {{choice: [a, b]}}, or another kind; see --help.")
+    sweep, resources, ray = ccsi.config.build({"_target_": sections, "_partial_": True, **nodes})()
+    return replace(sweep, space=dict(entries)), resources, ray
 
 
 def sections(sweep: Sweep, resources: Resources, ray: Cluster) -> tuple[Sweep, Resources, Cluster]:
@@ -105,7 +109,9 @@ def section(tree: Mapping[str, Any], key: str, kind: type, message: str = "") ->
     """A section of a tree as a node of class `kind` that `ccsi.config.build` takes; `message`: if it has no keys."""
     if not isinstance(tree.get(key), Mapping):
         raise UserError(message or f"{key}={shown(tree.get(key))}: expected {key}.<key>=…; see --help.")
-    return {**tree[key], "_target_": f"{kind.__module__}.{kind.__name__}"}
+    if "_target_" in tree[key]:
+        raise UserError(f"{key}._target_ is not a setting; see --help for the settings.")
+    return {**tree[key], "_target_": kind}
 
 
 def _check_sweep(definition: Definition) -> None:
@@ -148,6 +154,7 @@ def _check_candidates(definition: Definition) -> None:
     """Check the configuration of a run with each candidate of the space."""
     space, arms = definition.space, compared(definition.space)
     for key, base in definition.bases.items():
+        ccsi.config.check_root(base, "sweep")
         ccsi.config.check(base)
         groups = dict(part.split("=") for part in key.split("&") if part)
         for dimension in space if arms is None else within(space, groups[arms.key]):
@@ -189,14 +196,15 @@ def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
     """The definition an earlier call left in `folder`; see `define`. key: names the folder in messages."""
     try:
         text = ccsi.config.current_names((folder / "sweep.yaml").read_text())
-        record = ccsi.config.current_targets(yaml.safe_load(text))
+        record = ccsi.config.current_targets(ccsi.config.parse_yaml(text, MOST_NODES))
+        ccsi.config.check_resolvers({key: value for key, value in record.items() if key != "overrides"})
         saved = define({key: record[key] for key in SECTIONS}, dict(record["bases"]), list(record["overrides"]), check)
         return placed(replace(saved, cwd=str(record["cwd"])), folder)  # the folder may have been moved
     except UserError as error:
         raise UserError(f"{key}={folder}: {error}") from error
     except FileNotFoundError:
         raise UserError(f"{key}={folder}: there is no sweep.yaml; expected the folder of an earlier sweep.") from None
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         problem = f"sweep.yaml cannot be read ({type(error).__name__}); expected it as written."
         raise UserError(f"{key}={folder}: {problem}") from error
 
@@ -204,10 +212,19 @@ def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
 def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
     """The definition in `folder` with the overrides typed beside `resume=`, none of which may change its results."""
     saved = read(folder)
+    again = {override.lstrip("+~").split("=")[0] for override in overrides}
+    if "ray.address" not in again and not is_here(saved.ray.address):
+        raise UserError(
+            f"resume={folder}: sweep.yaml names the Ray cluster at {saved.ray.address}, which may run any code; if it "
+            "is yours, type ray.address=… too."
+        )
     if not overrides:
         return saved
-    again = {override.lstrip("+~").split("=")[0] for override in overrides}
     kept = [override for override in saved.overrides if override.lstrip("+~").split("=")[0] not in again]
+    try:
+        ccsi.config.check_overrides(kept)
+    except UserError as error:
+        raise UserError(f"resume={folder}: {error}") from error
     typed = compose([*kept, *overrides])
     before, after = (flat({**one.sections, **one.bases}) for one in (saved, typed))
     for key in [*before, *after]:
@@ -217,6 +234,18 @@ def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
                 f"{shown(after.get(key))}; leave it, or start a new sweep."
             )
     return placed(replace(typed, cwd=saved.cwd), folder)
+
+
+def is_here(address: str | None) -> bool:
+    """Whether the head of a Ray cluster is on this machine, as far as its address says."""
+    if address in (None, "auto"):
+        return True
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address.rpartition(":")[0] else socket.AF_INET) as probe:
+            probe.bind((address.rpartition(":")[0].strip("[]"), 0))  # only an address of this machine can be bound
+    except (OSError, UnicodeError):
+        return False
+    return True
 
 
 def placed(definition: Definition, folder: Path) -> Definition:

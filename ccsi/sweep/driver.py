@@ -28,7 +28,7 @@ from ccsi.sweep.warm_start import warm_start
 def debug(definition: Definition, console: Console) -> int:
     """Run the first trial's first seed in this process: breakpoints work, exceptions come through."""
     validate(definition)
-    definition.runs.mkdir(parents=True, exist_ok=True)
+    definition.runs.mkdir(mode=0o700, parents=True, exist_ok=True)
     recorder = SweepRecorder(definition)
     warm_start(recorder)
     trial = 0 if recorder.state.configs else start_trial(recorder)
@@ -107,7 +107,9 @@ def validate(definition: Definition) -> None:
     for base in definition.bases.values():
         if base["_target_"] == "ccsi.experiment.run":
             shared = base.get("share_data") or str(definition.shared_data)
-            as_in_phase_1 = {"_target_": "ccsi.experiment.validate", "evaluate_test": False, "share_data": shared}
+            import ccsi.experiment  # seconds: PyTorch
+
+            as_in_phase_1 = {"_target_": ccsi.experiment.validate, "evaluate_test": False, "share_data": shared}
             build(base | as_in_phase_1)()
 
 
