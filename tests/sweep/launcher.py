@@ -27,6 +27,8 @@ class Sweep:
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         env = os.environ | {"HOME": str(home), MARK: self.mark, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         env |= {"MPLCONFIGDIR": str(home / "mpl"), "PYTHONUNBUFFERED": "1"}
+        if any(one.startswith("resume=") for one in arguments):  # a sweep.yaml may not name the stand-in by itself
+            env["CCSI_TRUST"] = "standin"
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "tune" / script), "ray.num_cpus=2", *arguments],
             cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
