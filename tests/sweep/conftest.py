@@ -16,10 +16,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
     """Starts sweeps; whatever still lives at the end of the test is ended, by id."""
     started: list[Sweep] = []
 
-    def begin(*arguments: str, script: str = "sweep.py") -> Sweep:
+    def begin(*arguments: str, script: str = "sweep.py", trust: str = "") -> Sweep:
         home = tmp_path / "home"
         home.mkdir(exist_ok=True)
-        started.append(Sweep(home, list(arguments), script))
+        started.append(Sweep(home, list(arguments), script, trust))
         return started[-1]
 
     yield begin
