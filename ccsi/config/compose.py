@@ -122,8 +122,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Overrides in Hydra's syntax, one value each, without secrets."""
     parsed = []
-    check_secrets(list(overrides))
     for text in overrides:
+        check_secrets(text)
         try:
             parsed.append(OverridesParser.create().parse_override(text))
         except (HydraException, OmegaConfBaseException) as error:

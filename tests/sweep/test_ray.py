@@ -212,12 +212,12 @@ def test_on_a_running_cluster_failures_are_told_and_others_go_on(start: Start, t
     assert "ray" not in said, sweep.said  # no noise
 
 
-OWN_LEARNER = '''
+OWN_LEARNER = """
 from ccsi.learners import Finetune
 
 class Mine(Finetune):
     default_name = "mine"
-'''
+"""
 
 
 def test_a_sweep_with_ones_own_learner(start: Start, tmp_path: Path) -> None:
