@@ -64,8 +64,8 @@ def trusted() -> tuple[str, ...]:
 
 def is_trusted(name: str) -> bool:
     """Whether a `_target_` may be imported: it is this package's own, or the user's choice."""
-    chosen = any(name == one or name.startswith(f"{one}.") for one in trusted())
-    return chosen or any(name in targets_in(folder()) for folder in FOLDERS)
+    by_user = any(name == one or name.startswith(f"{one}.") for one in trusted())
+    return by_user or any(name in targets_in(folder()) for folder in FOLDERS)
 
 
 def check_target(name: str, key: str) -> None:
