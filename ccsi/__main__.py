@@ -1,6 +1,20 @@
 """`python -m ccsi …` is `ccsi run …`; with a subcommand's name first it is `ccsi …`."""
 
+import os
 import sys
+
+import ccsi
+
+try:
+    here = os.getcwd()
+except OSError:  # it has been removed
+    here = ""
+if not sys.flags.safe_path and here and sys.path[0] == here:
+    # `python -m` put it first: a yaml.py or numpy.py in the working folder must not take the place of a real one
+    del sys.path[0]
+    if ccsi.__path__[0] == os.path.join(here, "ccsi"):  # a checkout that is not installed
+        sys.path.append(here)
+
 from collections.abc import Sequence
 
 from ccsi import cli

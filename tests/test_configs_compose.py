@@ -53,7 +53,7 @@ PARTICULAR = [name for name, kind in all_learners().items() if kind.check is not
 @pytest.mark.parametrize("name", PARTICULAR)
 @pytest.mark.parametrize("data", ["bloodmnist", "dermamnist", "organamnist", "pathmnist", "tissuemnist"])
 def test_every_learner_takes_what_the_experiments_of_all_give_it(data: str, name: str) -> None:
-    parts = ccsi.config.build(composed(f"experiment=rivals/{data}", f"learner={name}")).func.keywords
+    parts = ccsi.config.build(composed(f"experiment=rivals/{data}", f"learner={name}")).keywords
     wanted = {key: parts[key] for key in ("model", "training")}
     learner = parts["learner"](in_channels=3, streams=Streams(0), device=torch.device("cpu"), **wanted)
     learner.check(parts["scenario"].classes_per_task)

@@ -49,11 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"ccsi {metadata.version('ccsi')}")
                 return 0
             try:
-                if (here := os.getcwd()) not in sys.path:
-                    sys.path.append(here)  # so that `_target_=my_file.MyLearner` is found, as under `python -m`
+                here = os.getcwd()
             except OSError as error:
                 if not wants_help:
                     raise UserError("the working folder is gone or unreadable; change to another one.") from error
+            else:
+                if names_code(typed) and here not in sys.path:
+                    sys.path.append(here)  # so that `_target_=my_file.MyLearner` is found
             module = command(name)
             resume = getattr(module, "RESUME", "")
             others, options = parse(module, rest)
@@ -65,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ccsi: interrupted" + (f"; {resume}." if resume else "."), file=sys.stderr)
         return 130
+
+
+def names_code(typed: Sequence[str]) -> bool:
+    """Whether the user names code outside the package; else no module of the working folder is ever imported."""
+    return bool(os.environ.get("CCSI_TRUST")) or any("_target_" in one or "--config-dir" in one for one in typed)
 
 
 def commands() -> list[str]:

@@ -9,6 +9,8 @@ from ccsi.config.compose import (
     add_config_dir,
     as_typed,
     build,
+    check_overrides,
+    check_root,
     choices,
     config_dir,
     from_arguments,
@@ -22,19 +24,21 @@ from ccsi.config.compose import (
 from ccsi.config.tree import (
     Config,
     apply,
-    check_aliases,
     current_names,
     current_targets,
     flat,
     nodes,
     original_keys,
+    parse_yaml,
     read,
     to_yaml,
     unknown_key,
 )
+from ccsi.config.trust import check_resolvers, check_targets, trust_names, trusted
 from ccsi.config.validation import adapter, check, describe, shown, signature_of, target_of
 
-__all__ = ["Config", "adapter", "add_config_dir", "apply", "as_typed", "build", "check", "check_aliases", "choices"]
-__all__ += ["config_dir", "current_names", "current_targets", "describe", "flat", "from_arguments", "groups"]
-__all__ += ["is_file", "is_group", "load", "nodes", "original_keys", "parse", "read", "shown", "signature_of"]
-__all__ += ["target_of", "to_yaml", "unknown_key", "with_dataset"]
+__all__ = ["Config", "adapter", "add_config_dir", "apply", "as_typed", "build", "check", "check_overrides"]
+__all__ += ["check_resolvers", "check_root", "check_targets", "choices", "config_dir", "current_names"]
+__all__ += ["current_targets", "describe", "flat", "from_arguments", "groups", "is_file", "is_group", "load", "nodes"]
+__all__ += ["original_keys", "parse", "parse_yaml", "read", "shown", "signature_of", "target_of", "to_yaml"]
+__all__ += ["trust_names", "trusted", "unknown_key", "with_dataset"]

@@ -1,5 +1,6 @@
 """The tree under `configs/`, composed with what was typed. The only module that knows Hydra."""
 
+import copy
 import inspect
 import os
 import re
@@ -18,12 +19,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ccsi.config.imports import import_name
 from ccsi.config.tree import Config, apply, flat, plain, read, unknown_key
+from ccsi.config.trust import (
+    FOLDERS,
+    RESOLVER,
+    check_resolvers,
+    check_secrets,
+    check_targets,
+    named_targets,
+    targets_in,
+    trust_names,
+)
 from ccsi.config.validation import check, describe, is_text, signature_of, target_of
 from ccsi.errors import UserError
 from ccsi.io.paths import expand
@@ -39,10 +48,13 @@ def config_dir() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
+FOLDERS.append(config_dir)
+
+
 def add_config_dir(path: Path) -> None:
     """Extend the config groups by the files in `path`: `tracking/mine.yaml`, `learner/mine.yaml`, `experiment/…`.
 
-    What they name as `_target_` is imported from there too: the folder is appended to `sys.path`.
+    What they name as `_target_` is trusted, and imported from there too: the folder is appended to `sys.path`.
     """
     folder = expand(path, "--config-dir").resolve()
     if not folder.is_dir():
@@ -53,6 +65,7 @@ def add_config_dir(path: Path) -> None:
     if folder not in ADDED:
         ADDED.append(folder)
         sys.path.append(str(folder))
+    trust_names(*targets_in(folder))
 
 
 def is_group(key: str) -> bool:
@@ -68,17 +81,21 @@ def choices(group: str) -> dict[str, Path]:
 
 
 def load(overrides: Sequence[str], name: str = "config") -> Config:
-    """Compose `configs/<name>.yaml` with `overrides` (Hydra's syntax) into a plain, resolved dict."""
+    """Compose `configs/<name>.yaml` with `overrides` (Hydra's syntax) into a plain, resolved dict.
+
+    What the overrides name as `_target_` is trusted; for those from a file see `check_overrides`.
+    """
     parsed = parse(overrides)
     for override in parsed:
+        if any(re.match(r"hydra\b", part or "") for part in (override.key_or_group, override.package)):
+            raise UserError(f"{override.input_line}: expected a key of a run or a sweep; Hydra's own are not used.")
         if name != "sweep" and override.key_or_group.partition(".")[0] == "sweep":
             raise UserError(f"{override.input_line}: expected no setting of sweeps; they are for ccsi sweep.")
-        if re.split(r"[./@]", override.key_or_group)[0] == "hydra":
-            raise UserError(f"{override.input_line}: expected a setting of ccsi; those of Hydra itself are fixed.")
         value: Any = override.value()
         is_choice = all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
         if is_group(override.key_or_group) and not override.is_delete() and not is_choice:
             raise UserError(f"{override.input_line}: expected one of {override.key_or_group}'s choices; see --help.")
+        trust_names(*(target for _, target in named_targets({override.key_or_group: value})))
     with hydra() as search:
         try:
             cfg = compose(name, overrides=[*(str(one.input_line) for one in parsed), *search], return_hydra_config=True)
@@ -87,13 +104,14 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
             if tree.get("name", "") is None:
                 chosen = (str(cfg.hydra.runtime.choices.get(key)) for key in ("dataset", "learner"))
                 tree.name = "-".join(chosen).replace("/", "-")
-            config = plain(tree, resolve=True)
+            composed = plain(tree, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error, overrides, name)) from error
-    for key, value in flat(config).items():
+    check_secrets(composed)
+    for key, value in flat(composed).items():
         if isinstance(value, str) and "${" in value:  # a file with it could not be read back
             raise UserError(f"{key}={value}: expected text without ${{, which stands for the value of another key.")
-    return as_typed(config, overrides)
+    return as_typed(composed, overrides)
 
 
 @contextmanager
@@ -131,12 +149,26 @@ def with_dataset(overrides: Sequence[str], name: str) -> list[str]:
     return [f"dataset={choice}", *overrides]
 
 
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raise UserError for overrides from a file that reach beyond it: to other code, other files, the environment."""
+    for override in parse(overrides):
+        check_targets({override.key_or_group: override.value()})
+        check_resolvers(override.input_line)
+        group = override.key_or_group
+        if ".." in group or (is_group(group) and ".." in str(override.value())):
+            raise UserError(f"{override.input_line}: expected one of the group's choices; see --help.")
+
+
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Overrides in Hydra's syntax, one value each; a value it cannot read (`~/a`, `b (1)`) is text as it stands."""
+    """Overrides in Hydra's syntax, one value each, without secrets.
+
+    A value it cannot read (`~/a`, `b (1)`) is text as it stands.
+    """
     return [_parse(text) for text in overrides]
 
 
 def _parse(text: str) -> Override:
+    check_secrets(text)
     parser, (key, _, value) = OverridesParser.create(), text.partition("=")
     if not text.isascii() and text != text.encode(errors="replace").decode():
         raise UserError(f"{text!r} is not UTF-8, the encoding of configurations; expected another name.")
@@ -205,28 +237,19 @@ def as_typed(config: Config, overrides: Sequence[str]) -> Config:
 def build(config: Config) -> Any:
     """Check `config` and make the objects: for a run's config, `ccsi.experiment.run` ready to be called."""
     check(config)
-    try:
-        made = instantiate(with_import_names(config), _convert_="all")
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__
-        if cause is not None:
-            raise UserError(str(cause)) from error
-        raise
+    make = _made(copy.deepcopy(config))
     # a run writes down the configuration it was made from
-    return partial(made, config=config) if "config" in inspect.signature(made).parameters else made
+    return partial(make, config=config) if "config" in inspect.signature(make).parameters else make
 
 
-def with_import_names(value: Any) -> Any:
-    """A copy of a configuration whose `_target_`s Hydra imports from where `check` has found them."""
+def _made(value: Any) -> Any:
+    """The object that a checked node is for; lists of nodes as lists of objects, and any other value as it is."""
     if isinstance(value, list):
-        return [with_import_names(item) for item in value]
-    if not isinstance(value, dict):
+        return [_made(item) for item in value]
+    if not isinstance(value, dict) or "_target_" not in value:
         return value
-    copy = {key: with_import_names(item) for key, item in value.items()}
-    module, _, attribute = str(value.get("_target_", "")).rpartition(".")
-    return copy | ({"_target_": f"{import_name(module)}.{attribute}"} if module else {})
+    make = partial(target_of(value), **{key: _made(part) for key, part in value.items() if key[0] != "_"})
+    return make if value.get("_partial_") else make()
 
 
 def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
@@ -255,12 +278,17 @@ def from_arguments(arguments: Sequence[str], name: str = "config") -> Config:
     if not paths:
         return load(with_dataset(arguments, name), name)
     config = read(expand(paths[0], "FILE"), resolve=True)
+    if len(paths) > 1:
+        raise UserError(f"{paths[-1]}: expected one file with a run's complete configuration, as --show prints it.")
+    check_root(config, paths[0])
     if config.get("report") is True:  # of earlier versions; so that report.real_images can be set
         config["report"] = {"real_images": False}
-    if len(paths) > 1 or "_target_" not in config:
-        raise UserError(f"{paths[-1]}: expected one file with a run's complete configuration, as --show prints it.")
     overrides = [argument for argument in arguments if argument not in paths]
-    return as_typed(apply(config, {o.key_or_group: o.value() for o in parse(overrides)}, True), overrides)
+    changes = {o.key_or_group: o.value() for o in parse(overrides)}
+    trust_names(*(target for _, target in named_targets(changes)))
+    changed = apply(config, changes, resolve=any(RESOLVER.search(text) for text in overrides))
+    check_secrets(changed)
+    return as_typed(changed, overrides)
 
 
 def is_file(argument: str) -> bool:
@@ -269,6 +297,15 @@ def is_file(argument: str) -> bool:
     return argument.endswith((".yaml", ".yml")) and (
         key == argument or Path(argument).is_file() or ("/" in key and not is_group(key.partition("@")[0].lstrip("+~")))
     )
+
+
+def check_root(config: Config, where: str) -> None:
+    """Raise UserError unless a configuration is of a whole run: of this package's own, or of the user's."""
+    text = (config_dir() / "config.yaml").read_text(encoding="utf-8")
+    own, target = yaml.safe_load(text)["_target_"], config.get("_target_")
+    is_part = not isinstance(target, str) or (target != own and target in targets_in(config_dir()))
+    if is_part or config.get("_partial_") is not True:
+        raise UserError(f"{where}: expected one file with a run's complete configuration, as --show prints it.")
 
 
 def groups(name: str = "config") -> list[str]:

@@ -11,12 +11,15 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ccsi.config.trust import check_resolvers
 from ccsi.errors import UserError
 from ccsi.io.files import read_bytes
 
 Config = dict[str, Any]
 LONGEST = 4 * 2**20
-"""Bytes of a configuration file, and values in it, at most."""
+"""Bytes of a configuration file at most."""
+MOST_NODES = 20_000
+"""Keys and values that a file of one run's configuration may have; a shipped one has some 200."""
 
 RENAMED = {
     "ccsi.exemplars.Budget": "ccsi.learners.ExemplarBudget",
@@ -68,11 +71,17 @@ def plain(tree: Any, resolve: bool = False) -> Config:
 
 
 def read(path: Path, resolve: bool = False) -> Config:
-    """The configuration in a YAML file, with the present names of targets."""
+    """The configuration in a YAML file, with the present names of targets. It may refer to its own keys alone."""
     try:
         text = read_bytes(path, LONGEST).decode()
-        check_aliases(text)
-        return current_targets(plain(OmegaConf.load(io.StringIO(text)), resolve))
+        parse_yaml(text, MOST_NODES)
+        tree = OmegaConf.load(io.StringIO(text))
+        check_resolvers(plain(tree))
+        config = plain(tree, resolve)
+        check_resolvers(config)  # parts of texts may have become one
+        return current_targets(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; expected a configuration, as --show prints it.") from None
     except OSError as error:
@@ -82,22 +91,42 @@ def read(path: Path, resolve: bool = False) -> Config:
         raise UserError(f"{path}: cannot be read as a configuration ({type(error).__name__}).") from error
 
 
-def check_aliases(text: str) -> None:
-    """Raise ValueError if the aliases of a YAML text stand for more values than any configuration has."""
-    if "*" in text and size_of(yaml.compose(text, yaml.SafeLoader)) > LONGEST:
-        raise ValueError(f"its aliases stand for more than {LONGEST} values")
+class BoundedLoader(yaml.SafeLoader):
+    """Plain YAML, up to a number of nodes."""
+
+    most = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.most -= 1
+        if self.most < 0:
+            raise UserError("it has too many values; expected a configuration, as --show prints it.")
+        return super().compose_node(parent, index)
 
 
-def size_of(node: yaml.Node | None, known: dict[int, float] | None = None) -> float:
-    """Values in a YAML node, with those that its aliases stand for; infinite if it contains itself."""
-    known = {} if known is None else known
-    if node is None or isinstance(node, yaml.ScalarNode):
-        return 1
-    if id(node) not in known:
-        known[id(node)] = math.inf
-        inner = [one for pair in node.value for one in (pair if isinstance(pair, tuple) else (pair,))]
-        known[id(node)] = 1 + sum(size_of(one, known) for one in inner)
-    return known[id(node)]
+def parse_yaml(text: str, most: int) -> Any:
+    """What plain YAML says: no Python objects. `most`: nodes it may have, those that aliases repeat counted each time.
+
+    Raises:
+        UserError: it has more; yaml.YAMLError, ValueError or RecursionError: it is not YAML, or nested without end.
+    """
+    loader = BoundedLoader(text)
+    loader.most = most
+    root = loader.get_single_node()
+    sizes: dict[int, float] = {}
+
+    def size(node: Any) -> float:
+        if id(node) not in sizes:
+            sizes[id(node)] = math.inf  # if it holds itself
+            inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+            pairs = (part if isinstance(part, tuple) else (part,) for part in inner)
+            sizes[id(node)] = 1 + sum(size(one) for pair in pairs for one in pair)
+        return sizes[id(node)]
+
+    if root is None:
+        return None
+    if size(root) > most:
+        raise UserError("its aliases repeat too many values; expected a configuration, as --show prints it.")
+    return loader.construct_document(root)
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:

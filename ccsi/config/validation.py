@@ -2,19 +2,22 @@
 
 import dataclasses
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal, Union
 
 import annotated_types
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from typing_extensions import is_typeddict  # typing's own does not recognise those of typing_extensions
+from typing_extensions import get_protocol_members, is_protocol, is_typeddict  # typing's own differ, or are newer
 
 from ccsi.config.imports import explain_import, import_name
 from ccsi.config.tree import unknown_key
+from ccsi.config.trust import check_target, is_own, walk
 from ccsi.errors import UserError
 
 WORDS = {
@@ -26,7 +29,13 @@ WORDS = {
     Any: "anything",
 }
 """Types that a value is written as, and their names in a message."""
+RESERVED = re.compile(r"\._(?:target|partial|args|convert|recursive)_(?:\.|$)")
+"""Keys that no plain value has."""
 BOUNDS = {annotated_types.Ge: ">=", annotated_types.Gt: ">", annotated_types.Le: "<=", annotated_types.Lt: "<"}
+
+
+PLAIN = (int, float, str, bool, bytes, complex, type(None), list, tuple, set, dict, Path)
+"""Types of values; any other class is made from a node with a `_target_`."""
 
 
 def check(node: Mapping[str, Any], prefix: str = "", wanted: Any = Any) -> None:
@@ -35,16 +44,20 @@ def check(node: Mapping[str, Any], prefix: str = "", wanted: Any = Any) -> None:
     Args:
         prefix: the node's own key, with a dot behind it. wanted: the type hint of what the node stands for.
     """
+    name = f"{prefix}_target_={node['_target_']}"
     try:
-        target = target_of(node)
+        target = target_of(node, prefix)
+        hints, required, others = signature_of(target)
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:  # whatever the code of a user's module raises
-        name = str(node["_target_"])
-        reason = " ".join(explain_import(error, name.rpartition(".")[0]).split())
-        raise UserError(f"{prefix}_target_={name}: expected the full name of a callable ({reason}).") from error
-    hints, required, others = signature_of(target)
-    present = {key: value for key, value in node.items() if not key.startswith("_")}
+        reason = " ".join(explain_import(error, str(node["_target_"]).rpartition(".")[0]).split())
+        raise UserError(f"{name}: expected the full name of a callable ({reason}).") from error
+    _check_kind(node, target, prefix, wanted)
+    present = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
     for key, value in present.items():
-        full, hint = prefix + key, hints.get(key, others)
+        full = f"{prefix}{key}"
+        hint = hints.get(key, others) if isinstance(key, str) and not key.startswith("_") else None
         if hint is None:
             raise UserError(unknown_key(full, {prefix + k: None for k in hints}))
         if value == "???":
@@ -60,12 +73,16 @@ def check(node: Mapping[str, Any], prefix: str = "", wanted: Any = Any) -> None:
 
 def _check_value(value: Any, hint: Any, full: str) -> None:
     if isinstance(value, dict) and "_target_" in value:
-        check(value, full + ".", hint)
+        if not (wanted := [one for one in members(hint) if is_object(one)]):
+            raise UserError(f"{full}: expected {describe(hint)}, not a group of settings with a _target_.")
+        check(value, full + ".", wanted[0])
     elif isinstance(value, list) and any(isinstance(item, dict) and "_target_" in item for item in value):
         for number, item in enumerate(value):
-            _check_value(item, Any, f"{full}.{number}")
+            _check_value(item, _item_hint(hint), f"{full}.{number}")
     elif isinstance(hint, type) and hint.__module__.startswith("ccsi.") and not is_typeddict(hint):
         raise UserError(f"{full}: expected a group of settings with a _target_, as --show prints it.")
+    elif found := next((key for key, _ in walk(value, full) if RESERVED.search(key.removeprefix(full))), None):
+        raise UserError(f"{found}: expected {describe(hint)} for {full}, without a _target_ inside.")
     else:
         try:
             adapter(hint).validate_python(value, strict=True)
@@ -73,10 +90,69 @@ def _check_value(value: Any, hint: Any, full: str) -> None:
             raise UserError(f"{full}={shown(value)}: expected {describe(hint)}.") from error
 
 
-def target_of(node: Mapping[str, Any]) -> Any:
-    """The callable that a node of the tree is for; raises what its import raises."""
-    module, _, attribute = str(node["_target_"]).rpartition(".")
-    return getattr(import_module(import_name(module)), attribute)
+def _check_kind(node: Mapping[str, Any], target: Any, prefix: str, wanted: Any) -> None:
+    """Raise UserError if what a node makes is known not to be what its key is for."""
+    later = node.get("_partial_", False)
+    if not isinstance(later, bool):
+        raise UserError(f"{prefix}_partial_={shown(later)}: expected true or false.")
+    if wanted is Any or not isinstance(wanted, type):
+        return
+    made = target if inspect.isclass(target) else typing.get_type_hints(target).get("return", None if later else object)
+    if later:
+        if "__call__" not in dir(wanted):
+            raise UserError(f"{prefix}_partial_=true: expected false, because a {wanted.__name__} is made at once.")
+        wanted = typing.get_type_hints(wanted.__call__).get("return")
+    if isinstance(made, type) and isinstance(wanted, type) and not fits(made, wanted):
+        raise UserError(f"{prefix}_target_={node['_target_']}: expected a {wanted.__name__}, or what returns one.")
+
+
+def fits(made: type, wanted: type) -> bool:
+    """Whether a class is, or inherits from, the wanted one; it may also have all methods of a wanted protocol."""
+    if not is_protocol(wanted):
+        return issubclass(made, wanted)
+    return all(any(name in vars(base) for base in made.__mro__) for name in get_protocol_members(wanted))
+
+
+def members(hint: Any) -> list[Any]:
+    """The types of a union, without the ranges of annotated ones."""
+    origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        return members(typing.get_args(hint)[0])
+    if origin in (Union, types.UnionType):
+        return [one for member in typing.get_args(hint) for one in members(member)]
+    return [hint]
+
+
+def is_object(hint: Any) -> bool:
+    """Whether a type hint is of something made by a call: a class or a callable, not a plain value."""
+    is_class = isinstance(hint, type) and hint not in PLAIN and not is_typeddict(hint)
+    return hint is Any or typing.get_origin(hint) is Callable or (is_class and typing.get_origin(hint) is None)
+
+
+def _item_hint(hint: Any) -> Any:
+    """The type hint of a list's entries; that of no value if it is no list's."""
+    for one in members(hint):
+        if one is Any:
+            return Any
+        if typing.get_origin(one) in (list, Sequence) and typing.get_args(one):
+            return typing.get_args(one)[0]
+    return hint
+
+
+def target_of(node: Mapping[str, Any], prefix: str = "") -> Any:
+    """The callable that a node of the tree is for; raises what its import raises.
+
+    A name from a file is imported only if it is this package's own, or if the user trusts it (`ccsi.config.trust`);
+    otherwise a UserError says so. Code of this package may put the callable itself in place of its name.
+    """
+    target = node["_target_"]
+    if callable(target):
+        return target
+    module, _, attribute = str(target).rpartition(".")
+    if not module or not isinstance(target, str):
+        raise ValueError("a module, a dot and a name")
+    check_target(target, f"{prefix}_target_")
+    return getattr(import_module(module if is_own(target) else import_name(module)), attribute)
 
 
 @cache

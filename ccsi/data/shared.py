@@ -75,7 +75,7 @@ def found_or_made(home: Path, find: Callable[[], T], make: Callable[[], None]) -
     try:
         result = found()
         if result is None:
-            home.mkdir(parents=True, exist_ok=True)
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)  # only its owner may read the images
             with locked(home / ".lock", math.inf) as held:
                 result = found()
                 if result is None:

@@ -36,7 +36,7 @@ def lock_run_dir(folder: Path, config: Mapping[str, Any]) -> Iterator[State | No
     """
     made, held = [path for path in (folder, *folder.parents) if not path.exists()], False
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # a run's files may show its images
         with locked(folder / LOCK):
             held = True
             if finished_result(folder, config) is not None:  # again: another process may have used it since

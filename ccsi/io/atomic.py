@@ -52,3 +52,18 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"{path} cannot be written ({reason}); make room, or choose another folder.") from error
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of `name` (with slashes) in `folder`, for names from an archive or a storage.
+
+    Raises:
+        ValueError: it is absolute, has `..`, or leads through a link out of the folder.
+    """
+    parts, top = name.split("/"), folder.resolve()
+    path = folder.joinpath(*parts)
+    if ".." in parts or not all(parts) or not top.joinpath(*parts).is_relative_to(top):
+        raise ValueError("leads out of its folder")
+    if path.resolve() != top.joinpath(*parts):
+        raise ValueError("is a link")
+    return path

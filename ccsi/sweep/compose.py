@@ -1,6 +1,7 @@
 """From what was typed to a checked Definition, and from sweep.yaml back to one."""
 
 import itertools
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -28,8 +29,10 @@ EQUAL_BUDGET |= dict.fromkeys(("minimize", "patience", "budget.hours", "budget.t
 """Keys of `sweep` that a comparison fixes."""
 SCHEMA = 1
 """Of sweep.yaml."""
-MAX_BYTES, MAX_NODES = 2**26, 10**6
+MAX_BYTES = 2**26
 """Of a sweep.yaml."""
+MOST_NODES = 100_000
+"""Keys and values that a sweep.yaml may have: some 200 for each combination of swept groups."""
 NOT_AS_WRITTEN = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
 """What reading a damaged sweep.yaml may raise."""
 SECTIONS = {"sweep": Sweep, "resources": Resources, "ray": Cluster}
@@ -171,11 +174,12 @@ def make_sections(tree: Mapping[str, Any]) -> tuple[Sweep, Resources, Cluster]:
         nodes["sweep"][part] = section(tree["sweep"], part, kind, f"sweep.{part}: expected {expected}.")
     if nodes["sweep"].get("metric") == "val_macro":  # its name in earlier versions
         nodes["sweep"]["metric"] = "val_macro_over_tasks"
-    tree = {"_target_": f"{__name__}.sections", "_partial_": True, **nodes}
-    ccsi.config.check(tree)
-    space, nodes["sweep"]["space"] = nodes["sweep"]["space"], {}  # its candidates may be nodes, which a run builds
-    sweep, resources, ray = ccsi.config.build(tree)()
-    return replace(sweep, space=space), resources, ray
+    space, nodes["sweep"]["space"] = nodes["sweep"].get("space"), {}  # its candidates may be nodes, which a run builds
+    entries = space.items() if isinstance(space, dict) else [(None, space)]
+    if not all(isinstance(key, str) and isinstance(entry, dict | None) for key, entry in entries):
+        raise UserError(f"sweep.space={shown(space)}: expected KEY: {{choice: [a, b]}}, or another kind; see --help.")
+    sweep, resources, ray = ccsi.config.build({"_target_": sections, "_partial_": True, **nodes})()
+    return replace(sweep, space=dict(entries)), resources, ray
 
 
 def sections(sweep: Sweep, resources: Resources, ray: Cluster) -> tuple[Sweep, Resources, Cluster]:
@@ -187,7 +191,9 @@ def section(tree: Mapping[str, Any], key: str, kind: type, message: str = "") ->
     """A section of a tree as a node of class `kind` that `ccsi.config.build` takes; `message`: if it has no keys."""
     if not isinstance(tree.get(key), Mapping):
         raise UserError(message or f"{key}={shown(tree.get(key))}: expected {key}.<key>=…; see --help.")
-    return {**tree[key], "_target_": f"{kind.__module__}.{kind.__name__}"}
+    if "_target_" in tree[key]:
+        raise UserError(f"{key}._target_ is not a setting; see --help for the settings.")
+    return {**tree[key], "_target_": kind}
 
 
 def _check_sweep(definition: Definition) -> None:
@@ -228,6 +234,7 @@ def _check_candidates(definition: Definition) -> None:
     """Check the configuration of a run with each candidate of the space."""
     space, arms = definition.space, compared(definition.space)
     for key, base in definition.bases.items():
+        ccsi.config.check_root(base, "sweep")
         ccsi.config.check(base)
         groups = dict(part.split("=") for part in key.split("&") if part)
         for dimension in space if arms is None else within(space, groups[arms.key]):
@@ -265,27 +272,16 @@ def _check_compared(definition: Definition) -> None:
                 raise UserError(f"{where}.{name}.{dimension.key}: expected a value, not a config group.")
 
 
-def _check_size(tree: Any) -> None:
-    """ValueError for a tree of more than `MAX_NODES` nodes, which a few lines of YAML with aliases can make."""
-    todo, seen = [tree], 0
-    while todo:
-        node, seen = todo.pop(), seen + 1
-        if seen > MAX_NODES:
-            raise ValueError("too many nodes")
-        todo += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-
-
 def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
     """The definition an earlier call left in `folder`; see `define`. key: names the folder in messages."""
     try:
         text = ccsi.config.current_names(read_text(folder / "sweep.yaml", MAX_BYTES))
-        ccsi.config.check_aliases(text)
-        record = yaml.safe_load(text)
-        _check_size(record)
+        record = ccsi.config.parse_yaml(text, MOST_NODES)
         if record.get("schema", SCHEMA) != SCHEMA:
             problem = f"sweep.yaml has schema {shown(record['schema'])}; expected {SCHEMA}, as this version writes it."
             raise UserError(problem)
         record = ccsi.config.current_targets(record)
+        ccsi.config.check_resolvers({key: value for key, value in record.items() if key != "overrides"})
         saved = define({key: record[key] for key in SECTIONS}, dict(record["bases"]), list(record["overrides"]), check)
         begun = SweepExtended(**record["begun"]) if "begun" in record else None
         if begun is not None:  # of the same types and ranges
@@ -304,10 +300,19 @@ def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
 def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
     """The definition in `folder` with the overrides typed beside `resume=`: a sweep may go further, not elsewhere."""
     saved = read(folder)
+    again = {override.lstrip("+~").split("=")[0] for override in overrides}
+    if "ray.address" not in again and not is_here(saved.ray.address):
+        raise UserError(
+            f"resume={folder}: sweep.yaml names the Ray cluster at {saved.ray.address}, which may run any code; if it "
+            "is yours, type ray.address=… too."
+        )
     if not overrides:
         return saved
-    again = {override.lstrip("+~").split("=")[0] for override in overrides}
     kept = [override for override in saved.overrides if override.lstrip("+~").split("=")[0] not in again]
+    try:
+        ccsi.config.check_overrides(kept)
+    except UserError as error:
+        raise UserError(f"resume={folder}: {error}") from error
     typed = compose([*kept, *overrides])
     before, after = (flat({**one.sections, **one.bases}) for one in (saved, typed))
     for key in [*before, *after]:
@@ -323,6 +328,18 @@ def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
         raise UserError(f"resume={folder}: {error}") from error
     typed = replace(typed.with_extent(extended.extent), begun=extended.begun)
     return placed(replace(typed, cwd=saved.cwd), folder)
+
+
+def is_here(address: str | None) -> bool:
+    """Whether the head of a Ray cluster is on this machine, as far as its address says."""
+    if address in (None, "auto"):
+        return True
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address.rpartition(":")[0] else socket.AF_INET) as probe:
+            probe.bind((address.rpartition(":")[0].strip("[]"), 0))  # only an address of this machine can be bound
+    except (OSError, UnicodeError):
+        return False
+    return True
 
 
 def placed(definition: Definition, folder: Path) -> Definition:

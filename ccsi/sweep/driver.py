@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # it imports torch, which the driver of a cluster does not ne
 def debug(definition: Definition, console: Console) -> int:
     """Run the first trial's first seed in this process: breakpoints work, exceptions come through."""
     describe_data(definition, console)
-    definition.runs.mkdir(parents=True, exist_ok=True)
+    definition.runs.mkdir(mode=0o700, parents=True, exist_ok=True)
     recorder = SweepRecorder(definition)
     warm_start(recorder)
     trial = 0 if recorder.state.configs else start_trial(recorder)
@@ -142,7 +142,9 @@ def validate(definition: Definition) -> "list[Setup]":
     for base in definition.bases.values():
         if base["_target_"] == "ccsi.experiment.run":
             shared = base.get("share_data") or str(definition.shared_data)
-            as_in_phase_1 = {"_target_": "ccsi.experiment.validate", "evaluate_test": False, "share_data": shared}
+            import ccsi.experiment  # seconds: PyTorch
+
+            as_in_phase_1 = {"_target_": ccsi.experiment.validate, "evaluate_test": False, "share_data": shared}
             setup = build(base | as_in_phase_1)()
             found.setdefault(setup.data.checksum, setup)
     return list(found.values())

@@ -79,7 +79,7 @@ def lock_sweep(folder: Path) -> Iterator[bool]:
     with contextlib.ExitStack() as stack:
         try:
             made = not folder.exists()
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is inside is as private
             stack.enter_context(locked(folder / ".lock", wait=LOCK_WITHIN))
         except InUseError:
             raise UserError(f"sweep.dir={folder} is in use: another sweep process works on it.") from None

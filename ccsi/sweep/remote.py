@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ccsi.errors import UserError
-from ccsi.io.atomic import write_atomically
+from ccsi.io.atomic import inside, write_atomically
 
 OBJECT_STORES = ("s3", "gcs", "abfs", "py::fsspec+s3", "py::fsspec+gcs", "py::fsspec+abfs")
 """Arrow's names of systems that write a file whole or not at all."""
@@ -115,6 +115,7 @@ class Remote:
     def push(self, folder: Path, name: str, leave: Sequence[str] = ()) -> None:
         """Copy what changed in `folder` since the last time to `name`, except the inner folders `leave`."""
         files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+        files = [path for path in files if path.resolve() == folder.resolve() / path.relative_to(folder)]  # no links
         files = [path for path in files if path.relative_to(folder).parts[0] not in leave]
         for path in sorted(files, key=lambda path: LAST.index(path.name) if path.name in LAST else -1):
             if self._copied.get(path) != (version := version_of(path)):
@@ -122,12 +123,24 @@ class Remote:
                 self._copied[path] = version
 
     def pull(self, name: str, folder: Path) -> None:
-        """Make `folder` what was pushed to `name`; if nothing was, it is left as it is."""
+        """Make `folder` what was pushed to `name`; if nothing was, it is left as it is.
+
+        Raises:
+            UserError: a name or a link in the storage leads out of the folder.
+        """
         for stored in self.files(name):
-            path = folder / stored.removeprefix(f"{self.root}/{name}").lstrip("/")
+            path = self._inside(folder, stored.removeprefix(f"{self.root}/{name}").removeprefix("/"))
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self._get(stored))
             self._copied[path] = version_of(path)
+
+    def _inside(self, folder: Path, name: str) -> Path:
+        """The path of a file of the storage in `folder`."""
+        try:
+            return inside(folder, name)
+        except ValueError as error:
+            raise UserError(f"sweep.storage={self.url} holds {name!r}, which {error}.") from error
 
     def results(self) -> set[str]:
         """The names of all finished runs."""
@@ -138,10 +151,11 @@ class Remote:
 
         def fetch(run: str) -> None:
             with contextlib.suppress(FileNotFoundError):
+                path = self._inside(folder, f"{run}/result.json")
                 data = self._get(f"{self.root}/runs/{run}/result.json")
                 json.loads(data)
-                (folder / run).mkdir(parents=True, exist_ok=True)
-                write_atomically(folder / run / "result.json", data)
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write_atomically(path, data)
 
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(fetch, runs))
@@ -163,6 +177,10 @@ class Remote:
             self.system.move(target, path)
 
     def _get(self, path: str) -> bytes:
+        if self.system.type_name == "local" and Path(path).resolve() != Path(self.root).resolve().joinpath(
+            Path(path).relative_to(self.root)
+        ):
+            raise UserError(f"sweep.storage={self.url}: {path} is a link; expected a file.")
         with self.system.open_input_stream(path) as stream:
             return bytes(stream.read())
 

@@ -8,11 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 import ccsi.config
 from ccsi.errors import UserError
-from ccsi.io.files import open_regular, read_text
+from ccsi.io.files import open_regular
 from ccsi.io.run_files import RESULT, read_result
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import JobId, RunFinished, RunId, Status, trial_name
@@ -115,19 +113,17 @@ def _wait_for_results(folders: Collection[Path], wait: float) -> dict[Path, Resu
 
 
 def check_known(state: SweepState, results: Iterable[RunId]) -> None:
-    """Raise UserError unless results that the journal lacks belong to the trials whose numbers they have."""
+    """Raise UserError unless results that the journal lacks belong to the trials whose numbers they have.
+
+    What the journal says of trials must also name only code that is trusted.
+    """
+    ccsi.config.check_targets(state.configs)
     for run in sorted(set(results) - state.results.keys()):
         folder = run_folder(state.definition, run)
         if run.trial >= len(state.configs):
             raise UserError(f"{folder} belongs to a trial that journal.jsonl does not know; put back a whole journal.")
         path = folder / "config.yaml"
-        try:
-            ran = ccsi.config.flat(yaml.safe_load(read_text(path)))
-        except FileNotFoundError:
-            ran = {}
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
-            problem = f"{path} cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})"
-            raise UserError(f"{problem}: remove the folder to run it again.") from error
+        ran = ccsi.config.flat(ccsi.config.read(path)) if path.exists() else {}
         for key, value in state.configs[run.trial].items():
             if key in ran and not same(ran[key], value):
                 raise UserError(

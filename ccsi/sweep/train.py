@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 import ccsi.config
+import ccsi.experiment
 from ccsi.checks import NonNegativeInt
 from ccsi.config import Config, build
 from ccsi.errors import UserError
@@ -39,7 +40,7 @@ def train(arguments: Sequence[str]) -> None:
     config = configuration(arguments)
     own = {key: config.pop(key) for key in OWN}
     own |= {"resources": section(own, "resources", Resources), "ray": section(own, "ray", Cluster)}
-    resources, cluster, max_failures = build({"_target_": f"{__name__}.sections", "_partial_": True, **own})()
+    resources, cluster, max_failures = build({"_target_": sections, "_partial_": True, **own})()
     ccsi.config.check(config)
     if resources.gpu == "auto":
         raise UserError("resources.gpu=auto: only a sweep has trials to pack; expected a number.")
@@ -82,7 +83,7 @@ def run_shared(config: Config, context: TrialContext, cluster: Cluster, clean: C
     prepare_ray(context.local)
     if context.local:  # a cluster's nodes may see other disks than this machine
         check_run_dir(folder, config)
-        setup = build(config | {"_target_": "ccsi.experiment.validate"})()
+        setup = build(config | {"_target_": ccsi.experiment.validate})()
         for line in describe(setup.data, setup.plan, setup.learner.net).all_lines():  # the workers' consoles go to logs
             print(line, file=sys.stderr)
     print(f"Run {folder.name} in {folder}: {context.workers} workers", file=sys.stderr)

@@ -148,11 +148,13 @@ def test_a_terminal_that_has_only_ascii(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_class_in_the_working_folder_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`ccsi` is a script in a bin folder: unlike `python -m ccsi`, Python adds only that folder to its path."""
+    """If the user names it, and only then: other modules there are never imported."""
     (tmp_path / "my_nets.py").write_text("def net():\n    '''Mine.'''\n")
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["help"]) == 0
+    before = list(sys.path)
+    assert cli.main(["help"]) == 0 and sys.path == before
+    assert cli.main(["run", "model._target_=my_nets.net", "--show"]) == 0
     import my_nets
 
     assert my_nets.net.__doc__ == "Mine." and sys.path[-1] == str(tmp_path)

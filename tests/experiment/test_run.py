@@ -16,6 +16,7 @@ from tiny_run import TINY, run_tiny, tiny
 import ccsi.config
 from ccsi.errors import UserError
 from ccsi.evaluation.metrics import SCALARS
+from ccsi.experiment import validate
 from ccsi.experiment.checkpoint import Checkpoints, sha256_of
 from ccsi.experiment.record import finite
 from ccsi.experiment.tasks import set_up
@@ -357,10 +358,11 @@ def test_report_of_earlier_versions(tmp_path: Path) -> None:
 
 
 def test_validate_takes_a_runs_configuration_and_writes_nothing(tmp_path: Path) -> None:
-    tree = ccsi.config.load([*TINY, f"run_dir={tmp_path / 'run'}"]) | {"_target_": "ccsi.experiment.validate"}
-    assert ccsi.config.build(tree)().plan == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    tree, only_checked = ccsi.config.load([*TINY, f"run_dir={tmp_path / 'run'}"]), {"_target_": validate}
+    assert ccsi.config.build(tree | only_checked)().plan == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    changed = ccsi.config.apply(tree, {"learner.idc.target": "as_released", "evaluate_test": False})
     with pytest.raises(UserError, match="expected another target"):
-        ccsi.config.build(ccsi.config.apply(tree, {"learner.idc.target": "as_released", "evaluate_test": False}))()
+        ccsi.config.build(changed | only_checked)()
     assert not (tmp_path / "run").exists()
 
 

@@ -129,9 +129,12 @@ def test_a_new_learner_is_one_module_and_one_yaml(tmp_path: Path, monkeypatch: p
         kind = find_learner("brandnew")
         assert ccsi.learners.Brandnew is kind and all_learners().keys() - EVERY.keys() == {"brandnew"}
         assert documented(kind) == {"weight": "of nothing."}
+        (tmp_path / "learner").mkdir()
+        (tmp_path / "learner" / "brandnew.yaml").write_text(YAML)
+        monkeypatch.setattr("ccsi.config.trust.FOLDERS", [ccsi.config.config_dir, lambda: tmp_path])
         config = ccsi.config.load(["dataset=digits", "learner=finetune"])
         config["learner"] = dict(line.split(": ") for line in YAML.splitlines()) | {"weight": 2.0, "_partial_": True}
-        made = ccsi.config.build(config).func.keywords["learner"]
+        made = ccsi.config.build(config).keywords["learner"]
         assert made.func is kind and made.keywords["weight"] == 2.0
         config["learner"]["weight"] = -1.0
         with pytest.raises(UserError, match=r"learner\.weight=-1\.0: expected a number >= 0"):

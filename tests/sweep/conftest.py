@@ -5,15 +5,21 @@ import pytest
 from launcher import Sweep
 
 
+@pytest.fixture(autouse=True)
+def stand_ins_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of these tests name `standin.run` and `tinynet.tiny`."""
+    monkeypatch.setattr("ccsi.config.trust.TRUSTED", {"standin", "tinynet"})
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
     """Starts sweeps; whatever still lives at the end of the test is ended, by id."""
     started: list[Sweep] = []
 
-    def begin(*arguments: str, script: str = "sweep.py") -> Sweep:
+    def begin(*arguments: str, script: str = "sweep.py", trust: str = "") -> Sweep:
         home = tmp_path / "home"
         home.mkdir(exist_ok=True)
-        started.append(Sweep(home, list(arguments), script))
+        started.append(Sweep(home, list(arguments), script, trust))
         return started[-1]
 
     yield begin

@@ -22,11 +22,13 @@ MARK = "CCSI_TEST_SWEEP"
 class Sweep:
     """`python tune/<script>` with `arguments`, on two CPUs; every process it starts carries a mark of ours."""
 
-    def __init__(self, home: Path, arguments: list[str], script: str = "sweep.py") -> None:
+    def __init__(self, home: Path, arguments: list[str], script: str = "sweep.py", trust: str = "") -> None:
         self.mark, self.home = uuid.uuid4().hex, home
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         env = os.environ | {"HOME": str(home), MARK: self.mark, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         env |= {"MPLCONFIGDIR": str(home / "mpl"), "PYTHONUNBUFFERED": "1"}
+        if any(one.startswith("resume=") for one in arguments):  # a sweep.yaml may not name the stand-in by itself
+            env["CCSI_TRUST"] = trust or "standin"
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "tune" / script), "ray.num_cpus=2", *arguments],
             cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -259,3 +259,27 @@ def test_on_a_running_cluster_failures_are_told_and_others_go_on(start: Start, t
     assert [line.split()[1] for line in starts] == ["0", "1"]  # the second time from its checkpoint
     said = sweep.said.lower().replace("starting ray", "")
     assert "ray" not in said, sweep.said  # no noise
+
+
+OWN_LEARNER = """
+from ccsi.learners import Finetune
+
+class Mine(Finetune):
+    default_name = "mine"
+"""
+
+
+def test_a_sweep_with_ones_own_learner(start: Start, tmp_path: Path) -> None:
+    """The workers build it; a resume must be allowed to."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "own.py").write_text(OWN_LEARNER)
+    tiny = ["dataset.size=8", "dataset.max_per_class=5", "training.epochs=1", "report=false"]
+    sweep = ["learner=finetune", "learner._target_=own.Mine", "sweep.num_samples=1", "sweep.seeds.reporting=[0]"]
+    sweep += ["sweep.space={training.lr: {choice: [0.1, 0.2]}}", f"sweep.dir={tmp_path}/swept"]
+    first = start(*tiny, *sweep)
+    assert first.wait() == 0, first.said
+    (tmp_path / "swept" / "runs" / "p2-c00-s0" / "result.json").unlink()
+    again = start(f"resume={tmp_path}/swept")
+    assert again.wait() == 2 and "put CCSI_TRUST=own before the command" in again.said
+    trusted = start(f"resume={tmp_path}/swept", trust="own")
+    assert trusted.wait() == 0, trusted.said

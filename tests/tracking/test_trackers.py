@@ -176,7 +176,7 @@ def test_the_shipped_settings_make_trackers_with_wandb_off() -> None:
         ({"mine": 3}, "mine: expected a group of settings with a _target_"),
         (
             {"mine": {"_target_": "nothing.Here"}},
-            "mine._target_=nothing.Here: expected the full name of a callable",
+            "mine._target_=nothing.Here: expected one of this package's own classes",
         ),
         (
             {"mine": {"_target_": "ccsi.tracking.Console", "quit": True}},

@@ -12,10 +12,12 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+import ccsi
 from ccsi.errors import UserError
 from ccsi.sweep.definition import Cluster
 from ccsi.sweep.execution.context import check_node
@@ -98,7 +100,9 @@ def start_ray(
 def _init(arguments: Mapping[str, Any], address: str | None, attempts: int = 3) -> Any:
     """`ray.init`; on this machine up to three times, because two that start at once may choose the same port."""
     try:
-        return ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **arguments)
+        # Workers look for modules in this folder first: it must not be one that a file names
+        with contextlib.chdir(Path(ccsi.__file__).parents[1]):
+            return ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **arguments)
     except Exception as error:  # Ray raises the plain one, too
         ray.shutdown()
         if address is None and attempts > 1:
@@ -135,7 +139,8 @@ def check_cluster(address: str) -> None:
     # Something listens, but is it Ray? Ask in a child: ray.init itself waits for a minute, deaf to signals.
     ask = f"import ray; ray.init({address!r}, log_to_driver=False, logging_level='CRITICAL'); ray.shutdown()"
     try:
-        subprocess.run([sys.executable, "-c", ask], check=True, capture_output=True, text=True, timeout=ANSWER_WITHIN)
+        command = [sys.executable, "-P", "-c", ask]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=ANSWER_WITHIN)
         return
     except subprocess.TimeoutExpired:
         problem = f"no answer within {ANSWER_WITHIN:.0f} s"

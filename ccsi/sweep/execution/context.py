@@ -40,7 +40,8 @@ class TrialContext:
         workers: processes that share a run. cpu, gpu: of each of them; gpu: the share of a card it may fill.
         max_failures: how often they start again when one crashes.
         sweep: its name, for the metrics. storage: where runs are kept if machines share no folder.
-        local: all runs on this machine. import_path: folders of modules outside the package.
+        local: all runs on this machine. import_path: where the driver finds modules; not what a file says.
+        trusted: callables and modules outside the package that the user allows, see `ccsi.config.trust`.
         cwd: the driver's working directory, for relative paths; left alone if a node does not have it.
         call: names the driver's process. environment: variables to set.
     """
@@ -52,7 +53,8 @@ class TrialContext:
     sweep: str = ""
     storage: str | None = None
     local: bool = False
-    import_path: tuple[str, ...] = ()
+    import_path: tuple[str, ...] = field(default_factory=lambda: tuple(filter(None, sys.path)))
+    trusted: tuple[str, ...] = field(default_factory=ccsi.config.trusted)
     cwd: str = field(default_factory=os.getcwd)
     call: str = field(default_factory=lambda: f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
     environment: Mapping[str, str] = field(
@@ -63,14 +65,15 @@ class TrialContext:
         """Set what this process needs."""
         os.environ.update(self.environment)
         sys.path += [folder for folder in self.import_path if folder not in sys.path]
+        ccsi.config.trust_names(*self.trusted)
         if os.path.isdir(self.cwd):
             os.chdir(self.cwd)
 
     def check_folder(self, runs: Path) -> None:
         """Raise UserError unless this machine has the folder of the runs; where each has its own, it is made."""
         if self.storage is not None:
-            runs.mkdir(parents=True, exist_ok=True)
-            if runs.parent.stat().st_uid != os.getuid():
+            runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if runs.parent.lstat().st_uid != os.getuid():
                 free = "expected it to be free, or TMPDIR to name another place"
                 raise UserError(f"{runs.parent} belongs to another user; {free}.")
             runs.parent.chmod(0o700)  # images lie there

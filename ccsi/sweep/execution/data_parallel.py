@@ -81,7 +81,7 @@ def run_workers(config: Config, context: TrialContext, on_task_end: Callable[[Ta
         ),
     )
     shutil.rmtree(scratch, ignore_errors=True)  # of a driver that was killed
-    scratch.mkdir(parents=True)
+    scratch.mkdir(mode=0o700, parents=True)
     try:
         try:
             done = start_thread(trainer.fit)

@@ -96,7 +96,7 @@ def warm_up(config: Config, context: TrialContext) -> tuple[int, int]:
 
     context.enter()
     folder = Path(config["run_dir"])
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     reset_process(int(config["seed"]), 1.0)
     try:

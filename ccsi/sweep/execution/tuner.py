@@ -22,7 +22,6 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import wrap_function
 
-from ccsi.config.compose import ADDED
 from ccsi.sweep import selection
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import JobId, from_record
@@ -230,7 +229,6 @@ def make_context(recorder: SweepRecorder, progress: ProgressPrinter) -> TrialCon
         sweep=definition.name,
         storage=definition.sweep.storage,
         local=definition.ray.address is None,
-        import_path=(definition.cwd, *map(str, ADDED)),
         cwd=definition.cwd,
     )
     if wanted == "auto":
