@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -80,7 +80,7 @@ NEVER = 2**62
 
 @dataclass
 class FiniteTerms:
-    """Notes when a term of a loss first was not finite; on the device, which is waited for at logging points only.
+    """Keeps the terms of a loss, on the device, and looks at logging points whether all were finite.
 
     Args:
         where: the stage, for messages. key: of its learning rate.
@@ -88,13 +88,13 @@ class FiniteTerms:
 
     where: str
     key: str
-    first: Tensor | None = None  # the step of each term, int64; NEVER for one that was always finite
+    noted: list[Tensor] = field(default_factory=list)  # [terms, ...] of each step since the last logging point
+    step: int = 0
 
     def note(self, terms: Mapping[str, Tensor], step: int) -> None:
         """After the 1-based `step`: its terms, all of one shape."""
-        finite = torch.stack([*terms.values()]).detach().isfinite().view(len(terms), -1).all(1)
-        now = torch.full_like(finite, step, dtype=torch.int64).masked_fill(finite, NEVER)
-        self.first = now if self.first is None else torch.minimum(self.first, now)
+        self.noted.append(torch.stack([*terms.values()]).detach())
+        self.step = step
 
     def check(self, terms: Iterable[str], steps: int, lr: float, process_group: ProcessGroup) -> None:
         """At a logging point of a stage of `steps`: UserError, in all workers, if a term was not finite in one.
@@ -102,8 +102,13 @@ class FiniteTerms:
         Args:
             terms: their names. lr: the learning rate, without its schedule.
         """
-        assert self.first is not None
-        first = self.first if process_group.world_size == 1 else process_group.all_gather(self.first).min(0).values
+        values = torch.stack(self.noted)
+        sound = values.isfinite().view(*values.shape[:2], -1).all(2)  # [steps, terms]
+        numbers = torch.arange(self.step - len(sound) + 1, self.step + 1, device=sound.device)
+        first = numbers[:, None].masked_fill(sound, NEVER).min(0).values
+        self.noted.clear()
+        if process_group.world_size > 1:
+            first = process_group.all_gather(first).min(0).values
         began = int(first.min())
         if began < NEVER:
             names = " and ".join(name for name, step in zip(terms, first.tolist(), strict=True) if step == began)
