@@ -22,7 +22,6 @@ OLD_NAMES = (
 """Names of the first version that have a term of the field's since."""
 STILL_THERE = {
     ("ccsi/tracking/weights_and_biases.py", "settings"),  # an argument of wandb.init
-    ("ccsi/data/dataset.py", "place"),  # of the images: a file or folder
 }
 
 

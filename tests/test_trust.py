@@ -20,11 +20,12 @@ from ccsi import cli
 from ccsi.config import trust as trust_module
 from ccsi.errors import UserError
 from ccsi.io.atomic import inside
-from ccsi.sweep.compose import compose, is_here, placed
+from ccsi.sweep.compose import compose
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import ConfigSuggested
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.remote import Remote
+from ccsi.sweep.resume import is_here, placed
 from ccsi.sweep.warm_start import completed_trials
 
 EVIL = "from pathlib import Path\nPath(__file__).with_name('marker').touch()\ndef run(*args, **more):\n    pass\n"

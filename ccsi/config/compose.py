@@ -102,8 +102,8 @@ def load(overrides: Sequence[str], name: str = "config") -> Config:
             left_out = ("hydra",) if name == "sweep" else ("hydra", "sweep")  # what an experiment says of sweeps
             tree = OmegaConf.masked_copy(cfg, list(set(cfg) - set(left_out)))
             if tree.get("name", "") is None:
-                chosen = (str(cfg.hydra.runtime.choices.get(key)) for key in ("dataset", "learner"))
-                tree.name = "-".join(chosen).replace("/", "-")
+                names = (str(cfg.hydra.runtime.choices.get(key)) for key in ("dataset", "learner"))
+                tree.name = "-".join(names).replace("/", "-")
             composed = plain(tree, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error, overrides, name)) from error

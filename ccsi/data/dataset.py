@@ -62,17 +62,17 @@ class Origin:
     """Where the images of a data set come from, and how they were read: what a summary says of it.
 
     Attributes:
-        place: the file or folder; "" where there is none (a data set of a package).
-        files: for each split the path of each of its images, relative to `place`, in their order; empty where the
+        path: the file or folder; "" where there is none (a data set of a package).
+        files: for each split the path of each of its images, relative to `path`, in their order; empty where the
             images are not files of their own. Bytes that are not UTF-8 are escaped (`printable`).
         shapes: the smallest and the largest (height, width) before fitting; None if unknown.
         depth: of the pixels as stored, and how they became 8 bit: "8 bit", "16 bit, 0 to 4095 scaled to 0 to 255".
         ranges: by the kind of pixels ("16 bit"), the values that became 0 and 255; empty if all were 8 bit.
-        skipped: for each reason the paths, relative to `place`, that were not read.
+        skipped: for each reason the paths, relative to `path`, that were not read.
         warnings: whole sentences about what was read but looks wrong (constant images, …).
     """
 
-    place: str = ""
+    path: str = ""
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shapes: tuple[tuple[int, int], tuple[int, int]] | None = None
     depth: str = "8 bit"

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from statistics import median
 from typing import Any
@@ -40,9 +40,9 @@ class Duplicates:
 class Summary:
     """Of a data set. lines: to print; warnings: whole sentences, not among the lines; record: figures without names."""
 
-    lines: tuple[str, ...]
-    warnings: tuple[str, ...]
-    record: Mapping[str, Any]
+    lines: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     def all_lines(self) -> list[str]:
         """The lines, and the warnings, marked as such."""
@@ -54,7 +54,7 @@ def summarize(data: Dataset) -> Summary:
     origin, duplicates = data.origin, find_duplicates(data)
     sizes = {split: len(getattr(data, split)) for split in SPLITS}
     shape, n = tuple(data.train.images.shape[1:]), sum(sizes.values())
-    source = f"{printable(data.name)}{f' from {printable(origin.place)}' if origin.place else ''}"
+    source = f"{printable(data.name)}{f' from {printable(origin.path)}' if origin.path else ''}"
     stored = f", stored as {size_range(origin.shapes)} pixels (height x width)" if origin.shapes else ""
     channels = {1: "grey", 3: "RGB"}.get(shape[0], f"{shape[0]} channels")
     lines = [

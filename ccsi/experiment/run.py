@@ -14,6 +14,7 @@ from typing_extensions import TypedDict  # pydantic does not accept typing.Typed
 from ccsi.checks import FileName, NonNegative, PositiveInt, Seed
 from ccsi.data import Labelled, Scenario, Source
 from ccsi.data.scenario import relabelled
+from ccsi.data.summary import Summary
 from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError, memory_as_user_error
 from ccsi.experiment import description
@@ -94,30 +95,27 @@ def run(
         tracking.show_finished(earlier, folder)
         return RunResult(folder, earlier)
     parts = partial(set_up, dataset=dataset, scenario=scenario, model=model, learner=learner, training=training)
-    with memory_as_user_error():
+    with memory_as_user_error(), ExitStack() as stack:
         setup = group.on_all(lambda: parts(evaluate_test=evaluate_test, share_data=share_data, seed=seed, where=where))
-    with ExitStack() as stack:
-        stack.enter_context(memory_as_user_error())
         saved = group.on_main(lambda: stack.enter_context(lock_run_dir(folder, resolved)))
         lines = session.load(saved, setup) if saved is not None else 0
         stack.callback(lambda: tracking.finish(session.result))
         names = tuple(tuple(setup.data.class_names[c] for c in classes) for classes in setup.plan)
-        summary = (
-            description.describe(setup.data, setup.plan, setup.learner.net) if describe and session.writes else None
-        )
-        said = (summary.lines, summary.warnings) if summary is not None else ()
-        group.on_main(lambda: tracking.start(RunStart(f"{name}-s{seed}", folder, resolved, names, lines, *said)))
-        if summary is not None:
+        summary = Summary()
+        if describe and session.writes:
+            summary = description.describe(setup.data, setup.plan, setup.learner.net)
+        start = RunStart(f"{name}-s{seed}", folder, resolved, names, lines, summary.lines, summary.warnings)
+        group.on_main(lambda: tracking.start(start))
+        if describe and session.writes:
             description.write_description(folder, setup.data, summary)
         learn_all(setup, session, saved)
-        result = result_of(setup, session, name, seed, summary.record if summary is not None else {})
+        result = result_of(setup, session, name, seed, summary.record)
         if session.writes:
             # last: a run that has it is finished; its pictures are drawn from files, and can be drawn again
             write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False).encode())
         session.result = result
         if session.writes and report:
-            real_images = isinstance(report, dict) and report["real_images"]  # true: pictures without any
-            draw(folder, result, setup.data.train if real_images else None)
+            draw(folder, result, setup.data.train if isinstance(report, dict) and report["real_images"] else None)
     return RunResult(folder, result)
 
 

@@ -1,40 +1,21 @@
 """From what was typed to a checked Definition, and from sweep.yaml back to one."""
 
 import itertools
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 import ccsi.config
 from ccsi.config import Config, flat, is_group, shown
 from ccsi.errors import UserError
-from ccsi.io.files import read_text
 from ccsi.sweep.definition import Budget, Cluster, Definition, Resources, Seeds, Sweep
-from ccsi.sweep.events import SweepExtended
 from ccsi.sweep.search import check_optuna
-from ccsi.sweep.search_space import WHOLE, Dimension, compared, parse, same, within
+from ccsi.sweep.search_space import WHOLE, Dimension, compared, parse, within
 
-FREE = {"ray.address", "ray.autoscale", "ray.dashboard", "ray.num_cpus"}
-FREE |= {"sweep.max_concurrent", "sweep.max_failures", "sweep.dir", "sweep.budget.hours", "sweep.budget.trials"}
-"""Keys a resumed sweep may change: they say where, how fast and how far, not what comes out."""
-GROWING = ("sweep.num_samples", "sweep.top_k", "sweep.seeds.reporting")
-"""Keys a resumed sweep may increase: what was run remains, and the rest is run, too."""
 EQUAL_BUDGET: dict[str, Any] = {"search": "random", "scheduler": "none", "top_k": 1, "warm_start": []}
 EQUAL_BUDGET |= dict.fromkeys(("minimize", "patience", "budget.hours", "budget.trials"))
 """Keys of `sweep` that a comparison fixes."""
-SCHEMA = 1
-"""Of sweep.yaml."""
-MAX_BYTES = 2**26
-"""Of a sweep.yaml."""
-MOST_NODES = 100_000
-"""Keys and values that a sweep.yaml may have: some 200 for each combination of swept groups."""
-NOT_AS_WRITTEN = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
-"""What reading a damaged sweep.yaml may raise."""
 SECTIONS = {"sweep": Sweep, "resources": Resources, "ray": Cluster}
 
 
@@ -270,78 +251,3 @@ def _check_compared(definition: Definition) -> None:
                 raise UserError(f"{where}.{name}.{dimension.key}: {dimension.key} is swept for all; expected it once.")
             if is_group(dimension.key):
                 raise UserError(f"{where}.{name}.{dimension.key}: expected a value, not a config group.")
-
-
-def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
-    """The definition an earlier call left in `folder`; see `define`. key: names the folder in messages."""
-    try:
-        text = ccsi.config.current_names(read_text(folder / "sweep.yaml", MAX_BYTES))
-        record = ccsi.config.parse_yaml(text, MOST_NODES)
-        if record.get("schema", SCHEMA) != SCHEMA:
-            problem = f"sweep.yaml has schema {shown(record['schema'])}; expected {SCHEMA}, as this version writes it."
-            raise UserError(problem)
-        record = ccsi.config.current_targets(record)
-        ccsi.config.check_resolvers({key: value for key, value in record.items() if key != "overrides"})
-        saved = define({key: record[key] for key in SECTIONS}, dict(record["bases"]), list(record["overrides"]), check)
-        begun = SweepExtended(**record["begun"]) if "begun" in record else None
-        if begun is not None:  # of the same types and ranges
-            make_sections(replace(saved, begun=None).with_extent(begun).sections)
-            saved.with_extent(begun).extended_to(saved.extent)
-        return placed(replace(saved, cwd=str(record["cwd"]), begun=begun), folder)  # the folder may have been moved
-    except UserError as error:
-        raise UserError(f"{key}={folder}: {error}") from error
-    except FileNotFoundError:
-        raise UserError(f"{key}={folder}: there is no sweep.yaml; expected the folder of an earlier sweep.") from None
-    except (OSError, yaml.YAMLError, *NOT_AS_WRITTEN) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise UserError(f"{key}={folder}: sweep.yaml cannot be read ({reason}); expected it as written.") from error
-
-
-def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
-    """The definition in `folder` with the overrides typed beside `resume=`: a sweep may go further, not elsewhere."""
-    saved = read(folder)
-    again = {override.lstrip("+~").split("=")[0] for override in overrides}
-    if "ray.address" not in again and not is_here(saved.ray.address):
-        raise UserError(
-            f"resume={folder}: sweep.yaml names the Ray cluster at {saved.ray.address}, which may run any code; if it "
-            "is yours, type ray.address=… too."
-        )
-    if not overrides:
-        return saved
-    kept = [override for override in saved.overrides if override.lstrip("+~").split("=")[0] not in again]
-    try:
-        ccsi.config.check_overrides(kept)
-    except UserError as error:
-        raise UserError(f"resume={folder}: {error}") from error
-    typed = compose([*kept, *overrides])
-    before, after = (flat({**one.sections, **one.bases}) for one in (saved, typed))
-    for key in [*before, *after]:
-        if key not in FREE and key not in GROWING and not same(before.get(key), after.get(key)):
-            raise UserError(
-                f"resume={folder}: {key.lstrip('.')} was {shown(before.get(key))} when the sweep began and is now "
-                f"{shown(after.get(key))}; leave it, or start a new sweep: a resumed one may change "
-                f"{', '.join(sorted(FREE))}, and increase {', '.join(GROWING)}."
-            )
-    try:
-        extended = saved.extended_to(typed.extent)
-    except UserError as error:
-        raise UserError(f"resume={folder}: {error}") from error
-    typed = replace(typed.with_extent(extended.extent), begun=extended.begun)
-    return placed(replace(typed, cwd=saved.cwd), folder)
-
-
-def is_here(address: str | None) -> bool:
-    """Whether the head of a Ray cluster is on this machine, as far as its address says."""
-    if address in (None, "auto"):
-        return True
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in address.rpartition(":")[0] else socket.AF_INET) as probe:
-            probe.bind((address.rpartition(":")[0].strip("[]"), 0))  # only an address of this machine can be bound
-    except (OSError, UnicodeError):
-        return False
-    return True
-
-
-def placed(definition: Definition, folder: Path) -> Definition:
-    """The same sweep with `folder` (absolute) as its output folder."""
-    return replace(definition, sweep=replace(definition.sweep, dir=str(folder)))

@@ -14,7 +14,6 @@ import yaml
 import ccsi.config
 from ccsi.checks import FileName, NonNegative, NonNegativeInt, Positive, PositiveInt, Seed
 from ccsi.config import Config
-from ccsi.errors import UserError
 from ccsi.sweep.events import Samples, SweepExtended, Values
 from ccsi.sweep.search_space import Dimension, compared, grid, parse, sample, within
 
@@ -144,25 +143,6 @@ class Definition:
         sweep = replace(self.sweep, num_samples=extent.num_samples, top_k=extent.top_k, seeds=seeds)
         return replace(self, sweep=sweep)
 
-    def extended_to(self, extent: SweepExtended) -> "Definition":
-        """The same sweep, extended: new reporting seeds come after those it has. UserError unless all of it remains."""
-        mine = self.extent
-        for key in ("num_samples", "top_k"):
-            before, after = getattr(mine, key), getattr(extent, key)
-            if after < before:
-                problem = f"sweep.{key} was {before} and is now {after}"
-                raise UserError(f"{problem}; a sweep that has begun may only get more.")
-        if lost := [seed for seed in mine.reporting if seed not in extent.reporting]:
-            raise UserError(
-                f"sweep.seeds.reporting={extent.reporting} lacks {', '.join(map(str, lost))}, which the sweep has; "
-                f"a sweep that has begun may only get more: {mine.reporting} and others."
-            )
-        if self.sweep.search == "grid" and extent.num_samples != mine.num_samples:
-            raise UserError("sweep.num_samples changes nothing, because sweep.search=grid takes every combination.")
-        seeds = [*mine.reporting, *(seed for seed in extent.reporting if seed not in mine.reporting)]
-        extent = replace(extent, reporting=seeds)
-        return self if extent == mine else replace(self.with_extent(extent), begun=self.begun or mine)
-
     @property
     def sections(self) -> dict[str, Any]:
         """The sweep's own part of the tree."""
@@ -178,7 +158,7 @@ class Definition:
         return next((dimension.key for dimension in self.space if dimension.kind == "each"), None)
 
     @property
-    def draws(self) -> bool:
+    def _draws(self) -> bool:
         """Whether anything in the space is drawn, and not given or crossed."""
         own = [dimension for arm in self.space for dimensions in arm.spaces.values() for dimension in dimensions]
         drawn = [d for d in (*self.space, *own) if d.kind not in ("grid", "each")]
@@ -187,7 +167,7 @@ class Definition:
     @property
     def search(self) -> str:
         """How configs are found: `sweep.search`, but `grid` where a random search has nothing to draw."""
-        return "grid" if self.sweep.search == "random" and not self.draws else self.sweep.search
+        return "grid" if self.sweep.search == "random" and not self._draws else self.sweep.search
 
     @property
     def groups(self) -> list[str]:

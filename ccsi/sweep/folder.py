@@ -14,9 +14,10 @@ from ccsi.errors import UserError
 from ccsi.io.atomic import replacing, write_atomically
 from ccsi.io.locks import InUseError, locked
 from ccsi.io.paths import absolute
-from ccsi.sweep.compose import compose, placed, read, resumed
+from ccsi.sweep.compose import compose
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.remote import Remote
+from ccsi.sweep.resume import placed, read, resumed
 
 MIN_FREE = 8 * 2**20
 """Bytes that must be free at the start: a full disk is better found now than at the first checkpoint."""

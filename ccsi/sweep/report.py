@@ -4,10 +4,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ccsi.sweep.compose import read
 from ccsi.sweep.driver import write_tables
 from ccsi.sweep.folder import lock_sweep
 from ccsi.sweep.recorder import SweepRecorder, reconcile
+from ccsi.sweep.resume import read
 from ccsi.sweep.runs import finished_runs
 
 

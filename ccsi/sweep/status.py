@@ -12,12 +12,12 @@ from rich.console import Console
 from ccsi.errors import UserError
 from ccsi.io.locks import is_locked
 from ccsi.sweep import selection
-from ccsi.sweep.compose import read
 from ccsi.sweep.events import RunFinished, Status
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.processes import NOTE, end_processes, left_over
 from ccsi.sweep.progress import plain_table, shown_status, standings, standings_table
 from ccsi.sweep.recorder import reconcile, replay
+from ccsi.sweep.resume import read
 from ccsi.sweep.runs import OpenRun, describe_failures, finished_runs, read_open_run, run_folders
 from ccsi.sweep.state import SweepState
 from ccsi.tracking.console import clock

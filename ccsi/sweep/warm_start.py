@@ -7,11 +7,11 @@ from ccsi.config import flat, shown
 from ccsi.errors import UserError
 from ccsi.io.paths import expand
 from ccsi.sweep import selection
-from ccsi.sweep.compose import read
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import JobId, Status, WarmStarted
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.recorder import SweepRecorder, replay
+from ccsi.sweep.resume import read
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.search_space import same
 

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from ccsi.sweep import selection
-from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.compose import compose
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import Event, JobId, RunFinished, RunId, TaskReported
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.resume import placed
 from ccsi.sweep.trial_generator import generate_jobs, reason_to_stop
 
 Steps = Generator[float, None, None]

@@ -173,7 +173,7 @@ def test_what_is_passed_over_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         ),
     }  # fmt: skip
     assert data.origin.files["train"] == ("train/ant/00.png", "train/ant/linked/1.png", "train/bee/00.png")
-    assert data.origin.place == str(root) and data.origin.shapes == ((4, 4), (4, 4))
+    assert data.origin.path == str(root) and data.origin.shapes == ((4, 4), (4, 4))
 
 
 def test_folders_may_be_links_to_elsewhere(tmp_path: Path) -> None:

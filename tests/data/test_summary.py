@@ -94,7 +94,7 @@ def test_what_the_origin_says_is_shown_and_names_are_escaped() -> None:
     skipped = {"unknown type": ("a.xyz", "b\x1b[31m.xyz", "c.xyz", "d.xyz"), "no suffix": ("README",)}
     data = dataset(
         {"train": [1, 2, 3], "val": [4, 5, 6], "test": [1, 2, 7]},
-        place="/data/pets",
+        path="/data/pets",
         files=files,
         shapes=((24, 30), (640, 480)),
         depth="16 bit, 0 to 4095 scaled to 0 to 255",

@@ -135,7 +135,8 @@ class Sweeps:
 
     @classmethod
     def prepare(cls, folder: Path) -> None:
-        from ccsi.sweep.compose import compose, placed
+        from ccsi.sweep.compose import compose
+        from ccsi.sweep.resume import placed
 
         folder.mkdir(parents=True)
         for name, space in (("plain", cls.SPACE), ("each", cls.EACH)):

@@ -21,9 +21,10 @@ from driver import drive
 
 import ccsi.sweep.driver
 from ccsi import cli
-from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.compose import compose
 from ccsi.sweep.events import JobId, RunId
 from ccsi.sweep.recorder import SweepInterruptedError, SweepRecorder
+from ccsi.sweep.resume import placed
 
 CASES = 500 if os.environ.get("CCSI_TEST_SLOW") else 50
 SECONDS = 20  # of computing

@@ -20,12 +20,13 @@ from rich.console import Console
 import ccsi.config
 from ccsi.errors import UserError
 from ccsi.sweep import selection
-from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.compose import compose
 from ccsi.sweep.driver import describe_data, validate, write_tables
 from ccsi.sweep.events import JobId
 from ccsi.sweep.execution.failures import reason
 from ccsi.sweep.progress import ProgressPrinter, progress_line, standings, standings_table
 from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.resume import placed
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.tables.leaderboard import leaderboard, write_leaderboard
 from ccsi.sweep.tables.rows import collect_results, run_rows, write_rows

@@ -6,7 +6,8 @@ import pytest
 
 import ccsi.config
 from ccsi.errors import UserError
-from ccsi.sweep.compose import compose, define, make_sections, placed, read, resumed
+from ccsi.sweep.compose import compose, define, make_sections
+from ccsi.sweep.resume import placed, read, resumed
 from ccsi.sweep.search_space import parse
 
 

@@ -16,12 +16,13 @@ from driver import drive
 
 from ccsi.errors import UserError
 from ccsi.sweep import selection
-from ccsi.sweep.compose import compose, placed, read, resumed
+from ccsi.sweep.compose import compose
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import SweepExtended
 from ccsi.sweep.folder import prepare_folder
 from ccsi.sweep.plan import describe_plan
 from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.resume import extended_to, placed, read, resumed
 from ccsi.sweep.tables.leaderboard import describe_protocol, leaderboard
 from ccsi.sweep.tables.rows import collect_results, trial_rows
 
@@ -46,7 +47,7 @@ def opened(folder: Path, then: dict[str, Any] | None = None, **changes: Any) -> 
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     definition = placed(replace(composed(), sweep=replace(composed().sweep, **changes)), folder)
     if then is not None:
-        definition = definition.extended_to(SweepExtended(**vars(definition.extent) | then))
+        definition = extended_to(definition, SweepExtended(**vars(definition.extent) | then))
 
     def run_config(values: dict[str, Any], phase: int, seed: int, run_dir: Path) -> dict[str, Any]:
         return values | {"seed": seed, "run_dir": str(run_dir), "wait": 5.0 if values.get("quality") == 0.1 else 1.0}

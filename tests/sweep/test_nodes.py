@@ -11,8 +11,9 @@ from launcher import Sweep, until
 from nodes import Nodes
 
 from ccsi.sweep import selection
-from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.compose import compose
 from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.resume import placed
 from ccsi.sweep.tables.rows import collect_results, write_rows
 
 pytest.importorskip("ray")

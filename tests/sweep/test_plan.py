@@ -6,7 +6,8 @@ import pytest
 import yaml
 from commands import sweep
 
-from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.compose import compose
+from ccsi.sweep.resume import placed
 
 
 @pytest.fixture(autouse=True)

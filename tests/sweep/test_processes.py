@@ -16,8 +16,9 @@ from commands import status
 from launcher import until
 
 from ccsi.sweep import processes
-from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.compose import compose
 from ccsi.sweep.processes import NOTE, ProcessWatch, end_processes, identity, is_alive, left_over
+from ccsi.sweep.resume import placed
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
 

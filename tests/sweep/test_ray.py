@@ -19,9 +19,10 @@ from rich.console import Console
 
 import ccsi.config
 from ccsi.sweep import selection
-from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.compose import compose
 from ccsi.sweep.execution.context import execute
 from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.resume import placed
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.tables.comparison import write_comparison
 from ccsi.sweep.tables.rows import collect_results

@@ -20,11 +20,12 @@ from driver import drive, finish, finish_run
 from ccsi.errors import UserError
 from ccsi.io.locks import locked
 from ccsi.sweep import selection
-from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.compose import compose
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import ConfigSuggested, JobId, RunFinished, RunId, RunLost, Status, TaskReported
 from ccsi.sweep.folder import remove_notes
 from ccsi.sweep.recorder import SweepRecorder, reconcile, replay
+from ccsi.sweep.resume import placed
 from ccsi.sweep.runs import check_known, finished_runs
 from ccsi.sweep.tables.rows import collect_results, run_rows
 

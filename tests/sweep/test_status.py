@@ -18,12 +18,13 @@ from commands import status as main
 from rich.console import Console
 
 from ccsi.sweep import progress
-from ccsi.sweep.compose import compose, placed, read
+from ccsi.sweep.compose import compose
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import JobId, RunFinished, RunId, TaskReported
 from ccsi.sweep.folder import lock_sweep
 from ccsi.sweep.progress import standings
 from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.resume import placed, read
 from ccsi.sweep.status import print_status, read_status, time_left
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,11 +21,12 @@ from driver import drive
 from ccsi import cli
 from ccsi.io.run_files import read_result
 from ccsi.sweep import selection
-from ccsi.sweep.compose import compose, placed, read
-from ccsi.sweep.compose import resumed as resume_definition
+from ccsi.sweep.compose import compose
 from ccsi.sweep.events import ConfigSuggested, JobId
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.resume import placed, read
+from ccsi.sweep.resume import resumed as resume_definition
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.tables.leaderboard import leaderboard
 from ccsi.sweep.tables.rows import collect_results, run_rows, write_rows

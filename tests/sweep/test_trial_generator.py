@@ -24,12 +24,13 @@ from driver import drive, finish, finish_run
 
 from ccsi.errors import UserError
 from ccsi.sweep import selection, trial_generator
-from ccsi.sweep.compose import compose, placed, resumed
+from ccsi.sweep.compose import compose
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import JobEnded, JobId, RunId, Status, TaskReported, TrialPromoted, TrialStarted
 from ccsi.sweep.progress import standings
 from ccsi.sweep.pruners import MedianPruner, SuccessiveHalving
 from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.resume import placed, resumed
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.search import TriedConfig
 from ccsi.sweep.state import SweepState

@@ -18,7 +18,8 @@ import pytest
 import yaml
 from launcher import MARK, ROOT, Sweep, until
 
-from ccsi.sweep.compose import compose, placed, resumed
+from ccsi.sweep.compose import compose
+from ccsi.sweep.resume import placed, resumed
 
 pytest.importorskip("ray")
 from ray.autoscaler._private.kuberay import autoscaling_config

@@ -112,7 +112,7 @@ def notes(state: SweepState, rows: Sequence[Row]) -> list[str]:
         tuning = f"{tuning} of val; test not read."
     elif all(len(values) == 1 for values in state.configs):
         tuning = f"No tuning: each {key} as its configuration is."
-    elif state.definition.draws:
+    elif state.definition.search == "random":
         tuning = f"No tuning: one config of each {key}; what its space leaves open is drawn at random."
     else:
         tuning = f"No tuning: one config of each {key}, as sweep.space gives it."

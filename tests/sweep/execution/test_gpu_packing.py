@@ -13,10 +13,11 @@ pytest.importorskip("ray")
 import torch
 
 from ccsi.errors import UserError
-from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.compose import compose
 from ccsi.sweep.execution import gpu_packing
 from ccsi.sweep.execution.context import TrialContext
 from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.resume import placed
 
 GIB = 2**30
 CONTEXT = TrialContext(1, 2.0, 1.0, 4)

@@ -19,13 +19,14 @@ from commands import sweep as main
 
 from ccsi.errors import UserError
 from ccsi.sweep import selection
-from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.compose import compose
 from ccsi.sweep.events import JobId
 from ccsi.sweep.execution import cluster, tuner
 from ccsi.sweep.execution.failures import WORKER_DIED
 from ccsi.sweep.execution.tuner import JournalCallback, TrialSearcher
 from ccsi.sweep.progress import ProgressPrinter
 from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.resume import placed
 
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
 NOBODY: Any = None

@@ -14,11 +14,12 @@ from scipy import stats
 
 from ccsi.report.sweep import compared_curves as curves
 from ccsi.sweep import selection
-from ccsi.sweep.compose import compose, placed
+from ccsi.sweep.compose import compose
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.driver import draw_plots, write_tables
 from ccsi.sweep.events import JobId
 from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.resume import placed
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.state import SweepState
 from ccsi.sweep.status import SweepStatus, count_runs, open_runs
