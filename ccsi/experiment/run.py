@@ -73,8 +73,7 @@ def run(
     """Learn task after task, evaluate after each, and leave everything in the run's folder.
 
     The same call with the same `run_dir` resumes where the last one was interrupted, to the same bits; of a finished
-    run it shows the figures again. What configs/config.yaml has is described there. With several workers, each of them
-    calls this (see `ccsi.distributed`).
+    run it shows the figures again. What configs/config.yaml has is described there. Every worker calls this.
 
     Args:
         config: the resolved configuration, for the record. watch: one more tracker.
