@@ -152,7 +152,7 @@ def test_targets_of_earlier_versions_have_new_names_in_what_is_read_and_old_ones
 
 
 def test_the_sentences() -> None:
-    assert config.describe(PositiveInt | None) == "a whole number >= 1, or null"
+    assert config.describe(PositiveInt | None) == "a whole number >= 1 and <= 1000000, or null"
     assert config.describe(PerTaskShare) == "a number >= 0 and < 1, or a list, each entry a number >= 0 and < 1"
     assert config.describe(Literal["a", None]) == "one of a, null"
     assert config.describe(FirstIncrement) == "{first: …, increment: …}"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ccsi import config
+from ccsi.config import trust
 from ccsi.errors import UserError
 
 LEARNER = """
@@ -24,10 +25,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's folder, at the end of the path, where the command line puts the working folder and `--config-dir`."""
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.setattr(trust, "TRUSTED", set())
     return tmp_path
 
 
 def tree(target: str) -> dict[str, Any]:
+    """A node whose target the user has typed."""
+    config.trust_names(target)
     return {"_target_": target, "_partial_": True, "gain": 2.0}
 
 
@@ -59,7 +63,7 @@ def test_a_module_that_is_missing_is_named_with_the_way_out(folder: Path) -> Non
         refusal("mine.Mein")
         == f"(AttributeError: module 'mine' has no attribute 'Mein'; the module is {folder}/mine.py)."
     )
-    assert refusal("Mine") == "(ValueError: Empty module name)."
+    assert refusal("Mine") == "(ValueError: a module, a dot and a name)."
     assert "expected the full name" not in refusal("..x.Mine")
 
 

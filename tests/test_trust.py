@@ -196,8 +196,9 @@ def test_hostile_overrides_of_a_sweep_are_not_composed(
 
 
 def test_a_hostile_journal_executes_nothing(here: Path, sweep: Definition, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_sweep(sweep, here / "swept", lambda record: None)
-    event = ConfigSuggested({"learner.idc": target("evil.run")})
+    space = put("sweep", "space", {"learner.w_idc": {"uniform": [0, 1]}})
+    folder = write_sweep(sweep, here / "swept", space)
+    event = ConfigSuggested({"learner.w_idc": target("evil.run")}, 0)
     Journal(folder / "journal.jsonl").append(event, 0.0)
     assert "CCSI_TRUST=evil" in refused(["sweep", f"resume={folder}"], capsys)
 
@@ -222,7 +223,7 @@ def test_yaml_that_is_a_trap(
     name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ccsi.config.tree.MOST_NODES", 2000)  # else it takes seconds to reach them
-    monkeypatch.setattr("ccsi.sweep.compose.MOST_NODES", 2000)
+    monkeypatch.setattr("ccsi.sweep.resume.MOST_NODES", 2000)
     (here / "best.yaml").write_text(YAML[name])
     (here / "swept").mkdir()
     (here / "swept" / "sweep.yaml").write_text(YAML[name])

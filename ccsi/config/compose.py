@@ -212,12 +212,15 @@ def typed_text(override: Override) -> str:
     return str(override.input_line).partition("=")[2].strip()
 
 
-def as_typed(config: Config, overrides: Sequence[str]) -> Config:
-    """`config` with the very text that was typed where text is expected but Hydra read a number or true: name=1e3."""
-    changes = {}
+def as_typed(config: Config, overrides: Sequence[str], nodes: Config | None = None) -> Config:
+    """`config` with the very text that was typed where text is expected but Hydra read a number or true: name=1e3.
+
+    nodes: `config` with the targets whose type hints say what is expected, if it has none itself.
+    """
+    changes, nodes = {}, config if nodes is None else nodes
     for override in parse(overrides):
         *path, key = str(override.key_or_group).split(".")
-        node: Any = config
+        node: Any = nodes
         for part in path:
             node = node.get(part) if isinstance(node, dict) else None
         value: Any = override.value()

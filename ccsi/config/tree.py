@@ -52,11 +52,11 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 def apply(config: Config, changes: Mapping[str, Any], resolve: bool = False) -> Config:
     """A copy of `config` with dotted keys set; every key must exist already. resolve: interpolations in it."""
     tree, known = OmegaConf.create(config), dict(nodes(config))
-    for key, value in changes.items():
-        if key not in known:
-            raise UserError(unknown_key(key, config))
-        OmegaConf.update(tree, key, value, merge=False)
+    if unknown := [key for key in changes if key not in known]:
+        raise UserError(unknown_key(unknown[0], config))
     try:
+        for key, value in changes.items():
+            OmegaConf.update(tree, key, value, merge=False)
         return plain(tree, resolve)
     except OmegaConfBaseException as error:
         raise UserError(f"{', '.join(changes)}: {str(error).splitlines()[0]}.") from error

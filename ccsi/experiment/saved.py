@@ -1,16 +1,17 @@
 """The plain part of a checkpoint: which fields it has, and of what type. The learner checks its own part."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic does not accept typing.TypedDict before Python 3.12
 
-from ccsi.checks import NonNegativeInt
 from ccsi.errors import UserError
 from ccsi.io.run_files import check_schema
 from ccsi.stage import State
 
+Count = Annotated[int, Ge(0)]
 SCHEMA = 1
 """Of a checkpoint; one without a schema is of the first."""
 
@@ -28,7 +29,7 @@ class SavedStages(TypedDict):
 class SavedEvaluator(TypedDict):
     """Of one split, after each task: the confusion matrix, and the AUC (NaN for a single class)."""
 
-    confusions: list[list[list[NonNegativeInt]]]
+    confusions: list[list[list[Count]]]
     aucs: list[float]
 
 
@@ -46,7 +47,7 @@ class Saved(TypedDict):
 
     data: str
     device: str
-    tasks_done: NonNegativeInt
+    tasks_done: Count
     learner: dict[str, Any]
     evaluators: dict[str, SavedEvaluator]
     record: SavedRecord

@@ -217,7 +217,7 @@ class NetLearner(TaskNeeds):
         check_saved(state["net"], {**dict.fromkeys(self.net.state_dict()), "old": rows, "new": rows}, "the net")
         check_saved(state["heads"], [1] * len(state["heads"]) if isinstance(state["heads"], list) else [], "the heads")
         for head in state["heads"]:
-            check_range(head, 1, len(state["net"]["old"]) + len(state["net"]["new"]), "a head's classes")
+            check_range(head, 1, sum(state["heads"]), "a head's classes")  # a frozen net has the first head's alone
         self.net.resize(len(state["net"]["old"]), len(state["net"]["new"]))
         check_saved(state["net"], self.net.state_dict(), "the net")
         self.net.load_state_dict(state["net"])

@@ -98,7 +98,7 @@ def load_sections(typed: list[str]) -> Config:
             tree = ccsi.config.load([*typed, "sweep=rivals"], name="sweep")
         compare(tree["sweep"]["space"], learners)
     nodes = {key: section(tree, key, kind) for key, kind in SECTIONS.items() if isinstance(tree.get(key), Mapping)}
-    return ccsi.config.as_typed({**tree, **nodes}, typed)
+    return ccsi.config.as_typed(tree, typed, nodes)
 
 
 def compare(space: dict[str, Any], learners: list[str]) -> None:

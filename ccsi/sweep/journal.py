@@ -32,7 +32,7 @@ class Journal:
         """
         try:
             text = current_names(read_text(self.path, errors="replace"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             text = ""
         except OSError as error:
             raise UserError(f"{self.path} cannot be read ({error.strerror}); put back the journal.") from error

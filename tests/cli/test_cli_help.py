@@ -63,9 +63,9 @@ def test_every_setting_of_a_learner_is_explained(learner: str) -> None:
 def test_a_learner_says_what_it_is_and_keeps(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "run", "learner=ewc", "--help")
     assert "PNAS 2017" in text and "Keeps of real data: Fisher information.\n" in text
-    assert re.search(r"\n  learner\.penalty=5000\.0  a number >= 0\n      λ", text)
+    assert re.search(r"\n  learner\.penalty=5000\.0  a number >= 0 and <=\s+1000000\n      λ", text)
     assert re.search(r"\n  learner\.decay=0\.95  a number >= 0 and <= 1\n      γ", text)
-    assert re.search(r"\n  learner\.fisher_images=512  a whole number >= 1\n      ", text)
+    assert re.search(r"\n  learner\.fisher_images=512  a whole number >= 1 and\s+<= 1000000\n      ", text)
     assert "Permissions: all_tasks.\n" in shown(capsys, "run", "learner=joint", "--help")
 
 

@@ -28,7 +28,7 @@ def test_a_folder_that_cannot_be_drawn_costs_the_next_nothing(
     out, err = capsys.readouterr()
     assert out == f"pictures: {good / 'plots'}\n"
     damaged, none = err.splitlines()
-    assert damaged.startswith(f"ccsi: {bad}: not all pictures were drawn (")
+    assert damaged.startswith(f"ccsi: {bad}/result.json is damaged (val: ")
     assert none == f"ccsi: {tmp_path} holds no result.json; expected the folder of a finished run."
 
     monkeypatch.setattr(ccsi.report.run, "draw_confusion", lambda *_: 1 / 0)

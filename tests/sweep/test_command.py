@@ -190,10 +190,10 @@ def test_a_folder_that_cannot_be_written_is_told(
     (tmp_path / "file").touch()
     assert "cannot be written" in refused(["sweep.dir=file/s"], capsys)
 
-    def full(self: Path, data: bytes) -> int:
+    def full(path: Path, durable: bool) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)  # a full disk cannot be had without root
+    monkeypatch.setattr("ccsi.sweep.folder.replacing", full)  # a full disk cannot be had without root
     assert "No space left" in refused(["sweep.dir=s"], capsys)
     assert not (tmp_path / "s").exists()
 

@@ -66,7 +66,7 @@ def test_a_space_that_is_small_or_huge_takes_no_time() -> None:
     few = {"a": {"choice": [1, 2]}, "b": {"choice": [True, False]}}
     assert len(sample(parse(few), 100_000, 0)) == 4  # and it does not draw ten million times
     huge = {key: {"grid": list(range(50))} for key in "abcd"}
-    with pytest.raises(UserError, match=r"^sweep\.space: its grid has 6250000 combinations; expected at most 100000"):
+    with pytest.raises(UserError, match=r"^sweep\.space has 6,250,000 combinations; expected at most 100,000"):
         grid(parse(huge))
 
 

@@ -89,17 +89,17 @@ def test_each_trial_of_a_sweep_may_have_several_workers(tmp_path: Path, pair, st
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["workers=0"], "workers=0: expected a whole number >= 1."),
-        (["max_failures=-1"], "max_failures=-1: expected a whole number >= 0."),
+        (["workers=0"], "workers=0: expected a whole number >= 1 and <= 1000000."),
+        (["max_failures=-1"], "max_failures=-1: expected a whole number >= 0 and <= 1000000."),
         (["resources.cpu=0"], "resources.cpu=0: expected a number > 0"),
         (["learner.w_idk=1"], "learner.w_idk is not a setting; did you mean learner.w_idc?"),
         (["scenario.classes_per_task=3"], "scenario.classes_per_task=3 makes 9 classes, but the data set has 10"),
         (["device=cuda"], "device=cuda, but resources.gpu is 0"),
         (["resources.gpu=0.5", "workers=2"], "resources.gpu=0.5: NCCL joins no two workers on one card"),
         (["ray.autoscale=true"], "ray.autoscale=true: expected ray.address of a cluster"),
-        (["threads=abc"], "threads=abc: expected a whole number >= 1."),
-        (["threads=null"], "threads=null: expected a whole number >= 1."),
-        (["workers=two", "resources.gpu=0.5"], "workers=two: expected a whole number >= 1."),
+        (["threads=abc"], "threads=abc: expected a whole number >= 1 and <= 1000000."),
+        (["threads=null"], "threads=null: expected a whole number >= 1 and <= 1000000."),
+        (["workers=two", "resources.gpu=0.5"], "workers=two: expected a whole number >= 1 and <= 1000000."),
         (["ray=auto"], "ray=auto: expected ray.<key>=…"),
         (["ray.address=here"], "ray.address=here: expected null, auto, or host:port of a running cluster."),
     ],
@@ -136,7 +136,7 @@ def test_a_file_with_a_runs_configuration_is_taken_too(tmp_path: Path, monkeypat
     monkeypatch.setattr(train, "run_shared", run_shared)
     arguments = [str(tmp_path / "best.yaml"), "workers=3", "resources.cpu=2", "max_failures=1", "seed=5"]
     assert main([*arguments, f"run_dir={tmp_path / 'run'}"]) == 1
-    config, context, _ = asked[0]
+    config, context, *_ = asked[0]
     assert (config["workers"], config["threads"], config["seed"], config["training"]["batch_size"]) == (3, 2, 5, 7)
     assert (context.workers, context.cpu, context.max_failures) == (3, 2.0, 1)
     assert "resources" not in config

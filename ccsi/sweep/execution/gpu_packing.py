@@ -25,7 +25,7 @@ WARM_UP_WITHIN = 1800.0  # seconds, waiting for a free GPU included
 # repetition takes no further memory
 HURRIED = {"training.epochs": 1, "training.first_epochs": 1, "training.steps": None, "training.first_steps": None}
 HURRIED |= {"learner.synthesis.iterations": 2}
-QUIET = {"report": False, "checkpoint_every": 1e9, "tracking.console.quiet": True, "tracking.wandb.mode": "disabled"}
+QUIET = {"report": False, "checkpoint_every": 1e6, "tracking.console.quiet": True, "tracking.wandb.mode": "disabled"}
 
 
 def measure_gpu_share(
