@@ -198,7 +198,7 @@ def test_hostile_overrides_of_a_sweep_are_not_composed(
 def test_a_hostile_journal_executes_nothing(here: Path, sweep: Definition, capsys: pytest.CaptureFixture[str]) -> None:
     space = put("sweep", "space", {"learner.w_idc": {"uniform": [0, 1]}})
     folder = write_sweep(sweep, here / "swept", space)
-    event = ConfigSuggested({"learner.w_idc": target("evil.run")}, 0)
+    event = ConfigSuggested({"learner.w_idc": target("evil.run")})
     Journal(folder / "journal.jsonl").append(event, 0.0)
     assert "CCSI_TRUST=evil" in refused(["sweep", f"resume={folder}"], capsys)
 

@@ -25,7 +25,6 @@ from omegaconf.errors import OmegaConfBaseException
 from ccsi.config.tree import Config, apply, flat, plain, read, unknown_key
 from ccsi.config.trust import (
     FOLDERS,
-    RESOLVER,
     check_resolvers,
     check_secrets,
     check_targets,
@@ -289,7 +288,7 @@ def from_arguments(arguments: Sequence[str], name: str = "config") -> Config:
     overrides = [argument for argument in arguments if argument not in paths]
     changes = {o.key_or_group: o.value() for o in parse(overrides)}
     trust_names(*(target for _, target in named_targets(changes)))
-    changed = apply(config, changes, resolve=any(RESOLVER.search(text) for text in overrides))
+    changed = apply(config, changes, resolve=True)
     check_secrets(changed)
     return as_typed(changed, overrides)
 
