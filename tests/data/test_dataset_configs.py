@@ -48,7 +48,7 @@ def test_one_file_for_each_medmnist_set() -> None:
         ("digits", "size", 16.0, "size=16.0: expected a whole number"),
         ("digits", "fit", "stretch", "fit=stretch: expected one of pad, resize"),
         ("digits", "channels", 2, "channels=2: expected one of 1, 3, or null"),
-        ("digits", "max_per_class", 0, "max_per_class=0: expected a whole number >= 1, or null"),
+        ("digits", "max_per_class", 0, "max_per_class=0: expected a whole number >= 1 and <= 1000000, or null"),
         ("digits", "split_seed", -1, "split_seed=-1: expected a whole number >= 0"),
         ("digits", "sise", 16, "sise is not a setting; did you mean size"),
         ("bloodmnist", "flag", "chestmnist", "flag=chestmnist: expected one of bloodmnist"),

@@ -137,7 +137,10 @@ def test_a_learner_is_one_file_and_one_config(tmp_path: Path, ccsi_process: Serv
     assert len([line for line in code.splitlines() if line.strip()]) <= 40
     explain, run = [words for words in typed(example.text)]
     shown = example.run(explain)
-    assert shown["rc"] == 0 and "learner.penalty=1.0  a number >= 0\n      weight of the squared" in shown["stdout"]
+    assert (
+        shown["rc"] == 0
+        and "learner.penalty=1.0  a number >= 0 and <= 1000000\n      weight of the squared" in shown["stdout"]
+    )
     done = example.run(run, *SHORT, "experiment=quick/digits", "training.first_epochs=1", f"run_dir={tmp_path / 'run'}")
     assert done["rc"] == 0, done["stderr"]
     result = json.loads((tmp_path / "run/result.json").read_text())

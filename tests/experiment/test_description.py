@@ -75,5 +75,5 @@ def test_a_name_that_is_no_utf8_does_not_end_a_run(tmp_path: Path) -> None:
     base = [one for one in ANY_LEARNER if not one.startswith(("dataset", "scenario"))]
     run_tiny(tmp_path / "run", base=[*base, *changes, "dataset.size=8", "scenario.classes_per_task=3"])
     names = {row["class"] for row in rows_of(tmp_path / "run/split.csv")}
-    assert names == {r"a\udcff", "$5_$10", "c,d"}
-    assert "a\\udcff" in (tmp_path / "run/summary.txt").read_text()
+    assert names == {r"a\xff", "$5_$10", "c,d"}
+    assert "a\\xff" in (tmp_path / "run/summary.txt").read_text()

@@ -52,7 +52,7 @@ def test_ctrl_c_while_drawing_leaves_a_finished_run(tmp_path: Path, monkeypatch:
 @pytest.fixture
 def odd_names(tmp_path: Path) -> Path:
     """A folder of images in which every name is a trap: mathtext, and bytes that are not UTF-8."""
-    top = os.fsencode(tmp_path) + b"/caf\xe9 $a_$b"
+    top = os.fsencode(tmp_path) + "/café $a_$b".encode()
     for number, name in enumerate((b"$5_$10", b"caf\xe9", b"\\frac{1}", b"a\nb")):
         try:
             os.makedirs(top + b"/" + name)

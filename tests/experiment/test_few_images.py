@@ -7,6 +7,7 @@ import pytest
 from tiny_run import composed, run_tiny, tiny
 
 import ccsi.config
+import ccsi.experiment
 from ccsi.errors import UserError
 
 LEARNERS = [name for name in ccsi.config.choices("learner") if "/" not in name]
@@ -80,7 +81,7 @@ def test_the_rehearsal_of_a_sweep_refuses_it_too(tmp_path: Path) -> None:
     values = {one.key_or_group: one.value() for one in ccsi.config.parse(keys)}
     config = ccsi.config.apply(base, values | {"run_dir": str(tmp_path / "run")})
     with pytest.raises(UserError, match="task 2 has 1 training image, and learner=ewc would draw 1 an epoch"):
-        ccsi.config.build(config | {"_target_": "ccsi.experiment.validate"})()
+        ccsi.config.build(config | {"_target_": ccsi.experiment.validate})()
 
 
 @pytest.mark.parametrize(("ratio", "works"), [(0.66, True), (0.2, False)])

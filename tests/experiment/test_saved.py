@@ -157,8 +157,8 @@ def with_result(folder: Path, **fields: Any) -> Path:
 
 def test_a_result_of_a_newer_version_or_with_odd_fields(tmp_path: Path) -> None:
     assert read_result(with_result(tmp_path)) is not None
-    with pytest.raises(UserError, match=r"result\.json was written by a newer version of ccsi \(schema 3, not 2\)"):
-        read_result(with_result(tmp_path, schema=3))
+    with pytest.raises(UserError, match=r"result\.json was written by a newer version of ccsi \(schema 4, not 3\)"):
+        read_result(with_result(tmp_path, schema=4))
     with pytest.raises(UserError, match=r"is damaged \(seed: Input should be a valid integer\)"):
         read_result(with_result(tmp_path, seed="0"))
     with pytest.raises(UserError, match=r"is damaged \(no 'val'\)"):
