@@ -136,6 +136,7 @@ def child(make: Any, name: str, seed: str, numbers: list[int], sandbox: Path, se
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    import_module("torch.fx.experimental.symbolic_shapes")  # imported late by PyTorch; the timer would break that off
     watch = Watch()
     for number in numbers:
         folder = sandbox / "cases" / f"{name}-{number}" / "work"

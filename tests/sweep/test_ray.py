@@ -102,6 +102,7 @@ def test_a_killed_driver_and_killed_workers_change_nothing(
     assert {path.name for path in sweep.home.iterdir()} <= {"mpl"}
     left = {"best", "journal.jsonl", "leaderboard.csv", "leaderboard.md", "plots", "runs", "sweep.yaml"}
     left |= {"comparison.csv", "comparison.md", "comparison.tex", "trials.csv", "runs.csv", "runs.parquet"}
+    left |= {"split.csv", "summary.txt"}
     assert {path.name for path in folder.iterdir()} == left
     assert (folder / "plots/comparison.png").stat().st_size > 10_000
     best = ccsi.config.from_arguments([str(folder / "best/ccsi.yaml")]) | {"run_dir": str(tmp_path / "again")}
