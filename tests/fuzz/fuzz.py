@@ -150,6 +150,10 @@ def child(make: Any, name: str, seed: str, numbers: list[int], sandbox: Path, se
         shutil.rmtree(folder.parent, ignore_errors=True)
 
 
+PYTORCHS = f"{tempfile.gettempdir()}/torchinductor_"
+"""A cache folder that PyTorch makes when some of its modules are imported."""
+
+
 class Watch:
     """Runs commands; stops those that learn, and sees what is written outside and what programs are started."""
 
@@ -186,7 +190,7 @@ class Watch:
             if isinstance(path, str | bytes):
                 full = os.path.abspath(os.fsdecode(path))
                 home = str(self.folder.parents[2])  # the sandbox: its home and its temporary folder
-                allowed = (f"{self.folder}/", f"{home}/tmp", f"{home}/home", "/dev/", "/proc/self/")
+                allowed = (f"{self.folder}/", f"{home}/tmp", f"{home}/home", "/dev/", "/proc/self/", PYTORCHS)
                 if not f"{full}/".startswith(allowed):
                     self.outside.append(f"{event} {full}"[:200])
 
