@@ -238,6 +238,8 @@ def as_typed(config: Config, overrides: Sequence[str], nodes: Config | None = No
 
 def build(config: Config) -> Any:
     """Check `config` and make the objects: for a run's config, `ccsi.experiment.run` ready to be called."""
+    if "_target_" not in config:
+        raise UserError("_target_ is missing; expected a complete configuration, as --show prints it.")
     check(config)
     make = _made(copy.deepcopy(config))
     # a run writes down the configuration it was made from

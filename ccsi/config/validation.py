@@ -6,13 +6,15 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, reduce
 from importlib import import_module
+from operator import or_
 from pathlib import Path
 from typing import Any, Literal, Union
 
 import annotated_types
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import SchemaError
 from typing_extensions import get_protocol_members, is_protocol, is_typeddict  # typing's own differ, or are newer
 
 from ccsi.config.imports import explain_import, import_name
@@ -158,10 +160,18 @@ def target_of(node: Mapping[str, Any], prefix: str = "") -> Any:
 @cache
 def adapter(hint: Any) -> TypeAdapter[Any]:
     """A checker for a type hint, to be used strictly: no strings as numbers, no NaN, no infinity."""
+    config = ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
     try:
-        return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True))
+        return TypeAdapter(hint, config=config)
     except PydanticUserError:  # a TypedDict by itself carries its own
         return TypeAdapter(hint)
+    except SchemaError:  # a protocol, of which no plain value is an instance
+        plain: Any = reduce(or_, [one for one in members(hint) if not is_protocol(one)] or [NoValue])
+        return TypeAdapter(plain, config=config)
+
+
+class NoValue:
+    """The type of no plain value."""
 
 
 @cache

@@ -98,6 +98,8 @@ MISTAKES = {
     "seed=9223372036854775808": "seed=9223372036854775808: expected a whole number >= 0 and < 9223372036854775808",
     "threads=100000": "threads=100000: this machine has",
     "training.warmup=9": "training.warmup=9: task 1 has 1 steps; expected fewer than these",
+    "+watch=1": "watch=1: expected ",
+    "~_target_": "_target_ is missing; expected a complete configuration",
     "hydra=1": "hydra=1: expected a key of a run or a sweep; Hydra's own are not used",
     "hydra.mode=MULTIRUN": "hydra.mode=MULTIRUN: expected a key of a run or a sweep",
     # what only shows when things are put together
