@@ -11,6 +11,7 @@ impressions: pictures that showed real images do not show them any more.
 from pathlib import Path
 
 from ccsi.errors import UserError
+from ccsi.io.paths import absolute
 
 EXPECTED = "folders of runs or sweeps"
 
@@ -22,8 +23,10 @@ def main(arguments: list[str]) -> int:
     from ccsi.io.text import first_line, warn
 
     codes = []
-    for folder in (Path(argument).expanduser().absolute() for argument in arguments):
+    for argument in arguments:
+        folder = Path(argument)
         try:
+            folder = absolute(argument, "FOLDER")
             codes.append(report(folder))
         except UserError as error:  # the next folder may be sound
             warn(str(error))

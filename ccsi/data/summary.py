@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ccsi.data.dataset import SPLITS, Dataset
+from ccsi.data.dataset import SPLITS, Dataset, counted
+from ccsi.io.text import printable
 
 MOST_CLASSES = 20  # in a table; of more the figures are condensed
 FEW = 3  # names given as examples
@@ -58,13 +59,15 @@ def summarize(data: Dataset) -> Summary:
     stored = f", stored as {size_range(origin.shapes)} pixels (height x width)" if origin.shapes else ""
     channels = {1: "grey", 3: "RGB"}.get(shape[0], f"{shape[0]} channels")
     lines = [
-        f"data: {source}: {count(n, 'image')} of {len(data.class_names)} classes, "
+        f"data: {source}: {counted(n, 'image', 'images')} of {len(data.class_names)} classes, "
         + ", ".join(f"{split} {size:,}" for split, size in sizes.items()),
         f"input: {' x '.join(map(str, shape))} ({channels}){stored}; {printable(origin.depth)}",
         *class_lines(data),
     ]
     for reason, paths in origin.skipped.items():
-        lines.append(f"skipped: {count(len(paths), 'file')}, {printable(reason)}: {few(map(printable, paths))}")
+        lines.append(
+            f"skipped: {counted(len(paths), 'file', 'files')}, {printable(reason)}: {few(map(printable, paths))}"
+        )
     warnings = [printable(text) for text in origin.warnings]
     for key, found in duplicates.counts.items():
         examples = few([printable(one) for one in duplicates.examples[key]], found)
@@ -72,7 +75,9 @@ def summarize(data: Dataset) -> Summary:
         if not found:
             continue
         if key in SPLITS:
-            lines.append(f"duplicates: {count(found, 'image')} of {key} repeat an earlier one{other}: {examples}")
+            lines.append(
+                f"duplicates: {counted(found, 'image', 'images')} of {key} repeat an earlier one{other}: {examples}"
+            )
         else:
             later, _, earlier = key.partition(" in ")
             copies = f"{found:,} of {sizes[later]:,} images of {later} are also in {earlier}, pixel by pixel{other}"
@@ -150,7 +155,7 @@ def hashes_of(images: Tensor) -> npt.NDArray[np.uint64]:
 def name_of(data: Dataset, split: str, index: int) -> str:
     """An image's file, or where it has none its split and index."""
     files = data.origin.files.get(split, ())
-    return files[index] if index < len(files) else f"{split}[{index}]"
+    return files[index] if files else f"{split}[{index}]"
 
 
 def split_rows(data: Dataset) -> Iterator[tuple[str | int, ...]]:
@@ -159,19 +164,14 @@ def split_rows(data: Dataset) -> Iterator[tuple[str | int, ...]]:
     for split in SPLITS:
         files = data.origin.files.get(split, ())
         for index, label in enumerate(getattr(data, split).labels.tolist()):
-            yield split, index, files[index] if index < len(files) else "", label, data.class_names[label]
+            yield split, index, files[index] if files else "", label, data.class_names[label]
 
 
 def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
-    r"""Rows as the content of a CSV file in UTF-8; bytes of a name that are no UTF-8 become `\udc80` to `\udcff`."""
+    r"""Rows as the content of a CSV file in UTF-8; what UTF-8 cannot write is escaped."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode(errors="backslashreplace")
-
-
-def printable(text: str) -> str:
-    """A text whose control characters and bytes that are no UTF-8 are escaped, so that a terminal only shows it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def clipped(name: str) -> str:
@@ -183,10 +183,6 @@ def few(names: Iterable[str], total: int | None = None) -> str:
     names = list(names)
     more = (len(names) if total is None else total) > min(FEW, len(names))
     return ", ".join([*names[:FEW], *(["…"] if more else [])])
-
-
-def count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def size_range(shapes: tuple[tuple[int, int], tuple[int, int]]) -> str:

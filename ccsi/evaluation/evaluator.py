@@ -29,9 +29,8 @@ class Evaluator:
     def __init__(self, split: Labelled, plan: Sequence[Sequence[int]], device: torch.device, batch: int = 512) -> None:
         self.plan, self.device, self.batch = plan, device, batch
         self.order = [c for classes in plan for c in classes]
-        self.images = Labelled(
-            split.images, relabelled(split.labels, self.order, 0)
-        )  # no copy: processes may share them
+        # no copy: processes may share them
+        self.images = Labelled(split.images, relabelled(split.labels, self.order, 0))
         self.confusions: list[list[list[int]]] = []
         self.aucs: list[float] = []
         self.predicted, self.softmax = list[int](), list[float]()
@@ -55,10 +54,8 @@ class Evaluator:
         if not scores.isfinite().all():
             raise diverged(learner.name, "scores", tasks)
         predicted = scores.argmax(1)
-        self.predicted, self.softmax = (
-            predicted.tolist(),
-            scores.softmax(1).gather(1, predicted[:, None])[:, 0].tolist(),
-        )
+        self.predicted = predicted.tolist()
+        self.softmax = scores.softmax(1).gather(1, predicted[:, None])[:, 0].tolist()
         counts = torch.bincount(labels * n_seen + predicted, minlength=n_seen * n_seen).view(n_seen, n_seen)
         self.confusions.append(counts.tolist())
         self.aucs.append(metrics.auc(labels.numpy(), log_odds(scores).numpy()))

@@ -1,10 +1,10 @@
 """The plain part of a checkpoint: which fields it has, and of what type. The learner checks its own part."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from annotated_types import Ge
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic does not accept typing.TypedDict before Python 3.12
 
 from ccsi.errors import UserError
@@ -34,11 +34,20 @@ class SavedEvaluator(TypedDict):
 
 
 @with_config(ConfigDict(strict=True))
+class SavedStored(TypedDict):
+    """A `ccsi.learners.base.Stored`."""
+
+    kind: str
+    count: Count
+    bytes: Count
+
+
+@with_config(ConfigDict(strict=True))
 class SavedRecord(TypedDict):
     """What result.json has of each task."""
 
     impressions_sha256: list[str]
-    stored_after_task: list[list[dict[str, Any]]]
+    stored_after_task: list[list[SavedStored]]
 
 
 @with_config(ConfigDict(strict=True))
@@ -56,6 +65,7 @@ class Saved(TypedDict):
     peak_bytes: dict[str, int]
     stages: SavedStages | None
     lines: int
+    starts: NotRequired[list[dict[str, JsonValue]]]
 
 
 SAVED = TypeAdapter(Saved)

@@ -8,6 +8,8 @@ from typing import Any
 
 UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories that are escaped: control characters, surrogates, line and paragraph separators."""
+TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Marks that turn the direction of all text behind them; they are escaped, too."""
 
 
 def printable(text: object) -> str:
@@ -17,8 +19,8 @@ def printable(text: object) -> str:
 
 
 def escaped(character: str) -> str:
-    """A character as it is, or its escape sequence if it is among `UNSHOWN`."""
-    if unicodedata.category(character) not in UNSHOWN:
+    """A character as it is, or its escape sequence if it is among `UNSHOWN` or `TURNING`."""
+    if unicodedata.category(character) not in UNSHOWN and character not in TURNING:
         return character
     byte = ord(character) - 0xDC00  # of a file's name that is not UTF-8, as Python's "surrogateescape" writes it
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 from annotated_types import Le
 from pydantic import TypeAdapter
 
-from ccsi.checks import NonNegativeInt, PositiveInt
+from ccsi.checks import PositiveInt, Seed
 
 Samples = Annotated[PositiveInt, Le(100_000)]
 """A number of configs; more of them could not be run, and listing them would take minutes."""
@@ -98,7 +98,7 @@ class SweepExtended:
 
     num_samples: Samples
     top_k: PositiveInt
-    reporting: list[NonNegativeInt]
+    reporting: list[Seed]
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def child(make: Any, name: str, seed: str, numbers: list[int], sandbox: Path, se
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    import_module("torch.fx.experimental.symbolic_shapes")  # imported late by PyTorch; the timer would break that off
+    import_module("torch._dynamo")  # imported late by PyTorch; the timer would break that off
     watch = Watch()
     for number in numbers:
         folder = sandbox / "cases" / f"{name}-{number}" / "work"
@@ -150,6 +150,8 @@ def child(make: Any, name: str, seed: str, numbers: list[int], sandbox: Path, se
         shutil.rmtree(folder.parent, ignore_errors=True)
 
 
+PROGRAMS = ("git", "fc-list")
+"""Programs that may be started: for the commit in result.json, and matplotlib's for the fonts of its cache."""
 PYTORCHS = f"{tempfile.gettempdir()}/torchinductor_"
 """A cache folder that PyTorch makes when some of its modules are imported."""
 
@@ -185,7 +187,9 @@ class Watch:
         elif event in ("os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.symlink", "os.link", "os.rename"):
             written = [one for one in arguments if isinstance(one, str | bytes)]
         elif event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect"):
-            self.outside += [] if "git" in repr(arguments) else [f"{event} {arguments!r}"[:200]]
+            self.outside += (
+                [] if any(name in repr(arguments) for name in PROGRAMS) else [f"{event} {arguments!r}"[:200]]
+            )
         for path in written:
             if isinstance(path, str | bytes):
                 full = os.path.abspath(os.fsdecode(path))

@@ -496,7 +496,7 @@ class RunFolders:
             parent = at(state, parents)
             if isinstance(parent, dict | list):
                 parent[key] = draw.choice(changed)
-        else:
+        elif isinstance(state, dict):  # an earlier change may have put anything in its place
             top = draw.choice([state, state, *(part for part in state.values() if isinstance(part, dict))])
             changed_top = nasty.mutate(draw, top, value, 1)
             state = changed_top if top is state else {k: changed_top if v is top else v for k, v in state.items()}

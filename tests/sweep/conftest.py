@@ -12,6 +12,14 @@ def stand_ins_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder for sweeps whose trials, and whose kills, are made up."""
+    monkeypatch.setattr("ccsi.sweep.journal.os.fsync", lambda descriptor: None)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
     """Starts sweeps; whatever still lives at the end of the test is ended, by id."""
     started: list[Sweep] = []

@@ -65,8 +65,12 @@ class Sweep:
     def workers(self) -> list[psutil.Process]:
         """The processes that run trials, or share a run."""
         names = ("ray::Trial", "RayTrainWorker")
-        family = [(process, process.cmdline()) for process in self.family()]
-        return [process for process, line in family if line and any(name in line[0] for name in names)]
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                if any(name in part for part in process.cmdline()[:1] for name in names):
+                    found.append(process)
+        return found
 
     def left(self, seconds: float = 90) -> list[str]:
         """The state and command of each of its processes that is alive after at most so many seconds of waiting.

@@ -18,7 +18,7 @@ from ccsi.errors import UserError
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose
 from ccsi.sweep.definition import Definition
-from ccsi.sweep.events import SweepExtended
+from ccsi.sweep.events import SweepExtended, from_record, to_record
 from ccsi.sweep.folder import prepare_folder
 from ccsi.sweep.plan import describe_plan
 from ccsi.sweep.recorder import SweepRecorder
@@ -26,15 +26,9 @@ from ccsi.sweep.resume import extended_to, placed, read, resumed
 from ccsi.sweep.tables.leaderboard import describe_protocol, leaderboard
 from ccsi.sweep.tables.rows import collect_results, trial_rows
 
+pytestmark = pytest.mark.usefixtures("workplace")
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=1.0", "+tasks=2", "+fault=none"]
 UNIFORM = {"quality": {"uniform": [0.0, 0.9]}}
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ccsi.sweep.journal.os.fsync", lambda descriptor: None)  # kills here are made up
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.chdir(tmp_path)
 
 
 @cache
@@ -234,6 +228,11 @@ def test_the_command_line_extends_and_refuses_to_shrink(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=problem):
             resumed(folder, [typed])
     assert read(folder) == larger
+
+
+def test_a_journal_holds_any_seed_that_a_sweep_may_have() -> None:
+    extended = SweepExtended(10, 2, [0, 5_000_000_000])
+    assert from_record(to_record(extended)) == extended
 
 
 def test_a_grid_has_no_more_samples(tmp_path: Path) -> None:

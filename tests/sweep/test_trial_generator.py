@@ -39,15 +39,9 @@ from ccsi.sweep.tables.leaderboard import describe_protocol, leaderboard, write_
 from ccsi.sweep.tables.rows import collect_results, run_rows, write_rows
 from ccsi.sweep.warm_start import warm_start
 
+pytestmark = pytest.mark.usefixtures("workplace")
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=1.0", "+tasks=2", "+fault=none"]
 QUIET = Console(quiet=True)
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ccsi.sweep.journal.os.fsync", lambda descriptor: None)  # kills here are made up
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.chdir(tmp_path)
 
 
 @cache

@@ -10,6 +10,7 @@ from ccsi.sweep.tables.statistics import Difference, p_text
 LOWER_IS_BETTER = {"forgetting"}
 SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 SPECIAL |= {character: f"\\{character}" for character in "&%$#_"}
+SPECIAL |= {"[": r"\lbrack{}", "*": r"\textasteriskcentered{}"}  # in a row's first cell the last \\ would take them
 SPECIAL |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 
 
