@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import os
 import re
 import shlex
 import sys
@@ -34,7 +33,7 @@ from ccsi.config.trust import (
 )
 from ccsi.config.validation import check, describe, is_text, signature_of, target_of
 from ccsi.errors import UserError
-from ccsi.io.paths import expand
+from ccsi.io.paths import expand, is_folder
 
 ADDED: list[Path] = []
 """Folders of the user's, searched after `config_dir`; as `sys.path`, they belong to the process."""
@@ -56,7 +55,7 @@ def add_config_dir(path: Path) -> None:
     What they name as `_target_` is trusted, and imported from there too: the folder is appended to `sys.path`.
     """
     folder = expand(path, "--config-dir").resolve()
-    if not folder.is_dir():
+    if not is_folder(folder, "--config-dir"):
         raise UserError(f"--config-dir={path} is not a folder; expected one with files such as learner/mine.yaml.")
     for file in sorted(folder.glob("*/**/*.yaml")):
         if (config_dir() / file.relative_to(folder)).exists():
@@ -139,7 +138,7 @@ def with_dataset(overrides: Sequence[str], name: str) -> list[str]:
     value = parsed["dataset.path"].value()
     text = value if isinstance(value, str) else typed_text(parsed["dataset.path"])
     path = expand(text, "dataset.path")
-    choice, there = "folder" if os.path.isdir(path) else "npz", os.path.exists(path)
+    choice, there = "folder" if is_folder(path, "dataset.path") else "npz", path.exists()
     if not there or (choice == "npz" and path.suffix.lower() != ".npz"):
         problem = "is neither a folder nor an .npz file" if there else "does not exist"
         raise UserError(f"dataset.path={text} {problem}; expected a folder of images or an .npz file.")
@@ -269,6 +268,8 @@ def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
         if key == "dataset.path":
             return "dataset.path is no setting of the data set chosen; add dataset=folder or dataset=npz."
         return unknown_key(key, load([o for o in overrides if is_group(o.split("=")[0].lstrip("~"))], name))
+    if "You must specify 'dataset'" in first:
+        return "no data set was chosen; expected dataset.path=FOLDER, dataset.path=FILE.npz or dataset=…, see --help."
     for override in overrides:
         group, _, choice = override.lstrip("+").partition("=")
         if f"Could not find '{group}/{choice}'" in first:

@@ -29,7 +29,7 @@ from ccsi.data.fit import StoredImages
 from ccsi.data.groups import Groups, crossing, groups_by_file, split_by_groups
 from ccsi.data.scan import Scan, split_folders
 from ccsi.errors import UserError
-from ccsi.io.paths import expand
+from ccsi.io.paths import expand, is_folder
 from ccsi.io.text import printable
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -105,7 +105,7 @@ class Folder(Source):
     def files(self) -> tuple[Scan, tuple[str, ...], list[tuple[str, int, Path]]]:
         """What is in the folder, the class names, and of each image its split ("" if there are none), label, file."""
         root = expand(self.path, "dataset.path")
-        if not root.is_dir():
+        if not is_folder(root, "dataset.path"):
             raise UserError(f"{printable(root)} is not a folder; expected one with a sub-folder for each class.")
         scan = Scan(root)
         inside = scan.folders(root)

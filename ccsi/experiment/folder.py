@@ -81,6 +81,8 @@ def check_run_dir(folder: Path, config: Mapping[str, Any]) -> None:
     try:
         old, new = flat(read(folder / CONFIG)), flat(config)
     except UserError as error:
+        if isinstance(error.__cause__, OSError):  # it may be sound
+            raise
         problem = "is not a run's configuration; put it back to resume, or choose another run_dir."
         raise UserError(f"{folder / CONFIG} {problem}") from error
     for key in sorted(old.keys() | new.keys()):

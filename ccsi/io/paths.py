@@ -1,9 +1,11 @@
 """Paths as a user types them: `~` is the home folder, which need not be known in a container."""
 
 import os
+import stat
 from pathlib import Path
 
 from ccsi.errors import UserError
+from ccsi.io.text import printable
 
 
 def home() -> Path | None:
@@ -39,3 +41,17 @@ def expand(path: str | os.PathLike[str], key: str) -> Path:
 def absolute(path: str | os.PathLike[str], key: str) -> Path:
     """`expand`, and absolute."""
     return expand(path, key).absolute()
+
+
+def is_folder(path: Path, key: str) -> bool:
+    """Whether there is a folder at `path`; links are followed.
+
+    Raises:
+        UserError: that cannot be known, for example below a folder that may not be entered.
+    """
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise UserError(f"{key}={printable(path)} cannot be read ({error.strerror}); expected a folder.") from error

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ccsi.checks import PositiveInt
 from ccsi.errors import UserError
+from ccsi.io.files import open_regular
 from ccsi.io.paths import expand
 from ccsi.models.norm import ContinualNorm2d, Tap
 
@@ -186,7 +187,8 @@ def load_weights(net: "ResNet", arch: str, weights: str) -> None:
 
     try:
         if Path(weights).suffix in (".pt", ".pth"):
-            state = torch.load(expand(weights, "model.weights"), map_location="cpu", weights_only=True)
+            with open_regular(expand(weights, "model.weights")) as file:
+                state = torch.load(file, map_location="cpu", weights_only=True)
         else:
             state = tv.get_model_weights(arch)[weights].get_state_dict(progress=False, check_hash=True)
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}

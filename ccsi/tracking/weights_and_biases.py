@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ccsi.errors import UserError
+from ccsi.io.files import read_text
 from ccsi.io.paths import home
 from ccsi.io.text import all_printable, first_line, printable, warn
 from ccsi.tracking.events import Progress, RunStart, TaskEnd
@@ -88,7 +89,7 @@ class WeightsAndBiases:
         try:
             self._run = wandb.init(
                 mode=self.mode,
-                id=id_file.read_text(),
+                id=read_text(id_file),
                 project=self.project,
                 group=self.group,
                 job_type=self.job_type,

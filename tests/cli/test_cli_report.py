@@ -1,5 +1,6 @@
 """`ccsi report`: pictures once more, from files; the folders of sweeps are in tests/sweep."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def test_a_folder_that_cannot_be_drawn_costs_the_next_nothing(
     monkeypatch.setattr(ccsi.report.run, "draw_confusion", lambda *_: 1 / 0)
     assert main(["report", str(good)]) == 1
     assert "(ZeroDivisionError: division by zero)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["class_means.npz", "impressions/task10.npz"])
+def test_a_named_pipe_is_not_waited_for(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(tmp_path / "run")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert main(["report", str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert "a named pipe, not a regular file" in said and name in said
 
 
 def test_a_folder_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

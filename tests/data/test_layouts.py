@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ccsi import config
 from ccsi.data import Dataset, Folder, opened
 from ccsi.data.dataset import Origin
 from ccsi.data.scan import natural
@@ -230,6 +231,13 @@ def test_what_may_not_be_read_is_called_unreadable(unprivileged: Unprivileged) -
         (root / "ant").chmod(0)
         with unprivileged(), pytest.raises(UserError, match=r"ant cannot be read \(Permission denied\)"):
             load(root)
+        for read in (
+            lambda: load(root / "ant" / "x"),
+            lambda: config.from_arguments([f"dataset.path={root / 'ant' / 'x'}"]),
+            lambda: config.add_config_dir(root / "ant" / "x"),
+        ):
+            with unprivileged(), pytest.raises(UserError, match=r"ant/x cannot be read \(Permission denied\)"):
+                read()
         (root / "ant").chmod(0o755)
 
 

@@ -15,6 +15,7 @@ from tiny_run import run_tiny
 
 from ccsi.errors import UserError
 from ccsi.experiment.checkpoint import Checkpoints
+from ccsi.experiment.folder import check_run_dir
 from ccsi.io.run_files import read_result
 
 Change = Callable[[dict[str, Any]], Any]
@@ -204,7 +205,8 @@ def test_what_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch:
 
     Checkpoints(tmp_path, 0).save({"a": 1})
     with_result(tmp_path)
+    (tmp_path / "config.yaml").touch()
     monkeypatch.setattr(os, "open", refuse)
-    for read in (Checkpoints(tmp_path, 0).load, lambda: read_result(tmp_path)):
-        with pytest.raises(UserError, match=r"cannot be read \(Permission denied\); expected a file that may be read"):
+    for read in (Checkpoints(tmp_path, 0).load, lambda: read_result(tmp_path), lambda: check_run_dir(tmp_path, {})):
+        with pytest.raises(UserError, match=r"cannot be read \(Permission denied\); expected a"):
             read()

@@ -1,5 +1,6 @@
 """The networks against their sizes in METHOD section 2, and against torchvision's own ResNets."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,9 @@ def test_weights_that_do_not_fit_or_are_not_there(like_torchvision, tmp_path):
         resnet(3, generator(), weights=str(tmp_path / "nowhere.pt"))
     with pytest.raises(UserError, match=r"model\.weights=IMAGENET9.*IMAGENET1K_V1"):
         resnet(3, generator(), weights="IMAGENET9")
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(UserError, match=r"pipe\.pt: cannot be used .* a named pipe, not a regular file"):
+        resnet(3, generator(), weights=str(tmp_path / "pipe.pt"))
 
 
 @pytest.mark.parametrize("wrap", [lambda s: {"state_dict": s}, lambda s: {f"module.{k}": v for k, v in s.items()}])
