@@ -151,6 +151,10 @@ def test_the_data_set_is_inferred_from_its_path(
         assert str(caught.value) == f"dataset.path={typed} {words}; expected a folder of images or an .npz file."
     for choice in ("dataset=npz", "dataset=pbcblood", "experiment=quick/pbcblood"):  # chosen, so it stands
         assert config.from_arguments(["dataset.path=2024", choice])["dataset"]["_target_"] == "ccsi.data.Npz"
+    assert config.from_arguments(["dataset.path=2024", "experiment=own"])["dataset"]["_target_"] == "ccsi.data.Folder"
+    assert capsys.readouterr().err == "dataset=folder, because dataset.path is a folder.\n"
+    with pytest.raises(UserError, match=r"^no data set was chosen; expected dataset\.path=FOLDER, dataset\.path=FILE"):
+        config.from_arguments(["experiment=own"])
     with pytest.raises(UserError, match=r"^dataset\.path is no setting of the data set chosen; add dataset=folder or"):
         config.from_arguments(["dataset.path=2024", "experiment=quick/digits"])
     assert capsys.readouterr() == ("", "")

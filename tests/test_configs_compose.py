@@ -19,6 +19,7 @@ CHOICES += [
     for path in (ROOT / "recipe").rglob("*.yaml")  # the recipes of `rivals` are links to these
     if path.stem != "common"
 ]
+CHOICES = [[*choice, *(["dataset=folder"] if choice[0] == "experiment=own" else [])] for choice in CHOICES]
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=" ".join)

@@ -1,6 +1,7 @@
 """From what was typed to a checked Definition, and from sweep.yaml back to one."""
 
 import itertools
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -31,6 +32,9 @@ def compose(overrides: Sequence[str]) -> Definition:
             entries.append(override)
         else:
             typed += ["~sweep.space", "+" + override] if override.startswith("sweep.space=") else [override]
+    if not any(re.search(r"\bspace\b.*\bdataset *[:=]", override) for override in overrides):  # it is not swept
+        known, typed = len(typed), ccsi.config.with_dataset(typed, "sweep")
+        overrides = [*typed[: len(typed) - known], *overrides]  # a resume does not look again
     tree = load_sections(typed)
     sections: Config = {key: tree.get(key) for key in SECTIONS}
     for entry in entries:
@@ -39,10 +43,6 @@ def compose(overrides: Sequence[str]) -> Definition:
     space = parse(make_sections(sections)[0].space)
     groups = [d for d in space if d.listed and is_group(d.key) and all(isinstance(value, str) for value in d.values)]
     kept = [override for override in typed if override.split("=")[0] not in [group.key for group in groups]]
-    if "dataset" not in [group.key for group in groups]:
-        added = len(kept)
-        kept = ccsi.config.with_dataset(kept, "sweep")
-        overrides = [*kept[: len(kept) - added], *overrides]  # a resume does not look again
     return define(sections, load_bases(kept, groups), list(overrides))
 
 

@@ -175,6 +175,9 @@ def test_a_sweep_of_inferred_data_is_resumed_as_it_was(
     assert definition.bases[""]["dataset"]["_target_"] == "ccsi.data.Folder" and definition.name == "007"
     (tmp_path / "images").rmdir()
     assert resumed(tmp_path, ["ray.num_cpus=1"]).bases == definition.bases and capsys.readouterr().err == ""
+    (tmp_path / "a.npz").touch()
+    own = kept(tmp_path, ["experiment=own", "dataset.path=a.npz"])  # an experiment that leaves the data set open
+    assert {base["dataset"]["_target_"] for base in own.bases.values()} == {"ccsi.data.Npz"}
     swept = compose([space("dataset: {choice: [folder, npz]}"), "dataset.path=nowhere"])
     assert {base["dataset"]["path"] for base in swept.bases.values()} == {"nowhere"}
 
