@@ -35,7 +35,11 @@ def test_each_run_runs(
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draws.integers(0, 255, (16, 16), dtype=np.uint8)).save(folder / f"{number}.png")
     shorter = ["scenario.classes_per_task=5"] if "experiment=quick/digits" in arguments else []
-    shorter += [*SHORT, *([] if any(a.startswith("learner=") for a in arguments) else FEW_IMPRESSIONS), "report=false"]
+    shorter += [
+        *SHORT,
+        *([] if any(a.startswith(("learner=", "experiment=own")) for a in arguments) else FEW_IMPRESSIONS),
+        "report=false",
+    ]
     assert cli.main(["run", *arguments, *([] if "--help" in arguments else shorter)]) == 0
     assert capsys.readouterr().out
     if "--help" not in arguments:
