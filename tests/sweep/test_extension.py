@@ -97,16 +97,19 @@ def test_an_extended_sweep_comes_to_what_a_larger_one_comes_to(
     assert len(extended.state.extended) == 1
 
 
-def test_only_the_new_reporting_seeds_run_and_the_table_says_so(tmp_path: Path) -> None:
-    fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 4, "top_k": 2}
+@pytest.mark.parametrize("changes", [{"num_samples": 4}, {"num_samples": 12, "patience": 2}])
+def test_only_the_new_reporting_seeds_run_and_the_table_says_so(tmp_path: Path, changes: dict[str, int]) -> None:
+    fixed: dict[str, Any] = {"space": UNIFORM, "top_k": 2, **changes}
     learner = Learner()
     assert drive(opened(tmp_path / "s", **fixed), learner)
-    assert not opened(tmp_path / "s", **fixed).state.extended
+    before = opened(tmp_path / "s", **fixed).state
+    assert not before.extended and bool(before.exhausted_by()) == ("patience" in changes)
     n_asked = len(learner.asked)
     then = {"reporting": [4, 1, 0]}
     assert drive(opened(tmp_path / "s", then=then, **fixed), learner)
     again = opened(tmp_path / "s", then=then, **fixed)
     finalists = selection.finalists(again.state)
+    assert finalists == selection.finalists(before)
     assert sorted(learner.asked[n_asked:]) == sorted(f"p2-c{trial:02d}-s4" for trial in finalists)
     assert again.definition.sweep.seeds.reporting == [0, 1, 4]  # best.yaml keeps its seed
     assert [row["n"] for row in leaderboard(collect_results(again, wait=0.0))] == [3, 3]
@@ -174,6 +177,21 @@ def test_the_arms_of_a_comparison_grow_alike_and_an_arm_of_one_gets_a_phase_1(tm
     assert [fresh.configs[n] for n in selection.finalists(fresh)] == [
         after.configs[n] for n in selection.finalists(after)
     ]
+
+
+def test_a_larger_top_k_does_not_restart_a_search_that_patience_ended(tmp_path: Path) -> None:
+    fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 12, "top_k": 1, "patience": 2}
+    learner = Learner()
+    assert drive(opened(tmp_path / "s", **fixed), learner, workers=1)
+    before, n_asked = opened(tmp_path / "s", **fixed).state, len(learner.asked)
+    assert drive(opened(tmp_path / "s", then={"top_k": 2}, **fixed), learner, workers=1)
+    after = opened(tmp_path / "s", then={"top_k": 2}, **fixed).state
+    assert after.started == before.started and after.exhausted_by()
+    first, second = selection.finalists(after)
+    assert [first] == selection.finalists(before)
+    assert {name for name in learner.asked[n_asked:] if name[:2] == "p2"} == {
+        f"p2-c{second:02d}-s{s}" for s in (0, 1)
+    }
 
 
 def test_patience_counts_anew_in_an_extended_sweep(tmp_path: Path) -> None:
