@@ -31,14 +31,18 @@ def open_console() -> Console:
 
 
 def standings(state: SweepState, running: Collection[JobId], n_best: int = 5) -> list[Standing]:
-    """The best trials of phase 2, or of phase 1 before phase 2 has reported, compared at equal tasks.
+    """The best finalists in phase 2, or trials in phase 1 while finalists are unknown or have not reported.
+
+    They are compared at equal tasks.
 
     Those with the most tasks done come first, because accuracy falls as classes are added; of those with equally many,
     seed by seed, the one with the best value.
     """
-    phase = max([1, *(job.phase for job in state.reports), *(run.phase for run in state.results)])
+    finalists = selection.finalists(state) if selection.finalists_known(state) else []
+    reported = {run.trial for run in (*state.reports, *state.results) if run.phase == 2}
+    phase, trials = (2, finalists) if reported.intersection(finalists) else (1, range(len(state.configs)))
     values, tasks = dict[int, float](), dict[int, list[int]]()
-    for trial in range(len(state.configs)):
+    for trial in trials:
         if (value := latest_value(state, state.runs(phase, trial))) is not None:
             values[trial] = value
             tasks[trial] = sorted((tasks_done(state, run) for run in state.runs(phase, trial)), reverse=True)
@@ -149,8 +153,15 @@ class ProgressPrinter:
 
 
 def progress_line(state: SweepState, running: Collection[JobId], phase: int, n_jobs: int) -> str:
-    """`3 of 6 done, 1 running, best 0.945 (p2-c05-s1)`; what pruned and failed is counted where there is any."""
-    ended = {job: shown_status(state, job.trial, end.status) for job, end in state.ends.items() if job.phase == phase}
+    """`3 of 6 done, 1 running, best 0.945 (p2-c05-s1)`; what pruned and failed is counted where there is any.
+
+    Former finalists of an extended sweep are not counted in phase 2.
+    """
+    finalists = selection.finalists(state)
+    ends = {
+        job: end for job, end in state.ends.items() if job.phase == phase and (phase == 1 or job.trial in finalists)
+    }
+    ended = {job: shown_status(state, job.trial, end.status) for job, end in ends.items()}
     counts = Counter(status for job, status in ended.items() if job not in running)
     width = 80 - len("phase 1  9999:59  ")  # of a terminal in which the whole line must not wrap
     parts = [f"{counts[Status.DONE]} of {n_jobs} done", f"{len(running)} running"]

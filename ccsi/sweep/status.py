@@ -68,21 +68,21 @@ def end_left_over(folder: Path, console: Console) -> None:
 
 
 def open_runs(state: SweepState) -> list[OpenRun]:
-    """The runs that were started and have neither finished nor been pruned or failed."""
+    """The runs that were started and have neither finished nor been pruned or failed; none of former finalists."""
+    known, finalists = selection.finalists_known(state), selection.finalists(state)
     return [
         read_open_run(run, folder)
         for run, folder in run_folders(state.definition)
-        if state.run_status(run) is Status.INCOMPLETE and folder.is_dir()
+        if state.run_status(run) is Status.INCOMPLETE
+        and folder.is_dir()
+        and (run.phase == 1 or not known or run.trial in finalists)
     ]
 
 
 def count_runs(status: SweepStatus, phase: int) -> Mapping[str, int]:
     """How many runs of a phase are `done`, `running`, `waiting`, `pruned`, `failed` or `to do`, as far as known."""
     state = status.state
-    trials = set(selection.known_trials(state))
-    if phase == 2:
-        found = [*state.results, *(run for run, _ in run_folders(state.definition))]
-        trials = {run.trial for run in found if run.phase == 2} & (trials | state.untuned)
+    trials = selection.known_trials(state) if phase == 1 else selection.finalists(state)
     runs = [run for trial in trials for run in state.runs(phase, trial)]
     counts = Counter(str(shown_status(state, run.trial, state.run_status(run))) for run in runs)
     running = sum(one.run.phase == phase for one in status.open_runs)

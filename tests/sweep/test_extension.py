@@ -18,11 +18,13 @@ from ccsi.errors import UserError
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose
 from ccsi.sweep.definition import Definition
-from ccsi.sweep.events import SweepExtended, from_record, to_record
+from ccsi.sweep.events import RunId, SweepExtended, from_record, to_record
 from ccsi.sweep.folder import prepare_folder
 from ccsi.sweep.plan import describe_plan
+from ccsi.sweep.progress import progress_line, standings
 from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.resume import extended_to, placed, read, resumed
+from ccsi.sweep.status import SweepStatus, count_runs, open_runs
 from ccsi.sweep.tables.leaderboard import describe_protocol, leaderboard
 from ccsi.sweep.tables.rows import collect_results, trial_rows
 
@@ -189,9 +191,7 @@ def test_a_larger_top_k_does_not_restart_a_search_that_patience_ended(tmp_path: 
     assert after.started == before.started and after.exhausted_by()
     first, second = selection.finalists(after)
     assert [first] == selection.finalists(before)
-    assert {name for name in learner.asked[n_asked:] if name[:2] == "p2"} == {
-        f"p2-c{second:02d}-s{s}" for s in (0, 1)
-    }
+    assert {name for name in learner.asked[n_asked:] if name[:2] == "p2"} == {f"p2-c{second:02d}-s{s}" for s in (0, 1)}
 
 
 def test_patience_counts_anew_in_an_extended_sweep(tmp_path: Path) -> None:
@@ -260,3 +260,25 @@ def test_a_grid_has_no_more_samples(tmp_path: Path) -> None:
     prepare_folder(placed(compose([*STANDIN, *space]), folder))
     with pytest.raises(UserError, match="takes every combination"):
         resumed(folder, ["sweep.num_samples=100"])
+
+
+def test_former_finalists_are_in_no_count_of_phase_2(tmp_path: Path) -> None:
+    fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 1, "top_k": 1}
+    folder, then = tmp_path / "s", {"num_samples": 8}
+    assert drive(opened(folder, **fixed), Learner())
+    assert not drive(opened(folder, then=then, **fixed), Learner(), events_left=6)  # killed in phase 1
+    state = opened(folder, then=then, **fixed).state
+    counts = count_runs(SweepStatus(state, False, open_runs(state), 0), 2)
+    assert (counts["done"], counts["to do"]) == (0, 2)
+    assert {one.phase for one in standings(state, [])} == {"1"}
+    (folder / "runs/p2-c00-s1/result.json").unlink()  # as if it had been interrupted
+    assert drive(opened(folder, then=then, **fixed), Learner())
+    state = opened(folder, then=then, **fixed).state
+    (best,) = selection.finalists(state)
+    assert best != 0 and state.results.keys() >= {RunId(2, 0, 0), RunId(2, best, 0)}
+    status = SweepStatus(state, False, open_runs(state), 0)
+    assert status.open_runs == []
+    counts = count_runs(status, 2)
+    assert counts == {"done": 2} | dict.fromkeys(("running", "waiting", "pruned", "failed", "to do"), 0)
+    assert [(one.phase, one.trial) for one in standings(state, [])] == [("2", f"c{best:02d}")]
+    assert progress_line(state, [], 2, 2).startswith("2 of 2 done, 0 running, best ")

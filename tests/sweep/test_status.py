@@ -288,6 +288,11 @@ def test_trials_are_compared_at_equal_tasks(folder: Path) -> None:
     report(RunId(1, 0, 11), 1, 3, 0.9, others=0.5)
     assert order()[0] == ("c00", "3", "0.700")
     # in phase 2 seeds run side by side: 2 + 0 tasks are not 1 + 1
+    report(RunId(2, 3, 0), 1, 1, 0.2)
+    assert order()[0][0] == "c00"  # phase 1 is not finished: other trials may be reported in the end
+    for trial, score in enumerate((0.1, 0.2, 0.3, 0.4)):
+        for seed in (10, 11):
+            recorder.record(RunFinished(RunId(1, trial, seed), 2, {"average_incremental": score}, 9.0))
     report(RunId(2, 2, 0), 1, 1, 1.0)
     report(RunId(2, 2, 1), 1, 1, 1.0)
     report(RunId(2, 3, 0), 2, 2, 0.2)
