@@ -39,8 +39,8 @@ def standings(state: SweepState, running: Collection[JobId], n_best: int = 5) ->
     seed by seed, the one with the best value.
     """
     finalists = selection.finalists(state) if selection.finalists_known(state) else []
-    reported = {run.trial for run in (*state.reports, *state.results) if run.phase == 2}
-    phase, trials = (2, finalists) if reported.intersection(finalists) else (1, range(len(state.configs)))
+    in_phase_2 = any(latest_value(state, state.runs(2, trial)) is not None for trial in finalists)
+    phase, trials = (2, finalists) if in_phase_2 else (1, range(len(state.configs)))
     values, tasks = dict[int, float](), dict[int, list[int]]()
     for trial in trials:
         if (value := latest_value(state, state.runs(phase, trial))) is not None:

@@ -1,5 +1,6 @@
 """A sweep that is resumed with more samples, finalists or reporting seeds: what was run stays, only the rest is run."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,12 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("ray")
-from driver import drive
+import driver
+from driver import drive, finish
+from rich.console import Console
 
 from ccsi.errors import UserError
+from ccsi.report.sweep import read_rows, reporting_curves
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose
 from ccsi.sweep.definition import Definition
+from ccsi.sweep.driver import write_tables
 from ccsi.sweep.events import RunId, SweepExtended, from_record, to_record
 from ccsi.sweep.folder import prepare_folder
 from ccsi.sweep.plan import describe_plan
@@ -262,7 +267,10 @@ def test_a_grid_has_no_more_samples(tmp_path: Path) -> None:
         resumed(folder, ["sweep.num_samples=100"])
 
 
-def test_former_finalists_are_in_no_count_of_phase_2(tmp_path: Path) -> None:
+def test_former_finalists_are_in_no_count_and_no_picture_of_phase_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "finish", with_curve)
     fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 1, "top_k": 1}
     folder, then = tmp_path / "s", {"num_samples": 8}
     assert drive(opened(folder, **fixed), Learner())
@@ -282,3 +290,16 @@ def test_former_finalists_are_in_no_count_of_phase_2(tmp_path: Path) -> None:
     assert counts == {"done": 2} | dict.fromkeys(("running", "waiting", "pruned", "failed", "to do"), 0)
     assert [(one.phase, one.trial) for one in standings(state, [])] == [("2", f"c{best:02d}")]
     assert progress_line(state, [], 2, 2).startswith("2 of 2 done, 0 running, best ")
+    assert write_tables(opened(folder, then=then, **fixed), Console(quiet=True)) == 0
+    runs = read_rows(folder / "runs.csv")
+    assert {run["trial"] for run in runs if run["phase"] == "2"} == {"c00", f"c{best:02d}"}
+    assert [curve.name for curve in reporting_curves(folder, runs)] == [f"trial c{best:02d}"]
+    assert (folder / "plots/top_trials.png").exists()
+
+
+def with_curve(folder: Path, val: float, tasks: int = 2, seconds: float = 1.5) -> dict[str, Any]:
+    """A finished run whose test accuracies can be drawn."""
+    result = finish(folder, val, tasks, seconds, test=val)
+    result["test"]["accuracy_after_task"] = [val] * tasks
+    (folder / "result.json").write_text(json.dumps(result))
+    return result
