@@ -14,6 +14,7 @@ from ccsi.errors import UserError
 from ccsi.io.atomic import replacing, write_atomically
 from ccsi.io.locks import InUseError, locked
 from ccsi.io.paths import absolute
+from ccsi.io.text import printable
 from ccsi.sweep.compose import compose
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.remote import Remote
@@ -57,6 +58,8 @@ def open_sweep(arguments: Sequence[str]) -> Iterator[Definition]:
         typed = definition.sweep.dir or f"sweeps/{definition.sweep.name or unique}"
         definition = placed(definition, absolute(typed, "sweep.dir"))
     folder = definition.folder
+    if str(folder) != str(folder).encode(errors="replace").decode():
+        raise UserError(f"sweep.dir={printable(folder)}: expected a path in UTF-8; Ray takes no other.")
     with lock_sweep(folder) as made:
         if is_new and any(folder.glob("[!.]*")):  # a lock is hidden
             raise UserError(f"sweep.dir={folder} exists already; choose another, or resume it: resume={shown(typed)}.")

@@ -96,7 +96,10 @@ class SweepRecorder:
         self.running.discard(job)
         path = traceback_file(self.definition, job)
         with contextlib.suppress(OSError):  # the journal raises for a full disk, too
-            path.write_text(traceback) if traceback else path.unlink(missing_ok=True)
+            if traceback:
+                path.write_text(traceback, encoding="utf-8", errors="backslashreplace")
+            else:
+                path.unlink(missing_ok=True)
         status, reason = Status.FAILED, error or "the trial ended without a result"
         if not error and self._state.is_finished(job):
             status, reason = Status.DONE, ""

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -282,6 +283,49 @@ def test_the_files_hold_every_run_and_read_back(tmp_path: Path) -> None:
     assert (best["quality"], best["seed"], best["run_dir"], best["evaluate_test"]) == (0.3, 0, None, True)
     assert best["device"] == "cpu"  # as in the trials, not auto
     ccsi.config.check(ccsi.config.from_arguments([str(tmp_path / "s/best.yaml")]))
+
+
+def test_text_that_is_not_utf_8_is_escaped_in_all_tables(tmp_path: Path) -> None:
+    recorder = filled(folder := tmp_path / os.fsdecode(b"s\xe9"))  # moved there: `sweep.dir` takes no such name
+    recorder.end_job(JobId(1, 3), "/data/caf\udce9 is damaged", "Traceback …\n/data/caf\udce9 is damaged\n")
+    assert (folder / "runs/p1-c03.error.txt").read_text("utf-8").splitlines()[1] == r"/data/caf\udce9 is damaged"
+    assert SweepRecorder(recorder.definition).state.ends[JobId(1, 3)].status == "failed"
+    assert write_tables(recorder, Console(quiet=True)) == 0
+    table = pd.read_csv(folder / "runs.csv", encoding="utf-8").set_index("run")
+    assert table.loc["p1-c03-s10", "error"] == r"/data/caf\xe9 is damaged"
+    assert table.loc["p1-c03-s10", "run_dir"] == f"{tmp_path}/s\\xe9/runs/p1-c03-s10"
+    text = (folder / "leaderboard.md").read_text("utf-8")
+    assert text.startswith("# s\\xe9\n\nPhase 1: ") and r"failed: p1-c03: /data/caf\xe9 is damaged" in text
+    assert (folder / "best.yaml").read_text("utf-8").startswith(r"# The best trial (c00) of s\xe9, on val")
+
+
+def test_no_value_adds_a_column_or_html_to_markdown(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    definition = placed(compose([*STANDIN, "sweep.space={fault: {grid: ['a|b', '<img src=x>']}}"]), folder)
+    for trial in range(2):
+        for run in SweepRecorder(definition).state.runs(2, trial) + SweepRecorder(definition).state.runs(1, trial):
+            finish(folder / "runs" / str(run), 0.5, test=0.5)
+    recorder = SweepRecorder(definition)
+    recorder.start(finished_runs(definition))
+    write_leaderboard(collect_results(recorder), Console(quiet=True))
+    text = (folder / "leaderboard.md").read_text()
+    head, rule, *rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert [len(re.split(r"(?<!\\)\|", line)) for line in (rule, *rows)] == [len(head.split("|"))] * 3
+    assert r"| a\|b |" in text and "| &lt;img src=x> |" in text and "<img" not in text
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_a_folder_whose_name_is_not_utf_8_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    folder = tmp_path / os.fsdecode(b"s\xe9")
+    folder.mkdir()
+    (folder / "sweep.yaml").write_text(compose([*STANDIN, SPACE]).dump())
+    monkeypatch.chdir(folder)
+    assert main([*STANDIN, SPACE, "sweep.name=x"] if is_new else ["resume=."]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith(f"ccsi: sweep.dir={tmp_path}/s\\xe9") and "in UTF-8" in said
+    assert [path.name for path in folder.iterdir()] == ["sweep.yaml"]
 
 
 def test_the_end_names_what_failed_and_its_traceback(tmp_path: Path) -> None:

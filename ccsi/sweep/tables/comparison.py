@@ -10,6 +10,7 @@ from rich.console import Console
 from ccsi.config import flat, shown
 from ccsi.evaluation import metrics
 from ccsi.io.atomic import write_atomically
+from ccsi.io.text import all_printable
 from ccsi.sweep import selection
 from ccsi.sweep.definition import Sweep
 from ccsi.sweep.events import JobId, Status, trial_name
@@ -191,7 +192,7 @@ def write_comparison(sweep: SweepResults, console: Console) -> list[str]:
     """Write comparison.csv, .md and .tex, and print the table; returns the candidates that have no figures."""
     rows, definition, key = comparison(sweep), sweep.state.definition, str(sweep.state.definition.compared)
     texts, sentences = {row[key]: cells(row, key) for row in rows}, notes(sweep.state, rows)
-    text = pd.DataFrame(texts.values())
+    text = pd.DataFrame(all_printable([*texts.values()]))
     sentences += [f"The sweep was {one}." for one in describe_extensions(sweep.state)]
     text = text.loc[:, (text != "").any() | text.columns.isin([key, "kind", "kept"])]
     configs = list[str]()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from ccsi.io.text import printable
 from ccsi.sweep.events import Status
 from ccsi.sweep.tables.rows import HEADINGS, Row
 from ccsi.sweep.tables.statistics import Difference, p_text
@@ -33,7 +34,7 @@ def latex_table(
     """
     marks = {figure: _marks(rows, key, figure) for figure in HEADINGS if any(f"{figure}_mean" in row for row in rows)}
     heads = [*(escaped(HEADINGS[figure]) for figure in marks), *([r"vs.\ best"] if marks else [])]
-    lines = [f"% {' '.join(note.split())}" for note in notes]
+    lines = [f"% {printable(' '.join(note.split()))}" for note in notes]
     lines += [
         "% Bold: the best mean of those without permissions; underlined: the second. Needs \\usepackage{booktabs}.",
         f"\\begin{{tabular}}{{ll{'r' * len(heads)}}}",

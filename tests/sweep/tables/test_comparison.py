@@ -206,6 +206,13 @@ def test_why_a_seed_failed_is_named_beside_seeds_that_are_done(recorder: SweepRe
     assert "ewc: failed, 2 of 3 seeds: OSError: no space." in notes(sweep.state, comparison(sweep))
 
 
+def test_text_that_is_not_utf_8_is_escaped(recorder: SweepRecorder) -> None:
+    recorder.end_job(JobId(2, 0, 1), "/data/caf\udce9 is damaged.")
+    write_comparison(collect_results(recorder), Console(quiet=True))
+    for name in ("comparison.csv", "comparison.md", "comparison.tex"):
+        assert r"/data/caf\xe9 is damaged" in (recorder.definition.folder / name).read_text("utf-8")
+
+
 @pytest.mark.parametrize("lacking", [(3, 5, 6, 0), (0, 3, 4, 5, 6)])
 def test_without_anybody_to_be_compared_with_there_is_a_table_all_the_same(
     tmp_path: Path, lacking: tuple[int, ...]
