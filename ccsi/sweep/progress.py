@@ -26,8 +26,12 @@ Standing = namedtuple("Standing", ("phase", "trial", "status", "runs", "tasks", 
 
 
 def open_console() -> Console:
-    """Standard output, as wide as the terminal or COLUMNS says; 120 characters in a log file."""
-    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+    """Standard output, as wide as the terminal or COLUMNS says; 120 characters in a log file.
+
+    Text is printed as it is: a path may hold [brackets].
+    """
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+    return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 def standings(state: SweepState, running: Collection[JobId], n_best: int = 5) -> list[Standing]:
@@ -73,7 +77,7 @@ def _standing(state: SweepState, running: Collection[JobId], phase: int, trial: 
             done, seconds = done + 1, seconds + state.results[run].seconds
             continue
         written = last_events(run_folder(state.definition, run))
-        seconds += next((event["seconds"] for event in reversed(written) if "seconds" in event), 0.0)
+        seconds += next((s for event in reversed(written) if isinstance(s := event.get("seconds"), float)), 0.0)
     key = state.definition.compared
     name = trial_name(trial) + (f" {state.configs[trial][key]}" if key else "")
     return Standing(str(phase), name, str(status), f"{done}/{len(runs)}", str(tasks), f"{value:.3f}", f"{seconds:.0f}")
@@ -132,7 +136,7 @@ class ProgressPrinter:
     def job_ended(self, job: JobId) -> None:
         """Print at once why a job failed, if it did."""
         for line in describe_failures(self.recorder.state, [job]):
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(line, soft_wrap=True)
 
     def tick(self) -> None:
         """Print a line, and the best trials, if it is time for them."""
@@ -148,7 +152,7 @@ class ProgressPrinter:
         if line != self._line or now - self._line_at > 60:
             minutes, seconds = divmod(int(now - self._phase_began), 60)
             line_start = f"phase {self._phase}  {minutes:2d}:{seconds:02d}"
-            self.console.print(f"{line_start}  {line}", highlight=False, soft_wrap=True)
+            self.console.print(f"{line_start}  {line}", soft_wrap=True)
             self._line_at, self._line = now, line
 
 

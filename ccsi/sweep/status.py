@@ -64,7 +64,7 @@ def end_left_over(folder: Path, console: Console) -> None:
     ended = end_processes(left_over(folder))
     if not is_locked(folder / ".lock"):  # otherwise a new driver's
         (folder / NOTE).unlink(missing_ok=True)
-    console.print(f"{ended} processes of Ray ended." if ended else "No process of Ray is left here.", highlight=False)
+    console.print(f"{ended} processes of Ray ended." if ended else "No process of Ray is left here.")
 
 
 def open_runs(state: SweepState) -> list[OpenRun]:
@@ -108,7 +108,7 @@ def print_status(status: SweepStatus, console: Console) -> None:
     state, definition, working = status.state, status.state.definition, status.has_driver
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
     done, running = selection.is_complete(state), "running" if working else "interrupted"
     stage = "done" if done else "phase 2" if selection.finalists_known(state) else "phase 1"

@@ -32,7 +32,7 @@ HANG = 90  # seconds after which a command waits for something: the machine may 
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
 HOSTILE: list[Any] = [
     None, True, -1, 0, 10**30, 10**400, 1e308, float("nan"), float("inf"), "", "x" * 5000, "\0", "../../x", "ä\ud800",
-    [], [[]], {}, {"a": {"b": 1}}, [None], "p1-c99999999999", "p9-c00", {"_target_": "os.abort"},
+    [], [[]], {}, {"a": {"b": 1}}, [None], "p1-c99999999999", "p9-c00", {"_target_": "os.abort"}, "[/x]",
 ]  # fmt: skip
 FILES = ("runs.csv", "best.yaml", "trials.csv", "leaderboard.csv", ".lock", ".probe", ".sweep.yaml.part")
 FILES += (".processes.json", "plots", ".data", "ray", "runs/.p1-c01-s100.attempts", "runs/.p1-c01-s100.lock")

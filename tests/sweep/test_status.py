@@ -173,6 +173,36 @@ def test_pipes_in_a_run_count_as_absent(folder: Path, capsys: pytest.CaptureFixt
     assert "phase 1  runs: 1 done" in capsys.readouterr().out
 
 
+def test_odd_values_of_a_run_are_shown_as_they_are_or_left_out(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = folder / "runs/p1-c03-s10/metrics.jsonl"
+    odd = [{"task": 1, "seconds": 40.0}, {"task": 2, "phase": "[/x]", "step": 1, "steps": "[b]", "seconds": "x"}]
+    odd += [{"task": 2, "phase": ":x:[b]", "seconds": seconds} for seconds in (None, [], {}, 10**400)]
+    for n in range(2, len(odd) + 1):
+        metrics.write_text("".join(json.dumps(one) + "\n" for one in odd[:n]))
+        assert main([str(folder)]) == 0
+        said = capsys.readouterr().out
+        assert cells(said, "p1-c03-s10")[1:3] == ["2", odd[n - 1]["phase"]]
+        assert cells(said, "1")[-1] == "200" and "0.900       40" in said  # the last seconds that are a number
+
+
+def test_brackets_in_a_path_are_printed(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = folder.rename(tmp_path / "s [v1] [bold] :x:")
+    assert main([str(moved)]) == 0
+    assert f"Sweep {moved.name} in {moved}: phase 1" in capsys.readouterr().out
+    progress.open_console().print(f"  ccsi sweep resume={moved}", soft_wrap=True)
+    assert f"resume={moved}\n" in capsys.readouterr().out
+
+
+def test_nothing_is_ended_where_there_is_no_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for name in ("file", "nowhere"):
+        assert main([str(tmp_path / name), "--end"]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and "holds no sweep.yaml" in said.err
+
+
 def test_one_whose_driver_is_gone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for lock_left in (False, True):
         if lock_left:

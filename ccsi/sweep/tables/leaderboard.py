@@ -210,4 +210,4 @@ def print_table(
         table.add_row(*map(Text, cells), end_section=number in ends)
     console.print(table)
     for note in notes:
-        console.print(note, highlight=False, markup=False)
+        console.print(note)
