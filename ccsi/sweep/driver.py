@@ -188,8 +188,13 @@ def write_tables(recorder: SweepRecorder, console: Console) -> int:
     board = leaderboard(sweep)
     if not any(row["status"] == "done" for row in board):
         why = f"; the first error: {failed.iloc[0]['error']}" if len(failed) else ""
-        phase = 2 if board else 1
-        print(f"ccsi: nothing to report: no trial completed phase {phase}{why} (see runs.csv)", file=sys.stderr)
+        problem = f"no trial completed phase {2 if board else 1}{why} (see runs.csv)"
+        if not selection.is_search_finished(sweep.state):
+            running, n_known = len(selection.unfinished(sweep.state)), len(selection.known_trials(sweep.state))
+            n_trials = n_known + selection.n_unsuggested(sweep.state)
+            problem = f"phase 1 is not finished ({n_known - running} of {n_trials} trials)"
+            problem += f"; resume it with resume={definition.folder}, or see runs.csv"
+        print(f"ccsi: nothing to report: {problem}", file=sys.stderr)
         return 1
     write_leaderboard(sweep, console)
     compared = write_comparison(sweep, console) if definition.compared else []

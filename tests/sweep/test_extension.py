@@ -28,6 +28,7 @@ from ccsi.sweep.folder import prepare_folder
 from ccsi.sweep.plan import describe_plan
 from ccsi.sweep.progress import progress_line, standings
 from ccsi.sweep.recorder import SweepRecorder
+from ccsi.sweep.report import report_sweep
 from ccsi.sweep.resume import extended_to, placed, read, resumed
 from ccsi.sweep.status import SweepStatus, count_runs, open_runs
 from ccsi.sweep.tables.leaderboard import describe_protocol, leaderboard
@@ -265,6 +266,16 @@ def test_a_grid_has_no_more_samples(tmp_path: Path) -> None:
     prepare_folder(placed(compose([*STANDIN, *space]), folder))
     with pytest.raises(UserError, match="takes every combination"):
         resumed(folder, ["sweep.num_samples=100"])
+
+
+def test_the_report_of_a_search_that_is_not_finished_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 6, "top_k": 2}
+    assert not drive(opened(tmp_path / "s", **fixed), Learner(), workers=1, events_left=17)
+    assert report_sweep(tmp_path / "s", Console(quiet=True)) == 1
+    said = "phase 1 is not finished (4 of 6 trials); resume it with resume="
+    assert f"ccsi: nothing to report: {said}{tmp_path}/s, or see runs.csv\n" in capsys.readouterr().err
 
 
 def test_former_finalists_are_in_no_count_and_no_picture_of_phase_2(
