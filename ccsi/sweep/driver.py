@@ -74,10 +74,8 @@ def run_sweep(definition: Definition, console: Console) -> int:
         recorder.sync()
     try:
         recorder.start(results_at_start(recorder, console))
-        if recorder.state.extended and (limit := recorder.state.exhausted_by()):
-            console.print(f"Phase 1 starts no further trial: {limit} is reached.")
         try:
-            if not selection.is_complete(recorder.state):
+            if recorder.is_extended or not selection.is_complete(recorder.state):
                 run_phases(recorder, console)
         finally:
             with contextlib.suppress(OSError):  # a full disk
@@ -166,6 +164,9 @@ def run_phases(recorder: SweepRecorder, console: Console) -> None:
     progress, watch = ProgressPrinter(recorder, console), ProcessWatch(definition.folder / NOTE, on_death)
     try:
         with cluster.start_ray(definition.ray, console, watch, dashboard=definition.resources.workers > 1):
+            recorder.extend()
+            if recorder.state.extended and (limit := recorder.state.exhausted_by()):
+                console.print(f"Phase 1 starts no further trial: {limit} is reached.")
             tuner.run_jobs(recorder, progress, generate_jobs(recorder, progress.start_phase))
     finally:  # no worker writes there any more
         shutil.rmtree(definition.folder / TUNE_FOLDER, ignore_errors=True)

@@ -14,6 +14,8 @@ from ccsi.io.files import read_text
 from ccsi.sweep.compose import SECTIONS, compose, define, make_sections
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import SweepExtended
+from ccsi.sweep.journal import Journal
+from ccsi.sweep.recorder import replay
 from ccsi.sweep.search_space import same
 
 FREE = {"ray.address", "ray.autoscale", "ray.dashboard", "ray.num_cpus"}
@@ -57,7 +59,10 @@ def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
 
 
 def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
-    """The definition in `folder` with the overrides typed beside `resume=`: a sweep may go further, not elsewhere."""
+    """The definition in `folder` with the overrides typed beside `resume=`: a sweep may go further, not elsewhere.
+
+    How far it has gone is what its journal says: sweep.yaml may hold a mistyped number of which nothing was run.
+    """
     saved = read(folder)
     again = {override.lstrip("+~").split("=")[0] for override in overrides}
     if "ray.address" not in again and not is_here(saved.ray.address):
@@ -81,8 +86,10 @@ def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
                 f"{shown(after.get(key))}; leave it, or start a new sweep: a resumed one may change "
                 f"{', '.join(sorted(FREE))}, and increase {', '.join(GROWING)}."
             )
+    ran = saved.with_extent(replay(saved, Journal(folder / "journal.jsonl")).definition.extent)
     try:
-        extended = extended_to(saved, typed.extent)
+        extended = extended_to(ran, typed.extent)
+        check_changes_something(ran, extended)
     except UserError as error:
         raise UserError(f"resume={folder}: {error}") from error
     typed = replace(typed.with_extent(extended.extent), begun=extended.begun)
@@ -106,6 +113,13 @@ def placed(definition: Definition, folder: Path) -> Definition:
     return replace(definition, sweep=replace(definition.sweep, dir=str(folder)))
 
 
+def check_changes_something(before: Definition, after: Definition) -> None:
+    """Raise UserError if `after` asks for more samples of a space that has no more."""
+    grows = after.sweep.num_samples > before.sweep.num_samples and after.sweep.search != "optuna"
+    if grows and len(after.listed_configs()) == len(before.listed_configs()):
+        raise UserError("sweep.num_samples changes nothing, because sweep.space has no more combinations.")
+
+
 def extended_to(saved: Definition, extent: SweepExtended) -> Definition:
     """The same sweep, extended: new reporting seeds come after those it has. UserError unless all of it remains."""
     mine = saved.extent
@@ -119,8 +133,6 @@ def extended_to(saved: Definition, extent: SweepExtended) -> Definition:
             f"sweep.seeds.reporting={extent.reporting} lacks {', '.join(map(str, lost))}, which the sweep has; "
             f"a sweep that has begun may only get more: {mine.reporting} and others."
         )
-    if saved.sweep.search == "grid" and extent.num_samples != mine.num_samples:
-        raise UserError("sweep.num_samples changes nothing, because sweep.search=grid takes every combination.")
     seeds = [*mine.reporting, *(seed for seed in extent.reporting if seed not in mine.reporting)]
     extent = replace(extent, reporting=seeds)
     return saved if extent == mine else replace(saved.with_extent(extent), begun=saved.begun or mine)

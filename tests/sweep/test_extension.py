@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("ray")
 import driver
+from commands import sweep
 from driver import drive, finish
 from rich.console import Console
 
@@ -30,6 +31,7 @@ from ccsi.sweep.progress import progress_line, standings
 from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.report import report_sweep
 from ccsi.sweep.resume import extended_to, placed, read, resumed
+from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.status import SweepStatus, count_runs, open_runs
 from ccsi.sweep.tables.leaderboard import describe_protocol, leaderboard
 from ccsi.sweep.tables.rows import collect_results, trial_rows
@@ -215,14 +217,15 @@ def test_a_kill_at_any_byte_of_the_change_leaves_a_sweep_that_is_extended_at_the
     folder, then = tmp_path / "s", {"num_samples": 5, "reporting": [0, 1, 2]}
     assert drive(opened(folder, **fixed), Learner())
     journal = (folder / "journal.jsonl").read_bytes()
-    opened(folder, then=then, **fixed).start({})  # writes the change
+    recorder = opened(folder, then=then, **fixed)
+    recorder.start({}), recorder.extend()  # writes the change
     changed = (folder / "journal.jsonl").read_bytes()
     assert changed.startswith(journal) and b"SweepExtended" in changed
     for cut in range(len(journal), len(changed) + 1, 7):
         (folder / "journal.jsonl").write_bytes(changed[:cut])
         recorder = opened(folder, then=then, **fixed)
         assert len(recorder.state.configs) in (3, 5)
-        recorder.start({})
+        recorder.start({}), recorder.extend()
         assert len(recorder.state.configs) == 5 and recorder.state.extended == [SweepExtended(3, 1, [0, 1])]
         assert recorder.state.definition.extent == SweepExtended(5, 1, [0, 1, 2])
 
@@ -238,6 +241,8 @@ def test_the_command_line_extends_and_refuses_to_shrink(tmp_path: Path) -> None:
     assert "at most 10 trials" in "\n".join(describe_plan(larger))
     prepare_folder(larger)
     assert read(folder) == larger == resumed(folder, [])
+    recorder = SweepRecorder(larger)
+    recorder.start({}), recorder.extend()
     again = resumed(folder, ["sweep.num_samples=10"])  # the same command again
     assert (again.extent, again.begun) == (larger.extent, larger.begun)
     assert resumed(folder, ["sweep.top_k=3"]).begun == made.extent  # the journal has what lies between
@@ -259,12 +264,36 @@ def test_a_journal_holds_any_seed_that_a_sweep_may_have() -> None:
     assert from_record(to_record(extended)) == extended
 
 
-def test_a_grid_has_no_more_samples(tmp_path: Path) -> None:
+def test_a_mistyped_number_can_be_corrected_until_ray_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 4, "top_k": 1}
+    folder = tmp_path / "s"
+    assert drive(opened(folder, **fixed), Learner())
+    typed = ["sweep.num_samples=4", "sweep.top_k=1", "sweep.seeds.tuning=[100]", "sweep.seeds.reporting=[0,1]"]
+    prepare_folder(placed(compose([*STANDIN, "sweep.space={quality: {uniform: [0, 0.9]}}", *typed]), folder))
+
+    def interrupted(recorder: SweepRecorder, console: Console) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ccsi.sweep.driver.run_phases", interrupted)
+    assert sweep([f"resume={folder}", "sweep.num_samples=4000"]) == 130
+    assert read(folder).sweep.num_samples == 4000
+    corrected = resumed(folder, ["sweep.num_samples=40"])
+    assert corrected.extent == SweepExtended(40, 1, [0, 1]) and corrected.begun == SweepExtended(4, 1, [0, 1])
+    prepare_folder(corrected)
+    recorder = SweepRecorder(read(folder))
+    recorder.start(finished_runs(recorder.definition)), recorder.extend()
+    assert len(recorder.state.configs) == 40 and recorder.state.extended == [SweepExtended(4, 1, [0, 1])]
+    with pytest.raises(UserError, match=r"sweep.num_samples was 40 and is now 39"):
+        resumed(folder, ["sweep.num_samples=39"])
+
+
+@pytest.mark.parametrize(("search", "kind"), [("grid", "grid"), ("random", "grid"), ("random", "choice")])
+def test_a_space_without_more_combinations_has_no_more_samples(tmp_path: Path, search: str, kind: str) -> None:
     folder = tmp_path / "s"
     folder.mkdir()
-    space = ["sweep.space={quality: {grid: [0, 1]}}", "sweep.search=grid"]
+    space = [f"sweep.space={{quality: {{{kind}: [0, 1]}}}}", f"sweep.search={search}", "sweep.num_samples=4"]
     prepare_folder(placed(compose([*STANDIN, *space]), folder))
-    with pytest.raises(UserError, match="takes every combination"):
+    with pytest.raises(UserError, match=r"changes nothing, because sweep.space has no more combinations"):
         resumed(folder, ["sweep.num_samples=100"])
 
 
