@@ -24,7 +24,7 @@ from ccsi.sweep import selection
 from ccsi.sweep.compose import compose
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.driver import write_tables
-from ccsi.sweep.events import RunId, SweepExtended, from_record, to_record
+from ccsi.sweep.events import JobId, RunId, SweepExtended, from_record, to_record
 from ccsi.sweep.folder import prepare_folder
 from ccsi.sweep.plan import describe_plan
 from ccsi.sweep.progress import progress_line, standings
@@ -32,6 +32,7 @@ from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.report import report_sweep
 from ccsi.sweep.resume import extended_to, placed, read, resumed
 from ccsi.sweep.runs import finished_runs
+from ccsi.sweep.state import SweepState
 from ccsi.sweep.status import SweepStatus, count_runs, open_runs
 from ccsi.sweep.tables.leaderboard import describe_protocol, leaderboard
 from ccsi.sweep.tables.rows import collect_results, trial_rows
@@ -140,22 +141,30 @@ def test_a_larger_top_k_takes_back_trials_that_were_stopped_for_the_smaller(tmp_
     assert "extended from 1 to 4 finalists" in describe_protocol(again.state)
 
 
-@pytest.mark.parametrize("scheduler", ["asha", "median"])
-def test_pruned_trials_stay_pruned_unless_asha_promotes_them(tmp_path: Path, scheduler: str) -> None:
-    fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 8, "top_k": 2, "scheduler": scheduler}
-    learner = Learner()
-    assert drive(opened(tmp_path / "s", **fixed), learner)
+@pytest.mark.parametrize(("scheduler", "promoted"), [("asha", {7}), ("median", set())])
+def test_pruned_trials_stay_pruned_unless_asha_promotes_them(
+    tmp_path: Path, scheduler: str, promoted: set[int]
+) -> None:
+    fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 8, "top_k": 2, "scheduler": scheduler, "seed": 7}
+    assert drive(opened(tmp_path / "s", **fixed), Learner())
     before = opened(tmp_path / "s", **fixed).state
-    assert drive(opened(tmp_path / "s", then={"num_samples": 16}, **fixed), learner)
+    assert drive(opened(tmp_path / "s", then={"num_samples": 16}, **fixed), Learner())
     after = opened(tmp_path / "s", then={"num_samples": 16}, **fixed).state
     assert selection.is_complete(after) and len(after.started) == 16
     pruned = {job.trial for job, end in before.ends.items() if end.status == "pruned"}
-    assert pruned
-    best = min(after.score(1, n) or 1.0 for n in selection.finalists(after))
-    for trial in pruned:  # only ever because a trial is among the best quarter of its rung
-        resumed_anyway = after.trial_status(1, trial) == "done"
-        assert scheduler == "asha" or not resumed_anyway
-    assert best >= min(before.score(1, n) or 1.0 for n in selection.finalists(before))
+    assert pruned > promoted
+    assert {trial for trial in pruned if after.trial_status(1, trial) == "done"} == promoted
+    assert {trial for trial in pruned if after.trial_status(1, trial) == "pruned"} == pruned - promoted
+    if scheduler == "asha":  # c07 is third after two tasks: among the best quarter of 16, not of 8
+        values = {n: after.reports[JobId(1, n)][1].value for n in range(16)}
+        assert sorted(values, key=values.__getitem__)[-3] == 7
+    worst = [min(scores_of_finalists(state)) for state in (before, after)]
+    assert worst[1] >= worst[0]
+
+
+def scores_of_finalists(state: SweepState) -> list[float]:
+    scores = [state.score(1, trial) for trial in selection.finalists(state)]
+    return [score for score in scores if score is not None]
 
 
 def test_optuna_goes_on_where_it_stopped(tmp_path: Path) -> None:
