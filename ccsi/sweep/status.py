@@ -17,7 +17,7 @@ from ccsi.sweep.journal import Journal
 from ccsi.sweep.processes import NOTE, end_processes, left_over
 from ccsi.sweep.progress import plain_table, shown_status, standings, standings_table
 from ccsi.sweep.recorder import reconcile, replay
-from ccsi.sweep.resume import read
+from ccsi.sweep.resume import read_definition
 from ccsi.sweep.runs import OpenRun, describe_failures, finished_runs, read_open_run, run_folders
 from ccsi.sweep.state import SweepState
 from ccsi.tracking.console import clock
@@ -48,7 +48,7 @@ def read_status(folder: Path) -> SweepStatus:
         raise UserError(f"{folder} {problem}") from error
     except OSError as error:
         raise UserError(f"{folder} cannot be read ({error.strerror}).") from error
-    definition = read(folder, check=False, key="folder")
+    definition = read_definition(folder, check=False, key="folder")
     journal = Journal(folder / "journal.jsonl")
     state = replay(definition, journal)
     for event in reconcile(state, finished_runs(definition, damaged_as_absent=True)):

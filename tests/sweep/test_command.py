@@ -27,7 +27,7 @@ from ccsi.sweep.events import JobId
 from ccsi.sweep.execution.failures import reason
 from ccsi.sweep.progress import ProgressPrinter, progress_line, standings, standings_table
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.resume import placed
+from ccsi.sweep.resume import with_folder
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.tables.leaderboard import leaderboard, write_leaderboard
 from ccsi.sweep.tables.rows import collect_results, run_rows, write_rows
@@ -136,7 +136,7 @@ def test_each_data_set_of_a_sweep_is_described_once(tmp_path: Path) -> None:
     digits = compose([learners, "dataset.max_per_class=3", "dataset.size=8"])
     own = compose(["sweep.space={}", "dataset=npz", f"dataset.path={tmp_path / 'own.npz'}", "dataset.size=8"])
     assert len(digits.bases) == 2
-    definition = placed(replace(digits, bases={**digits.bases, "own": own.bases[""]}), tmp_path / "s")
+    definition = with_folder(replace(digits, bases={**digits.bases, "own": own.bases[""]}), tmp_path / "s")
     (tmp_path / "s").mkdir()
     text = io.StringIO()
     describe_data(definition, Console(file=text, width=80))
@@ -153,7 +153,7 @@ def test_a_sweep_goes_on_where_it_was_typed_or_not_at_all(
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    definition = placed(compose([*STANDIN, "sweep.space={}"]), tmp_path / "s")
+    definition = with_folder(compose([*STANDIN, "sweep.space={}"]), tmp_path / "s")
     monkeypatch.chdir(tmp_path)
     validate(definition)
     assert Path.cwd() == tmp_path / "here"
@@ -202,7 +202,7 @@ def test_a_folder_that_cannot_be_written_is_told(
 def test_a_sweep_in_use_is_not_entered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import fcntl
 
-    definition = placed(compose([]), tmp_path / "s")
+    definition = with_folder(compose([]), tmp_path / "s")
     (tmp_path / "s").mkdir()
     (tmp_path / "s/sweep.yaml").write_text(definition.dump())
     with (tmp_path / "s/.lock").open("w") as lock:
@@ -216,7 +216,7 @@ def test_a_sweep_in_use_is_not_entered(tmp_path: Path, capsys: pytest.CaptureFix
 def filled(folder: Path, **more: Any) -> SweepRecorder:
     """Four trials on two tuning seeds; c01 pruned, c03 failed; phase 2 of c02 and c00 on two seeds."""
     overrides = [*STANDIN, SPACE, "sweep.search=grid", "sweep.seeds.tuning=[10,11]", "sweep.seeds.reporting=[0,1]"]
-    definition = placed(compose([*overrides, "sweep.top_k=2"]), folder)
+    definition = with_folder(compose([*overrides, "sweep.top_k=2"]), folder)
     (folder / "runs").mkdir(parents=True)
     for run, val, test in [
         ("p1-c00-s10", 0.30, None), ("p1-c00-s11", 0.50, None), ("p1-c02-s10", 0.60, None), ("p1-c02-s11", 0.70, None),
@@ -301,7 +301,7 @@ def test_text_that_is_not_utf_8_is_escaped_in_all_tables(tmp_path: Path) -> None
 
 def test_no_value_adds_a_column_or_html_to_markdown(tmp_path: Path) -> None:
     folder = tmp_path / "s"
-    definition = placed(compose([*STANDIN, "sweep.space={fault: {grid: ['a|b', '<img src=x>']}}"]), folder)
+    definition = with_folder(compose([*STANDIN, "sweep.space={fault: {grid: ['a|b', '<img src=x>']}}"]), folder)
     for trial in range(2):
         for run in SweepRecorder(definition).state.runs(2, trial) + SweepRecorder(definition).state.runs(1, trial):
             finish(folder / "runs" / str(run), 0.5, test=0.5)
@@ -369,7 +369,7 @@ def test_a_failed_trial_is_tried_again_by_a_resumed_sweep_and_a_pruned_one_is_no
 
 def test_that_the_first_trial_runs_is_told_at_once_and_the_rest_every_ten_seconds(tmp_path: Path) -> None:
     console = Console(record=True, width=120, file=io.StringIO())
-    recorder = SweepRecorder(placed(compose([*STANDIN, SPACE, "sweep.search=grid"]), tmp_path))
+    recorder = SweepRecorder(with_folder(compose([*STANDIN, SPACE, "sweep.search=grid"]), tmp_path))
     progress = ProgressPrinter(recorder, console)
     progress.start_phase(1, 4)
     for trial in (0, 1):

@@ -30,7 +30,7 @@ from ccsi.sweep.plan import describe_plan
 from ccsi.sweep.progress import progress_line, standings
 from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.report import report_sweep
-from ccsi.sweep.resume import extended_to, placed, read, resumed
+from ccsi.sweep.resume import extended_to, read_definition, resumed, with_folder
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.state import SweepState
 from ccsi.sweep.status import SweepStatus, count_runs, open_runs
@@ -50,7 +50,7 @@ def composed() -> Definition:
 def opened(folder: Path, then: dict[str, Any] | None = None, **changes: Any) -> SweepRecorder:
     """A sweep in `folder`, its definition in sweep.yaml. changes: of `sweep`. then: what it is extended to."""
     (folder / "runs").mkdir(parents=True, exist_ok=True)
-    definition = placed(replace(composed(), sweep=replace(composed().sweep, **changes)), folder)
+    definition = with_folder(replace(composed(), sweep=replace(composed().sweep, **changes)), folder)
     if then is not None:
         definition = extended_to(definition, SweepExtended(**vars(definition.extent) | then))
 
@@ -242,14 +242,14 @@ def test_a_kill_at_any_byte_of_the_change_leaves_a_sweep_that_is_extended_at_the
 def test_the_command_line_extends_and_refuses_to_shrink(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     more = ["sweep.num_samples=4", "sweep.seeds.reporting=[0,1,2]", "sweep.top_k=2"]
-    made = placed(compose([*STANDIN, "sweep.space={quality: {uniform: [0, 1]}}", *more]), folder)
+    made = with_folder(compose([*STANDIN, "sweep.space={quality: {uniform: [0, 1]}}", *more]), folder)
     folder.mkdir()
     prepare_folder(made)
     larger = resumed(folder, ["sweep.num_samples=10", "sweep.seeds.reporting=[0,1,2,3]"])
     assert larger.extent == SweepExtended(10, 2, [0, 1, 2, 3]) and larger.begun == made.extent
     assert "at most 10 trials" in "\n".join(describe_plan(larger))
     prepare_folder(larger)
-    assert read(folder) == larger == resumed(folder, [])
+    assert read_definition(folder) == larger == resumed(folder, [])
     recorder = SweepRecorder(larger)
     recorder.start({}), recorder.extend()
     again = resumed(folder, ["sweep.num_samples=10"])  # the same command again
@@ -265,7 +265,7 @@ def test_the_command_line_extends_and_refuses_to_shrink(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=problem):
             resumed(folder, [typed])
-    assert read(folder) == larger
+    assert read_definition(folder) == larger
 
 
 def test_a_journal_holds_any_seed_that_a_sweep_may_have() -> None:
@@ -278,18 +278,18 @@ def test_a_mistyped_number_can_be_corrected_until_ray_runs(tmp_path: Path, monke
     folder = tmp_path / "s"
     assert drive(opened(folder, **fixed), Learner())
     typed = ["sweep.num_samples=4", "sweep.top_k=1", "sweep.seeds.tuning=[100]", "sweep.seeds.reporting=[0,1]"]
-    prepare_folder(placed(compose([*STANDIN, "sweep.space={quality: {uniform: [0, 0.9]}}", *typed]), folder))
+    prepare_folder(with_folder(compose([*STANDIN, "sweep.space={quality: {uniform: [0, 0.9]}}", *typed]), folder))
 
     def interrupted(recorder: SweepRecorder, console: Console) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ccsi.sweep.driver.run_phases", interrupted)
     assert sweep([f"resume={folder}", "sweep.num_samples=4000"]) == 130
-    assert read(folder).sweep.num_samples == 4000
+    assert read_definition(folder).sweep.num_samples == 4000
     corrected = resumed(folder, ["sweep.num_samples=40"])
     assert corrected.extent == SweepExtended(40, 1, [0, 1]) and corrected.begun == SweepExtended(4, 1, [0, 1])
     prepare_folder(corrected)
-    recorder = SweepRecorder(read(folder))
+    recorder = SweepRecorder(read_definition(folder))
     recorder.start(finished_runs(recorder.definition)), recorder.extend()
     assert len(recorder.state.configs) == 40 and recorder.state.extended == [SweepExtended(4, 1, [0, 1])]
     with pytest.raises(UserError, match=r"sweep.num_samples was 40 and is now 39"):
@@ -301,7 +301,7 @@ def test_a_space_without_more_combinations_has_no_more_samples(tmp_path: Path, s
     folder = tmp_path / "s"
     folder.mkdir()
     space = [f"sweep.space={{quality: {{{kind}: [0, 1]}}}}", f"sweep.search={search}", "sweep.num_samples=4"]
-    prepare_folder(placed(compose([*STANDIN, *space]), folder))
+    prepare_folder(with_folder(compose([*STANDIN, *space]), folder))
     with pytest.raises(UserError, match=r"changes nothing, because sweep.space has no more combinations"):
         resumed(folder, ["sweep.num_samples=100"])
 

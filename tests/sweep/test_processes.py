@@ -19,7 +19,7 @@ from launcher import until
 from ccsi.sweep import processes
 from ccsi.sweep.compose import compose
 from ccsi.sweep.processes import NOTE, ProcessWatch, end_processes, identity, is_alive, left_over
-from ccsi.sweep.resume import placed
+from ccsi.sweep.resume import with_folder
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
 
@@ -98,7 +98,7 @@ def test_status_names_them_and_ends_them_when_asked(
     tmp_path: Path, child: psutil.Process, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    (tmp_path / "sweep.yaml").write_text(placed(compose(["sweep.space={}"]), tmp_path).dump())
+    (tmp_path / "sweep.yaml").write_text(with_folder(compose(["sweep.space={}"]), tmp_path).dump())
     write_note(tmp_path, child)
     assert status([str(tmp_path)]) == 0
     assert "1 processes of Ray are left of a driver that was killed; they end within a minute, or now: " in (

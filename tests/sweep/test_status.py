@@ -24,7 +24,7 @@ from ccsi.sweep.events import JobId, RunFinished, RunId, TaskReported
 from ccsi.sweep.folder import lock_sweep
 from ccsi.sweep.progress import standings
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.resume import placed, read
+from ccsi.sweep.resume import read_definition, with_folder
 from ccsi.sweep.status import print_status, read_status, time_left
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +68,7 @@ def folder(tmp_path: Path) -> Path:
     """Phase 1 in the middle: c00 done, c01 pruned, c02 failed, c03 in its first of two seeds."""
     folder = tmp_path / "s"
     (folder / "runs").mkdir(parents=True)
-    (folder / "sweep.yaml").write_text(placed(definition(), folder).dump())
+    (folder / "sweep.yaml").write_text(with_folder(definition(), folder).dump())
     for seed in (10, 11):
         finish(folder / f"runs/p1-c00-s{seed}", 100.0)
     running = folder / "runs/p1-c03-s10"
@@ -135,7 +135,7 @@ def test_a_running_sweep(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_failed_trials_are_named_with_their_reason_and_traceback(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recorder = SweepRecorder(read(folder))
+    recorder = SweepRecorder(read_definition(folder))
     recorder.end_job(JobId(1, 2), "ValueError: boom", "Traceback …\nValueError: boom\n")
     recorder.end_job(JobId(1, 3), "learner=ewc gives features that\nare no numbers after task 1.")
     for job in ("p2-c00-s0", "p2-c00-s1"):  # one and the same trial
@@ -298,7 +298,7 @@ def test_neither_torch_nor_ray_is_imported(folder: Path) -> None:
 
 def test_trials_are_compared_at_equal_tasks(folder: Path) -> None:
     (folder / "journal.jsonl").unlink()
-    recorder = SweepRecorder(read(folder))
+    recorder = SweepRecorder(read_definition(folder))
 
     def report(run: RunId, task: int, tasks_done: int, score: float, others: float | None = None) -> None:
         value = score if others is None else (score + others) / 2
@@ -331,7 +331,7 @@ def test_trials_are_compared_at_equal_tasks(folder: Path) -> None:
 
 def test_the_line_names_the_best_by_its_final_value(folder: Path) -> None:
     (folder / "journal.jsonl").unlink()
-    recorder = SweepRecorder(read(folder))
+    recorder = SweepRecorder(read_definition(folder))
     for trial, value in ((0, 0.5), (1, 0.6)):
         recorder.report(TaskReported(RunId(1, trial, 10), 1, 1, 1.0 - value, 2, 1.0 - value, 1.0))
         for seed in (10, 11):  # whose reports were lost
@@ -349,7 +349,7 @@ def test_the_driver_prints_the_best_settings_every_thirty_seconds_if_there_is_ne
     monkeypatch.setattr(progress.time, "monotonic", lambda: Clock.now)
     (folder / "journal.jsonl").unlink()
     file = io.StringIO()
-    recorder = SweepRecorder(read(folder))
+    recorder = SweepRecorder(read_definition(folder))
     printer = progress.ProgressPrinter(recorder, Console(file=file, width=120))
     printer.start_phase(1, 4)
 

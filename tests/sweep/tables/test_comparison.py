@@ -19,7 +19,7 @@ from ccsi.sweep.definition import Definition
 from ccsi.sweep.driver import draw_plots, write_tables
 from ccsi.sweep.events import JobId
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.resume import placed
+from ccsi.sweep.resume import with_folder
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.state import SweepState
 from ccsi.sweep.status import SweepStatus, count_runs, open_runs
@@ -77,7 +77,7 @@ def made(folder: Path, *more: str, lacking: tuple[tuple[int, int], ...] = ((0, 1
         for seed in definition.sweep.seeds.reporting:
             if (n, seed) not in lacking:
                 finish(folder / f"runs/p2-c0{n}-s{seed}", SETTINGS[n], VAL[n], TEST[SETTINGS[n]][seed])
-    return started(placed(definition, folder))
+    return started(with_folder(definition, folder))
 
 
 def started(definition: Definition) -> SweepRecorder:
