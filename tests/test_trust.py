@@ -25,7 +25,7 @@ from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import ConfigSuggested
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.remote import Remote
-from ccsi.sweep.resume import is_here, placed
+from ccsi.sweep.resume import is_local_address, with_folder
 from ccsi.sweep.warm_start import completed_trials
 
 EVIL = "from pathlib import Path\nPath(__file__).with_name('marker').touch()\ndef run(*args, **more):\n    pass\n"
@@ -127,7 +127,7 @@ def sweep() -> Definition:
 def write_sweep(definition: Definition, folder: Path, change: Callable[[Any], None]) -> Path:
     """The folder of a sweep with a sweep.yaml that someone has changed."""
     (folder / "runs").mkdir(parents=True)
-    record = yaml.safe_load(placed(definition, folder).dump())
+    record = yaml.safe_load(with_folder(definition, folder).dump())
     change(record)
     (folder / "sweep.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
     return folder
@@ -365,8 +365,13 @@ def test_addresses_without_a_secret() -> None:
 
 
 def test_whether_a_cluster_is_here() -> None:
-    assert is_here(None) and is_here("auto") and is_here("127.0.0.1:6379") and is_here("localhost:6379")
-    assert not is_here("192.0.2.1:6379") and not is_here("no.such.host.invalid:1")
+    assert (
+        is_local_address(None)
+        and is_local_address("auto")
+        and is_local_address("127.0.0.1:6379")
+        and is_local_address("localhost:6379")
+    )
+    assert not is_local_address("192.0.2.1:6379") and not is_local_address("no.such.host.invalid:1")
 
 
 def test_what_is_made_is_for_its_owner(here: Path) -> None:

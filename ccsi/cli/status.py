@@ -27,6 +27,7 @@ def main(arguments: list[str], watch: bool = False, end: bool = False) -> None:
 
     console, folder = open_console(), absolute(arguments[0], "FOLDER")
     if end:
+        read_status(folder)  # a UserError if it is no sweep's
         end_left_over(folder, console)
     while True:
         status = read_status(folder)

@@ -1,4 +1,4 @@
-"""Pictures of a sweep, from its runs.csv and the result.json of its runs."""
+"""Pictures of a sweep, from its tables and the result.json of its runs."""
 
 import csv
 import math
@@ -10,8 +10,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from ccsi.confidence import half_width
 from ccsi.errors import UserError
@@ -20,20 +19,17 @@ from ccsi.io.text import printable
 from ccsi.report.style import (
     COLOURS,
     GREY,
-    INK,
     LINE,
     LINES,
     MARKERS,
     curve,
-    decade,
     figure,
     filled,
     hide_overlapping,
     short,
     task_ticks,
-    thinned,
-    width_of,
 )
+from ccsi.report.swept_key import MOST_NAMES, draw_key, number, positions
 
 Run = dict[str, str]
 """A row of runs.csv: `phase`, `trial`, `seed`, `status`, figures such as `val_micro`, `config/<key>`, `run_dir` …"""
@@ -42,7 +38,6 @@ DEFAULTS = {"phase": "", "trial": "", "seed": "", "status": "done", "tasks_done"
 RENAMED = {f"{split}_macro": f"{split}_macro_over_tasks" for split in ("val", "test")}
 """Columns in tables of earlier versions, and what each is called now."""
 SYMBOLS = {"lambda": "λ", "rho": "ρ", "tau": "τ", "sigma": "σ", "beta": "β", "gamma": "γ", "lr": "learning rate"}
-MOST_NAMES = 40  # candidates of a key that are named
 WIDTH = 3.9  # inches of a line of a title or legend
 
 
@@ -57,11 +52,12 @@ class Curve(NamedTuple):
 def draw_sweep(
     folder: Path, metric: str = "average_incremental", minimize: str | None = None, compare: str | None = None
 ) -> list[Path]:
-    """Draw a sweep's pictures from its runs.csv and its runs' result.json into `<folder>/plots`; returns the PNG files.
+    """Draw a sweep's pictures from its tables and its runs' result.json into `<folder>/plots`; returns the PNG files.
 
     swept_keys.png: the search metric on val over each swept key, phase 1.
     front.png: with `minimize`, the metric against it, a point for each trial of phase 1, and the Pareto front.
-    top_trials.png: accuracy over tasks of phase 2's trials, mean over seeds and its 95 % interval (Student's t).
+    top_trials.png: accuracy over tasks of the first trials of leaderboard.csv, mean over seeds and its 95 % interval
+        (Student's t).
     comparison.png, with `compare`, in their place: the same of each candidate of that swept key, a panel for each kind.
     Each beside a PDF; one for which there is nothing to draw is left out.
 
@@ -81,7 +77,7 @@ def draw_sweep(
         written.append(_draw_swept_keys(plots / "swept_keys.png", results, keys, metric, note))
     if minimize and done:
         written.append(_draw_front(plots / "front.png", done, metric, minimize, note))
-    if curves := reporting_curves(folder, [run for run in runs if run["phase"] == "2"], metric):
+    if (folder / "leaderboard.csv").is_file() and (curves := reporting_curves(folder, runs)):
         written.append(_draw_top_trials(plots / "top_trials.png", curves))
     return written
 
@@ -129,28 +125,29 @@ def left_out(groups: Sequence[Sequence[Run]]) -> str:
     return f"; trials not shown: {', '.join(words)}" if words else ""
 
 
-def reporting_curves(folder: Path, runs: Sequence[Run], metric: str) -> list[Curve]:
-    """The curve of each trial that lacks no seed another one has, best on val first; others are never averaged."""
-    seeds, differing, found = {run["seed"] for run in runs}, differing_keys(runs), list[tuple[float, Curve]]()
-    for group in by_trial(runs):
-        results = results_of(folder, group)
-        if len(results) == len(group) and {run["seed"] for run in group} == seeds:
-            words = [f"{key_label(key, short_form=True)} = {rounded(group[0][key])}" for key in differing]
-            name = ", ".join(words) or f"trial {group[0]['trial']}"
-            after = 100 * np.asarray([result["test"]["accuracy_after_task"] for result in results])
-            found.append((fmean(result["val"][metric] for result in results), Curve(name, after)))
-    return [curve for _, curve in sorted(found, key=lambda pair: -pair[0])]
+def reporting_curves(folder: Path, runs: Sequence[Run]) -> list[Curve]:
+    """For each row of leaderboard.csv that is done, in its order, the curve of its trial, named by what differs."""
+    rows = [row for row in read_rows(folder / "leaderboard.csv") if row["status"] == "done"]
+    differing, found = differing_keys(rows), list[Curve]()
+    for row in rows:
+        words = [f"{key_label(key, short_form=True)} = {rounded(row[key])}" for key in differing]
+        found += curves_of(folder, runs, row["trial"], ", ".join(words) or f"trial {row['trial']}")
+    return found
 
 
 def compared_curves(folder: Path, runs: Sequence[Run], key: str) -> list[Curve]:
     """For each row of comparison.csv that is done, in its order, the curve of its trial; key: what is compared."""
-    found = []
-    for row in read_rows(folder / "comparison.csv"):
-        if row["status"] == "done":
-            results = results_of(folder, [run for run in runs if (run["phase"], run["trial"]) == ("2", row["trial"])])
-            after = 100 * np.asarray([result["test"]["accuracy_after_task"] for result in results])
-            found.append(Curve(row[key], after, row["kind"]))
-    return found
+    rows = [row for row in read_rows(folder / "comparison.csv") if row["status"] == "done"]
+    return [one for row in rows for one in curves_of(folder, runs, row["trial"], row[key], row["kind"])]
+
+
+def curves_of(folder: Path, runs: Sequence[Run], trial: str, name: str, kind: str = "") -> list[Curve]:
+    """The curve of a trial in phase 2; none if it lacks the result of a seed: those that it has are not averaged."""
+    own = [run for run in runs if (run["phase"], run["trial"]) == ("2", trial)]
+    results = results_of(folder, own)
+    if not own or len(results) < len(own):
+        return []
+    return [Curve(name, 100 * np.asarray([result["test"]["accuracy_after_task"] for result in results]), kind)]
 
 
 def interval_and_n(one: Curve) -> str:
@@ -172,15 +169,6 @@ def rounded(text: str) -> str:
     return printable(text) if value is None else f"{value:.3g}"
 
 
-def number(text: str | None) -> float | None:
-    """A finite number, or None for anything else (empty, text, true, a list, nan)."""
-    try:
-        value = float(text or "nan")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
 def _draw_swept_keys(path_out: Path, runs: Sequence[Run], keys: Sequence[str], metric: str, note: str) -> Path:
     columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
@@ -194,58 +182,11 @@ def _draw_swept_keys(path_out: Path, runs: Sequence[Run], keys: Sequence[str], m
         for ax in axes[len(keys) :]:
             ax.set_axis_off()
         for ax, key, own in zip(axes, keys, texts, strict=False):
-            _draw_key(ax, own, scores)
+            draw_key(ax, own, scores)
             ax.set_xlabel(filled(key_label(key), wide - 0.5))
         fig.suptitle(title)
         fig.supylabel(f"{metric.replace('_', ' ')}, val (%)")
     return path_out
-
-
-def _draw_key(ax: Axes, texts: Sequence[str], scores: np.ndarray[Any, Any]) -> None:
-    numbers = [number(text) for text in texts]
-    values: list[Any] = list(texts) if None in numbers else numbers
-    unique, kind = positions(texts)
-    x = np.array([unique.index(value) if kind == "category" else value for value in values], dtype=float)
-    ax.scatter(x, scores, s=12, color=COLOURS[0], alpha=0.55, linewidths=0)
-    if len(unique) < len(values) and len(unique) <= 12:
-        where, style = np.unique(x), "none" if None in numbers else "-"
-        means = [scores[x == position].mean() for position in where]
-        ax.plot(where, means, color=INK, linestyle=style, linewidth=0.9, marker="_", markersize=11, markeredgewidth=1.6)
-    if kind == "category":
-        named = thinned(len(unique), MOST_NAMES)
-        labels = [short(v, 16) if isinstance(v := unique[n], str) else f"{v:g}" for n in named]
-        crowded = width_of(labels) + 0.1 > 1.7 / len(unique)
-        ax.set_xticks(named, labels, rotation=90 if crowded else 0)
-        ax.set_xlim(-0.5, len(unique) - 0.5)
-    elif kind == "log":
-        ax.set_xscale("log")
-        ax.minorticks_off()
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if unique[-1] / unique[0] >= 300 else (1.0, 3.0), numticks=6))
-        ax.xaxis.set_major_formatter(lambda value, _: decade(value))
-    else:
-        ax.xaxis.set_major_locator(MaxNLocator(3))
-        ax.xaxis.set_major_formatter("{x:.7g}")
-    ax.grid(axis="y")
-    ax.set_axisbelow(True)
-
-
-def positions(texts: Sequence[str]) -> tuple[list[Any], str]:
-    """The different values among a key's, sorted, as numbers if all are; and their `axis_kind`."""
-    numbers = [number(text) for text in texts]
-    unique: list[Any] = sorted(set(texts)) if None in numbers else sorted({n for n in numbers if n is not None})
-    return unique, axis_kind(unique)
-
-
-def axis_kind(unique: Sequence[Any]) -> str:
-    """`category` for text, and for few numbers with a 0 among decades; `log` for decades; else `linear`."""
-    if any(isinstance(value, str) for value in unique):
-        return "category"
-    positive = [value for value in unique if value > 0]
-    if not positive or max(positive) / min(positive) < 20:
-        return "linear"
-    if len(positive) == len(unique):
-        return "log"
-    return "category" if len(unique) <= 12 else "linear"
 
 
 def _draw_front(path_out: Path, groups: Sequence[Sequence[Run]], metric: str, minimize: str, note: str) -> Path:
@@ -274,6 +215,7 @@ def _draw_top_trials(path_out: Path, curves: Sequence[Curve]) -> Path:
         label = f"{printable(one.name)}: {mean:.1f}{ends if len(one.after) > 1 else ''}"
         labels.append(filled(label, WIDTH - 0.5, size=7))
     title = f"final accuracy, micro (%): mean{interval_and_n(shown[0])}"
+    title += f"; {n_more} more in leaderboard.md" if (n_more := len(curves) - len(shown)) else ""
     with figure(path_out, 4.2, 2.9 + 0.14 * sum(1 + label.count("\n") for label in labels)) as fig:
         ax = fig.subplots()
         for index, (one, label) in enumerate(zip(shown, labels, strict=True)):

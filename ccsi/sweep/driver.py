@@ -54,7 +54,7 @@ def debug(definition: Definition, console: Console) -> int:
     result = execute(config, on_task_end=lambda event: None)
     metric = definition.sweep.metric
     value = result["val"][metric.removeprefix("val_")]
-    console.print(f"{run}: {metric} {value:.3f}  ({run_folder(definition, run)})", highlight=False)
+    console.print(f"{run}: {metric} {value:.3f}  ({run_folder(definition, run)})")
     return 0
 
 
@@ -66,18 +66,16 @@ def run_sweep(definition: Definition, console: Console) -> int:
     recorder = SweepRecorder(definition)
     if recorder.journal.n_skipped:
         lines = f"{recorder.journal.n_skipped} damaged line{'s' * (recorder.journal.n_skipped > 1)}"
-        console.print(f"journal.jsonl: {lines} skipped (a kill or a full disk cuts the last one).", highlight=False)
+        console.print(f"journal.jsonl: {lines} skipped (a kill or a full disk cuts the last one).")
     warm_start(recorder)
-    console.print(f"Sweep {definition.name} in {definition.folder}", highlight=False, soft_wrap=True)
+    console.print(f"Sweep {definition.name} in {definition.folder}", soft_wrap=True)
     if definition.sweep.storage is not None:
         recorder.remote = open_remote(definition, definition.sweep.storage)
         recorder.sync()
     try:
         recorder.start(results_at_start(recorder, console))
-        if recorder.state.extended and (limit := recorder.state.exhausted_by()):
-            console.print(f"Phase 1 starts no further trial: {limit} is reached.", highlight=False)
         try:
-            if not selection.is_complete(recorder.state):
+            if recorder.is_extended or not selection.is_complete(recorder.state):
                 run_phases(recorder, console)
         finally:
             with contextlib.suppress(OSError):  # a full disk
@@ -87,8 +85,8 @@ def run_sweep(definition: Definition, console: Console) -> int:
 
         write_rows(collect_results(recorder, wait=0.0))
         done = len(recorder.state.results)
-        console.print(f"Interrupted: {done} runs are done (runs.csv). Resume with:", highlight=False)
-        console.print(f"  ccsi sweep resume={definition.folder}", highlight=False, soft_wrap=True)
+        console.print(f"Interrupted: {done} runs are done (runs.csv). Resume with:")
+        console.print(f"  ccsi sweep resume={definition.folder}", soft_wrap=True)
         return 130
     except SweepInterruptedError as error:
         print(f"ccsi: interrupted: {error}; fix it, and resume with resume={definition.folder}.", file=sys.stderr)
@@ -105,7 +103,7 @@ def results_at_start(recorder: SweepRecorder, console: Console) -> dict[RunId, R
     """The ends of all finished runs; waits for those of the journal that NFS may still hide."""
     definition, state, results = recorder.definition, recorder.state, finished_runs(recorder.definition)
     if hidden := [run for run in state.results if run not in results and run_folder(definition, run).is_dir()]:
-        console.print(f"Waiting for the results of {len(hidden)} finished runs to be visible …", highlight=False)
+        console.print(f"Waiting for the results of {len(hidden)} finished runs to be visible …")
         found = read_results(
             definition, hidden, recorder.remote, wait=1.0 if definition.ray.address is None else VISIBLE_WITHIN
         )
@@ -121,7 +119,7 @@ def describe_data(definition: Definition, console: Console) -> None:
     for number, setup in enumerate(validate(definition), start=1):
         summary = describe(setup.data, setup.plan, setup.learner.net)
         for line in summary.all_lines():
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
         write_description(definition.folder, setup.data, summary, number)
 
 
@@ -156,7 +154,7 @@ def run_phases(recorder: SweepRecorder, console: Console) -> None:
     prepare_ray(local=definition.ray.address is None)
     if definition.ray.address is None:
         describe_data(definition, console)  # a cluster's nodes may have data that this machine lacks
-    console.print(f"Starting Ray ({shown(definition.ray.address or 'local')}) …", highlight=False)
+    console.print(f"Starting Ray ({shown(definition.ray.address or 'local')}) …")
     from ccsi.sweep.execution import cluster, tuner  # seconds to import
 
     def on_death(name: str) -> None:
@@ -166,6 +164,9 @@ def run_phases(recorder: SweepRecorder, console: Console) -> None:
     progress, watch = ProgressPrinter(recorder, console), ProcessWatch(definition.folder / NOTE, on_death)
     try:
         with cluster.start_ray(definition.ray, console, watch, dashboard=definition.resources.workers > 1):
+            recorder.extend()
+            if recorder.state.extended and (limit := recorder.state.exhausted_by()):
+                console.print(f"Phase 1 starts no further trial: {limit} is reached.")
             tuner.run_jobs(recorder, progress, generate_jobs(recorder, progress.start_phase))
     finally:  # no worker writes there any more
         shutil.rmtree(definition.folder / TUNE_FOLDER, ignore_errors=True)
@@ -184,12 +185,17 @@ def write_tables(recorder: SweepRecorder, console: Console) -> int:
     failed = rows[rows["status"] == "failed"]
     if lines := describe_failures(sweep.state):
         lines.append(f"{len(lines)} failed; to try again: ccsi sweep resume={definition.folder}")
-        console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+        console.print("\n".join(lines), soft_wrap=True)
     board = leaderboard(sweep)
     if not any(row["status"] == "done" for row in board):
         why = f"; the first error: {failed.iloc[0]['error']}" if len(failed) else ""
-        phase = 2 if board else 1
-        print(f"ccsi: nothing to report: no trial completed phase {phase}{why} (see runs.csv)", file=sys.stderr)
+        problem = f"no trial completed phase {2 if board else 1}{why} (see runs.csv)"
+        if not selection.is_search_finished(sweep.state):
+            running, n_known = len(selection.unfinished(sweep.state)), len(selection.known_trials(sweep.state))
+            n_trials = n_known + selection.n_unsuggested(sweep.state)
+            problem = f"phase 1 is not finished ({n_known - running} of {n_trials} trials)"
+            problem += f"; resume it with resume={definition.folder}, or see runs.csv"
+        print(f"ccsi: nothing to report: {problem}", file=sys.stderr)
         return 1
     write_leaderboard(sweep, console)
     compared = write_comparison(sweep, console) if definition.compared else []
@@ -199,7 +205,7 @@ def write_tables(recorder: SweepRecorder, console: Console) -> int:
         again = f"draw them with ccsi report {definition.folder}"
         warn(f"not all plots were drawn ({first_line(error)}); {again}")
     best = "best/" if definition.compared else "best.yaml"
-    console.print(f"Tables, {best} and plots: {definition.folder}", highlight=False, soft_wrap=True)
+    console.print(f"Tables, {best} and plots: {definition.folder}", soft_wrap=True)
     if incomplete := compared or [row["trial"] for row in board if row["status"] != "done"]:
         problem = f"{', '.join(incomplete)} lack reporting seeds and are not averaged"
         print(f"ccsi: {problem}; retry them with resume={definition.folder}", file=sys.stderr)

@@ -14,10 +14,11 @@ from ccsi.errors import UserError
 from ccsi.io.atomic import replacing, write_atomically
 from ccsi.io.locks import InUseError, locked
 from ccsi.io.paths import absolute
+from ccsi.io.text import printable
 from ccsi.sweep.compose import compose
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.remote import Remote
-from ccsi.sweep.resume import placed, read, resumed
+from ccsi.sweep.resume import read_definition, resumed, with_folder
 
 MIN_FREE = 8 * 2**20
 """Bytes that must be free at the start: a full disk is better found now than at the first checkpoint."""
@@ -55,8 +56,10 @@ def open_sweep(arguments: Sequence[str]) -> Iterator[Definition]:
     if is_new:
         unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         typed = definition.sweep.dir or f"sweeps/{definition.sweep.name or unique}"
-        definition = placed(definition, absolute(typed, "sweep.dir"))
+        definition = with_folder(definition, absolute(typed, "sweep.dir"))
     folder = definition.folder
+    if str(folder) != str(folder).encode(errors="replace").decode():
+        raise UserError(f"sweep.dir={printable(folder)}: expected a path in UTF-8; Ray takes no other.")
     with lock_sweep(folder) as made:
         if is_new and any(folder.glob("[!.]*")):  # a lock is hidden
             raise UserError(f"sweep.dir={folder} exists already; choose another, or resume it: resume={shown(typed)}.")
@@ -153,7 +156,7 @@ def fetch_sweep(url: str) -> Path:
         if not (part / "sweep.yaml").exists():
             raise UserError(f"resume={url}: there is no sweep; expected the sweep.storage of an earlier sweep.")
         (part / ".stored").touch()
-        definition = read(part)
+        definition = read_definition(part)
         if not Path(definition.cwd).is_dir():  # another machine: relative paths start here
             (part / "sweep.yaml").write_text(replace(definition, cwd=os.getcwd()).dump(), encoding="utf-8")
         part.rename(folder)

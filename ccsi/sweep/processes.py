@@ -1,6 +1,7 @@
 """The processes of a sweep's own Ray on this machine: watched, noted in its folder, and ended if they outlive it."""
 
 import json
+import math
 import os
 import socket
 import threading
@@ -17,7 +18,10 @@ from ccsi.io.files import read_bytes
 NOTE = ".processes.json"
 NEEDED = ("raylet", "gcs_server")
 """Processes without which Ray ends its driver, after some seconds and without a message."""
-POLL = 0.5  # seconds between two looks
+TITLES = ("ray::", "ray-dashboard-")
+"""How the titles begin that Ray gives its workers and agents, and the parts of its dashboard."""
+POLL = 0.5  # seconds between two looks at those that are needed
+SCAN = 10.0  # seconds between two looks for new processes once Ray runs: that reads every process of the machine
 SAME = 2.0  # seconds by which two readings of a process's start may differ: the clock may have been set
 NOTE_LIMIT = 2**20  # bytes
 
@@ -59,7 +63,7 @@ class ProcessWatch(threading.Thread):
     def __init__(self, path: Path | None, on_death: Callable[[str], None]) -> None:
         super().__init__(daemon=True)
         self.path, self.on_death = path, on_death
-        self.others, self.needed = set(descendants()), dict[int, str]()
+        self.others, self.needed = set(descendants()), dict[psutil.Process, str]()
         self.known = dict[int, psutil.Process]()
         self.over = threading.Event()
 
@@ -72,18 +76,20 @@ class ProcessWatch(threading.Thread):
     def arm(self) -> None:
         """From now on the death of one of `NEEDED` is an accident."""
         self.look()
-        for pid, process in self.known.items():
+        for process in self.known.values():
             with suppress(psutil.Error):
                 if (name := process.name()) in NEEDED:
-                    self.needed[pid] = name
+                    self.needed[process] = name
 
     def run(self) -> None:
-        noted = set[int]()
+        noted, scanned_at = set[int](), -math.inf
         while not self.over.wait(POLL):
-            present = self.look()
-            dead = next((name for pid, name in self.needed.items() if pid not in present), None)
+            dead = next((name for process, name in self.needed.copy().items() if not is_alive(process)), None)
             if dead is not None and not self.over.is_set():
                 return self.on_death(dead)
+            if self.needed and time.monotonic() - scanned_at < SCAN:
+                continue
+            scanned_at, present = time.monotonic(), self.look()
             if self.path is not None and present != noted:
                 noted = present
                 self._note(self.path)
@@ -137,7 +143,8 @@ def find(noted: tuple[int, float]) -> psutil.Process | None:
 
 
 def is_of_ray(process: psutil.Process) -> bool:
-    """Whether its command line names Ray: a note in a folder from elsewhere must not end anything else."""
+    """Whether it is a program or a script of Ray's: a note in a folder from elsewhere must not end anything else."""
     with suppress(psutil.Error):
-        return any("ray" in part for part in process.cmdline())
+        parts = process.cmdline()
+        return any(part.startswith(TITLES) or Path(part).name in NEEDED or "/ray/" in part for part in parts)
     return False

@@ -26,19 +26,27 @@ Standing = namedtuple("Standing", ("phase", "trial", "status", "runs", "tasks", 
 
 
 def open_console() -> Console:
-    """Standard output, as wide as the terminal or COLUMNS says; 120 characters in a log file."""
-    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+    """Standard output, as wide as the terminal or COLUMNS says; 120 characters in a log file.
+
+    Text is printed as it is: a path may hold [brackets].
+    """
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+    return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 def standings(state: SweepState, running: Collection[JobId], n_best: int = 5) -> list[Standing]:
-    """The best trials of phase 2, or of phase 1 before phase 2 has reported, compared at equal tasks.
+    """The best finalists in phase 2, or trials in phase 1 while finalists are unknown or have not reported.
+
+    They are compared at equal tasks.
 
     Those with the most tasks done come first, because accuracy falls as classes are added; of those with equally many,
     seed by seed, the one with the best value.
     """
-    phase = max([1, *(job.phase for job in state.reports), *(run.phase for run in state.results)])
+    finalists = selection.finalists(state) if selection.finalists_known(state) else []
+    in_phase_2 = any(latest_value(state, state.runs(2, trial)) is not None for trial in finalists)
+    phase, trials = (2, finalists) if in_phase_2 else (1, range(len(state.configs)))
     values, tasks = dict[int, float](), dict[int, list[int]]()
-    for trial in range(len(state.configs)):
+    for trial in trials:
         if (value := latest_value(state, state.runs(phase, trial))) is not None:
             values[trial] = value
             tasks[trial] = sorted((tasks_done(state, run) for run in state.runs(phase, trial)), reverse=True)
@@ -69,7 +77,7 @@ def _standing(state: SweepState, running: Collection[JobId], phase: int, trial: 
             done, seconds = done + 1, seconds + state.results[run].seconds
             continue
         written = last_events(run_folder(state.definition, run))
-        seconds += next((event["seconds"] for event in reversed(written) if "seconds" in event), 0.0)
+        seconds += next((s for event in reversed(written) if isinstance(s := event.get("seconds"), float)), 0.0)
     key = state.definition.compared
     name = trial_name(trial) + (f" {state.configs[trial][key]}" if key else "")
     return Standing(str(phase), name, str(status), f"{done}/{len(runs)}", str(tasks), f"{value:.3f}", f"{seconds:.0f}")
@@ -128,7 +136,7 @@ class ProgressPrinter:
     def job_ended(self, job: JobId) -> None:
         """Print at once why a job failed, if it did."""
         for line in describe_failures(self.recorder.state, [job]):
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(line, soft_wrap=True)
 
     def tick(self) -> None:
         """Print a line, and the best trials, if it is time for them."""
@@ -144,13 +152,20 @@ class ProgressPrinter:
         if line != self._line or now - self._line_at > 60:
             minutes, seconds = divmod(int(now - self._phase_began), 60)
             line_start = f"phase {self._phase}  {minutes:2d}:{seconds:02d}"
-            self.console.print(f"{line_start}  {line}", highlight=False, soft_wrap=True)
+            self.console.print(f"{line_start}  {line}", soft_wrap=True)
             self._line_at, self._line = now, line
 
 
 def progress_line(state: SweepState, running: Collection[JobId], phase: int, n_jobs: int) -> str:
-    """`3 of 6 done, 1 running, best 0.945 (p2-c05-s1)`; what pruned and failed is counted where there is any."""
-    ended = {job: shown_status(state, job.trial, end.status) for job, end in state.ends.items() if job.phase == phase}
+    """`3 of 6 done, 1 running, best 0.945 (p2-c05-s1)`; what pruned and failed is counted where there is any.
+
+    Former finalists of an extended sweep are not counted in phase 2.
+    """
+    finalists = selection.finalists(state)
+    ends = {
+        job: end for job, end in state.ends.items() if job.phase == phase and (phase == 1 or job.trial in finalists)
+    }
+    ended = {job: shown_status(state, job.trial, end.status) for job, end in ends.items()}
     counts = Counter(status for job, status in ended.items() if job not in running)
     width = 80 - len("phase 1  9999:59  ")  # of a terminal in which the whole line must not wrap
     parts = [f"{counts[Status.DONE]} of {n_jobs} done", f"{len(running)} running"]

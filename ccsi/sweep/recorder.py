@@ -60,21 +60,28 @@ class SweepRecorder:
             self.remote.push(self.definition.folder, "sweep", leave=("runs", "ray"))
 
     def start(self, results: Mapping[RunId, RunFinished]) -> None:
-        """A driver starts: the clock runs, and the journal gets what it lacks of the `results` in the run folders.
-
-        If the sweep was extended, this is recorded first: a kill before it leaves the sweep as it was, and the next
-        start extends it.
-        """
+        """A driver starts: the clock runs, and the journal gets what it lacks of the `results` in the run folders."""
         self._started = time.monotonic()
-        extent = self.definition.extent
-        extended = [] if extent == self._state.definition.extent else [extent]
-        self.record(events.DriverStarted(), *extended, *reconcile(self._state, results))
+        self.record(events.DriverStarted(), *reconcile(self._state, results))
         for job in sorted({run.job for run in self._state.results}):
             end = self._state.ends.get(job)
             if self._state.is_finished(job) and (end is None or end.status is not Status.DONE):
                 self.record(events.JobEnded(job, Status.DONE))
         for job in sorted(self._state.to_prune):  # the last driver died before it could stop them
             self.record(events.JobEnded(job, Status.PRUNED, self._state.pruned_by_scheduler))
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether the definition goes further than the journal; see `extend`."""
+        return self.definition.extent != self._state.definition.extent
+
+    def extend(self) -> None:
+        """Record that the sweep goes further, if it does, once Ray runs: until then a mistyped number can be corrected.
+
+        A kill before it leaves the sweep as it was, and the next start extends it.
+        """
+        if self.is_extended:
+            self.record(self.definition.extent)
 
     def stop(self) -> None:
         """The driver stops; so does the clock."""
@@ -96,7 +103,10 @@ class SweepRecorder:
         self.running.discard(job)
         path = traceback_file(self.definition, job)
         with contextlib.suppress(OSError):  # the journal raises for a full disk, too
-            path.write_text(traceback) if traceback else path.unlink(missing_ok=True)
+            if traceback:
+                path.write_text(traceback, encoding="utf-8", errors="backslashreplace")
+            else:
+                path.unlink(missing_ok=True)
         status, reason = Status.FAILED, error or "the trial ended without a result"
         if not error and self._state.is_finished(job):
             status, reason = Status.DONE, ""

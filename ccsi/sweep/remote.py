@@ -17,6 +17,7 @@ from typing import Any
 
 from ccsi.errors import UserError
 from ccsi.io.atomic import inside, write_atomically
+from ccsi.io.text import first_line
 
 OBJECT_STORES = ("s3", "gcs", "abfs", "py::fsspec+s3", "py::fsspec+gcs", "py::fsspec+abfs")
 """Arrow's names of systems that write a file whole or not at all."""
@@ -198,8 +199,3 @@ def process_exists(process: int) -> bool:
     except OSError as error:
         return isinstance(error, PermissionError)  # another user's
     return True
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's message."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -7,7 +7,7 @@ from rich.console import Console
 from ccsi.sweep.driver import write_tables
 from ccsi.sweep.folder import lock_sweep
 from ccsi.sweep.recorder import SweepRecorder, reconcile
-from ccsi.sweep.resume import read
+from ccsi.sweep.resume import read_definition
 from ccsi.sweep.runs import finished_runs
 
 
@@ -17,7 +17,7 @@ def report_sweep(folder: Path, console: Console) -> int:
     Raises:
         UserError: it is no sweep's folder, or a driver is at work in it.
     """
-    definition = read(folder, check=False, key="sweep")
+    definition = read_definition(folder, check=False, key="sweep")
     with lock_sweep(folder):
         recorder = SweepRecorder(definition)
         for event in reconcile(recorder.state, finished_runs(definition, damaged_as_absent=True)):

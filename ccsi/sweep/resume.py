@@ -14,12 +14,14 @@ from ccsi.io.files import read_text
 from ccsi.sweep.compose import SECTIONS, compose, define, make_sections
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import SweepExtended
+from ccsi.sweep.journal import Journal
+from ccsi.sweep.recorder import replay
 from ccsi.sweep.search_space import same
 
-FREE = {"ray.address", "ray.autoscale", "ray.dashboard", "ray.num_cpus"}
-FREE |= {"sweep.max_concurrent", "sweep.max_failures", "sweep.dir", "sweep.budget.hours", "sweep.budget.trials"}
+CHANGEABLE = {"ray.address", "ray.autoscale", "ray.dashboard", "ray.num_cpus"}
+CHANGEABLE |= {"sweep.max_concurrent", "sweep.max_failures", "sweep.dir", "sweep.budget.hours", "sweep.budget.trials"}
 """Keys a resumed sweep may change: they say where, how fast and how far, not what comes out."""
-GROWING = ("sweep.num_samples", "sweep.top_k", "sweep.seeds.reporting")
+EXTENDABLE = ("sweep.num_samples", "sweep.top_k", "sweep.seeds.reporting")
 """Keys a resumed sweep may increase: what was run remains, and the rest is run, too."""
 SCHEMA = 1
 """Of sweep.yaml."""
@@ -31,7 +33,7 @@ NOT_AS_WRITTEN = (KeyError, TypeError, ValueError, AttributeError, RecursionErro
 """What reading a damaged sweep.yaml may raise."""
 
 
-def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
+def read_definition(folder: Path, check: bool = True, key: str = "resume") -> Definition:
     """The definition an earlier call left in `folder`; see `define`. key: names the folder in messages."""
     try:
         text = ccsi.config.current_names(read_text(folder / "sweep.yaml", MAX_BYTES))
@@ -46,7 +48,9 @@ def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
         if begun is not None:  # of the same types and ranges
             make_sections(replace(saved, begun=None).with_extent(begun).sections)
             extended_to(saved.with_extent(begun), saved.extent)
-        return placed(replace(saved, cwd=str(record["cwd"]), begun=begun), folder)  # the folder may have been moved
+        return with_folder(
+            replace(saved, cwd=str(record["cwd"]), begun=begun), folder
+        )  # the folder may have been moved
     except UserError as error:
         raise UserError(f"{key}={folder}: {error}") from error
     except FileNotFoundError:
@@ -57,10 +61,13 @@ def read(folder: Path, check: bool = True, key: str = "resume") -> Definition:
 
 
 def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
-    """The definition in `folder` with the overrides typed beside `resume=`: a sweep may go further, not elsewhere."""
-    saved = read(folder)
+    """The definition in `folder` with the overrides typed beside `resume=`: a sweep may go further, not elsewhere.
+
+    How far it has gone is what its journal says: sweep.yaml may hold a mistyped number of which nothing was run.
+    """
+    saved = read_definition(folder)
     again = {override.lstrip("+~").split("=")[0] for override in overrides}
-    if "ray.address" not in again and not is_here(saved.ray.address):
+    if "ray.address" not in again and not is_local_address(saved.ray.address):
         raise UserError(
             f"resume={folder}: sweep.yaml names the Ray cluster at {saved.ray.address}, which may run any code; if it "
             "is yours, type ray.address=… too."
@@ -75,21 +82,23 @@ def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
     typed = compose([*kept, *overrides])
     before, after = (flat({**one.sections, **one.bases}) for one in (saved, typed))
     for key in [*before, *after]:
-        if key not in FREE and key not in GROWING and not same(before.get(key), after.get(key)):
+        if key not in CHANGEABLE and key not in EXTENDABLE and not same(before.get(key), after.get(key)):
             raise UserError(
                 f"resume={folder}: {key.lstrip('.')} was {shown(before.get(key))} when the sweep began and is now "
                 f"{shown(after.get(key))}; leave it, or start a new sweep: a resumed one may change "
-                f"{', '.join(sorted(FREE))}, and increase {', '.join(GROWING)}."
+                f"{', '.join(sorted(CHANGEABLE))}, and increase {', '.join(EXTENDABLE)}."
             )
+    ran = saved.with_extent(replay(saved, Journal(folder / "journal.jsonl")).definition.extent)
     try:
-        extended = extended_to(saved, typed.extent)
+        extended = extended_to(ran, typed.extent)
+        check_changes_something(ran, extended)
     except UserError as error:
         raise UserError(f"resume={folder}: {error}") from error
     typed = replace(typed.with_extent(extended.extent), begun=extended.begun)
-    return placed(replace(typed, cwd=saved.cwd), folder)
+    return with_folder(replace(typed, cwd=saved.cwd), folder)
 
 
-def is_here(address: str | None) -> bool:
+def is_local_address(address: str | None) -> bool:
     """Whether the head of a Ray cluster is on this machine, as far as its address says."""
     if address in (None, "auto"):
         return True
@@ -101,9 +110,16 @@ def is_here(address: str | None) -> bool:
     return True
 
 
-def placed(definition: Definition, folder: Path) -> Definition:
+def with_folder(definition: Definition, folder: Path) -> Definition:
     """The same sweep with `folder` (absolute) as its output folder."""
     return replace(definition, sweep=replace(definition.sweep, dir=str(folder)))
+
+
+def check_changes_something(before: Definition, after: Definition) -> None:
+    """Raise UserError if `after` asks for more samples of a space that has no more."""
+    grows = after.sweep.num_samples > before.sweep.num_samples and after.sweep.search != "optuna"
+    if grows and len(after.listed_configs()) == len(before.listed_configs()):
+        raise UserError("sweep.num_samples changes nothing, because sweep.space has no more combinations.")
 
 
 def extended_to(saved: Definition, extent: SweepExtended) -> Definition:
@@ -119,8 +135,6 @@ def extended_to(saved: Definition, extent: SweepExtended) -> Definition:
             f"sweep.seeds.reporting={extent.reporting} lacks {', '.join(map(str, lost))}, which the sweep has; "
             f"a sweep that has begun may only get more: {mine.reporting} and others."
         )
-    if saved.sweep.search == "grid" and extent.num_samples != mine.num_samples:
-        raise UserError("sweep.num_samples changes nothing, because sweep.search=grid takes every combination.")
     seeds = [*mine.reporting, *(seed for seed in extent.reporting if seed not in mine.reporting)]
     extent = replace(extent, reporting=seeds)
     return saved if extent == mine else replace(saved.with_extent(extent), begun=saved.begun or mine)

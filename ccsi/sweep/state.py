@@ -233,7 +233,7 @@ class SweepState:
                 self._update(job)
         for trial in untuned - self.untuned:  # it has others beside it now
             self._update(JobId(1, trial))
-        if sweep.patience is not None:  # counts anew
+        if sweep.patience is not None and sweep.num_samples > self.extended[-1].num_samples:  # counts anew
             for score, trial in self.ranked:
                 self.completed.setdefault(trial, (-score, fmean(self.seconds(1, trial))))
             self.best = sorted(select_best(self.completed, sweep.top_k, sweep.minimize is not None))

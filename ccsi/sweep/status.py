@@ -17,7 +17,7 @@ from ccsi.sweep.journal import Journal
 from ccsi.sweep.processes import NOTE, end_processes, left_over
 from ccsi.sweep.progress import plain_table, shown_status, standings, standings_table
 from ccsi.sweep.recorder import reconcile, replay
-from ccsi.sweep.resume import read
+from ccsi.sweep.resume import read_definition
 from ccsi.sweep.runs import OpenRun, describe_failures, finished_runs, read_open_run, run_folders
 from ccsi.sweep.state import SweepState
 from ccsi.tracking.console import clock
@@ -48,7 +48,7 @@ def read_status(folder: Path) -> SweepStatus:
         raise UserError(f"{folder} {problem}") from error
     except OSError as error:
         raise UserError(f"{folder} cannot be read ({error.strerror}).") from error
-    definition = read(folder, check=False, key="folder")
+    definition = read_definition(folder, check=False, key="folder")
     journal = Journal(folder / "journal.jsonl")
     state = replay(definition, journal)
     for event in reconcile(state, finished_runs(definition, damaged_as_absent=True)):
@@ -64,25 +64,25 @@ def end_left_over(folder: Path, console: Console) -> None:
     ended = end_processes(left_over(folder))
     if not is_locked(folder / ".lock"):  # otherwise a new driver's
         (folder / NOTE).unlink(missing_ok=True)
-    console.print(f"{ended} processes of Ray ended." if ended else "No process of Ray is left here.", highlight=False)
+    console.print(f"{ended} processes of Ray ended." if ended else "No process of Ray is left here.")
 
 
 def open_runs(state: SweepState) -> list[OpenRun]:
-    """The runs that were started and have neither finished nor been pruned or failed."""
+    """The runs that were started and have neither finished nor been pruned or failed; none of former finalists."""
+    known, finalists = selection.finalists_known(state), selection.finalists(state)
     return [
         read_open_run(run, folder)
         for run, folder in run_folders(state.definition)
-        if state.run_status(run) is Status.INCOMPLETE and folder.is_dir()
+        if state.run_status(run) is Status.INCOMPLETE
+        and folder.is_dir()
+        and (run.phase == 1 or not known or run.trial in finalists)
     ]
 
 
 def count_runs(status: SweepStatus, phase: int) -> Mapping[str, int]:
     """How many runs of a phase are `done`, `running`, `waiting`, `pruned`, `failed` or `to do`, as far as known."""
     state = status.state
-    trials = set(selection.known_trials(state))
-    if phase == 2:
-        found = [*state.results, *(run for run, _ in run_folders(state.definition))]
-        trials = {run.trial for run in found if run.phase == 2} & (trials | state.untuned)
+    trials = selection.known_trials(state) if phase == 1 else selection.finalists(state)
     runs = [run for trial in trials for run in state.runs(phase, trial)]
     counts = Counter(str(shown_status(state, run.trial, state.run_status(run))) for run in runs)
     running = sum(one.run.phase == phase for one in status.open_runs)
@@ -108,7 +108,7 @@ def print_status(status: SweepStatus, console: Console) -> None:
     state, definition, working = status.state, status.state.definition, status.has_driver
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
     done, running = selection.is_complete(state), "running" if working else "interrupted"
     stage = "done" if done else "phase 2" if selection.finalists_known(state) else "phase 1"

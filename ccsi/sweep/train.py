@@ -96,7 +96,7 @@ def run_shared(config: Config, context: TrialContext, cluster: Cluster, clean: C
         ray_cluster.leave_lost_ray(message, watch, clean)
 
     watch = ProcessWatch(None, on_death)
-    with ray_cluster.start_ray(cluster, Console(stderr=True), watch):
+    with ray_cluster.start_ray(cluster, Console(stderr=True, markup=False, emoji=False, highlight=False), watch):
         if not cluster.autoscale:  # else the nodes come when workers wait for them
             ray_cluster.count_trials(context.cpu, context.gpu, context.workers)
         show_progress(lambda: run_workers_with_retries(config, context), folder)

@@ -11,7 +11,7 @@ from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import JobId, Status, WarmStarted
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.recorder import SweepRecorder, replay
-from ccsi.sweep.resume import read
+from ccsi.sweep.resume import read_definition
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.search_space import same
 
@@ -33,7 +33,7 @@ def completed_trials(folder: str, mine: Definition) -> list[dict[str, Any]]:
         UserError: `folder` (from where this sweep was typed) is not a sweep's, has no such trial, or other scores.
     """
     where = f"sweep.warm_start={folder}"
-    theirs = read(Path(mine.cwd) / expand(folder, "sweep.warm_start"), check=False, key="sweep.warm_start")
+    theirs = read_definition(Path(mine.cwd) / expand(folder, "sweep.warm_start"), check=False, key="sweep.warm_start")
     check_comparable(mine, theirs, where)
     state = replay(theirs, Journal(theirs.folder / "journal.jsonl"))
     for result in finished_runs(theirs).values():

@@ -25,7 +25,7 @@ from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import Event, JobId, RunFinished, RunId, TaskReported
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.resume import placed
+from ccsi.sweep.resume import with_folder
 from ccsi.sweep.trial_generator import generate_jobs, reason_to_stop
 
 Steps = Generator[float, None, None]
@@ -204,7 +204,7 @@ def define(n_trials: int, rules: Rules) -> Definition:
     metric: Any = "val_average_incremental" if rules.bounded else "val_macro_over_tasks"
     sweep = replace(composed().sweep, space=space, seeds=seeds, top_k=rules.top_k, metric=metric)
     sweep = replace(sweep, scheduler="asha" if rules.asha else "none")
-    definition = placed(replace(composed(), sweep=sweep), Path(os.devnull))
+    definition = with_folder(replace(composed(), sweep=sweep), Path(os.devnull))
     object.__setattr__(definition, "run_config", lambda *given: {})  # it is frozen
     return definition
 

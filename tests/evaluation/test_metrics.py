@@ -125,7 +125,6 @@ def test_figures_of_a_run_by_hand():
     assert json.loads(json.dumps(got)) == got
     assert set(metrics.EMPTY) == set(got) and set(metrics.EMPTY.values()) == {None}
     assert list(metrics.SCALARS) == [name for name, value in got.items() if isinstance(value, float)]
-    assert list(metrics.SCALARS) == [name for name, value in got.items() if isinstance(value, float)]
 
 
 @settings(deadline=None)

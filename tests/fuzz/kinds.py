@@ -136,13 +136,13 @@ class Sweeps:
     @classmethod
     def prepare(cls, folder: Path) -> None:
         from ccsi.sweep.compose import compose
-        from ccsi.sweep.resume import placed
+        from ccsi.sweep.resume import with_folder
 
         folder.mkdir(parents=True)
         for name, space in (("plain", cls.SPACE), ("each", cls.EACH)):
             text = yaml.safe_dump(space, default_flow_style=True, width=10**6).strip()
             definition = compose([f"sweep.space={text}", "sweep.num_samples=4", "sweep.top_k=1", "dataset.size=8"])
-            (folder / f"{name}.yaml").write_text(placed(definition, folder / name).dump())
+            (folder / f"{name}.yaml").write_text(with_folder(definition, folder / name).dump())
 
     def __init__(self, folder: Path) -> None:
         from ccsi import config

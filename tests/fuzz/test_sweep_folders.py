@@ -24,7 +24,7 @@ from ccsi import cli
 from ccsi.sweep.compose import compose
 from ccsi.sweep.events import JobId, RunId
 from ccsi.sweep.recorder import SweepInterruptedError, SweepRecorder
-from ccsi.sweep.resume import placed
+from ccsi.sweep.resume import with_folder
 
 CASES = 500 if os.environ.get("CCSI_TEST_SLOW") else 50
 SECONDS = 20  # of computing
@@ -32,7 +32,7 @@ HANG = 90  # seconds after which a command waits for something: the machine may 
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
 HOSTILE: list[Any] = [
     None, True, -1, 0, 10**30, 10**400, 1e308, float("nan"), float("inf"), "", "x" * 5000, "\0", "../../x", "ä\ud800",
-    [], [[]], {}, {"a": {"b": 1}}, [None], "p1-c99999999999", "p9-c00", {"_target_": "os.abort"},
+    [], [[]], {}, {"a": {"b": 1}}, [None], "p1-c99999999999", "p9-c00", {"_target_": "os.abort"}, "[/x]",
 ]  # fmt: skip
 FILES = ("runs.csv", "best.yaml", "trials.csv", "leaderboard.csv", ".lock", ".probe", ".sweep.yaml.part")
 FILES += (".processes.json", "plots", ".data", "ray", "runs/.p1-c01-s100.attempts", "runs/.p1-c01-s100.lock")
@@ -65,7 +65,7 @@ def made(folder: Path, search: str) -> Path:
         patch.syspath_prepend(str(Path(__file__).parents[1] / "sweep"))
         space = "sweep.space={quality: {uniform: [0, 1]}, tasks: {choice: [2, 3]}}"
         more = [f"sweep.search={search}", "sweep.num_samples=6", "sweep.seeds.tuning=[100]", "sweep.top_k=2"]
-        definition = placed(compose([*STANDIN, space, *more, "sweep.scheduler=asha"]), folder)
+        definition = with_folder(compose([*STANDIN, space, *more, "sweep.scheduler=asha"]), folder)
     (folder / "sweep.yaml").write_text(definition.dump())
     recorder = SweepRecorder(definition)
 

@@ -36,14 +36,13 @@ def corners(text: Text) -> Corners:
     """Those of the upright box, turned by the text's angle around its centre."""
     box, angle = text.get_window_extent(), math.radians(text.get_rotation())
     width, height = box.width, box.height
-    if (turn := abs(math.sin(2 * angle))) > 1e-9:
+    if abs(math.sin(2 * angle)) > 1e-9:
         text.set_rotation(0)
         upright = text.get_window_extent()
         text.set_rotation(math.degrees(angle))
         width, height = upright.width, upright.height
     elif abs(math.sin(angle)) > 0.5:
         width, height = height, width
-    assert turn >= 0
     half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [width / 2 - TOUCH, height / 2 - TOUCH]
     to = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     return half @ to + [(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2]

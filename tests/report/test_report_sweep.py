@@ -15,7 +15,8 @@ from scipy import stats
 
 from ccsi.errors import UserError
 from ccsi.report import draw_sweep
-from ccsi.report.sweep import axis_kind, key_label, number
+from ccsi.report.sweep import key_label
+from ccsi.report.swept_key import axis_kind, number
 
 KEYS = ["config/learner.lambda_distillation", "config/training.lr", "config/learner.synthesis.init"]
 TRIALS: dict[str, list[Any]] = {"a": [5.0, 0.1, "mean"], "b": [0.0, 0.001, "noise"], "c": [5.0, 0.01, "noise"]}
@@ -46,12 +47,20 @@ def reported(folder: Path, trial: str, seed: int, write: bool = True, absolute: 
     return {**row, "phase": 2, "run_dir": str(folder / run_dir) if absolute else run_dir}
 
 
-def write_runs(folder: Path, rows: list[dict[str, Any]], drop: tuple[str, ...] = ()) -> None:
+def write_runs(folder: Path, rows: list[dict[str, Any]], drop: tuple[str, ...] = (), name: str = "runs.csv") -> None:
     folder.mkdir(exist_ok=True)
-    with (folder / "runs.csv").open("w", newline="") as file:
+    with (folder / name).open("w", newline="") as file:
         writer = csv.DictWriter(file, [key for key in rows[0] if key not in drop], extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_leaderboard(folder: Path, *trials: str, **status: str) -> None:
+    """In the order of `trials`."""
+    rows = [
+        {"trial": one, "status": status.get(one, "done")} | dict(zip(KEYS, TRIALS[one], strict=True)) for one in trials
+    ]
+    write_runs(folder, rows, name="leaderboard.csv")
 
 
 @pytest.fixture
@@ -63,6 +72,7 @@ def sweep(tmp_path: Path) -> Path:
     rows += [searched("f", 0, 0.9), searched("f", 2, "", 0, "failed")]
     rows += [reported(folder, s, seed, absolute=s == "b") for s in TRIALS for seed in (5, 6, 7)]
     write_runs(folder, rows)
+    write_leaderboard(folder, "c", "b", "a")
     return folder
 
 
@@ -95,7 +105,7 @@ def test_curves_of_the_reported_trials(sweep: Path, drawn: dict[str, Figure]) ->
     fig = drawn["top_trials.png"]
     ax = fig.axes[0]
     finals = [float(np.asarray(line.get_ydata())[-1]) for line in ax.lines]
-    assert finals == pytest.approx([36, 56, 66])  # best on val first: c, b, a
+    assert finals == pytest.approx([36, 56, 66])  # as in leaderboard.csv: c, b, a
     label = str(ax.lines[-1].get_label()).replace("\n", " ")
     low, high = stats.t.interval(0.95, 2, 66, 1 / math.sqrt(3))  # as the tables have it
     ends = f"66.0 [{low:.1f}, {high:.1f}]".replace(" ", "\N{NO-BREAK SPACE}")
@@ -106,8 +116,28 @@ def test_curves_of_the_reported_trials(sweep: Path, drawn: dict[str, Figure]) ->
     assert "mean and 95 % t interval, n = 3 seeds" in fig.legends[0].get_title().get_text()
 
 
+def test_only_the_trials_of_the_leaderboard_are_drawn(sweep: Path, drawn: dict[str, Figure]) -> None:
+    write_leaderboard(sweep, "b", "c")  # a is a former finalist, better than both
+    draw_sweep(sweep)
+    lines = drawn["top_trials.png"].axes[0].lines
+    assert [float(np.asarray(line.get_ydata())[-1]) for line in lines] == pytest.approx([56, 36])
+    (sweep / "leaderboard.csv").unlink()  # phase 2 is not finished
+    assert [path.name for path in draw_sweep(sweep)] == ["swept_keys.png"]
+
+
+def test_the_picture_says_how_many_trials_it_leaves_out(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+    names, row = [f"c{n:02d}" for n in range(9)], reported(tmp_path, "a", 5)
+    write_runs(tmp_path, [row | {"trial": name} for name in names])
+    write_runs(tmp_path, [{"trial": name, "status": "done"} for name in names], name="leaderboard.csv")
+    draw_sweep(tmp_path)
+    assert len(drawn["top_trials.png"].axes[0].lines) == 7
+    title = " ".join(drawn["top_trials.png"].legends[0].get_title().get_text().split())
+    assert title.endswith("n = 1 seed; 2 more in leaderboard.md")
+
+
 def test_one_seed_has_no_band(tmp_path: Path, drawn: dict[str, Figure]) -> None:
     write_runs(tmp_path, [reported(tmp_path, trial, 5) for trial in TRIALS])
+    write_leaderboard(tmp_path, *TRIALS)
     draw_sweep(tmp_path)
     fig = drawn["top_trials.png"]
     assert len(fig.axes[0].lines) == 3 and not fig.axes[0].collections
@@ -115,13 +145,11 @@ def test_one_seed_has_no_band(tmp_path: Path, drawn: dict[str, Figure]) -> None:
     assert "[" not in str(fig.axes[0].lines[0].get_label())
 
 
-def test_the_sweeps_own_metric_is_drawn_and_ranks(sweep: Path, drawn: dict[str, Figure]) -> None:
+def test_the_sweeps_own_metric_is_drawn(sweep: Path, drawn: dict[str, Figure]) -> None:
     draw_sweep(sweep, "macro_over_tasks")
     heights = np.asarray(drawn["swept_keys.png"].axes[0].collections[0].get_offsets())[:, 1]
     assert sorted(heights) == pytest.approx(sorted(100 - 100 * LEVEL[s] - seed for s in TRIALS for seed in (0, 2)))
     assert drawn["swept_keys.png"].get_supylabel() == "macro over tasks, val (%)"
-    lines = drawn["top_trials.png"].axes[0].lines
-    assert [float(np.asarray(line.get_ydata())[-1]) for line in lines] == pytest.approx([66, 56, 36])  # a, b, c
 
 
 def test_a_table_of_an_earlier_version(sweep: Path, drawn: dict[str, Figure]) -> None:
@@ -151,8 +179,9 @@ def test_the_pareto_front_of_two_aims(sweep: Path, drawn: dict[str, Figure]) -> 
 def test_a_trial_that_lacks_a_seed_is_not_averaged(tmp_path: Path, drawn: dict[str, Figure]) -> None:
     rows = [reported(tmp_path, "a", seed) for seed in (5, 6)]
     rows += [reported(tmp_path, "b", 5), reported(tmp_path, "b", 6, write=False)]  # failed: no result.json
-    rows += [reported(tmp_path, "c", 5)]  # never started
+    rows += [reported(tmp_path, "c", 5)]
     write_runs(tmp_path, rows)
+    write_leaderboard(tmp_path, *TRIALS, c="incomplete")
     draw_sweep(tmp_path)
     assert len(drawn["top_trials.png"].axes[0].lines) == 1
 

@@ -43,6 +43,7 @@ def drive(
     """
     tune.report = lambda report: HERE.report(report)
     recorder.start(finished_runs(recorder.definition))
+    recorder.extend()
     searcher, scheduler = TrialSearcher(generate_jobs(recorder), workers), PruningScheduler(recorder)
     callback = JournalCallback(recorder, searcher, ProgressPrinter(recorder, Console(quiet=True)))
     live: dict[str, tuple[float, Any, Generator[dict[str, Any]]]] = {}

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from ccsi.sweep.events import JobId
 from ccsi.sweep.execution.failures import reason
 from ccsi.sweep.progress import ProgressPrinter, progress_line, standings, standings_table
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.resume import placed
+from ccsi.sweep.resume import with_folder
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.tables.leaderboard import leaderboard, write_leaderboard
 from ccsi.sweep.tables.rows import collect_results, run_rows, write_rows
@@ -135,7 +136,7 @@ def test_each_data_set_of_a_sweep_is_described_once(tmp_path: Path) -> None:
     digits = compose([learners, "dataset.max_per_class=3", "dataset.size=8"])
     own = compose(["sweep.space={}", "dataset=npz", f"dataset.path={tmp_path / 'own.npz'}", "dataset.size=8"])
     assert len(digits.bases) == 2
-    definition = placed(replace(digits, bases={**digits.bases, "own": own.bases[""]}), tmp_path / "s")
+    definition = with_folder(replace(digits, bases={**digits.bases, "own": own.bases[""]}), tmp_path / "s")
     (tmp_path / "s").mkdir()
     text = io.StringIO()
     describe_data(definition, Console(file=text, width=80))
@@ -152,7 +153,7 @@ def test_a_sweep_goes_on_where_it_was_typed_or_not_at_all(
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    definition = placed(compose([*STANDIN, "sweep.space={}"]), tmp_path / "s")
+    definition = with_folder(compose([*STANDIN, "sweep.space={}"]), tmp_path / "s")
     monkeypatch.chdir(tmp_path)
     validate(definition)
     assert Path.cwd() == tmp_path / "here"
@@ -201,7 +202,7 @@ def test_a_folder_that_cannot_be_written_is_told(
 def test_a_sweep_in_use_is_not_entered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import fcntl
 
-    definition = placed(compose([]), tmp_path / "s")
+    definition = with_folder(compose([]), tmp_path / "s")
     (tmp_path / "s").mkdir()
     (tmp_path / "s/sweep.yaml").write_text(definition.dump())
     with (tmp_path / "s/.lock").open("w") as lock:
@@ -215,7 +216,7 @@ def test_a_sweep_in_use_is_not_entered(tmp_path: Path, capsys: pytest.CaptureFix
 def filled(folder: Path, **more: Any) -> SweepRecorder:
     """Four trials on two tuning seeds; c01 pruned, c03 failed; phase 2 of c02 and c00 on two seeds."""
     overrides = [*STANDIN, SPACE, "sweep.search=grid", "sweep.seeds.tuning=[10,11]", "sweep.seeds.reporting=[0,1]"]
-    definition = placed(compose([*overrides, "sweep.top_k=2"]), folder)
+    definition = with_folder(compose([*overrides, "sweep.top_k=2"]), folder)
     (folder / "runs").mkdir(parents=True)
     for run, val, test in [
         ("p1-c00-s10", 0.30, None), ("p1-c00-s11", 0.50, None), ("p1-c02-s10", 0.60, None), ("p1-c02-s11", 0.70, None),
@@ -284,6 +285,49 @@ def test_the_files_hold_every_run_and_read_back(tmp_path: Path) -> None:
     ccsi.config.check(ccsi.config.from_arguments([str(tmp_path / "s/best.yaml")]))
 
 
+def test_text_that_is_not_utf_8_is_escaped_in_all_tables(tmp_path: Path) -> None:
+    recorder = filled(folder := tmp_path / os.fsdecode(b"s\xe9"))  # moved there: `sweep.dir` takes no such name
+    recorder.end_job(JobId(1, 3), "/data/caf\udce9 is damaged", "Traceback …\n/data/caf\udce9 is damaged\n")
+    assert (folder / "runs/p1-c03.error.txt").read_text("utf-8").splitlines()[1] == r"/data/caf\udce9 is damaged"
+    assert SweepRecorder(recorder.definition).state.ends[JobId(1, 3)].status == "failed"
+    assert write_tables(recorder, Console(quiet=True)) == 0
+    table = pd.read_csv(folder / "runs.csv", encoding="utf-8").set_index("run")
+    assert table.loc["p1-c03-s10", "error"] == r"/data/caf\xe9 is damaged"
+    assert table.loc["p1-c03-s10", "run_dir"] == f"{tmp_path}/s\\xe9/runs/p1-c03-s10"
+    text = (folder / "leaderboard.md").read_text("utf-8")
+    assert text.startswith("# s\\xe9\n\nPhase 1: ") and r"failed: p1-c03: /data/caf\xe9 is damaged" in text
+    assert (folder / "best.yaml").read_text("utf-8").startswith(r"# The best trial (c00) of s\xe9, on val")
+
+
+def test_no_value_adds_a_column_or_html_to_markdown(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    definition = with_folder(compose([*STANDIN, "sweep.space={fault: {grid: ['a|b', '<img src=x>']}}"]), folder)
+    for trial in range(2):
+        for run in SweepRecorder(definition).state.runs(2, trial) + SweepRecorder(definition).state.runs(1, trial):
+            finish(folder / "runs" / str(run), 0.5, test=0.5)
+    recorder = SweepRecorder(definition)
+    recorder.start(finished_runs(definition))
+    write_leaderboard(collect_results(recorder), Console(quiet=True))
+    text = (folder / "leaderboard.md").read_text()
+    head, rule, *rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert [len(re.split(r"(?<!\\)\|", line)) for line in (rule, *rows)] == [len(head.split("|"))] * 3
+    assert r"| a\|b |" in text and "| &lt;img src=x> |" in text and "<img" not in text
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_a_folder_whose_name_is_not_utf_8_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    folder = tmp_path / os.fsdecode(b"s\xe9")
+    folder.mkdir()
+    (folder / "sweep.yaml").write_text(compose([*STANDIN, SPACE]).dump())
+    monkeypatch.chdir(folder)
+    assert main([*STANDIN, SPACE, "sweep.name=x"] if is_new else ["resume=."]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith(f"ccsi: sweep.dir={tmp_path}/s\\xe9") and "in UTF-8" in said
+    assert [path.name for path in folder.iterdir()] == ["sweep.yaml"]
+
+
 def test_the_end_names_what_failed_and_its_traceback(tmp_path: Path) -> None:
     recorder, folder = filled(tmp_path / "s"), tmp_path / "s"
     console = Console(record=True, width=80, file=io.StringIO())
@@ -325,7 +369,7 @@ def test_a_failed_trial_is_tried_again_by_a_resumed_sweep_and_a_pruned_one_is_no
 
 def test_that_the_first_trial_runs_is_told_at_once_and_the_rest_every_ten_seconds(tmp_path: Path) -> None:
     console = Console(record=True, width=120, file=io.StringIO())
-    recorder = SweepRecorder(placed(compose([*STANDIN, SPACE, "sweep.search=grid"]), tmp_path))
+    recorder = SweepRecorder(with_folder(compose([*STANDIN, SPACE, "sweep.search=grid"]), tmp_path))
     progress = ProgressPrinter(recorder, console)
     progress.start_phase(1, 4)
     for trial in (0, 1):

@@ -7,7 +7,7 @@ import pytest
 import ccsi.config
 from ccsi.errors import UserError
 from ccsi.sweep.compose import compose, define, make_sections
-from ccsi.sweep.resume import placed, read, resumed
+from ccsi.sweep.resume import read_definition, resumed, with_folder
 from ccsi.sweep.search_space import parse
 
 
@@ -306,7 +306,7 @@ def test_threads_follow_the_trials_cpus() -> None:
 
 
 def kept(tmp_path: Path, overrides: list[str]) -> Any:
-    definition = placed(compose(overrides), tmp_path)
+    definition = with_folder(compose(overrides), tmp_path)
     (tmp_path / "sweep.yaml").write_text(definition.dump())
     return definition
 
@@ -314,7 +314,7 @@ def kept(tmp_path: Path, overrides: list[str]) -> Any:
 def test_what_is_kept_is_read_back_the_same(tmp_path: Path) -> None:
     typed = ["training.lr=1e-5", space("learner: {grid: [ccsi, finetune]}, training.epochs: {choice: [1, 3]}")]
     definition = kept(tmp_path, typed)
-    again = read(tmp_path)
+    again = read_definition(tmp_path)
     assert again == definition
     assert again.listed_configs() == definition.listed_configs()
 
@@ -349,12 +349,12 @@ def test_a_resumed_sweep_may_change_where_it_runs_and_how_far(tmp_path: Path) ->
 
 def test_a_folder_that_holds_no_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no sweep\.yaml"):
-        read(tmp_path)
+        read_definition(tmp_path)
     (tmp_path / "sweep.yaml").write_text("schema: [")
     with pytest.raises(UserError, match="cannot be read"):
-        read(tmp_path)
+        read_definition(tmp_path)
     whole = compose([]).dump()
     for end in (whole.index("bases:") + 6, whole.index("bases:") + 200):
         (tmp_path / "sweep.yaml").write_text(whole[:end])
         with pytest.raises(UserError, match=r"cannot be read|expected"):
-            read(tmp_path)
+            read_definition(tmp_path)

@@ -1,5 +1,6 @@
 """A sweep that is resumed with more samples, finalists or reporting seeds: what was run stays, only the rest is run."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,17 +13,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("ray")
-from driver import drive
+import driver
+from commands import sweep
+from driver import drive, finish
+from rich.console import Console
 
 from ccsi.errors import UserError
+from ccsi.report.sweep import read_rows, reporting_curves
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose
 from ccsi.sweep.definition import Definition
-from ccsi.sweep.events import SweepExtended, from_record, to_record
+from ccsi.sweep.driver import write_tables
+from ccsi.sweep.events import JobId, RunId, SweepExtended, from_record, to_record
 from ccsi.sweep.folder import prepare_folder
 from ccsi.sweep.plan import describe_plan
+from ccsi.sweep.progress import progress_line, standings
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.resume import extended_to, placed, read, resumed
+from ccsi.sweep.report import report_sweep
+from ccsi.sweep.resume import extended_to, read_definition, resumed, with_folder
+from ccsi.sweep.runs import finished_runs
+from ccsi.sweep.state import SweepState
+from ccsi.sweep.status import SweepStatus, count_runs, open_runs
 from ccsi.sweep.tables.leaderboard import describe_protocol, leaderboard
 from ccsi.sweep.tables.rows import collect_results, trial_rows
 
@@ -39,7 +50,7 @@ def composed() -> Definition:
 def opened(folder: Path, then: dict[str, Any] | None = None, **changes: Any) -> SweepRecorder:
     """A sweep in `folder`, its definition in sweep.yaml. changes: of `sweep`. then: what it is extended to."""
     (folder / "runs").mkdir(parents=True, exist_ok=True)
-    definition = placed(replace(composed(), sweep=replace(composed().sweep, **changes)), folder)
+    definition = with_folder(replace(composed(), sweep=replace(composed().sweep, **changes)), folder)
     if then is not None:
         definition = extended_to(definition, SweepExtended(**vars(definition.extent) | then))
 
@@ -97,16 +108,19 @@ def test_an_extended_sweep_comes_to_what_a_larger_one_comes_to(
     assert len(extended.state.extended) == 1
 
 
-def test_only_the_new_reporting_seeds_run_and_the_table_says_so(tmp_path: Path) -> None:
-    fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 4, "top_k": 2}
+@pytest.mark.parametrize("changes", [{"num_samples": 4}, {"num_samples": 12, "patience": 2}])
+def test_only_the_new_reporting_seeds_run_and_the_table_says_so(tmp_path: Path, changes: dict[str, int]) -> None:
+    fixed: dict[str, Any] = {"space": UNIFORM, "top_k": 2, **changes}
     learner = Learner()
     assert drive(opened(tmp_path / "s", **fixed), learner)
-    assert not opened(tmp_path / "s", **fixed).state.extended
+    before = opened(tmp_path / "s", **fixed).state
+    assert not before.extended and bool(before.exhausted_by()) == ("patience" in changes)
     n_asked = len(learner.asked)
     then = {"reporting": [4, 1, 0]}
     assert drive(opened(tmp_path / "s", then=then, **fixed), learner)
     again = opened(tmp_path / "s", then=then, **fixed)
     finalists = selection.finalists(again.state)
+    assert finalists == selection.finalists(before)
     assert sorted(learner.asked[n_asked:]) == sorted(f"p2-c{trial:02d}-s4" for trial in finalists)
     assert again.definition.sweep.seeds.reporting == [0, 1, 4]  # best.yaml keeps its seed
     assert [row["n"] for row in leaderboard(collect_results(again, wait=0.0))] == [3, 3]
@@ -127,22 +141,30 @@ def test_a_larger_top_k_takes_back_trials_that_were_stopped_for_the_smaller(tmp_
     assert "extended from 1 to 4 finalists" in describe_protocol(again.state)
 
 
-@pytest.mark.parametrize("scheduler", ["asha", "median"])
-def test_pruned_trials_stay_pruned_unless_asha_promotes_them(tmp_path: Path, scheduler: str) -> None:
-    fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 8, "top_k": 2, "scheduler": scheduler}
-    learner = Learner()
-    assert drive(opened(tmp_path / "s", **fixed), learner)
+@pytest.mark.parametrize(("scheduler", "promoted"), [("asha", {7}), ("median", set())])
+def test_pruned_trials_stay_pruned_unless_asha_promotes_them(
+    tmp_path: Path, scheduler: str, promoted: set[int]
+) -> None:
+    fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 8, "top_k": 2, "scheduler": scheduler, "seed": 7}
+    assert drive(opened(tmp_path / "s", **fixed), Learner())
     before = opened(tmp_path / "s", **fixed).state
-    assert drive(opened(tmp_path / "s", then={"num_samples": 16}, **fixed), learner)
+    assert drive(opened(tmp_path / "s", then={"num_samples": 16}, **fixed), Learner())
     after = opened(tmp_path / "s", then={"num_samples": 16}, **fixed).state
     assert selection.is_complete(after) and len(after.started) == 16
     pruned = {job.trial for job, end in before.ends.items() if end.status == "pruned"}
-    assert pruned
-    best = min(after.score(1, n) or 1.0 for n in selection.finalists(after))
-    for trial in pruned:  # only ever because a trial is among the best quarter of its rung
-        resumed_anyway = after.trial_status(1, trial) == "done"
-        assert scheduler == "asha" or not resumed_anyway
-    assert best >= min(before.score(1, n) or 1.0 for n in selection.finalists(before))
+    assert pruned > promoted
+    assert {trial for trial in pruned if after.trial_status(1, trial) == "done"} == promoted
+    assert {trial for trial in pruned if after.trial_status(1, trial) == "pruned"} == pruned - promoted
+    if scheduler == "asha":  # c07 is third after two tasks: among the best quarter of 16, not of 8
+        values = {n: after.reports[JobId(1, n)][1].value for n in range(16)}
+        assert sorted(values, key=values.__getitem__)[-3] == 7
+    worst = [min(scores_of_finalists(state)) for state in (before, after)]
+    assert worst[1] >= worst[0]
+
+
+def scores_of_finalists(state: SweepState) -> list[float]:
+    scores = [state.score(1, trial) for trial in selection.finalists(state)]
+    return [score for score in scores if score is not None]
 
 
 def test_optuna_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -176,6 +198,19 @@ def test_the_arms_of_a_comparison_grow_alike_and_an_arm_of_one_gets_a_phase_1(tm
     ]
 
 
+def test_a_larger_top_k_does_not_restart_a_search_that_patience_ended(tmp_path: Path) -> None:
+    fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 12, "top_k": 1, "patience": 2}
+    learner = Learner()
+    assert drive(opened(tmp_path / "s", **fixed), learner, workers=1)
+    before, n_asked = opened(tmp_path / "s", **fixed).state, len(learner.asked)
+    assert drive(opened(tmp_path / "s", then={"top_k": 2}, **fixed), learner, workers=1)
+    after = opened(tmp_path / "s", then={"top_k": 2}, **fixed).state
+    assert after.started == before.started and after.exhausted_by()
+    first, second = selection.finalists(after)
+    assert [first] == selection.finalists(before)
+    assert {name for name in learner.asked[n_asked:] if name[:2] == "p2"} == {f"p2-c{second:02d}-s{s}" for s in (0, 1)}
+
+
 def test_patience_counts_anew_in_an_extended_sweep(tmp_path: Path) -> None:
     fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 12, "top_k": 1, "patience": 2}
     assert drive(opened(tmp_path / "s", **fixed), Learner(), workers=1)
@@ -191,14 +226,15 @@ def test_a_kill_at_any_byte_of_the_change_leaves_a_sweep_that_is_extended_at_the
     folder, then = tmp_path / "s", {"num_samples": 5, "reporting": [0, 1, 2]}
     assert drive(opened(folder, **fixed), Learner())
     journal = (folder / "journal.jsonl").read_bytes()
-    opened(folder, then=then, **fixed).start({})  # writes the change
+    recorder = opened(folder, then=then, **fixed)
+    recorder.start({}), recorder.extend()  # writes the change
     changed = (folder / "journal.jsonl").read_bytes()
     assert changed.startswith(journal) and b"SweepExtended" in changed
     for cut in range(len(journal), len(changed) + 1, 7):
         (folder / "journal.jsonl").write_bytes(changed[:cut])
         recorder = opened(folder, then=then, **fixed)
         assert len(recorder.state.configs) in (3, 5)
-        recorder.start({})
+        recorder.start({}), recorder.extend()
         assert len(recorder.state.configs) == 5 and recorder.state.extended == [SweepExtended(3, 1, [0, 1])]
         assert recorder.state.definition.extent == SweepExtended(5, 1, [0, 1, 2])
 
@@ -206,14 +242,16 @@ def test_a_kill_at_any_byte_of_the_change_leaves_a_sweep_that_is_extended_at_the
 def test_the_command_line_extends_and_refuses_to_shrink(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     more = ["sweep.num_samples=4", "sweep.seeds.reporting=[0,1,2]", "sweep.top_k=2"]
-    made = placed(compose([*STANDIN, "sweep.space={quality: {uniform: [0, 1]}}", *more]), folder)
+    made = with_folder(compose([*STANDIN, "sweep.space={quality: {uniform: [0, 1]}}", *more]), folder)
     folder.mkdir()
     prepare_folder(made)
     larger = resumed(folder, ["sweep.num_samples=10", "sweep.seeds.reporting=[0,1,2,3]"])
     assert larger.extent == SweepExtended(10, 2, [0, 1, 2, 3]) and larger.begun == made.extent
     assert "at most 10 trials" in "\n".join(describe_plan(larger))
     prepare_folder(larger)
-    assert read(folder) == larger == resumed(folder, [])
+    assert read_definition(folder) == larger == resumed(folder, [])
+    recorder = SweepRecorder(larger)
+    recorder.start({}), recorder.extend()
     again = resumed(folder, ["sweep.num_samples=10"])  # the same command again
     assert (again.extent, again.begun) == (larger.extent, larger.begun)
     assert resumed(folder, ["sweep.top_k=3"]).begun == made.extent  # the journal has what lies between
@@ -227,7 +265,7 @@ def test_the_command_line_extends_and_refuses_to_shrink(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=problem):
             resumed(folder, [typed])
-    assert read(folder) == larger
+    assert read_definition(folder) == larger
 
 
 def test_a_journal_holds_any_seed_that_a_sweep_may_have() -> None:
@@ -235,10 +273,82 @@ def test_a_journal_holds_any_seed_that_a_sweep_may_have() -> None:
     assert from_record(to_record(extended)) == extended
 
 
-def test_a_grid_has_no_more_samples(tmp_path: Path) -> None:
+def test_a_mistyped_number_can_be_corrected_until_ray_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 4, "top_k": 1}
+    folder = tmp_path / "s"
+    assert drive(opened(folder, **fixed), Learner())
+    typed = ["sweep.num_samples=4", "sweep.top_k=1", "sweep.seeds.tuning=[100]", "sweep.seeds.reporting=[0,1]"]
+    prepare_folder(with_folder(compose([*STANDIN, "sweep.space={quality: {uniform: [0, 0.9]}}", *typed]), folder))
+
+    def interrupted(recorder: SweepRecorder, console: Console) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ccsi.sweep.driver.run_phases", interrupted)
+    assert sweep([f"resume={folder}", "sweep.num_samples=4000"]) == 130
+    assert read_definition(folder).sweep.num_samples == 4000
+    corrected = resumed(folder, ["sweep.num_samples=40"])
+    assert corrected.extent == SweepExtended(40, 1, [0, 1]) and corrected.begun == SweepExtended(4, 1, [0, 1])
+    prepare_folder(corrected)
+    recorder = SweepRecorder(read_definition(folder))
+    recorder.start(finished_runs(recorder.definition)), recorder.extend()
+    assert len(recorder.state.configs) == 40 and recorder.state.extended == [SweepExtended(4, 1, [0, 1])]
+    with pytest.raises(UserError, match=r"sweep.num_samples was 40 and is now 39"):
+        resumed(folder, ["sweep.num_samples=39"])
+
+
+@pytest.mark.parametrize(("search", "kind"), [("grid", "grid"), ("random", "grid"), ("random", "choice")])
+def test_a_space_without_more_combinations_has_no_more_samples(tmp_path: Path, search: str, kind: str) -> None:
     folder = tmp_path / "s"
     folder.mkdir()
-    space = ["sweep.space={quality: {grid: [0, 1]}}", "sweep.search=grid"]
-    prepare_folder(placed(compose([*STANDIN, *space]), folder))
-    with pytest.raises(UserError, match="takes every combination"):
+    space = [f"sweep.space={{quality: {{{kind}: [0, 1]}}}}", f"sweep.search={search}", "sweep.num_samples=4"]
+    prepare_folder(with_folder(compose([*STANDIN, *space]), folder))
+    with pytest.raises(UserError, match=r"changes nothing, because sweep.space has no more combinations"):
         resumed(folder, ["sweep.num_samples=100"])
+
+
+def test_the_report_of_a_search_that_is_not_finished_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 6, "top_k": 2}
+    assert not drive(opened(tmp_path / "s", **fixed), Learner(), workers=1, events_left=17)
+    assert report_sweep(tmp_path / "s", Console(quiet=True)) == 1
+    said = "phase 1 is not finished (4 of 6 trials); resume it with resume="
+    assert f"ccsi: nothing to report: {said}{tmp_path}/s, or see runs.csv\n" in capsys.readouterr().err
+
+
+def test_former_finalists_are_in_no_count_and_no_picture_of_phase_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "finish", with_curve)
+    fixed: dict[str, Any] = {"space": UNIFORM, "num_samples": 1, "top_k": 1}
+    folder, then = tmp_path / "s", {"num_samples": 8}
+    assert drive(opened(folder, **fixed), Learner())
+    assert not drive(opened(folder, then=then, **fixed), Learner(), events_left=6)  # killed in phase 1
+    state = opened(folder, then=then, **fixed).state
+    counts = count_runs(SweepStatus(state, False, open_runs(state), 0), 2)
+    assert (counts["done"], counts["to do"]) == (0, 2)
+    assert {one.phase for one in standings(state, [])} == {"1"}
+    (folder / "runs/p2-c00-s1/result.json").unlink()  # as if it had been interrupted
+    assert drive(opened(folder, then=then, **fixed), Learner())
+    state = opened(folder, then=then, **fixed).state
+    (best,) = selection.finalists(state)
+    assert best != 0 and state.results.keys() >= {RunId(2, 0, 0), RunId(2, best, 0)}
+    status = SweepStatus(state, False, open_runs(state), 0)
+    assert status.open_runs == []
+    counts = count_runs(status, 2)
+    assert counts == {"done": 2} | dict.fromkeys(("running", "waiting", "pruned", "failed", "to do"), 0)
+    assert [(one.phase, one.trial) for one in standings(state, [])] == [("2", f"c{best:02d}")]
+    assert progress_line(state, [], 2, 2).startswith("2 of 2 done, 0 running, best ")
+    assert write_tables(opened(folder, then=then, **fixed), Console(quiet=True)) == 0
+    runs = read_rows(folder / "runs.csv")
+    assert {run["trial"] for run in runs if run["phase"] == "2"} == {"c00", f"c{best:02d}"}
+    assert [curve.name for curve in reporting_curves(folder, runs)] == [f"trial c{best:02d}"]
+    assert (folder / "plots/top_trials.png").exists()
+
+
+def with_curve(folder: Path, val: float, tasks: int = 2, seconds: float = 1.5) -> dict[str, Any]:
+    """A finished run whose test accuracies can be drawn."""
+    result = finish(folder, val, tasks, seconds, test=val)
+    result["test"]["accuracy_after_task"] = [val] * tasks
+    (folder / "result.json").write_text(json.dumps(result))
+    return result

@@ -13,7 +13,7 @@ from nodes import Nodes
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.resume import placed
+from ccsi.sweep.resume import with_folder
 from ccsi.sweep.tables.rows import collect_results, write_rows
 
 pytest.importorskip("ray")
@@ -36,7 +36,7 @@ def outcome(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
 def quiet(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """What the sweep must come to: the same trials one after another in this process."""
     (folder / "runs").mkdir(parents=True)
-    recorder = SweepRecorder(placed(compose([*TWELVE, "wait=0.0"]), folder))
+    recorder = SweepRecorder(with_folder(compose([*TWELVE, "wait=0.0"]), folder))
     execute_phase(recorder, 1, range(8))
     execute_phase(recorder, 2, selection.best_trials(recorder.state))
     write_rows(collect_results(recorder))

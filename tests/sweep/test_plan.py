@@ -7,7 +7,7 @@ import yaml
 from commands import sweep
 
 from ccsi.sweep.compose import compose
-from ccsi.sweep.resume import placed
+from ccsi.sweep.resume import with_folder
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +59,6 @@ def test_show_prints_the_sweep_as_it_is_kept(tmp_path: Path, capsys: pytest.Capt
     assert shown["sweep"]["top_k"] == 1 and shown["bases"][""]["learner"]["_target_"] == "ccsi.learners.CCSI"
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "s").mkdir()
-    (tmp_path / "s/sweep.yaml").write_text(placed(compose(["sweep.top_k=3"]), tmp_path / "s").dump())
+    (tmp_path / "s/sweep.yaml").write_text(with_folder(compose(["sweep.top_k=3"]), tmp_path / "s").dump())
     assert sweep(["--show", "resume=s"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["sweep"]["top_k"] == 3

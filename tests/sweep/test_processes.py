@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -18,17 +19,17 @@ from launcher import until
 from ccsi.sweep import processes
 from ccsi.sweep.compose import compose
 from ccsi.sweep.processes import NOTE, ProcessWatch, end_processes, identity, is_alive, left_over
-from ccsi.sweep.resume import placed
+from ccsi.sweep.resume import with_folder
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
 
 
 @pytest.fixture
 def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
-    """A process whose command line names Ray."""
-    with subprocess.Popen([*SLEEP, "ray"]) as process:
+    """A process whose command line is one of Ray's."""
+    with subprocess.Popen([*SLEEP, "ray::IDLE"]) as process:
         child = psutil.Process(process.pid)
-        assert until(lambda: "ray" in child.cmdline(), 30)
+        assert until(lambda: "ray::IDLE" in child.cmdline(), 30)
         yield child
         process.kill()
 
@@ -68,11 +69,36 @@ def test_only_what_was_noted_is_ended(tmp_path: Path, child: psutil.Process) -> 
     assert is_alive(child)
 
 
+PACKAGE = "/home/ann/.venv/lib/python3.11/site-packages/ray"
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ([f"{PACKAGE}/core/src/ray/gcs/gcs_server", "--log_dir=/tmp/x"], True),
+        ([f"{PACKAGE}/core/src/ray/raylet/raylet", "--raylet_socket_name=/tmp/x"], True),
+        (["raylet"], True),
+        (["python", "-u", f"{PACKAGE}/_private/log_monitor.py"], True),
+        (["python", f"{PACKAGE}/_private/workers/default_worker.py", "--node-ip-address=127.0.0.1"], True),
+        (["ray::IDLE"], True),
+        (["ray::Trial", "p1-c00-s100", "task", "2"], True),
+        (["ray::DashboardAgent"], True),
+        (["ray-dashboard-NodeHead-0", "(python)"], True),
+        (["python", "train.py", "chest_xray", "dataset.path=/data/xray/train"], False),
+        (["vim", "array.py", "tray", "/home/ann/raylet.md"], False),
+        ([], False),
+    ],
+)
+def test_rays_processes_are_known_by_their_command_line(command: list[str], expected: bool) -> None:
+    process: Any = SimpleNamespace(cmdline=lambda: command)
+    assert processes.is_of_ray(process) == expected
+
+
 def test_status_names_them_and_ends_them_when_asked(
     tmp_path: Path, child: psutil.Process, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    (tmp_path / "sweep.yaml").write_text(placed(compose(["sweep.space={}"]), tmp_path).dump())
+    (tmp_path / "sweep.yaml").write_text(with_folder(compose(["sweep.space={}"]), tmp_path).dump())
     write_note(tmp_path, child)
     assert status([str(tmp_path)]) == 0
     assert "1 processes of Ray are left of a driver that was killed; they end within a minute, or now: " in (
@@ -101,13 +127,15 @@ def test_a_needed_process_that_dies_is_told_and_others_are_noted(
         monkeypatch.setattr(processes, "NEEDED", (psutil.Process(needed.pid).name(),))
         watch.start()
         watch.arm()
-        watch.needed.pop(other.pid)  # the same program here
+        watch.needed.pop(psutil.Process(other.pid))  # the same program here
         assert until(lambda: (tmp_path / NOTE).exists(), 30)
         noted = json.loads((tmp_path / NOTE).read_text())
         assert {pid for pid, _ in noted["processes"]} == {needed.pid, other.pid}
         assert noted["driver"] == list(identity(psutil.Process()))
+        scans = list[None]()
+        monkeypatch.setattr(processes, "descendants", lambda: scans.append(None) or {})
         other.kill()
-        assert not died.wait(0.5)
+        assert not died.wait(0.5) and len(scans) <= 1  # not at each of ten polls
         needed.kill()
         assert died.wait(30) and told == [psutil.Process().name()]
         watch.finish()

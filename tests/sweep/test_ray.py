@@ -22,7 +22,7 @@ from ccsi.sweep import selection
 from ccsi.sweep.compose import compose
 from ccsi.sweep.execution.context import execute
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.resume import placed
+from ccsi.sweep.resume import with_folder
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.tables.comparison import write_comparison
 from ccsi.sweep.tables.rows import collect_results
@@ -55,7 +55,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the digits sweep must come to: the same runs one after another in this process, as `python -m ccsi` does."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "runs").mkdir()
-    recorder = SweepRecorder(placed(compose(DIGITS), folder))
+    recorder = SweepRecorder(with_folder(compose(DIGITS), folder))
     execute_phase(recorder, 1, (1, 2))
     execute_phase(recorder, 2, selection.best_trials(recorder.state))
     (folder / "journal.jsonl").unlink()  # the runs' folders are enough

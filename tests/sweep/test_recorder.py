@@ -25,7 +25,7 @@ from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import ConfigSuggested, JobId, RunFinished, RunId, RunLost, Status, TaskReported
 from ccsi.sweep.folder import remove_notes
 from ccsi.sweep.recorder import SweepRecorder, reconcile, replay
-from ccsi.sweep.resume import placed
+from ccsi.sweep.resume import with_folder
 from ccsi.sweep.runs import check_known, finished_runs
 from ccsi.sweep.tables.rows import collect_results, run_rows
 
@@ -50,7 +50,7 @@ def composed() -> Definition:
 def opened(folder: Path) -> SweepRecorder:
     """A sweep in `folder`. The runs' configurations hold what made-up trials need: whole ones take 12 ms each."""
     (folder / "runs").mkdir(parents=True, exist_ok=True)
-    definition = placed(composed(), folder)
+    definition = with_folder(composed(), folder)
 
     def run_config(values: dict[str, Any], phase: int, seed: int, run_dir: Path) -> dict[str, Any]:
         return values | {"seed": seed, "run_dir": str(run_dir)}

@@ -65,7 +65,7 @@ def test_what_changed_is_copied_and_comes_back(tmp_path: Path, monkeypatch: pyte
         ("weird://bucket/a", "cannot be used"),
         ("no-address", "expected an address all machines can write to"),
         ("memory://a", "expected an address all machines can write to"),
-        ("file:///proc/nothing", "cannot be written (["),
+        ("file:///proc/nothing", "cannot be written (FileNotFoundError: ["),
         ("http://127.0.0.1:9/a", "cannot be written (NotImplementedError)"),
     ],
 )

@@ -24,7 +24,7 @@ from ccsi.sweep.events import JobId, RunFinished, RunId, TaskReported
 from ccsi.sweep.folder import lock_sweep
 from ccsi.sweep.progress import standings
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.resume import placed, read
+from ccsi.sweep.resume import read_definition, with_folder
 from ccsi.sweep.status import print_status, read_status, time_left
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +68,7 @@ def folder(tmp_path: Path) -> Path:
     """Phase 1 in the middle: c00 done, c01 pruned, c02 failed, c03 in its first of two seeds."""
     folder = tmp_path / "s"
     (folder / "runs").mkdir(parents=True)
-    (folder / "sweep.yaml").write_text(placed(definition(), folder).dump())
+    (folder / "sweep.yaml").write_text(with_folder(definition(), folder).dump())
     for seed in (10, 11):
         finish(folder / f"runs/p1-c00-s{seed}", 100.0)
     running = folder / "runs/p1-c03-s10"
@@ -135,7 +135,7 @@ def test_a_running_sweep(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_failed_trials_are_named_with_their_reason_and_traceback(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recorder = SweepRecorder(read(folder))
+    recorder = SweepRecorder(read_definition(folder))
     recorder.end_job(JobId(1, 2), "ValueError: boom", "Traceback …\nValueError: boom\n")
     recorder.end_job(JobId(1, 3), "learner=ewc gives features that\nare no numbers after task 1.")
     for job in ("p2-c00-s0", "p2-c00-s1"):  # one and the same trial
@@ -171,6 +171,36 @@ def test_pipes_in_a_run_count_as_absent(folder: Path, capsys: pytest.CaptureFixt
         os.mkfifo(folder / "runs" / name)
     assert main([str(folder)]) == 0
     assert "phase 1  runs: 1 done" in capsys.readouterr().out
+
+
+def test_odd_values_of_a_run_are_shown_as_they_are_or_left_out(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = folder / "runs/p1-c03-s10/metrics.jsonl"
+    odd = [{"task": 1, "seconds": 40.0}, {"task": 2, "phase": "[/x]", "step": 1, "steps": "[b]", "seconds": "x"}]
+    odd += [{"task": 2, "phase": ":x:[b]", "seconds": seconds} for seconds in (None, [], {}, 10**400)]
+    for n in range(2, len(odd) + 1):
+        metrics.write_text("".join(json.dumps(one) + "\n" for one in odd[:n]))
+        assert main([str(folder)]) == 0
+        said = capsys.readouterr().out
+        assert cells(said, "p1-c03-s10")[1:3] == ["2", odd[n - 1]["phase"]]
+        assert cells(said, "1")[-1] == "200" and "0.900       40" in said  # the last seconds that are a number
+
+
+def test_brackets_in_a_path_are_printed(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = folder.rename(tmp_path / "s [v1] [bold] :x:")
+    assert main([str(moved)]) == 0
+    assert f"Sweep {moved.name} in {moved}: phase 1" in capsys.readouterr().out
+    progress.open_console().print(f"  ccsi sweep resume={moved}", soft_wrap=True)
+    assert f"resume={moved}\n" in capsys.readouterr().out
+
+
+def test_nothing_is_ended_where_there_is_no_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for name in ("file", "nowhere"):
+        assert main([str(tmp_path / name), "--end"]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and "holds no sweep.yaml" in said.err
 
 
 def test_one_whose_driver_is_gone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -268,7 +298,7 @@ def test_neither_torch_nor_ray_is_imported(folder: Path) -> None:
 
 def test_trials_are_compared_at_equal_tasks(folder: Path) -> None:
     (folder / "journal.jsonl").unlink()
-    recorder = SweepRecorder(read(folder))
+    recorder = SweepRecorder(read_definition(folder))
 
     def report(run: RunId, task: int, tasks_done: int, score: float, others: float | None = None) -> None:
         value = score if others is None else (score + others) / 2
@@ -288,6 +318,11 @@ def test_trials_are_compared_at_equal_tasks(folder: Path) -> None:
     report(RunId(1, 0, 11), 1, 3, 0.9, others=0.5)
     assert order()[0] == ("c00", "3", "0.700")
     # in phase 2 seeds run side by side: 2 + 0 tasks are not 1 + 1
+    report(RunId(2, 3, 0), 1, 1, 0.2)
+    assert order()[0][0] == "c00"  # phase 1 is not finished: other trials may be reported in the end
+    for trial, score in enumerate((0.1, 0.2, 0.3, 0.4)):
+        for seed in (10, 11):
+            recorder.record(RunFinished(RunId(1, trial, seed), 2, {"average_incremental": score}, 9.0))
     report(RunId(2, 2, 0), 1, 1, 1.0)
     report(RunId(2, 2, 1), 1, 1, 1.0)
     report(RunId(2, 3, 0), 2, 2, 0.2)
@@ -296,7 +331,7 @@ def test_trials_are_compared_at_equal_tasks(folder: Path) -> None:
 
 def test_the_line_names_the_best_by_its_final_value(folder: Path) -> None:
     (folder / "journal.jsonl").unlink()
-    recorder = SweepRecorder(read(folder))
+    recorder = SweepRecorder(read_definition(folder))
     for trial, value in ((0, 0.5), (1, 0.6)):
         recorder.report(TaskReported(RunId(1, trial, 10), 1, 1, 1.0 - value, 2, 1.0 - value, 1.0))
         for seed in (10, 11):  # whose reports were lost
@@ -314,7 +349,7 @@ def test_the_driver_prints_the_best_settings_every_thirty_seconds_if_there_is_ne
     monkeypatch.setattr(progress.time, "monotonic", lambda: Clock.now)
     (folder / "journal.jsonl").unlink()
     file = io.StringIO()
-    recorder = SweepRecorder(read(folder))
+    recorder = SweepRecorder(read_definition(folder))
     printer = progress.ProgressPrinter(recorder, Console(file=file, width=120))
     printer.start_phase(1, 4)
 

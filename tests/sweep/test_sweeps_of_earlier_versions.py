@@ -25,7 +25,7 @@ from ccsi.sweep.compose import compose
 from ccsi.sweep.events import ConfigSuggested, JobId
 from ccsi.sweep.journal import Journal
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.resume import placed, read
+from ccsi.sweep.resume import read_definition, with_folder
 from ccsi.sweep.resume import resumed as resume_definition
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.tables.leaderboard import leaderboard
@@ -56,7 +56,7 @@ def resumed(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> SweepRe
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.chdir(folder.parent)
     shutil.copytree(BEGUN / name, folder)
-    recorder = SweepRecorder(placed(read(folder), folder))
+    recorder = SweepRecorder(with_folder(read_definition(folder), folder))
     assert recorder.journal.n_skipped == 0
     assert not selection.is_search_finished(recorder.state)
     assert drive(recorder, None)
@@ -115,12 +115,12 @@ def test_the_metric_macro_and_its_figures_are_macro_over_tasks_now(tmp_path: Pat
     folder = tmp_path / "s"
     folder.mkdir()
     space = "sweep.space={learner.w_idc: {choice: [0.0]}}"
-    definition = placed(compose([space, "sweep.metric=val_macro", "sweep.top_k=1"]), folder)
+    definition = with_folder(compose([space, "sweep.metric=val_macro", "sweep.top_k=1"]), folder)
     assert definition.sweep.metric == "val_macro_over_tasks"
     text = definition.dump()
     assert text.count("val_macro_over_tasks") == 1 and text.count("val_macro\n") == 1  # as typed, among the overrides
     (folder / "sweep.yaml").write_text(text.replace("val_macro_over_tasks", "val_macro"))
-    assert read(folder).sweep.metric == "val_macro_over_tasks"
+    assert read_definition(folder).sweep.metric == "val_macro_over_tasks"
     definition = resume_definition(folder, ["ray.num_cpus=1"])
     assert definition.sweep.metric == "val_macro_over_tasks"
     run = {

@@ -30,7 +30,7 @@ from ccsi.sweep.events import JobEnded, JobId, RunId, Status, TaskReported, Tria
 from ccsi.sweep.progress import standings
 from ccsi.sweep.pruners import MedianPruner, SuccessiveHalving
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.resume import placed, resumed
+from ccsi.sweep.resume import resumed, with_folder
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.search import TriedConfig
 from ccsi.sweep.state import SweepState
@@ -56,7 +56,7 @@ def opened(folder: Path, waits: Sequence[float] = (), **changes: Any) -> SweepRe
     """
     definition = replace(composed(), sweep=replace(composed().sweep, **changes), cwd=str(Path.cwd()))
     (folder / "runs").mkdir(parents=True, exist_ok=True)
-    definition = placed(definition, folder)
+    definition = with_folder(definition, folder)
 
     def run_config(values: dict[str, Any], phase: int, seed: int, run_dir: Path) -> dict[str, Any]:
         wait = float(waits[RunId.parse(run_dir.name).trial]) if len(waits) else 1.0
@@ -297,7 +297,7 @@ def constant(config: dict[str, Any], phase: int) -> list[float]:
 def test_a_sweep_ended_by_its_budget_goes_on_when_given_more(tmp_path: Path) -> None:
     typed = ["sweep.search=grid", "sweep.top_k=2", "sweep.seeds.reporting=[0]", "sweep.budget.trials=3"]
     typed.append("sweep.space={quality: {grid: [0.1, 0.2, 0.3, 0.4, 0.5]}}")
-    definition = placed(compose([*STANDIN, *typed]), tmp_path / "s")
+    definition = with_folder(compose([*STANDIN, *typed]), tmp_path / "s")
     (tmp_path / "s/runs").mkdir(parents=True)
     (tmp_path / "s/sweep.yaml").write_text(definition.dump())
     recorder = SweepRecorder(definition)
@@ -631,7 +631,7 @@ def earlier(folder: Path, *overrides: str, runs: dict[float, float] | None = Non
     """A finished sweep over `quality`; `runs`: quality -> score."""
     runs = runs or {0.2: 0.2, 0.6: 0.9, 0.7: 0.8, 5.0: 0.99}
     space = f"sweep.space={{quality: {{grid: [{','.join(map(str, runs))}]}}}}"
-    definition = placed(compose([*STANDIN, space, "sweep.search=grid", *overrides]), folder)
+    definition = with_folder(compose([*STANDIN, space, "sweep.search=grid", *overrides]), folder)
     (folder / "runs").mkdir(parents=True)
     (folder / "sweep.yaml").write_text(definition.dump())
     for n, score in enumerate(runs.values()):

@@ -19,7 +19,7 @@ import yaml
 from launcher import MARK, ROOT, Sweep, until
 
 from ccsi.sweep.compose import compose
-from ccsi.sweep.resume import placed, resumed
+from ccsi.sweep.resume import resumed, with_folder
 
 pytest.importorskip("ray")
 from ray.autoscaler._private.kuberay import autoscaling_config
@@ -79,7 +79,7 @@ def test_every_sweep_in_these_files_is_one_and_the_same_line_goes_on_with_it(tmp
     found = [keys for keys in found if keys not in rivals[:-1]]
     assert len(rivals) == 5 and len(found) >= 10
     definitions = [compose(keys) for keys in found]
-    (tmp_path / "sweep.yaml").write_text(placed(definitions[0], tmp_path).dump())
+    (tmp_path / "sweep.yaml").write_text(with_folder(definitions[0], tmp_path).dump())
     assert resumed(tmp_path, found[0]).bases == definitions[0].bases
 
 

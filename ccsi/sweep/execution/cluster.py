@@ -120,7 +120,7 @@ def print_addresses(console: Console, dashboard: str) -> None:
         if token is not None and not console.is_terminal:  # a log file must not hold it
             token = "shown on a terminal only; or choose one: RAY_AUTH_MODE=token RAY_AUTH_TOKEN=…"
         lines.append(f"Dashboard: http://{dashboard}" + (f" (token: {token})" if token else ""))
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    console.print("\n".join(lines), soft_wrap=True)
 
 
 def check_cluster(address: str) -> None:

@@ -39,11 +39,11 @@ def measure_gpu_share(
     if not enough:
         has = f"none with a GPU has the {context.cpu:g} CPUs of a trial for each" if per_gpu else "none has a GPU"
         raise UserError(f"resources.gpu=auto: expected a machine with a GPU, but of the {len(nodes)} there {has}.")
-    console.print("Measuring how much of a GPU a trial takes …", highlight=False)
+    console.print("Measuring how much of a GPU a trial takes …")
     used, total = run_warm_up(warm_up_config(recorder.state), context)
     fits = min(packing(used, total), math.floor(min(enough) + 1e-6))
     gib = f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB"
-    console.print(f"resources.gpu=auto: a trial took {gib}, so {fits} share a GPU.", highlight=False)
+    console.print(f"resources.gpu=auto: a trial took {gib}, so {fits} share a GPU.")
     share = math.floor(1e4 / fits) / 1e4  # Ray counts in ten-thousandths and rounds: 6 times 0.1667 were more than one
     recorder.record(GpuShareMeasured(share))
     return share

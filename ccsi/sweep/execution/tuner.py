@@ -186,7 +186,7 @@ def run_jobs(recorder: SweepRecorder, progress: ProgressPrinter, jobs: Iterator[
         slots = autoscaled or cluster.count_slots(nodes, cpu, gpu) // workers
         if searcher.max_live and not slots:
             text = f"No room for a trial is left (there is: {cluster.format_nodes(nodes)}): waiting."
-            progress.console.print(text, highlight=False)
+            progress.console.print(text)
         return max_live(definition, slots)
 
     searcher = TrialSearcher(jobs, max_live(definition, slots), count)

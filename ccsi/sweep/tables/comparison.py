@@ -10,6 +10,7 @@ from rich.console import Console
 from ccsi.config import flat, shown
 from ccsi.evaluation import metrics
 from ccsi.io.atomic import write_atomically
+from ccsi.io.text import all_printable
 from ccsi.sweep import selection
 from ccsi.sweep.definition import Sweep
 from ccsi.sweep.events import JobId, Status, trial_name
@@ -87,16 +88,15 @@ def _figures(state: SweepState, trial: int, results: Sequence[Result]) -> Row:
 
 def _add_references(done: Sequence[Row], key: str, results: Mapping[str, Sequence[Result]], sweep: Sweep) -> None:
     """How far each candidate is from the best one on val, and from the best data-free one, in the test metric."""
-    metric, seeds = sweep.metric.removeprefix("val_"), sweep.seeds.reporting
+    metric = sweep.metric.removeprefix("val_")
     values = {name: [float(one["test"][metric]) for one in own] for name, own in results.items()}
-    scores = {name: dict(zip(seeds, own, strict=True)) for name, own in values.items()}
     candidates = {"best": [row for row in done if not row["permissions"]]}
     candidates["best_data_free"] = [row for row in done if row["data_free"]]
     for name, group in candidates.items():
         if not group:
             continue
         first = max(group, key=lambda row: row["val_score"])[key]
-        found = compare_with(first, {row[key]: scores[row[key]] for row in group})
+        found = compare_with(first, {row[key]: values[row[key]] for row in group})
         for row in group:
             one = found.get(row[key], Difference(0.0))
             row |= {f"{name}_{part}": value for part, value in zip(PARTS, one, strict=True)}
@@ -118,8 +118,8 @@ def notes(state: SweepState, rows: Sequence[Row]) -> list[str]:
         tuning = f"No tuning: one config of each {key}, as sweep.space gives it."
     spread = " ± standard deviation" if n > 1 else ""
     test = (
-        "[its interval over the seeds, Student's t] and p of a paired t-test, both corrected for how many are compared "
-        "(Benjamini and Yekutieli 2001, 2005), so that the interval leaves out 0 exactly where p < 0.05"
+        "[its interval over the seeds, Student's t] and p of a paired t-test, both adjusted for how many are compared "
+        "(Benjamini and Yekutieli 2001, 2005), so that the interval leaves out 0 exactly where the adjusted p < 0.05"
     )
     if n < 3:
         test = "no interval and no test of significance for fewer than three seeds"
@@ -129,7 +129,8 @@ def notes(state: SweepState, rows: Sequence[Row]) -> list[str]:
         f"{sweep.seeds.reporting}; by kind, then by val. The headline is macro over tasks; see docs/glossary.md. "
         "Kept: real images at the end. Peak memory: the process's, or on a GPU its allocations.",
         f"vs. best: difference of test {metric.removeprefix('val_').replace('_', ' ')}, in points, from the best on "
-        f"val of those without permissions; data-free: among the data-free; {test}.",
+        f"val of those without permissions; data-free: among the data-free; {test}. The best is chosen on the same "
+        "seeds, so differences from it look slightly too large.",
         *_untested(rows, key),
     ]
     if others := other_models(state):
@@ -191,7 +192,7 @@ def write_comparison(sweep: SweepResults, console: Console) -> list[str]:
     """Write comparison.csv, .md and .tex, and print the table; returns the candidates that have no figures."""
     rows, definition, key = comparison(sweep), sweep.state.definition, str(sweep.state.definition.compared)
     texts, sentences = {row[key]: cells(row, key) for row in rows}, notes(sweep.state, rows)
-    text = pd.DataFrame(texts.values())
+    text = pd.DataFrame(all_printable([*texts.values()]))
     sentences += [f"The sweep was {one}." for one in describe_extensions(sweep.state)]
     text = text.loc[:, (text != "").any() | text.columns.isin([key, "kind", "kept"])]
     configs = list[str]()

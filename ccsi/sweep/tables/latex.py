@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from ccsi.io.text import printable
 from ccsi.sweep.events import Status
 from ccsi.sweep.tables.rows import HEADINGS, Row
 from ccsi.sweep.tables.statistics import Difference, p_text
@@ -32,8 +33,10 @@ def latex_table(
     differences: by candidate, from the best one (`vs. best`), which is not among them.
     """
     marks = {figure: _marks(rows, key, figure) for figure in HEADINGS if any(f"{figure}_mean" in row for row in rows)}
-    heads = [*(escaped(HEADINGS[figure]) for figure in marks), *([r"vs.\ best"] if marks else [])]
-    lines = [f"% {' '.join(note.split())}" for note in notes]
+    is_tested = any(one.p is not None for one in differences.values())
+    versus = r"vs.\ best, adjusted interval and $p$" if is_tested else r"vs.\ best"
+    heads = [*(escaped(HEADINGS[figure]) for figure in marks), *([versus] if marks else [])]
+    lines = [f"% {printable(' '.join(note.split()))}" for note in notes]
     lines += [
         "% Bold: the best mean of those without permissions; underlined: the second. Needs \\usepackage{booktabs}.",
         f"\\begin{{tabular}}{{ll{'r' * len(heads)}}}",
@@ -79,4 +82,5 @@ def _difference(one: Difference | None) -> str:
     if one.p is None or one.low is None or one.high is None:
         return text
     p = p_text(one.p)
-    return f"{text} [${100 * one.low:+.1f}$, ${100 * one.high:+.1f}$], $p {p if p[0] == '<' else f'= {p}'}$"
+    interval = f"[${100 * one.low:+.1f}$, ${100 * one.high:+.1f}$]"
+    return rf"{text} {interval}, $p_{{\mathrm{{adj}}}} {p if p[0] == '<' else f'= {p}'}$"

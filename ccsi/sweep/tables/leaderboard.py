@@ -13,6 +13,7 @@ from rich.text import Text
 
 import ccsi.config
 from ccsi.io.atomic import write_atomically
+from ccsi.io.text import all_printable, printable
 from ccsi.sweep import selection
 from ccsi.sweep.events import Status, trial_name
 from ccsi.sweep.pruners import SCHEDULER_NAMES
@@ -136,7 +137,9 @@ def write_leaderboard(sweep: SweepResults, console: Console) -> None:
         start = [str(row["rank"] or "-"), row["trial"], row["protocol"] or "-"]
         lines.append([*start, *(values.get(key, "") for key in keys), n, *figures])
         configs.append(f"{row['trial']}: {' '.join(f'{k}={v}' for k, v in values.items())} ({row['protocol']})")
-    text = pd.DataFrame(lines, columns=["rank", "trial", "protocol", *keys, "n", *RANKED_FIGURES.values(), "seconds"])
+    text = pd.DataFrame(
+        all_printable(lines), columns=["rank", "trial", "protocol", *keys, "n", *RANKED_FIGURES.values(), "seconds"]
+    )
     if not definition.sweep.minimize:
         text = text.iloc[:, :-1]
     known = selection.known_trials(state)
@@ -177,16 +180,22 @@ def best_yaml(state: SweepState, trial: int) -> str:
     config |= {"device": definition.device(config), "threads": definition.threads(values), "workers": workers}
     config |= {"seed": definition.sweep.seeds.reporting[0], "run_dir": None, "evaluate_test": True}
     command = "ccsi run" if workers == 1 else "ccsi train"
-    head = f"# The best trial ({trial_name(trial)}) of {definition.name}, on val: {command} <this file>\n"
+    head = f"# The best trial ({trial_name(trial)}) of {printable(definition.name)}, on val: {command} <this file>\n"
     return head + ccsi.config.to_yaml(config)
 
 
 def write_table(path: Path, head: str, rows: Sequence[Row], text: pd.DataFrame, below: Sequence[str]) -> None:
     """Write the rows as `<path>.csv`, and their text as `<path>.md` between `head` and the lines below."""
     write_csv(path.with_suffix(".csv"), rows)
-    first, *body = (" | ".join(["", *line, ""]).strip().replace("\n", " ") for line in (text.columns, *text.values))
-    lines = [head, "", first, "|" + "---|" * len(text.columns), *body, "", *below, ""]
+    first, *body = (" | ".join(["", *map(markdown, line), ""]).strip() for line in (text.columns, *text.values))
+    lines = [markdown(line) for line in head.split("\n")]
+    lines += ["", first, "|" + "---|" * len(text.columns), *body, "", *map(markdown, below), ""]
     write_atomically(path.with_suffix(".md"), "\n".join(lines).encode())
+
+
+def markdown(text: str) -> str:
+    """Text of the user's in one line of Markdown: it adds no column to a table and no HTML."""
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", printable(text.replace("\n", " ")).replace("|", r"\|"))
 
 
 def print_table(
@@ -201,4 +210,4 @@ def print_table(
         table.add_row(*map(Text, cells), end_section=number in ends)
     console.print(table)
     for note in notes:
-        console.print(note, highlight=False, markup=False)
+        console.print(note)

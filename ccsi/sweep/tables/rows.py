@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ccsi.io.atomic import write_atomically
-from ccsi.io.text import printable
+from ccsi.io.text import all_printable
 from ccsi.sweep import selection
 from ccsi.sweep.events import JobId, RunId, RunLost, Status, trial_name
 from ccsi.sweep.progress import tasks_done
@@ -117,14 +117,14 @@ def write_rows(sweep: SweepResults) -> pd.DataFrame:
 
 def _table(rows: Sequence[Row]) -> pd.DataFrame:
     """A table with one type per column: lists and mixed config values become text, as Parquet wants it."""
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(all_printable(rows))  # a path need not be UTF-8
     for name in table.filter(regex="^config/").select_dtypes(exclude="number"):
         table[name] = table[name].map(lambda v: v if isinstance(v, str) else json.dumps(v), na_action="ignore")
-    table = table.map(lambda v: printable(v) if isinstance(v, str) else v)  # a path need not be UTF-8
     return table.astype(dict.fromkeys(table.filter(regex="^(val_|test_|seconds$)"), "float64"))
 
 
 def write_csv(path: Path, rows: pd.DataFrame | Sequence[Row]) -> None:
     """Write a table, lists and dicts in it as JSON."""
-    table = pd.DataFrame(rows).map(lambda value: json.dumps(value) if isinstance(value, list | dict) else value)
+    table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(all_printable(rows))
+    table = table.map(lambda value: json.dumps(value) if isinstance(value, list | dict) else value)
     write_atomically(path, table.to_csv(index=False).encode())

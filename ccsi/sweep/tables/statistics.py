@@ -9,8 +9,8 @@ import numpy as np
 from ccsi.confidence import half_width
 from ccsi.sweep.ranking import mean
 
-SIGNIFICANT = 0.05
-"""A corrected p below it is a difference."""
+ALPHA = 0.05
+"""An adjusted p below it is a difference."""
 TOO_FEW = "fewer than three seeds"
 
 
@@ -28,12 +28,12 @@ class Summary(NamedTuple):
         return {f"{figure}_{part}": getattr(self, part) for part in self._fields[1:]}
 
 
-def summary(values: Sequence[float], level: float = 0.95) -> Summary:
-    """Mean, standard deviation and Student's t interval (METHOD section 8). Raises ValueError as `mean`."""
+def summary(values: Sequence[float]) -> Summary:
+    """Mean, standard deviation and Student's 95 % t interval (METHOD section 8). Raises ValueError as `mean`."""
     center, n = mean(values), len(values)
     if n == 1:
         return Summary(1, center)
-    half = float(half_width(values, level))
+    half = float(half_width(values))
     return Summary(n, center, float(np.std(values, ddof=1)), center - half, center + half)
 
 
@@ -46,56 +46,56 @@ def mean_text(row: Mapping[str, Any], figure: str, scale: float = 100, interval:
 
 
 class Difference(NamedTuple):
-    """How far a group's mean is from another's; the interval's ends and p are None where `untested` says why."""
+    """How far a group's mean is from another's. p is adjusted; if it and the interval are None, `reason` says why."""
 
     mean: float
     low: float | None = None
     high: float | None = None
     p: float | None = None
-    untested: str = ""
+    reason: str = ""
 
 
-def compare_with(reference: str, groups: Mapping[str, Mapping[int, float]]) -> dict[str, Difference]:
-    """The difference of each other group (seed -> value) from the reference, with its interval and p.
+def compare_with(reference: str, groups: Mapping[str, Sequence[float]]) -> dict[str, Difference]:
+    """The difference of each other group from the reference, with its interval and p.
+
+    groups: values over the seeds, the same seeds in the same order in all groups.
 
     p is of a paired two-sided t-test over the seeds, the false discovery rate controlled under any dependence, because
     all are compared with the same group (Benjamini and Yekutieli 2001). The interval is of the paired difference, its
     level raised so that as few of those that leave out 0 are wrong: 1 − 0.05 · R / (m · Σ 1/i) for m tests of which R
     (at least 1) are significant (Benjamini and Yekutieli 2005). Both say the same: the step-up procedure
     rejects exactly the tests whose own p is at most 0.05 · R / (m · Σ 1/i), so that an interval leaves out 0 exactly
-    where the corrected p is below 0.05.
+    where the adjusted p is below 0.05.
 
-    There is neither for fewer than three seeds, for groups of different seeds, and for a difference that is the
-    same on every seed, which has no error estimate.
+    There is neither for fewer than three seeds, nor for a difference that is the same on every seed, which has no error
+    estimate.
     """
     from scipy.stats import false_discovery_control, ttest_1samp  # seconds to import
 
-    found, apart, theirs = dict[str, Difference](), dict[str, list[float]](), groups[reference]
-    for name, mine in groups.items():
-        paired = [mine[seed] - theirs[seed] for seed in mine.keys() & theirs.keys()]
+    found, differences, reference_values = dict[str, Difference](), dict[str, list[float]](), groups[reference]
+    for name, values in groups.items():
         if name == reference:
             continue
-        if mine.keys() != theirs.keys():
-            found[name] = Difference(mean([*mine.values()]) - mean([*theirs.values()]), untested="not the same seeds")
-        elif len(paired) < 3:
-            found[name] = Difference(mean(paired), untested=TOO_FEW)
+        paired = [value - other for value, other in zip(values, reference_values, strict=True)]
+        if len(paired) < 3:
+            found[name] = Difference(mean(paired), reason=TOO_FEW)
         elif np.ptp(paired) <= 1e-9:
-            found[name] = Difference(mean(paired), untested="the same difference on every seed")
+            found[name] = Difference(mean(paired), reason="the same difference on every seed")
         else:
-            apart[name] = paired
-    if apart:
-        m = len(apart)
-        p = false_discovery_control([ttest_1samp(paired, 0).pvalue for paired in apart.values()], method="by")
-        n_rejected = max(1, int((p <= SIGNIFICANT).sum()))
-        level = 1 - SIGNIFICANT * n_rejected / (m * sum(1 / i for i in range(1, m + 1)))
-        for (name, paired), corrected in zip(apart.items(), p, strict=True):
+            differences[name] = paired
+    if differences:
+        m = len(differences)
+        p = false_discovery_control([ttest_1samp(paired, 0).pvalue for paired in differences.values()], method="by")
+        n_rejected = max(1, int((p <= ALPHA).sum()))
+        level = 1 - ALPHA * n_rejected / (m * sum(1 / i for i in range(1, m + 1)))
+        for (name, paired), adjusted in zip(differences.items(), p, strict=True):
             center, half = mean(paired), float(half_width(paired, level))
-            found[name] = Difference(center, center - half, center + half, float(corrected))
+            found[name] = Difference(center, center - half, center + half, float(adjusted))
     return found
 
 
 def difference_text(difference: Difference) -> str:
-    """`-7.3 [-9.0, -5.6], p 0.012`: in points, with interval and corrected p where it was tested."""
+    """`-7.3 [-9.0, -5.6], p 0.012`: in points, with interval and adjusted p where it was tested."""
     text = f"{100 * difference.mean:+.1f}"
     if difference.p is None or difference.low is None or difference.high is None:
         return text
@@ -104,5 +104,5 @@ def difference_text(difference: Difference) -> str:
 
 def p_text(p: float) -> str:
     """A p value as tables show it; rounded up to 0.050 it would contradict its interval."""
-    shown = min(p, 0.049) if p < SIGNIFICANT else p
+    shown = min(p, 0.049) if p < ALPHA else p
     return "< 0.001" if p < 0.001 else f"{shown:.3f}"

@@ -17,7 +17,7 @@ from ccsi.sweep.compose import compose
 from ccsi.sweep.execution import gpu_packing
 from ccsi.sweep.execution.context import TrialContext
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.resume import placed
+from ccsi.sweep.resume import with_folder
 
 GIB = 2**30
 CONTEXT = TrialContext(1, 2.0, 1.0, 4)
@@ -27,7 +27,7 @@ DIGITS += ["sweep.space={learner.w_idc: {choice: [0.0, 1.0]}}", "learner.synthes
 
 def recorder_of(folder: Path) -> SweepRecorder:
     (folder / "runs").mkdir(parents=True, exist_ok=True)
-    return SweepRecorder(placed(compose(DIGITS), folder))
+    return SweepRecorder(with_folder(compose(DIGITS), folder))
 
 
 @pytest.mark.parametrize(

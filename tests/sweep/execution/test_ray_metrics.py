@@ -132,7 +132,7 @@ def test_the_token_is_shown_on_a_terminal_and_kept_out_of_logs(
     monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret")
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "127.0.0.1", "MetricsExportPort": 4711}])
     file = io.StringIO()
-    print_addresses(Console(file=file, force_terminal=terminal, width=50), "127.0.0.1:8265")
+    print_addresses(Console(file=file, force_terminal=terminal, width=50, highlight=False), "127.0.0.1:8265")
     metrics, dashboard = file.getvalue().splitlines()
     assert metrics == "Metrics for Prometheus: http://127.0.0.1:4711/metrics"
     assert dashboard.startswith("Dashboard: http://127.0.0.1:8265 ")

@@ -26,7 +26,7 @@ from ccsi.sweep.execution.failures import WORKER_DIED
 from ccsi.sweep.execution.tuner import JournalCallback, TrialSearcher
 from ccsi.sweep.progress import ProgressPrinter
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.resume import placed
+from ccsi.sweep.resume import with_folder
 
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
 NOBODY: Any = None
@@ -47,7 +47,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_trial_that_tune_gave_up_silently_is_booked_and_makes_room(tmp_path: Path) -> None:
     (tmp_path / "s/runs").mkdir(parents=True)
     space = "sweep.space={quality: {grid: [0.3]}}"
-    recorder = SweepRecorder(placed(compose([*STANDIN, space, "sweep.search=grid"]), tmp_path / "s"))
+    recorder = SweepRecorder(with_folder(compose([*STANDIN, space, "sweep.search=grid"]), tmp_path / "s"))
     searcher = TrialSearcher(iter([{"name": "p1-c00"}]), 1)
     searcher.suggest("id")
     events = callback_of(recorder, searcher)
@@ -66,7 +66,7 @@ def test_a_trial_given_to_an_idle_worker_that_died_is_offered_once_more(tmp_path
     (tmp_path / "error.txt").write_text("The actor died unexpectedly before finishing this task.\n")
     space = "sweep.space={quality: {grid: [0.3]}}"
     recorder = SweepRecorder(
-        placed(compose([*STANDIN, space, "sweep.search=grid", "sweep.max_failures=1"]), tmp_path / "s")
+        with_folder(compose([*STANDIN, space, "sweep.search=grid", "sweep.max_failures=1"]), tmp_path / "s")
     )
     searcher = TrialSearcher(iter([{"name": "p1-c00"}]), 1)
     events = callback_of(recorder, searcher)
@@ -87,7 +87,7 @@ def test_what_ray_knows_of_a_workers_end_is_told_when_the_trial_is_given_up(tmp_
     )
     (tmp_path / "error.txt").write_text(killed)
     space = "sweep.space={quality: {grid: [0.3]}}"
-    recorder = SweepRecorder(placed(compose([*STANDIN, space, "sweep.search=grid"]), tmp_path / "s"))
+    recorder = SweepRecorder(with_folder(compose([*STANDIN, space, "sweep.search=grid"]), tmp_path / "s"))
     events = callback_of(recorder, TrialSearcher(iter([]), 1))
     trial = SimpleNamespace(
         trial_id="0", config={"name": "p1-c00"}, error_file=tmp_path / "error.txt", last_result={"error": WORKER_DIED}
@@ -143,7 +143,7 @@ def test_an_autoscaled_cluster_is_sent_its_trials_before_it_has_room(
     monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:9"))
     (tmp_path / "s/runs").mkdir(parents=True)
     autoscaled = ["ray.autoscale=true", "ray.address=auto", "sweep.max_concurrent=16"]
-    definition = placed(compose([*STANDIN, "sweep.space={quality: {choice: [0.3]}}", *autoscaled]), tmp_path / "s")
+    definition = with_folder(compose([*STANDIN, "sweep.space={quality: {choice: [0.3]}}", *autoscaled]), tmp_path / "s")
     trials: Any = ({"name": f"p1-c{n}"} for n in range(100))
     recorder = SweepRecorder(definition)
     tuner.run_jobs(recorder, ProgressPrinter(recorder, Console(quiet=True)), trials)

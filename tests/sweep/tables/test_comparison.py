@@ -19,7 +19,7 @@ from ccsi.sweep.definition import Definition
 from ccsi.sweep.driver import draw_plots, write_tables
 from ccsi.sweep.events import JobId
 from ccsi.sweep.recorder import SweepRecorder
-from ccsi.sweep.resume import placed
+from ccsi.sweep.resume import with_folder
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.state import SweepState
 from ccsi.sweep.status import SweepStatus, count_runs, open_runs
@@ -77,7 +77,7 @@ def made(folder: Path, *more: str, lacking: tuple[tuple[int, int], ...] = ((0, 1
         for seed in definition.sweep.seeds.reporting:
             if (n, seed) not in lacking:
                 finish(folder / f"runs/p2-c0{n}-s{seed}", SETTINGS[n], VAL[n], TEST[SETTINGS[n]][seed])
-    return started(placed(definition, folder))
+    return started(with_folder(definition, folder))
 
 
 def started(definition: Definition) -> SweepRecorder:
@@ -206,6 +206,13 @@ def test_why_a_seed_failed_is_named_beside_seeds_that_are_done(recorder: SweepRe
     assert "ewc: failed, 2 of 3 seeds: OSError: no space." in notes(sweep.state, comparison(sweep))
 
 
+def test_text_that_is_not_utf_8_is_escaped(recorder: SweepRecorder) -> None:
+    recorder.end_job(JobId(2, 0, 1), "/data/caf\udce9 is damaged.")
+    write_comparison(collect_results(recorder), Console(quiet=True))
+    for name in ("comparison.csv", "comparison.md", "comparison.tex"):
+        assert r"/data/caf\xe9 is damaged" in (recorder.definition.folder / name).read_text("utf-8")
+
+
 @pytest.mark.parametrize("lacking", [(3, 5, 6, 0), (0, 3, 4, 5, 6)])
 def test_without_anybody_to_be_compared_with_there_is_a_table_all_the_same(
     tmp_path: Path, lacking: tuple[int, ...]
@@ -267,8 +274,9 @@ def test_the_latex_table_has_the_difference_from_the_best(recorder: SweepRecorde
     tex = (recorder.definition.folder / "comparison.tex").read_text()
     row = next(row for row in comparison(collect_results(recorder)) if row["learner"] == "lwf")
     low, high = (100 * row[f"best_difference_{end}"] for end in ("low", "high"))
-    assert f"$-50.7$ [${low:+.1f}$, ${high:+.1f}$], $p = {row['best_p']:.3f}$" in tex
-    assert tex.count("best \\") == 2 and r"\toprule" in tex  # the head's, and icarl's
+    assert rf"$-50.7$ [${low:+.1f}$, ${high:+.1f}$], $p_{{\mathrm{{adj}}}} = {row['best_p']:.3f}$" in tex
+    assert tex.count("best \\") == 1 and r"\toprule" in tex  # icarl's
+    assert r"vs.\ best, adjusted interval and $p$ \\" in tex
 
 
 def test_the_table_fits_a_terminal_of_80_columns(recorder: SweepRecorder) -> None:

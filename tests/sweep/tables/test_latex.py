@@ -13,7 +13,7 @@ from ccsi.sweep.tables.latex import escaped, latex_table
 from ccsi.sweep.tables.rows import HEADINGS, Row
 from ccsi.sweep.tables.statistics import Difference
 
-COMMANDS = {"toprule", "midrule", "bottomrule", "begin", "end", "mathbf", "underline", "pm"}
+COMMANDS = {"toprule", "midrule", "bottomrule", "begin", "end", "mathbf", "mathrm", "underline", "pm"}
 COMMANDS |= {"textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar"}
 COMMANDS |= {"lbrack", "textasteriskcentered"}
 
@@ -70,7 +70,7 @@ def test_by_hand() -> None:
     assert text.startswith("% Two lines of 100 % of a note\n")
     assert r"\usepackage{booktabs}" in text and text.count(r"\midrule") == 4  # below the head, between kinds
     head, joint, ccsi, inversion, lwf, ewc = parsed(text)
-    assert head == ["learner", "kept", *HEADINGS.values(), r"vs.\ best"] and len(head) == 8
+    assert head == ["learner", "kept", *HEADINGS.values(), r"vs.\ best, adjusted interval and $p$"] and len(head) == 8
     assert joint[:3] == ["joint", "all tasks", r"$99.0 \pm 1.2$"] and joint[-1] == ""  # above all, and out of the race
     assert ccsi[2] == r"$\mathbf{82.1} \pm 1.2$" and ccsi[-1] == "best"
     assert inversion[0] == r"deep\_inversion"
@@ -82,11 +82,13 @@ def test_by_hand() -> None:
         r"$\mathbf{-1.2} \pm 1.2$",
         r"$\underline{10.0} \pm 1.2$",
     ]
-    assert inversion[-1] == "$-12.1$ [$-20.0$, $-4.2$], $p = 0.012$"
-    assert lwf[-1] == "$+3.0$ [$-1.0$, $+7.0$], $p = 1.000$"
+    assert inversion[-1] == r"$-12.1$ [$-20.0$, $-4.2$], $p_{\mathrm{adj}} = 0.012$"
+    assert lwf[-1] == r"$+3.0$ [$-1.0$, $+7.0$], $p_{\mathrm{adj}} = 1.000$"
     assert ewc == ["ewc", "failed", "", "", "", "", "", ""]
     very = table(rows, {"lwf": Difference(-0.5, -0.6, -0.4, 1e-5)})
-    assert "$p < 0.001$" in very
+    assert r"$p_{\mathrm{adj}} < 0.001$" in very
+    few = parsed(table(rows, {"lwf": Difference(-0.5, reason="fewer than three seeds")}))
+    assert (few[0][-1], few[-2][-1]) == (r"vs.\ best", "$-50.0$")  # nothing is adjusted
     assert parsed(table([row("ewc", "", "failed")])) == [["learner", "kept"], ["ewc", "0"]]
 
 
