@@ -12,10 +12,12 @@ from rich.padding import Padding
 from rich.table import Table
 
 from ccsi.sweep import selection
+from ccsi.sweep.counts import open_runs, shown_status, time_left
 from ccsi.sweep.events import JobId, RunId, Status, trial_name
 from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.runs import describe_failures, last_events, run_folder
 from ccsi.sweep.state import SweepState
+from ccsi.tracking.console import clock
 
 LINE_SECONDS = 10.0
 """Seconds between two lines, if there is news; without news it is a minute."""
@@ -83,12 +85,6 @@ def _standing(state: SweepState, running: Collection[JobId], phase: int, trial: 
     return Standing(str(phase), name, str(status), f"{done}/{len(runs)}", str(tasks), f"{value:.3f}", f"{seconds:.0f}")
 
 
-def shown_status(state: SweepState, trial: int, status: Status) -> Status:
-    """How tables show a status of a trial: a pruned one waits while it may still be promoted."""
-    waits = status is Status.PRUNED and trial in selection.waiting_trials(state)
-    return Status.WAITING if waits else status
-
-
 def tasks_done(state: SweepState, run: RunId) -> int:
     """How many tasks a run has learned; all of them once it is finished, even if the last report was lost in a kill."""
     if run in state.results:
@@ -152,7 +148,9 @@ class ProgressPrinter:
         if line != self._line or now - self._line_at > 60:
             minutes, seconds = divmod(int(now - self._phase_began), 60)
             line_start = f"phase {self._phase}  {minutes:2d}:{seconds:02d}"
-            self.console.print(f"{line_start}  {line}", soft_wrap=True)
+            left = time_left(state, open_runs(state))  # of the whole sweep
+            rest = "" if left is None else f", {clock(left)} left"
+            self.console.print(f"{line_start}  {line}{rest}", soft_wrap=True)
             self._line_at, self._line = now, line
 
 
@@ -167,7 +165,7 @@ def progress_line(state: SweepState, running: Collection[JobId], phase: int, n_j
     }
     ended = {job: shown_status(state, job.trial, end.status) for job, end in ends.items()}
     counts = Counter(status for job, status in ended.items() if job not in running)
-    width = 80 - len("phase 1  9999:59  ")  # of a terminal in which the whole line must not wrap
+    width = 80 - len("phase 1  9999:59  , 99:59:59 left")  # of a terminal in which the whole line must not wrap
     parts = [f"{counts[Status.DONE]} of {n_jobs} done", f"{len(running)} running"]
     parts += [f"{counts[one]} {one}" for one in (Status.WAITING, Status.PRUNED, Status.FAILED) if counts[one]]
     done = [job for job, status in ended.items() if status is Status.DONE]

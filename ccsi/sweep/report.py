@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ccsi.io.text import warn
 from ccsi.sweep.driver import write_tables
 from ccsi.sweep.folder import lock_sweep
 from ccsi.sweep.recorder import SweepRecorder, reconcile
@@ -20,6 +21,9 @@ def report_sweep(folder: Path, console: Console) -> int:
     definition = read_definition(folder, check=False, key="sweep")
     with lock_sweep(folder):
         recorder = SweepRecorder(definition)
-        for event in reconcile(recorder.state, finished_runs(definition, damaged_as_absent=True)):
+        unread = list[str]()
+        for event in reconcile(recorder.state, finished_runs(definition, unread)):
             recorder.state.apply(event)
+        for line in unread:
+            warn(f"not in the tables: {line}")
         return write_tables(recorder, console)

@@ -54,14 +54,24 @@ def summary_of(run: RunId, result: Result) -> RunFinished:
 
 
 def run_folders(definition: Definition) -> Iterator[tuple[RunId, Path]]:
-    """The runs that have a folder."""
-    for path in sorted((definition.folder / "runs").glob("p[12]-c*-s*")):
+    """The runs that have a folder; UserError if that cannot be known."""
+    folder = definition.folder / "runs"
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}); expected a folder that may be read.") from error
+    for name in names:
         with suppress(ValueError):
-            yield RunId.parse(path.name), path
+            yield RunId.parse(name), folder / name
 
 
-def finished_runs(definition: Definition, damaged_as_absent: bool = False) -> dict[RunId, RunFinished]:
-    """The ends of all finished runs. damaged_as_absent: another process may be writing them."""
+def finished_runs(definition: Definition, unread: list[str] | None = None) -> dict[RunId, RunFinished]:
+    """The ends of all finished runs.
+
+    unread: takes what is wrong with each result that cannot be read, in place of a UserError for the first one.
+    """
     found = {}
     for run, folder in run_folders(definition):
         try:
@@ -71,12 +81,12 @@ def finished_runs(definition: Definition, damaged_as_absent: bool = False) -> di
                     raise KeyError(metric)
                 found[run] = end
         except (UserError, OSError, *DAMAGED) as error:
-            if damaged_as_absent:
-                continue
-            if isinstance(error, UserError):
-                raise
             problem = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else "is damaged"
-            raise UserError(f"{folder / RESULT} {problem}: remove the folder to run it again.") from error
+            sentence = f"{folder / RESULT} {problem}: remove the folder to run it again."
+            sentence = str(error) if isinstance(error, UserError) else sentence
+            if unread is None:
+                raise UserError(sentence) from error
+            unread.append(sentence)
     return found
 
 

@@ -19,16 +19,17 @@ from driver import finish
 from rich.console import Console
 
 import ccsi.config
+import ccsi.sweep.progress
 from ccsi.errors import UserError
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose
 from ccsi.sweep.driver import describe_data, validate, write_tables
-from ccsi.sweep.events import JobId
+from ccsi.sweep.events import JobId, RunId
 from ccsi.sweep.execution.failures import reason
 from ccsi.sweep.progress import ProgressPrinter, progress_line, standings, standings_table
 from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.resume import with_folder
-from ccsi.sweep.runs import finished_runs
+from ccsi.sweep.runs import OpenRun, finished_runs
 from ccsi.sweep.tables.leaderboard import leaderboard, write_leaderboard
 from ccsi.sweep.tables.rows import collect_results, run_rows, write_rows
 
@@ -378,6 +379,17 @@ def test_that_the_first_trial_runs_is_told_at_once_and_the_rest_every_ten_second
         progress.tick()
     lines = console.export_text().splitlines()
     assert [line.split("  ")[-1] for line in lines] == ["0 of 4 done, 0 running", "0 of 4 done, 1 running"]
+
+
+def test_the_line_ends_with_the_time_that_the_whole_sweep_will_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, console = filled(tmp_path / "s", without=["p2-c00-s1"]), Console(record=True, file=io.StringIO())
+    monkeypatch.setattr(ccsi.sweep.progress, "open_runs", lambda _: [OpenRun(RunId(2, 0, 1), None, "", "", 0.0)])
+    for run, result in recorder.state.results.items():
+        recorder.state.results[run] = replace(result, seconds=90.0)
+    ProgressPrinter(recorder, console).start_phase(2, 4)
+    assert console.export_text().endswith(", 1:30 left\n")  # one run is to come
 
 
 def test_the_reason_of_a_failure_is_its_last_word() -> None:

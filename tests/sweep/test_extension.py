@@ -22,6 +22,7 @@ from ccsi.errors import UserError
 from ccsi.report.sweep import read_rows, reporting_curves
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose
+from ccsi.sweep.counts import count_runs, open_runs
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.driver import write_tables
 from ccsi.sweep.events import JobId, RunId, SweepExtended, from_record, to_record
@@ -33,7 +34,6 @@ from ccsi.sweep.report import report_sweep
 from ccsi.sweep.resume import extended_to, read_definition, resumed, with_folder
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.state import SweepState
-from ccsi.sweep.status import SweepStatus, count_runs, open_runs
 from ccsi.sweep.tables.leaderboard import describe_protocol, leaderboard
 from ccsi.sweep.tables.rows import collect_results, trial_rows
 
@@ -325,7 +325,7 @@ def test_former_finalists_are_in_no_count_and_no_picture_of_phase_2(
     assert drive(opened(folder, **fixed), Learner())
     assert not drive(opened(folder, then=then, **fixed), Learner(), events_left=6)  # killed in phase 1
     state = opened(folder, then=then, **fixed).state
-    counts = count_runs(SweepStatus(state, False, open_runs(state), 0), 2)
+    counts = count_runs(state, open_runs(state), 2)
     assert (counts["done"], counts["to do"]) == (0, 2)
     assert {one.phase for one in standings(state, [])} == {"1"}
     (folder / "runs/p2-c00-s1/result.json").unlink()  # as if it had been interrupted
@@ -333,9 +333,8 @@ def test_former_finalists_are_in_no_count_and_no_picture_of_phase_2(
     state = opened(folder, then=then, **fixed).state
     (best,) = selection.finalists(state)
     assert best != 0 and state.results.keys() >= {RunId(2, 0, 0), RunId(2, best, 0)}
-    status = SweepStatus(state, False, open_runs(state), 0)
-    assert status.open_runs == []
-    counts = count_runs(status, 2)
+    assert open_runs(state) == []
+    counts = count_runs(state, [], 2)
     assert counts == {"done": 2} | dict.fromkeys(("running", "waiting", "pruned", "failed", "to do"), 0)
     assert [(one.phase, one.trial) for one in standings(state, [])] == [("2", f"c{best:02d}")]
     assert progress_line(state, [], 2, 2).startswith("2 of 2 done, 0 running, best ")

@@ -1,5 +1,6 @@
 """Where a sweep stands, from its files: made-up folders, damaged ones, and one whose driver lives."""
 
+import errno
 import fcntl
 import functools
 import io
@@ -19,13 +20,14 @@ from rich.console import Console
 
 from ccsi.sweep import progress
 from ccsi.sweep.compose import compose
+from ccsi.sweep.counts import time_left
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import JobId, RunFinished, RunId, TaskReported
 from ccsi.sweep.folder import lock_sweep
 from ccsi.sweep.progress import standings
 from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.resume import read_definition, with_folder
-from ccsi.sweep.status import print_status, read_status, time_left
+from ccsi.sweep.status import print_status, read_status
 
 ROOT = Path(__file__).resolve().parents[2]
 STANDIN = ["_target_=standin.run", "+quality=0.5", "+wait=0.0", "+tasks=2", "+fault=none"]
@@ -250,6 +252,25 @@ def test_what_is_half_written_counts_as_not_there(folder: Path) -> None:
         file = io.StringIO()
         print_status(read_status(folder), Console(file=file, width=120))
         assert "phase 1  runs: 1 done, 2 interrupted" in file.getvalue()
+        assert f"counted as not done: {folder}/runs/p1-c00-s10/result.json " in file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["runs", "runs/p1-c00-s10"])
+def test_what_may_not_be_read_is_not_passed_over(
+    folder: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, listdir, opening = folder / name, os.listdir, os.open
+
+    def refuse(path: Any, *rest: Any) -> Any:
+        if str(path).startswith(str(closed)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opening(path, *rest) if rest else listdir(path)
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "listdir", refuse)
+    code, said = main([str(folder)]), "".join(capsys.readouterr())
+    assert f"{closed}" in said and "cannot be read (Permission denied)" in said
+    assert code == (2 if name == "runs" else 0)
 
 
 def test_a_fresh_sweep_has_nothing_to_show_yet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,7 +282,8 @@ def test_a_fresh_sweep_has_nothing_to_show_yet(folder: Path, capsys: pytest.Capt
     (folder / "runs").rmdir()
     assert main([str(folder)]) == 0
     assert "phase 1  runs: 0 done, 8 to do" in capsys.readouterr().out
-    assert time_left(read_status(folder)) is None
+    status = read_status(folder)
+    assert time_left(status.state, status.open_runs) is None
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], [], ["a", "b"], ["--wacth"], ["."], ["damaged"], ["x" * 300]])

@@ -6,7 +6,7 @@ import re
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from driver import drive, finish, finish_run
 from ccsi.errors import UserError
 from ccsi.sweep import selection, trial_generator
 from ccsi.sweep.compose import compose
+from ccsi.sweep.counts import count_runs, open_runs
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.events import JobEnded, JobId, RunId, Status, TaskReported, TrialPromoted, TrialStarted
 from ccsi.sweep.progress import standings
@@ -34,7 +35,6 @@ from ccsi.sweep.resume import resumed, with_folder
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.search import TriedConfig
 from ccsi.sweep.state import SweepState
-from ccsi.sweep.status import SweepStatus, count_runs, open_runs
 from ccsi.sweep.tables.leaderboard import describe_protocol, leaderboard, write_leaderboard
 from ccsi.sweep.tables.rows import collect_results, run_rows, write_rows
 from ccsi.sweep.warm_start import warm_start
@@ -71,9 +71,9 @@ def grid(number: int) -> dict[str, Any]:
     return {"space": {"quality": {"grid": [n / 100 for n in range(number)]}}, "search": "grid"}
 
 
-def status_of(recorder: SweepRecorder) -> SweepStatus:
-    """Where it stands, as `ccsi status` sees it."""
-    return SweepStatus(recorder.state, False, open_runs(recorder.state), 0)
+def counted(recorder: SweepRecorder, phase: int) -> Mapping[str, int]:
+    """How many runs are where, as `ccsi status` sees it."""
+    return count_runs(recorder.state, open_runs(recorder.state), phase)
 
 
 def last(recorder: SweepRecorder, trial: int) -> TaskReported:
@@ -175,7 +175,7 @@ def test_where_candidates_are_compared_each_sends_its_own_best(
         searched = {int(path.name[4:6]) for path in (Path(folder) / "runs").glob("p1-*")}
         assert searched <= {n for lot in lots if len(lot) > 1 for n in lot}  # who has no rival needs no phase 1
         assert selection.n_finalists(recorder.state) == len(expected)
-        counts = count_runs(status_of(recorder), 2)
+        counts = counted(recorder, 2)
         assert (counts["done"], counts["to do"]) == (2 * len(expected), 0)
         there = {path.name for path in (Path(folder) / "runs").glob("p*") if path.is_dir()}
         assert {row["run"] for row in run_rows(collect_results(recorder)) if row["status"] != "failed"} == there
@@ -400,7 +400,7 @@ def test_who_waits_is_called_so_until_phase_1_is_over(tmp_path: Path) -> None:
         False,
         *[False] * 4,
     ]
-    assert count_runs(status_of(recorder), 1) == {
+    assert counted(recorder, 1) == {
         "running": 0,
         "done": 0,
         "waiting": 2,
@@ -410,7 +410,7 @@ def test_who_waits_is_called_so_until_phase_1_is_over(tmp_path: Path) -> None:
     }
     assert [one.status for one in standings(recorder.state, ())] == ["waiting", "waiting", "pruned", "pruned"]
     assert drive(recorder, learn_from(rows), workers=1)
-    assert (selection.waiting_trials(recorder.state), count_runs(status_of(recorder), 1)["pruned"]) == (
+    assert (selection.waiting_trials(recorder.state), counted(recorder, 1)["pruned"]) == (
         set(),
         7,
     )  # c04 went on, and could not reach c06

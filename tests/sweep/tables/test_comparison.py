@@ -15,6 +15,7 @@ from scipy import stats
 from ccsi.report.sweep import compared_curves as curves
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose
+from ccsi.sweep.counts import count_runs, open_runs
 from ccsi.sweep.definition import Definition
 from ccsi.sweep.driver import draw_plots, write_tables
 from ccsi.sweep.events import JobId
@@ -22,7 +23,6 @@ from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.resume import with_folder
 from ccsi.sweep.runs import finished_runs
 from ccsi.sweep.state import SweepState
-from ccsi.sweep.status import SweepStatus, count_runs, open_runs
 from ccsi.sweep.tables.comparison import cells, comparison, notes, write_comparison
 from ccsi.sweep.tables.leaderboard import write_leaderboard
 from ccsi.sweep.tables.rows import collect_results, write_rows
@@ -182,8 +182,7 @@ def test_a_candidate_whose_settings_all_failed_is_told_and_costs_no_other_its_ro
     for n in (2, 3):
         recorder.end_job(JobId(1, n), "ValueError: boom")
     assert selection.is_complete(recorder.state) and selection.n_finalists(recorder.state) == 5
-    status = SweepStatus(recorder.state, False, open_runs(recorder.state), 0)
-    assert count_runs(status, 2)["to do"] == 0
+    assert count_runs(recorder.state, open_runs(recorder.state), 2)["to do"] == 0
     assert write_tables(recorder, Console(quiet=True)) == 1
     assert "ccsi lack reporting seeds" in capsys.readouterr().err
     text = (recorder.definition.folder / "comparison.md").read_text()
