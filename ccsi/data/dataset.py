@@ -68,7 +68,7 @@ class Origin:
         shapes: the smallest and the largest (height, width) before fitting; None if unknown.
         depth: of the pixels as stored, and how they became 8 bit: "8 bit", "16 bit, 0 to 4095 scaled to 0 to 255".
         ranges: by the kind of pixels ("16 bit"), the values that became 0 and 255; empty if all were 8 bit.
-        skipped: for each reason the paths, relative to `path`, that were not read.
+        skipped: for each reason the paths, relative to `path`, that were not read; those of folders end with a slash.
         warnings: whole sentences about what was read but looks wrong (constant images, …).
     """
 

@@ -53,6 +53,8 @@ class Folder(Source):
         val_share: fraction of each class for val; only without a folder for it.
         test_share: fraction of each class for test; only without split folders.
         split_seed: which image goes to which split.
+        nested: class folders may hold folders, of patients or sites. If false, images that are only in such folders,
+            and folders of one name in several classes, are taken for another layout and refused.
         groups: a .csv file with columns `file` (relative to `path`) and `group`: images of one group (a patient) go to
             the same split.
         range: the values that become 0 and 255 in images of more than 8 bits; null: measured over train (see
@@ -65,6 +67,7 @@ class Folder(Source):
     train: str | None = None
     val: str | None = None
     test: str | None = None
+    nested: bool = False
     val_share: OpenShare = 0.2
     test_share: OpenShare = 0.2
     split_seed: Seed = 0
@@ -124,7 +127,7 @@ class Folder(Source):
                 )
         found = [(split, label, root / folders[split] / name) for split in classes for label, name in enumerate(names)]
         scan.read([folder for _, _, folder in found])
-        scan.check_classes()
+        scan.check_classes(self.nested)
         files = [(split, label, file) for split, label, folder in found for file in scan.files[folder]]
         return scan, tuple(map(printable, names)), files
 

@@ -65,9 +65,10 @@ def summarize(data: Dataset) -> Summary:
         *class_lines(data),
     ]
     for reason, paths in origin.skipped.items():
-        lines.append(
-            f"skipped: {counted(len(paths), 'file', 'files')}, {printable(reason)}: {few(map(printable, paths))}"
-        )
+        folders = sum(path.endswith("/") for path in paths)
+        kinds = (len(paths) - folders, "file", "files"), (folders, "folder", "folders")
+        n = " and ".join(counted(*kind) for kind in kinds if kind[0])
+        lines.append(f"skipped: {n}, {printable(reason)}: {few(map(printable, paths))}")
     warnings = [printable(text) for text in origin.warnings]
     for key, found in duplicates.counts.items():
         examples = few([printable(one) for one in duplicates.examples[key]], found)
