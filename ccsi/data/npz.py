@@ -62,7 +62,8 @@ class Npz(Source):
             return contents
         sizes = {split: len(raw.labels) for split, raw in contents.splits.items()}
         parts = groups_by_index(expand(self.groups, "dataset.groups"), sizes)
-        return contents._replace(origin=replace(contents.origin, warnings=tuple(crossing(parts))))
+        splits = {split: replace(raw, groups=parts[split]) for split, raw in contents.splits.items()}
+        return Contents(splits, contents.class_names, replace(contents.origin, warnings=tuple(crossing(parts))))
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ def read_npz(path: Path, class_names: list[str] | None) -> Contents:
                         f"{printable(path)}: {split}_groups has {n_groups} groups for {n} images; expected as many."
                     )
                 groups[split] = member.read().reshape(-1).astype(str)
+                splits[split] = replace(splits[split], groups=groups[split])
     if class_names is None:
         train = splits["train"].labels
         largest = int(train.max(initial=-1))

@@ -307,6 +307,18 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     )
 
 
+def test_images_of_one_colour_are_named(tmp_path: Path) -> None:
+    classes(tmp_path, n=10)
+    Image.new("RGB", (4, 4), (250, 120, 140)).save(tmp_path / "bee" / "pink.png")
+    assert load(tmp_path).origin.warnings == ("1 image has the same value in all pixels: bee/pink.png.",)
+
+
+def test_images_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    classes(tmp_path, n=10)  # 6 of each class are of train
+    assert "left out: 8 images of train (dataset.max_per_class)" in summarize(load(tmp_path, max_per_class=2)).lines
+    assert not any("left out" in line for line in summarize(load(tmp_path, max_per_class=6)).lines)
+
+
 def test_images_of_one_value_are_named(tmp_path: Path) -> None:
     classes(tmp_path, n=10)
     for i in range(7):
