@@ -18,6 +18,8 @@ from ccsi.errors import UserError
 from ccsi.io.files import open_regular
 from ccsi.io.text import printable
 
+DECODER = 1
+"""Raised whenever the pixels of some file are read otherwise than before: shared copies are made anew."""
 PILLOW = {
     "BMP": (".bmp",),
     "GIF": (".gif",),

@@ -1,5 +1,6 @@
 """DICOM files through pydicom, which is an extra: one frame to grey levels or RGB."""
 
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -14,6 +15,14 @@ SUFFIXES = (".dcm", ".dicom")
 DECODERS = "to read it: pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 WITHOUT_WINDOW = "DICOM without a window"
 GREY = ("MONOCHROME1", "MONOCHROME2")
+
+
+def version() -> str:
+    """That of pydicom; "" without it."""
+    try:
+        return metadata.version("pydicom")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def check_installed() -> None:

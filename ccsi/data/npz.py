@@ -78,16 +78,20 @@ class Member:
     skip: int
 
     @contextmanager
-    def opened(self) -> Iterator[IO[bytes]]:
+    def open(self) -> Iterator[IO[bytes]]:
         """The array's data, as a file."""
-        with reading(self.path, self.key), opened(self.path) as archive, archive.open(name_of(archive, self.key)) as it:
+        with (
+            reading(self.path, self.key),
+            open_archive(self.path) as archive,
+            archive.open(name_of(archive, self.key)) as it,
+        ):
             it.read(self.skip)
             yield it
 
     def read(self) -> npt.NDArray[Any]:
         """The whole array."""
         check_memory(math.prod(self.shape) * self.dtype.itemsize, f"{printable(self.path)}: {self.key}")
-        with self.opened() as file:
+        with self.open() as file:
             data = file.read()
         if len(data) != math.prod(self.shape) * self.dtype.itemsize:
             raise damaged(self.path, self.key)
@@ -112,7 +116,7 @@ class Rows(StoredImages):
         member = self.member
         n, step = member.shape[0], rows_at_a_time(math.prod(member.shape[1:]))
         whole = member.read() if member.fortran else None  # its rows are not together
-        with member.opened() as file:
+        with member.open() as file:
             for start in range(0, n, step):
                 rows = np.empty((min(step, n - start), *member.shape[1:]), np.uint8)
                 if whole is not None:
@@ -130,7 +134,7 @@ class Rows(StoredImages):
 def read_npz(path: Path, class_names: list[str] | None) -> Contents:
     """The splits and class names of a .npz file, checked to be as `Npz` says; its images are not read yet."""
     splits, groups = {}, {}
-    with opened(path) as archive:
+    with open_archive(path) as archive:
         for split in SPLITS:
             images, labels = (member_of(archive, path, f"{split}_{kind}") for kind in ("images", "labels"))
             n = images.shape[0]
@@ -159,7 +163,7 @@ def read_npz(path: Path, class_names: list[str] | None) -> Contents:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[zipfile.ZipFile]:
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """The zip archive in a regular file."""
     where, layout = printable(path), "expected an .npz file in MedMNIST's layout."
     try:

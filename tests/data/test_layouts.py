@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ccsi import config
-from ccsi.data import Dataset, Folder, opened
+from ccsi.data import Dataset, Folder, open_dataset
 from ccsi.data.dataset import Origin
 from ccsi.data.scan import natural
 from ccsi.data.summary import summarize
@@ -299,11 +299,12 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
             picture(tmp_path / "one.png", 10 * i + 9)
             os.rename(tmp_path / "one.png", os.path.join(root, name, b"%d\xff.png" % i))
     source = Folder(path=str(tmp_path / "own"), size=4)
-    data, shared = source.load(), opened(source, tmp_path / "shared")
+    data, shared = source.load(), open_dataset(source, tmp_path / "shared")
     assert data.class_names == shared.class_names == (r"caf\xe9", "tea")
     assert all(name.endswith(r"\xff.png") for files in data.origin.files.values() for name in files)
     assert (
-        shared.checksum == data.checksum and shared.origin == opened(source, tmp_path / "shared").origin == data.origin
+        shared.checksum == data.checksum
+        and shared.origin == open_dataset(source, tmp_path / "shared").origin == data.origin
     )
 
 
