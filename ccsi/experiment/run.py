@@ -102,7 +102,7 @@ def run(
         names = tuple(tuple(setup.data.class_names[c] for c in classes) for classes in setup.plan)
         summary = Summary()
         if describe and session.writes:
-            summary = description.describe(setup.data, setup.plan, setup.learner.net)
+            summary = description.describe(setup.data, setup.plan, setup.learner)
         start = RunStart(f"{name}-s{seed}", folder, resolved, names, lines, summary.lines, summary.warnings)
         group.on_main(lambda: tracking.start(start))
         if describe and session.writes:
