@@ -317,7 +317,7 @@ class ImageFolders:
         for _ in range(draw.choice([1, 1, 2, 3])):
             files = sorted(path for path in root.rglob("*"))
             if files:
-                with contextlib.suppress(OSError):  # an earlier change is in the way
+                with contextlib.suppress(OSError, ValueError):  # an earlier change is in the way
                     self.change(draw, draw.choice(files), a)
         if draw.random() < 0.2:
             self.groups(draw, root, folder / "groups.csv")
