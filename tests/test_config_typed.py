@@ -93,7 +93,8 @@ def test_advice_to_quote_works_when_it_is_followed(value: str) -> None:
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("dataset.path=a${b}", "Interpolation key 'b' not found"),
+        ("dataset.path=a${b}", "dataset.path: Interpolation key 'b' not found."),
+        ("training.lr=${missing}", "training.lr: Interpolation key 'missing' not found."),
         (r"dataset.path=a\${b}", "dataset.path=a${b}: expected text without ${, which stands for the value of another"),
         ("dataset.path=a\udcff", r"'dataset.path=a\udcff' is not UTF-8"),
         ("dataset.path=a\nb\x00", "cannot be read; expected key=value"),

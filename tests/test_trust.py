@@ -92,6 +92,8 @@ HOSTILE: dict[str, Callable[[Any], None]] = {
     "escaped environment": put("name", "\\${oc.env:HOME}"),
     "decode": put("name", "${oc.decode:'1'}"),
     "create": put("dataset", "${oc.create:{_target_: evil.run}}"),
+    "a parameter of the spine": put("on_task_end", target("ccsi.data.Digits", **PARTIAL)),
+    "another of them": put("describe", False),
     "a package of no one": put("model", "_target_", "nothing_of_this_name.run"),
     "no name": put("model", "_target_", ["os.system"]),
 }
@@ -303,7 +305,10 @@ def test_the_names_of_our_own_classes_come_from_the_shipped_files() -> None:
 SECRET = "v3ry-s3cret-value"
 
 
-@pytest.mark.parametrize("name", ["WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "DB_PASSWORD", "my_secret"])
+@pytest.mark.parametrize(
+    "name",
+    ["WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "DB_PASSWORD", "my_secret",
+     "DB_PASS", "MY_APIKEY", "AZURE_STORAGE_CONNECTION_STRING", "SQL_CONNECTIONSTRING", "HTTP_AUTH"])  # fmt: skip
 def test_a_secret_of_the_environment_reaches_no_configuration(
     name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -327,19 +332,31 @@ def test_a_secret_of_the_environment_reaches_no_configuration(
         assert name in message and SECRET not in message
 
 
-def test_the_environment_may_be_typed_and_common_values_are_no_secrets(
-    here: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("arguments", [["run"], ["run", "plain.yaml"], ["sweep", "--show"]])
+def test_the_environment_is_not_read_by_what_is_typed(
+    arguments: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("NOT_KNOWN_AS_ONE", SECRET)
+    (here / "plain.yaml").write_text(yaml.safe_dump(composed(*TINY)))
+    for typed in ("name=${oc.env:NOT_KNOWN_AS_ONE}", "name=${ oc.env :NOT_KNOWN_AS_ONE,x}"):
+        assert "reads the environment" in refused([*arguments, typed], capsys)
+
+
+def test_common_values_of_the_environment_are_no_secrets(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in {
         "MY_DATA": "/somewhere/x.npz",
         "AWS_REGION": "us-east-1",
         "A_KEY": "short",
+        "NO_PROXY_BYPASS": "us-east-1",
+        "TOX_TESTENV_PASSENV": "us-east-1",
+        "AUTH_REGION": "us-east-1",
+        "AUTHOR": "us-east-1",
         "PWD": str(here),
     }.items():
         monkeypatch.setenv(key, value)
     (here / "best.yaml").write_text(yaml.safe_dump(composed(*TINY)))
     for arguments in ([*TINY], ["best.yaml"]):
-        tree = ccsi.config.from_arguments([*arguments, "run_dir=${oc.env:MY_DATA}", "name='us-east-1 short'"])
+        tree = ccsi.config.from_arguments([*arguments, "run_dir=/somewhere/x.npz", "name='us-east-1 short'"])
         assert (tree["run_dir"], tree["name"]) == ("/somewhere/x.npz", "us-east-1 short")
     assert ccsi.config.load([f"run_dir='{here}/run'"])["run_dir"] == f"{here}/run"
 
@@ -375,7 +392,7 @@ def test_whether_a_cluster_is_here() -> None:
 
 
 def test_what_is_made_is_for_its_owner(here: Path) -> None:
-    from ccsi.data import Digits, opened
+    from ccsi.data import Digits, open_dataset
     from ccsi.experiment.folder import lock_run_dir
     from ccsi.sweep.folder import lock_sweep
 
@@ -390,7 +407,7 @@ def test_what_is_made_is_for_its_owner(here: Path) -> None:
             assert mode(here / "runs" / "one") == mode(here / "sweeps" / "one") == 0o700
         with lock_run_dir(here / "existing", {"seed": 1}):
             assert mode(here / "existing") == 0o755  # what the user made stays as it is
-        opened(Digits(), here / "data")
+        open_dataset(Digits(), here / "data")
         (home,) = (here / "data").iterdir()
         assert mode(home) == 0o700
     finally:

@@ -3,7 +3,6 @@
 import copy
 import inspect
 import re
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,9 +20,11 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ccsi.config.quotes import for_the_shell, in_quotes, quoted
 from ccsi.config.tree import Config, apply, flat, plain, read, unknown_key
 from ccsi.config.trust import (
     FOLDERS,
+    check_environment,
     check_resolvers,
     check_secrets,
     check_targets,
@@ -167,6 +168,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 def _parse(text: str) -> Override:
     check_secrets(text)
+    check_environment(text)
     parser, (key, _, value) = OverridesParser.create(), text.partition("=")
     if not text.isascii() and text != text.encode(errors="replace").decode():
         raise UserError(f"{text!r} is not UTF-8, the encoding of configurations; expected another name.")
@@ -184,25 +186,6 @@ def _parse(text: str) -> Override:
         forms = f"a list is {key}=[{value}], text with a comma {for_the_shell(key, value)}; sweeps have sweep.space"
         raise UserError(f"{text} has several values; expected one ({forms}).")
     return parsed
-
-
-def quoted(value: str) -> str:
-    """Text in the quotes of Hydra's syntax, which keep it as it is."""
-    return '"{}"'.format(re.sub(r'(\\*)("|\Z)', lambda found: 2 * found[1] + found[2].replace('"', '\\"'), value))
-
-
-def in_quotes(value: str) -> str:
-    """Text that Hydra cannot read, or a flat list of such, in its quotes; ValueError if it looks like anything else."""
-    if value[:1] == "[" and value[-1:] == "]" and not set(value[1:-1]) & set("[]{}\"'"):
-        return "[{}]".format(",".join(quoted(item.strip()) for item in value[1:-1].split(",")))
-    if not value or value[0] in "[{\"'" or not value.isprintable():
-        raise ValueError(value)
-    return quoted(value)
-
-
-def for_the_shell(key: str, value: str) -> str:
-    """What to type so that `key` is set to this text."""
-    return shlex.quote(f"{key}={quoted(value)}") if value else f"{key}='\"a, b\"'"
 
 
 def typed_text(override: Override) -> str:
@@ -274,7 +257,8 @@ def explain(error: Exception, overrides: Sequence[str], name: str) -> str:
         group, _, choice = override.lstrip("+").partition("=")
         if f"Could not find '{group}/{choice}'" in first:
             return f"{override} names no file in configs/{group}; expected one of {', '.join(choices(group))}."
-    return first
+    key = getattr(error, "full_key", None)
+    return f"{key}: {first}." if key and str(key) not in first else first
 
 
 def from_arguments(arguments: Sequence[str], name: str = "config") -> Config:
@@ -306,11 +290,14 @@ def is_file(argument: str) -> bool:
 
 def check_root(config: Config, where: str) -> None:
     """Raise UserError unless a configuration is of a whole run: of this package's own, or of the user's."""
-    text = (config_dir() / "config.yaml").read_text(encoding="utf-8")
-    own, target = yaml.safe_load(text)["_target_"], config.get("_target_")
+    tree = yaml.safe_load((config_dir() / "config.yaml").read_text(encoding="utf-8"))
+    own, target = tree["_target_"], config.get("_target_")
     is_part = not isinstance(target, str) or (target != own and target in targets_in(config_dir()))
     if is_part or config.get("_partial_") is not True:
         raise UserError(f"{where}: expected one file with a run's complete configuration, as --show prints it.")
+    known = dict.fromkeys([*tree, *groups()])
+    if target == own and (others := config.keys() - known.keys()):  # what only the drivers of a run set
+        raise UserError(f"{where}: {unknown_key(str(min(others, key=str)), known)}")
 
 
 def groups(name: str = "config") -> list[str]:

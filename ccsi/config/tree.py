@@ -32,6 +32,7 @@ RENAMED = {
 ADDED: dict[str, Any] = {
     **dict.fromkeys(("training.steps", "training.first_steps"), None),
     **dict.fromkeys(("dataset.train", "dataset.val", "dataset.test", "dataset.groups", "dataset.range"), None),
+    "dataset.nested": False,
 }
 """Keys that earlier versions did not have, and the value of each that changes nothing."""
 

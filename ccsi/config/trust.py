@@ -20,8 +20,12 @@ TRUSTED: set[str] = set()
 """Full names of callables and modules that the user chose; as `sys.path`, they belong to the process."""
 RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
 """OmegaConf's `${resolver:…}`, or what may become one; `${key}` has no colon."""
+ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:")
+"""OmegaConf's resolver that reads a variable of the environment."""
 SECRET_NAME = re.compile(
-    r"(?:^|_)(?:KEYS?|TOKENS?|PAT|PWD|CREDENTIALS?)(?:_|$)|SECRET|PASSWORD|PASSWD|PASSPHRASE", re.IGNORECASE
+    r"(?:^|_)(?:KEYS?|TOKENS?|PAT|PWD|CREDENTIALS?)(?:_|$)|KEYS?$|(?:^|_)(?:PASS|AUTH)$"
+    r"|SECRET|PASSWORD|PASSWD|PASSPHRASE|CONNECTION_?STRING",
+    re.IGNORECASE,
 )
 """Environment variables that hold a secret, by their names."""
 NOT_SECRET = ("PWD", "OLDPWD")
@@ -94,9 +98,18 @@ def check_resolvers(value: Any) -> None:
         for text in (key, one):
             if isinstance(text, str) and RESOLVER.search(text):
                 raise UserError(
-                    f"{key}={one}: expected no resolver such as ${{oc.env:…}} in a file, only ${{key}}; type it on the "
-                    "command line."
+                    f"{key}={one}: expected no resolver such as ${{oc.env:…}} in a file, only ${{key}}; type the value "
+                    "on the command line."
                 )
+
+
+def check_environment(text: str) -> None:
+    """Raise UserError if typed text reads the environment by a resolver: its value would be written to files."""
+    if ENVIRONMENT.search(text):
+        raise UserError(
+            f"{text}: expected no resolver that reads the environment, because its value is written to files; for a "
+            "variable without a secret the shell has $NAME."
+        )
 
 
 def check_secrets(value: Any) -> None:

@@ -31,15 +31,16 @@ NAMED = 5
 class Raw:
     """One split as a source finds it: labels int64 [N] from 0, and images that are read already or when needed.
 
-    Arrays of images are uint8 [N, H, W] or [N, H, W, 3].
+    Arrays of images are uint8 [N, H, W] or [N, H, W, 3]. groups: the patient, or other group, of each image.
     """
 
     images: npt.NDArray[np.uint8] | StoredImages
     labels: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.str_] | None = None
 
     def __getitem__(self, which: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Raw":
         """The images and labels at some ascending positions, or where a mask is true."""
-        return Raw(self.images[which], self.labels[which])
+        return Raw(self.images[which], self.labels[which], None if self.groups is None else self.groups[which])
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,19 @@ class Origin:
         path: the file or folder; "" where there is none (a data set of a package).
         files: for each split the path of each of its images, relative to `path`, in their order; empty where the
             images are not files of their own. Bytes that are not UTF-8 are escaped (`printable`).
+        groups: for each split the group of each of its images; empty where there are no groups.
+        left_out: training images that `Source.max_per_class` leaves out.
         shapes: the smallest and the largest (height, width) before fitting; None if unknown.
         depth: of the pixels as stored, and how they became 8 bit: "8 bit", "16 bit, 0 to 4095 scaled to 0 to 255".
         ranges: by the kind of pixels ("16 bit"), the values that became 0 and 255; empty if all were 8 bit.
-        skipped: for each reason the paths, relative to `path`, that were not read.
+        skipped: for each reason the paths, relative to `path`, that were not read; those of folders end with a slash.
         warnings: whole sentences about what was read but looks wrong (constant images, …).
     """
 
     path: str = ""
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: int = 0
     shapes: tuple[tuple[int, int], tuple[int, int]] | None = None
     depth: str = "8 bit"
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -158,8 +163,10 @@ class Source(ABC):
         contents = Contents(*self.read())
         for split in SPLITS:
             check_labels(contents.splits[split], split, contents.class_names, self.name)
+        seen, train = Seen(), contents.splits["train"]
         if self.max_per_class is not None:
-            contents.splits["train"] = first_of_each_class(contents.splits["train"], self.max_per_class)
+            contents.splits["train"] = first_of_each_class(train, self.max_per_class)
+            seen.left_out = len(train.labels) - len(contents.splits["train"].labels)
         splits, class_names, origin = self.prepare(contents)
         channels = {self.channels or channels_of(raw.images) for raw in splits.values()}
         if len(channels) > 1:
@@ -168,7 +175,7 @@ class Source(ABC):
             )
         shape = (channels.pop(), self.size, self.size)
         check_memory(sum(len(raw.labels) for raw in splits.values()) * math.prod(shape), self.name)
-        ready, digest, seen = {}, hashlib.sha256(), Seen()
+        ready, digest = {}, hashlib.sha256()
         for split in SPLITS:
             raw = splits.pop(split)  # one split's images at a time are held as the source has them
             images = self.converted(raw, split, shape, seen)
@@ -186,12 +193,14 @@ class Source(ABC):
         for chunk in chunks_of(raw.images):
             fit_into(images[at : at + len(chunk)], chunk, self.fit, names[at] if names else f"{self.name} ({split})")
             seen.shapes.add((chunk.shape[1], chunk.shape[2]))
-            pixels = chunk.reshape(len(chunk), -1)
-            for i in np.flatnonzero(pixels.min(1) == pixels.max(1)).tolist():
+            pixels = chunk.reshape(len(chunk), chunk.shape[1] * chunk.shape[2], -1)
+            for i in np.flatnonzero((pixels == pixels[:, :1]).all(axis=(1, 2))).tolist():
                 seen.constant.append(names[at + i] if names else f"{split} {at + i}")
             at += len(chunk)
         if names:
             seen.files[split] = tuple(names)
+        if raw.groups is not None:
+            seen.groups[split] = tuple(raw.groups.tolist())
         if isinstance(raw.images, StoredImages):
             seen.warnings += raw.images.warnings()
         return images
@@ -203,6 +212,8 @@ class Seen:
 
     shapes: set[tuple[int, int]] = field(default_factory=set)
     files: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: int = 0
     constant: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -214,7 +225,14 @@ class Seen:
             warnings.append(f"{n} the same value in all pixels: {listed(self.constant)}.")
         by_area = sorted(self.shapes, key=lambda shape: (shape[0] * shape[1], shape))
         shapes = (by_area[0], by_area[-1])
-        return replace(origin, files=self.files, shapes=shapes, warnings=tuple(warnings))
+        return replace(
+            origin,
+            files=self.files,
+            groups=self.groups,
+            left_out=self.left_out,
+            shapes=shapes,
+            warnings=tuple(warnings),
+        )
 
 
 def counted(n: int, one: str, several: str) -> str:

@@ -1,6 +1,8 @@
 """One picture file to pixels: what its header says, and its first frame the right way up."""
 
+import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,11 +13,13 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from ccsi.data import dicom
-from ccsi.data.depth import EIGHT_BIT, Pixels
+from ccsi.data.depth import EIGHT_BIT, StoredPixels
 from ccsi.errors import UserError
 from ccsi.io.files import open_regular
 from ccsi.io.text import printable
 
+DECODER = 1
+"""Raised whenever the pixels of some file are read otherwise than before: shared copies are made anew."""
 PILLOW = {
     "BMP": (".bmp",),
     "GIF": (".gif",),
@@ -27,8 +31,10 @@ PILLOW = {
 }
 """The formats that Pillow may open, whatever a file's suffix says (others start programs, as EPS does)."""
 SUFFIXES = tuple(sorted([suffix for suffixes in PILLOW.values() for suffix in suffixes] + [*dicom.SUFFIXES]))
-BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339
+BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION, SAMPLE_FORMAT = 258, 262, 284, 339
 """TIFF tags."""
+UNREAD_TIFF = "it is damaged, or this kind of TIFF is not supported; save it as uint8, uint16 or float32"
+TIFF_BEGINS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MOST_PIXELS = 178_956_970
 """Of one image; Pillow's own limit, above which a small file may fill the memory."""
 
@@ -43,31 +49,36 @@ class Header:
 
 def header_of(path: Path) -> Header:
     """The header of an image file; UserError, naming the file, if it is unreadable, damaged, or not supported."""
-    with reading(path):
+    with naming(path):
         if path.suffix.lower() in dicom.SUFFIXES:
             with open_regular(path) as file:
                 return Header(*dicom.header(file, MOST_PIXELS))
-        with opened(path) as image:
-            return Header(is_colour(image), kind_of(image))
+        with open_image(path) as image:
+            header, n_frames = Header(is_colour(image), kind_of(image)), getattr(image, "n_frames", 1)
+            if n_frames > 1 and image.format != "MPO":  # a JPEG with a second view or a preview
+                raise ValueError(f"it has {n_frames} frames; save each as a file of its own")
+            return header
 
 
-def read_pixels(path: Path) -> Pixels:
-    """The first frame of an image file, turned as its EXIF orientation says; transparent parts are black."""
-    with reading(path):
+def read_pixels(path: Path) -> StoredPixels:
+    """The pixels of an image file, turned as its EXIF orientation says; transparent parts are black."""
+    with naming(path):
         if path.suffix.lower() in dicom.SUFFIXES:
             with open_regular(path) as file:
                 return finite(dicom.read(file))
-        with opened(path) as image:
+        with open_image(path) as image:
             kind = kind_of(image)
             if kind == EIGHT_BIT:
-                return Pixels(eight_bit(image), kind)
+                return StoredPixels(eight_bit(image), kind)
             if image.mode.startswith(("I", "F")):
-                return finite(Pixels(deep_grey(image), kind))
-        return Pixels(deep_bands(path), kind)
+                # Pillow itself inverts images of 8 bits
+                inverted = image.format == "TIFF" and tag(image, PHOTOMETRIC, 1)[0] == 0
+                return finite(StoredPixels(deep_grey(image), kind, inverted))
+        return StoredPixels(deep_bands(path), kind)
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """What goes wrong with a file, as a UserError that names it."""
     try:
         yield
@@ -78,15 +89,31 @@ def reading(path: Path) -> Iterator[None]:
             f"{printable(path)} is unreadable ({error.strerror}); expected a file that may be read."
         ) from error
     except Exception as error:  # decoders raise almost anything on broken files
+        if os.path.isfile(path) and not os.path.getsize(path):
+            raise UserError(f"{printable(path)} is empty; expected a whole picture file.") from error
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else lines[0].rstrip(".")
+        reason = lines[0].rstrip(".")
+        if isinstance(error, UnidentifiedImageError):
+            with open_regular(path) as file:
+                is_tiff = file.read(4) in TIFF_BEGINS
+            reason = UNREAD_TIFF if is_tiff else "its format is unknown"
         raise UserError(
             f"{printable(path)} cannot be read as an image ({reason}); expected a whole picture file."
         ) from error
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+def noted(name: str, notes: dict[str, str]) -> Iterator[None]:
+    """What libraries warn of while an image is read, for `notes` by the image's name; nothing is printed."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        yield
+    for warning in found:
+        notes.setdefault(name, " ".join(str(warning.message).split()).rstrip("."))
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
     """An image whose header alone is read."""
     with open_regular(path) as file:
         try:
@@ -105,15 +132,23 @@ def raw_mode(image: ImageFile.ImageFile) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
+def max_value(image: ImageFile.ImageFile) -> int:
+    """The value of white in a PPM file."""
+    arguments = image.tile[0].args if image.tile else ()
+    return int(arguments[1]) if isinstance(arguments, tuple) and isinstance(arguments[1], int) else 255
+
+
 def is_colour(image: ImageFile.ImageFile) -> bool:
     """Whether an image becomes RGB: a palette does, and grey with transparency does not."""
     return not (image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I") or raw_mode(image) == "LA;16B")
 
 
 def kind_of(image: ImageFile.ImageFile) -> str:
-    """The kind of an image's pixels; see `Pixels`."""
+    """The kind of an image's pixels; see `StoredPixels`."""
     if image.mode == "F":
         return "floating point"
+    if image.format == "PPM" and image.mode == "RGB" and max_value(image) > 255:
+        raise ValueError("colour of more than 8 bits in a PPM file is not supported; save it as PNG or TIFF")
     if image.mode == "I" and image.format == "TIFF":
         return f"{tag(image, BITS_PER_SAMPLE, 32)[0]} bit"
     deep = image.format == "TIFF" and max(tag(image, BITS_PER_SAMPLE, 1)) > 8
@@ -126,7 +161,8 @@ def kind_of(image: ImageFile.ImageFile) -> str:
 
 def tag(image: Image.Image, number: int, default: int) -> tuple[int, ...]:
     """A tag of a TIFF file."""
-    return tuple(image.tag_v2.get(number, (default,)))  # type: ignore[attr-defined]
+    value = image.tag_v2.get(number, default)  # type: ignore[attr-defined]
+    return value if isinstance(value, tuple) else (value,)
 
 
 def turn(image: Image.Image) -> None:
@@ -156,7 +192,7 @@ def deep_grey(image: ImageFile.ImageFile) -> npt.NDArray[np.generic]:
 
 def deep_bands(path: Path) -> npt.NDArray[np.generic]:
     """[H, W] or [H, W, 3] of an image whose bands have 16 bits, of which Pillow gives 8: read twice, and joined."""
-    with opened(path) as image:
+    with open_image(path) as image:
         mode, raw = image.mode, raw_mode(image)
         if raw == "LA;16B":  # four bytes a pixel
             four = with_raw_mode(image, "RGBA").astype(np.float64)
@@ -165,11 +201,14 @@ def deep_bands(path: Path) -> npt.NDArray[np.generic]:
         if image.mode == "L":
             turn(image)
             return np.array(image).view(np.int8)
-        if mode not in ("RGB", "RGBA") or raw[-4:-1] != ";16":
-            raise ValueError(f"mode {mode} with 16 bits a band, stored as {raw}, is not supported")
+        planar = image.format == "TIFF" and tag(image, PLANAR_CONFIGURATION, 1)[0] == 2
+        # of planes, and of colours multiplied by alpha ("RGBa"), Pillow gives no low byte
+        if planar or mode not in ("RGB", "RGBA") or raw.startswith("RGBa") or raw[-4:-1] != ";16":
+            stored = f"stored as {raw}{' in planes' * planar}"
+            raise ValueError(f"mode {mode} with 16 bits a band, {stored}, is not supported; save it as plain RGB")
         high = with_raw_mode(image, raw)
     other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[raw[-1]]
-    with opened(path) as image:
+    with open_image(path) as image:
         low = with_raw_mode(image, raw[:-1] + other)
     both = high.astype(np.uint16) * 256 + low
     if mode == "RGB":
@@ -188,7 +227,7 @@ def with_raw_mode(image: ImageFile.ImageFile, raw: str) -> npt.NDArray[np.uint8]
     return np.array(image)
 
 
-def finite(pixels: Pixels) -> Pixels:
+def finite(pixels: StoredPixels) -> StoredPixels:
     """`pixels`; ValueError if some of them are no numbers."""
     if not np.isfinite(pixels.values).all():
         raise ValueError("it has pixels that are no finite numbers")

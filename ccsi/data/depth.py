@@ -12,13 +12,13 @@ AS_THE_FILE_SAYS = "DICOM, as each file's window says"
 
 
 @dataclass(frozen=True)
-class Pixels:
+class StoredPixels:
     """One image as its file has it.
 
     Attributes:
         values: [H, W] or [H, W, 3]; uint8 if `kind` needs no range, else any number type.
         kind: EIGHT_BIT, AS_THE_FILE_SAYS, or what images of one range have in common ("16 bit").
-        inverted: large values are dark (DICOM's MONOCHROME1), once they are of 8 bits.
+        inverted: large values are dark (DICOM's MONOCHROME1, TIFF's WhiteIsZero), once they are of 8 bits.
     """
 
     values: npt.NDArray[np.generic]
@@ -45,7 +45,7 @@ def full_range(low: float, high: float, whole_numbers: bool) -> tuple[float, flo
     return low, high if high > low else low + 1
 
 
-def to_8_bit(pixels: Pixels, ranges: Mapping[str, tuple[float, float]]) -> tuple[npt.NDArray[np.uint8], bool]:
+def to_8_bit(pixels: StoredPixels, ranges: Mapping[str, tuple[float, float]]) -> tuple[npt.NDArray[np.uint8], bool]:
     """The values of an image, scaled to 0 to 255, and whether some were outside of their range and were clipped."""
     values, clipped = pixels.values, False
     if needs_range(pixels.kind):

@@ -1,18 +1,28 @@
 """DICOM files through pydicom, which is an extra: one frame to grey levels or RGB."""
 
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from ccsi.data.depth import AS_THE_FILE_SAYS, EIGHT_BIT, Pixels
+from ccsi.data.depth import AS_THE_FILE_SAYS, EIGHT_BIT, StoredPixels
 from ccsi.errors import UserError
 
 if TYPE_CHECKING:
     from pydicom import Dataset as Tags
 
 SUFFIXES = (".dcm", ".dicom")
+DECODERS = "to read it: pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 WITHOUT_WINDOW = "DICOM without a window"
 GREY = ("MONOCHROME1", "MONOCHROME2")
+
+
+def version() -> str:
+    """That of pydicom; "" without it."""
+    try:
+        return metadata.version("pydicom")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def check_installed() -> None:
@@ -26,7 +36,7 @@ def check_installed() -> None:
 
 
 def header(file: BinaryIO, limit: int) -> tuple[bool, str]:
-    """Whether an image is in colour, and the kind of its pixels (see `Pixels`), from all that is before its pixels.
+    """Whether an image is in colour, and the kind of its pixels (see `StoredPixels`), from what is before them.
 
     Raises:
         ValueError: several frames, no image, or more than `limit` pixels.
@@ -62,29 +72,34 @@ def has_window(tags: "Tags") -> bool:
     )
 
 
-def read(file: BinaryIO) -> Pixels:
+def read(file: BinaryIO) -> StoredPixels:
     """The image: modality rescale and the first VOI window or table applied; RGB, YBR and palettes as RGB."""
     from pydicom import dcmread
     from pydicom.pixels.processing import apply_color_lut, apply_rescale, apply_voi_lut
 
     tags = dcmread(file)
     kind, photometric = kind_of(tags), tags.PhotometricInterpretation
-    values: Any = tags.pixel_array  # YBR is RGB already
+    try:
+        values: Any = tags.pixel_array  # YBR is RGB already
+    except RuntimeError as error:
+        if "missing dependencies" not in str(error):
+            raise
+        raise ValueError(f"it is compressed as {tags.file_meta.TransferSyntaxUID.name}; {DECODERS}") from error
     if photometric == "PALETTE COLOR":
         values = apply_color_lut(values, tags)[..., :3]
         scaled = values if values.dtype == np.uint8 else np.rint(values / 257)  # entries are of the full range
-        return Pixels(scaled.astype(np.uint8), kind)
+        return StoredPixels(scaled.astype(np.uint8), kind)
     if photometric not in GREY:
         if values.shape[2:] != (3,):
             raise ValueError(f"photometric interpretation {photometric} is not supported")
-        return Pixels(values, kind)
+        return StoredPixels(values, kind)
     values = apply_rescale(values, tags)
     if kind == AS_THE_FILE_SAYS:
         with np.errstate(over="ignore"):  # of a sigmoid, far from its centre
             low, high = output_range(tags)
             windowed = (apply_voi_lut(values, tags).astype(np.float64) - low) * (255 / (high - low))
         values = np.clip(np.rint(windowed), 0, 255).astype(np.uint8)
-    return Pixels(values, kind, inverted=photometric == "MONOCHROME1")
+    return StoredPixels(values, kind, inverted=photometric == "MONOCHROME1")
 
 
 def output_range(tags: "Tags") -> tuple[float, float]:

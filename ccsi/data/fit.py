@@ -95,16 +95,3 @@ def fit_into(fitted: Tensor, images: npt.NDArray[np.uint8], fit: Literal["pad", 
             x = F.interpolate(x.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
             x = x.round_().clamp_(0, 255)
         fitted[part : part + step] = x  # grey fills all channels
-
-
-def fit_images(
-    images: npt.NDArray[np.uint8], size: int, fit: Literal["pad", "resize"], channels: int | None, where: str
-) -> Tensor:
-    """The images at the model's input size, uint8 [N, C, size, size]; see `fit_into`.
-
-    Args:
-        channels: 1, 3, or None to keep those of the images.
-    """
-    fitted = torch.empty(len(images), channels or channels_of(images), size, size, dtype=torch.uint8)
-    fit_into(fitted, np.ascontiguousarray(images), fit, where)
-    return fitted

@@ -23,10 +23,10 @@ from ccsi.data.dataset import (
     state_of,
     stratified_parts,
 )
-from ccsi.data.decode import Header, header_of, read_pixels
+from ccsi.data.decode import Header, header_of, noted, read_pixels
 from ccsi.data.depth import described, full_range, needs_range, to_8_bit
 from ccsi.data.fit import StoredImages
-from ccsi.data.groups import Groups, crossing, groups_by_file, split_by_groups
+from ccsi.data.groups import crossing, groups_by_file, split_by_groups
 from ccsi.data.scan import Scan, split_folders
 from ccsi.errors import UserError
 from ccsi.io.paths import expand, is_folder
@@ -42,10 +42,9 @@ class Folder(Source):
     Split folders have the usual names, in any case (`train`, `Training`, `validation`, …), or are named by `train`,
     `val` and `test`. Without one for val, it is a share of train. Classes are numbered in the order of their folders'
     names, numbers in them by their value. Formats: BMP, GIF, JPEG, PGM, PNG, PPM, TIFF, WebP, and DICOM with the extra
-    `ccsi[dicom]`. Images of any size and mode are converted to `size` one by one as they are read: they are turned as
-    their EXIF orientation says, transparent parts become black, a palette becomes RGB, and of several frames the first
-    is used; if any image is in colour, all become RGB. What is no image file is passed over, and named in
-    `Origin.skipped`.
+    `ccsi[dicom]`, of one frame. Images of any size and mode are converted to `size` one by one as they are read: they
+    are turned as their EXIF orientation says, transparent parts become black, a palette becomes RGB; if any image is in
+    colour, all become RGB. What is no image file is passed over, and named in `Origin.skipped`.
 
     Args:
         path: the folder; `~` is the home folder.
@@ -53,6 +52,8 @@ class Folder(Source):
         val_share: fraction of each class for val; only without a folder for it.
         test_share: fraction of each class for test; only without split folders.
         split_seed: which image goes to which split.
+        nested: class folders may hold folders, of patients or sites. If false, images that are only in such folders,
+            and folders of one name in several classes, are taken for another layout and refused.
         groups: a .csv file with columns `file` (relative to `path`) and `group`: images of one group (a patient) go to
             the same split.
         range: the values that become 0 and 255 in images of more than 8 bits; null: measured over train (see
@@ -65,6 +66,7 @@ class Folder(Source):
     train: str | None = None
     val: str | None = None
     test: str | None = None
+    nested: bool = False
     val_share: OpenShare = 0.2
     test_share: OpenShare = 0.2
     split_seed: Seed = 0
@@ -89,16 +91,19 @@ class Folder(Source):
         scan, class_names, files = self.files()
         if any(file.suffix.lower() in dicom.SUFFIXES for _, _, file in files):
             dicom.check_installed()
-        headers = [header_of(file) for _, _, file in files]
-        names = tuple(scan.relative(file) for _, _, file in files)
+        paths = tuple(file for _, _, file in files)
+        names, headers, notes = tuple(map(scan.relative, paths)), list[Header](), dict[str, str]()
+        for name, file in zip(names, paths, strict=True):
+            with noted(name, notes):
+                headers.append(header_of(file))
         channels = 3 if any(header.colour for header in headers) else 1
-        every = Pictures(tuple(file for _, _, file in files), channels, tuple(headers), names)
-        raw = Raw(every, np.array([label for _, label, _ in files], dtype=np.int64))
+        every = ImageFiles(paths, channels, tuple(headers), names, notes)
         groups, warnings = None, list[str]()
         if self.groups is not None:
             groups, warnings = groups_by_file(expand(self.groups, "dataset.groups"), names)
+        raw = Raw(every, np.array([label for _, label, _ in files], dtype=np.int64), groups)
         splits = np.array([split for split, _, _ in files])
-        parts = self.split(raw, splits, groups, class_names, warnings)
+        parts = self.split(raw, splits, class_names, warnings)
         origin = Origin(printable(scan.root), skipped=scan.reasons(), warnings=tuple(warnings))
         return Contents({split: raw[parts == split] for split in SPLITS}, class_names, origin)
 
@@ -124,7 +129,7 @@ class Folder(Source):
                 )
         found = [(split, label, root / folders[split] / name) for split in classes for label, name in enumerate(names)]
         scan.read([folder for _, _, folder in found])
-        scan.check_classes()
+        scan.check_classes(self.nested)
         files = [(split, label, file) for split, label, folder in found for file in scan.files[folder]]
         return scan, tuple(map(printable, names)), files
 
@@ -132,11 +137,11 @@ class Folder(Source):
         self,
         raw: Raw,
         folders: npt.NDArray[np.str_],
-        groups: Groups | None,
         class_names: tuple[str, ...],
         warnings: list[str],
     ) -> npt.NDArray[np.str_]:
         """The split of each image, from that of its folder; what is to be said of it is added to `warnings`."""
+        groups = raw.groups
         if "val" in folders:
             if groups is not None:
                 warnings += crossing({split: groups[folders == split] for split in SPLITS})
@@ -166,7 +171,7 @@ class Folder(Source):
     def prepare(self, contents: Contents) -> Contents:
         """Measure the range of deep pixels over train, and give it to all splits."""
         images = {split: raw.images for split, raw in contents.splits.items()}
-        pictures = {split: own for split, own in images.items() if isinstance(own, Pictures)}
+        pictures = {split: own for split, own in images.items() if isinstance(own, ImageFiles)}
         kinds = Counter(header.kind for own in pictures.values() for header in own.headers)
         deep = sorted(filter(needs_range, kinds))
         if self.range is not None:
@@ -181,30 +186,38 @@ class Folder(Source):
                         f"{self.name}: val or test has {kind} images, but train has none to measure their range on; "
                         "expected dataset.range=[low, high]."
                     )
-        splits = {
-            split: Raw(replace(own, ranges=ranges, split=split, clipped=[]), contents.splits[split].labels)
-            for split, own in pictures.items()
-        }
+        known_from, splits = "the range of train" if self.range is None else "dataset.range", {}
+        for split, own in pictures.items():
+            ready = replace(own, ranges=ranges, known_from=known_from, split=split, clipped=[])
+            splits[split] = replace(contents.splits[split], images=ready)
         depth = described(kinds, ranges, self.range is not None)
         return Contents(splits, contents.class_names, replace(contents.origin, depth=depth, ranges=ranges))
 
 
 @dataclass(frozen=True)
-class Pictures(StoredImages):
-    """Image files of one split, in their order. clipped: names of those with values outside of `ranges`."""
+class ImageFiles(StoredImages):
+    """Image files of one split, in their order.
+
+    Attributes:
+        notes: what libraries warned of while an image of any split was read, by its name.
+        ranges: see `Origin`. known_from: where they come from, for a message.
+        clipped: names of images with values outside of `ranges`.
+    """
 
     files: tuple[Path, ...]
     channels: int
     headers: tuple[Header, ...]
     names: tuple[str, ...]
+    notes: dict[str, str] = field(default_factory=dict)
     ranges: Ranges = field(default_factory=dict)
+    known_from: str = ""
     split: str = ""
     clipped: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, which: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Pictures":
+    def __getitem__(self, which: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "ImageFiles":
         indices = np.arange(len(self))[which].tolist()
         files, names, headers = ([own[i] for i in indices] for own in (self.files, self.names, self.headers))
         return replace(self, files=tuple(files), names=tuple(names), headers=tuple(headers))
@@ -212,9 +225,10 @@ class Pictures(StoredImages):
     def measured(self) -> Ranges:
         """The range of each kind of deep pixels among these images, all of which are read for it."""
         lowest, highest, whole = dict[str, float](), dict[str, float](), dict[str, bool]()
-        for file, header in zip(self.files, self.headers, strict=True):
+        for file, name, header in zip(self.files, self.names, self.headers, strict=True):
             if needs_range(header.kind):
-                values = read_pixels(file).values
+                with noted(name, self.notes):
+                    values = read_pixels(file).values
                 lowest[header.kind] = min(lowest.get(header.kind, np.inf), float(values.min()))
                 highest[header.kind] = max(highest.get(header.kind, -np.inf), float(values.max()))
                 is_whole = np.issubdtype(values.dtype, np.integer) or header.kind.endswith(" bit")
@@ -223,7 +237,8 @@ class Pictures(StoredImages):
 
     def chunks(self) -> Iterator[npt.NDArray[np.uint8]]:
         for file, name in zip(self.files, self.names, strict=True):
-            pixels = read_pixels(file)
+            with noted(name, self.notes):
+                pixels = read_pixels(file)
             if self.channels == 1 and pixels.values.ndim == 3:
                 raise UserError(f"{printable(file)} is damaged: its header says grey, but its pixels are RGB.")
             image, clipped = to_8_bit(pixels, self.ranges)
@@ -232,10 +247,14 @@ class Pictures(StoredImages):
             yield image[None]
 
     def warnings(self) -> list[str]:
-        if not self.clipped:
-            return []
-        n = counted(len(self.clipped), "image", "images")
-        return [
-            f"{n} of {self.split} {'has' if len(self.clipped) == 1 else 'have'} values outside of the range of train, "
-            f"which are clipped: {listed(self.clipped)}."
-        ]
+        sentences = list[str]()
+        if self.clipped:
+            n = f"{counted(len(self.clipped), 'image', 'images')} of {self.split}"
+            verb = "has" if len(self.clipped) == 1 else "have"
+            sentences.append(
+                f"{n} {verb} values outside of {self.known_from}, which are clipped: {listed(self.clipped)}."
+            )
+        if warned := [f"{name} ({self.notes[name]})" for name in self.names if name in self.notes]:
+            n = counted(len(warned), "image", "images")
+            sentences.append(f"{n} of {self.split} can be read, but with a warning: {listed(warned)}.")
+        return sentences

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -19,7 +20,11 @@ Groups = npt.NDArray[np.str_]
 
 
 def read_table(path: Path, column: str) -> dict[str, str]:
-    """The group by `column` ("file" or "index") of a .csv file with these two columns, printable."""
+    """The group by `column` ("file" or "index") of a .csv file with these two columns, printable.
+
+    The columns are separated by commas, semicolons or tabs, and their names may be in any case. Rows without any text
+    are left out.
+    """
     where = f"dataset.groups={printable(path)}"
     try:
         text = read_bytes(path).decode("utf-8-sig", "surrogateescape")
@@ -28,8 +33,9 @@ def read_table(path: Path, column: str) -> dict[str, str]:
     header = text.partition("\n")[0]
     table: dict[str, str] = {}
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in header else ",")
-        found = [name.strip() for name in reader.fieldnames or ()]
+        delimiter = next((one for one in (";", "\t") if one in header), ",")
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        found = [name.strip().lower() for name in reader.fieldnames or ()]
         reader.fieldnames = found
         if column not in found or "group" not in found:
             raise UserError(
@@ -37,6 +43,8 @@ def read_table(path: Path, column: str) -> dict[str, str]:
             )
         for row in reader:
             key, group = (printable((row[name] or "").strip()) for name in (column, "group"))
+            if not any(text.strip() for text in row.values() if isinstance(text, str)):
+                continue
             if not key or not group:
                 raise UserError(f"{where}: line {reader.line_num} has no {'group' if key else column}; expected both.")
             if table.setdefault(key, group) != group:
@@ -47,18 +55,32 @@ def read_table(path: Path, column: str) -> dict[str, str]:
 
 
 def groups_by_file(path: Path, files: Sequence[str]) -> tuple[Groups, list[str]]:
-    """The group of each of some files (printable paths relative to the data's folder), and warnings."""
-    table = {key.removeprefix("./"): group for key, group in read_table(path, "file").items()}
-    if missing := [file for file in files if file not in table]:
+    """The group of each of some files (printable paths relative to the data's folder), and warnings.
+
+    A path that the table does not have is looked up once more without regard to its spelling (see `plain`).
+    """
+    table = read_table(path, "file")
+    spelled: dict[str, list[str]] = {}
+    for key in table:
+        spelled.setdefault(plain(key), []).append(key)
+    keys = {file: [file] if file in table else spelled.get(plain(file), []) for file in files}
+    others = sorted(table.keys() - {key for own in keys.values() for key in own})
+    if missing := [file for file, own in keys.items() if len({table[key] for key in own}) != 1]:
+        there = f" (the table has, e.g., {printable(others[0])})" if others else ""
         raise UserError(
             f"dataset.groups={printable(path)} has no group for {counted(len(missing), 'image', 'images')} of "
-            f"{len(files):,}: {listed(missing)}; expected one for each, by its path in dataset.path."
+            f"{len(files):,}: {listed(missing)}{there}; expected one for each, by its path in dataset.path."
         )
-    notes, others = list[str](), sorted(table.keys() - set(files))
+    notes = list[str]()
     if others:
         n = counted(len(others), "file that is", "files that are")
         notes.append(f"dataset.groups names {n} no image of this data set: {listed(others)}.")
-    return np.array([table[file] for file in files], dtype=np.str_), notes
+    return np.array([table[keys[file][0]] for file in files], dtype=np.str_), notes
+
+
+def plain(key: str) -> str:
+    """A path with / for each backslash, without ./ at its beginning, and with composed accents (macOS divides them)."""
+    return unicodedata.normalize("NFC", key.replace("\\", "/")).removeprefix("./")
 
 
 def groups_by_index(path: Path, sizes: Mapping[str, int]) -> dict[str, Groups]:

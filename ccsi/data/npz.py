@@ -62,7 +62,8 @@ class Npz(Source):
             return contents
         sizes = {split: len(raw.labels) for split, raw in contents.splits.items()}
         parts = groups_by_index(expand(self.groups, "dataset.groups"), sizes)
-        return contents._replace(origin=replace(contents.origin, warnings=tuple(crossing(parts))))
+        splits = {split: replace(raw, groups=parts[split]) for split, raw in contents.splits.items()}
+        return Contents(splits, contents.class_names, replace(contents.origin, warnings=tuple(crossing(parts))))
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,20 @@ class Member:
     skip: int
 
     @contextmanager
-    def opened(self) -> Iterator[IO[bytes]]:
+    def open(self) -> Iterator[IO[bytes]]:
         """The array's data, as a file."""
-        with reading(self.path, self.key), opened(self.path) as archive, archive.open(name_of(archive, self.key)) as it:
+        with (
+            reading(self.path, self.key),
+            open_archive(self.path) as archive,
+            archive.open(name_of(archive, self.key)) as it,
+        ):
             it.read(self.skip)
             yield it
 
     def read(self) -> npt.NDArray[Any]:
         """The whole array."""
         check_memory(math.prod(self.shape) * self.dtype.itemsize, f"{printable(self.path)}: {self.key}")
-        with self.opened() as file:
+        with self.open() as file:
             data = file.read()
         if len(data) != math.prod(self.shape) * self.dtype.itemsize:
             raise damaged(self.path, self.key)
@@ -111,7 +116,7 @@ class Rows(StoredImages):
         member = self.member
         n, step = member.shape[0], rows_at_a_time(math.prod(member.shape[1:]))
         whole = member.read() if member.fortran else None  # its rows are not together
-        with member.opened() as file:
+        with member.open() as file:
             for start in range(0, n, step):
                 rows = np.empty((min(step, n - start), *member.shape[1:]), np.uint8)
                 if whole is not None:
@@ -129,7 +134,7 @@ class Rows(StoredImages):
 def read_npz(path: Path, class_names: list[str] | None) -> Contents:
     """The splits and class names of a .npz file, checked to be as `Npz` says; its images are not read yet."""
     splits, groups = {}, {}
-    with opened(path) as archive:
+    with open_archive(path) as archive:
         for split in SPLITS:
             images, labels = (member_of(archive, path, f"{split}_{kind}") for kind in ("images", "labels"))
             n = images.shape[0]
@@ -147,6 +152,7 @@ def read_npz(path: Path, class_names: list[str] | None) -> Contents:
                         f"{printable(path)}: {split}_groups has {n_groups} groups for {n} images; expected as many."
                     )
                 groups[split] = member.read().reshape(-1).astype(str)
+                splits[split] = replace(splits[split], groups=groups[split])
     if class_names is None:
         train = splits["train"].labels
         largest = int(train.max(initial=-1))
@@ -157,7 +163,7 @@ def read_npz(path: Path, class_names: list[str] | None) -> Contents:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[zipfile.ZipFile]:
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """The zip archive in a regular file."""
     where, layout = printable(path), "expected an .npz file in MedMNIST's layout."
     try:

@@ -48,8 +48,12 @@ class Scan:
     seen: set[Identity] = field(default_factory=set)
 
     def reasons(self) -> dict[str, tuple[str, ...]]:
-        """`skipped`, printable and relative to the root."""
-        return {why: tuple(self.relative(path) for path in sorted(paths)) for why, paths in self.skipped.items()}
+        """`skipped`, printable and relative to the root; a slash is behind the name of a folder."""
+
+        def name(path: Path) -> str:
+            return self.relative(path) + "/" * os.path.isdir(path)
+
+        return {why: tuple(map(name, sorted(paths))) for why, paths in self.skipped.items()}
 
     def relative(self, path: Path) -> str:
         """A path as messages and tables have it."""
@@ -134,8 +138,18 @@ class Scan:
                     kept.append(path)
             self.files[folder] = kept
 
-    def check_classes(self) -> None:
-        """Raise UserError unless each class folder has images, and some of them directly in it."""
+    def check_classes(self, nested: bool) -> None:
+        """Raise UserError unless each class folder has images.
+
+        nested: class folders may hold folders. Otherwise some images are directly in each class folder, and no two
+        classes of a split have folders of one name with images, because these may be the classes.
+        """
+        expected = (
+            "expected dataset.path to be the folder of the class folders; or dataset.train, dataset.val and "
+            "dataset.test to name the split folders in it; or dataset.nested=true, if class folders may hold folders "
+            "(of patients or sites)."
+        )
+        owners: dict[tuple[Path, str], Path] = {}
         for folder, files in self.files.items():
             where = printable(folder)
             if not files:
@@ -143,14 +157,20 @@ class Scan:
                           if (found := [path for path in paths if folder in (path, *path.parents)])]  # fmt: skip
                 there = f" (it has {', '.join(passed)})" if passed else ""
                 raise UserError(f"{where} has no image{there}; expected at least one file ({', '.join(SUFFIXES)}).")
+            if nested:
+                continue
+            names = natural({file.relative_to(folder).parts[0] for file in files if file.parent != folder})
             if not any(file.parent == folder for file in files):
-                names = natural({file.relative_to(folder).parts[0] for file in files})
                 shown = ", ".join(map(printable, names[:NAMED])) + ", …" * (len(names) > NAMED)
                 raise UserError(
-                    f"{where} is taken for a class, but it holds only folders ({shown}) and no image; expected "
-                    "dataset.path to be the folder of the class folders, or dataset.train, dataset.val and "
-                    "dataset.test to name the split folders in it."
+                    f"{where} is taken for a class, but it holds only folders ({shown}) and no image; {expected}"
                 )
+            for name in names:
+                if (other := owners.setdefault((folder.parent, name), folder)) != folder:
+                    raise UserError(
+                        f"{printable(other)} and {printable(folder.name)} are taken for classes, but both hold a "
+                        f"folder {printable(name)} with images; {expected}"
+                    )
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -209,7 +229,8 @@ def split_folders(scan: Scan, names: Sequence[str], named: Mapping[str, str | No
     root = scan.root
     found = {split: name for split, name in named.items() if name is not None}
     for split, name in found.items():
-        if Path(name).is_absolute() or ".." in Path(name).parts or not (root / name).is_dir():
+        parts = Path(name).parts
+        if not parts or Path(name).is_absolute() or ".." in parts or not os.path.isdir(root / name):
             there = ", ".join(map(printable, names[:NAMED])) + ", …" * (len(names) > NAMED)
             raise UserError(f"dataset.{split}={name}: {printable(root)} has no such folder; it has {there or 'none'}.")
     usual = [name for name in names if usual_split(name)]
@@ -229,11 +250,18 @@ def split_folders(scan: Scan, names: Sequence[str], named: Mapping[str, str | No
     others = [name for name in names if name not in {*found.values(), *taken}]
     missing = [split for split in SPLITS if split not in found]
     if missing and (missing != ["val"] or others):
+        first = next((split for split in missing if split != "val"), "val")  # val may be missing
         there = f"; it also has {', '.join(map(printable, others[:NAMED]))}" if others else ""
         raise UserError(
             f"{printable(root)} has a folder {printable(next(iter(found.values())))} but not all of train, val and "
-            f"test{there}: expected dataset.{missing[0]}=… to name the folder of {missing[0]}, or only a folder for "
+            f"test{there}: expected dataset.{first}=… to name the folder of {first}, or only a folder for "
             "each class."
         )
-    scan.skipped[BESIDE] += [root / name for name in others]
+    beside = [root / name for name in others]
+    read = {root / name for name in found.values()}
+    for folder in sorted({parent for path in read for parent in path.parents if root in parent.parents} - read):
+        inside = {folder / name for name in scan.folders(folder)}
+        beside += [path for path in inside if not any(path in (one, *one.parents) for one in read)]
+    if beside:
+        scan.skipped[BESIDE] += beside
     return {split: found[split] for split in SPLITS if split in found}

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import PIL
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from ccsi.data import decode, dicom
 from ccsi.data.dataset import SPLITS, Dataset, Labelled, Origin, Source
 from ccsi.data.fit import rows_at_a_time
 from ccsi.errors import UserError
@@ -46,19 +48,20 @@ class Mapped(Labelled):
         return found_or_made(path.parent, lambda: mapped(path, n), lambda: write_images(path, self.images, indices))
 
 
-def opened(source: Source, folder: Path | None) -> Dataset:
+def open_dataset(source: Source, folder: Path | None) -> Dataset:
     """The source's data, read and checked once for all processes that use the same `folder` (absolute).
 
-    The first process writes the images at their input size to a sub-folder named by the source's configuration and
-    the state of its files (`Source.stamp`). Later ones map these files: nothing is decoded or hashed again. Without
-    `folder`, this is `Source.load`.
+    The first process writes the images at their input size to a sub-folder named by the source's configuration, the
+    state of its files (`Source.stamp`) and the versions of what decodes and resizes them. Later
+    ones map these files: nothing is decoded or hashed again. Without `folder`, this is `Source.load`.
 
     Raises:
         UserError: as `Source.load`; also a folder that cannot be written.
     """
     if folder is None:
         return source.load()
-    key = f"{type(source).__module__} {source!r} {source.stamp()} torch {torch.__version__}"  # torch: of `resize`
+    readers = f"torch {torch.__version__} Pillow {PIL.__version__} pydicom {dicom.version()} decoder {decode.DECODER}"
+    key = f"{type(source).__module__} {source!r} {source.stamp()} {readers}"
     # a file's name need not be UTF-8
     home = folder / hashlib.sha256(key.encode(errors="backslashreplace")).hexdigest()[:16]
     return found_or_made(home, lambda: found_in(home), lambda: fill(home, source.load()))

@@ -65,9 +65,12 @@ def summarize(data: Dataset) -> Summary:
         *class_lines(data),
     ]
     for reason, paths in origin.skipped.items():
-        lines.append(
-            f"skipped: {counted(len(paths), 'file', 'files')}, {printable(reason)}: {few(map(printable, paths))}"
-        )
+        folders = sum(path.endswith("/") for path in paths)
+        kinds = (len(paths) - folders, "file", "files"), (folders, "folder", "folders")
+        both = " and ".join(counted(*kind) for kind in kinds if kind[0])
+        lines.append(f"skipped: {both}, {printable(reason)}: {few(map(printable, paths))}")
+    if origin.left_out:
+        lines.append(f"left out: {counted(origin.left_out, 'image', 'images')} of train (dataset.max_per_class)")
     warnings = [printable(text) for text in origin.warnings]
     for key, found in duplicates.counts.items():
         examples = few([printable(one) for one in duplicates.examples[key]], found)
@@ -159,12 +162,16 @@ def name_of(data: Dataset, split: str, index: int) -> str:
 
 
 def split_rows(data: Dataset) -> Iterator[tuple[str | int, ...]]:
-    """A head, then for each image its split, index in it, file ("" if it has none), class number and class name."""
-    yield "split", "index", "file", "label", "class"
+    """A head, then for each image its split, index in it, file, class number, class name and group.
+
+    File and group are empty where there are none.
+    """
+    yield "split", "index", "file", "label", "class", "group"
     for split in SPLITS:
-        files = data.origin.files.get(split, ())
+        files, groups = data.origin.files.get(split, ()), data.origin.groups.get(split, ())
         for index, label in enumerate(getattr(data, split).labels.tolist()):
-            yield split, index, files[index] if files else "", label, data.class_names[label]
+            file, group = files[index] if files else "", groups[index] if groups else ""
+            yield split, index, file, label, data.class_names[label], group
 
 
 def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:

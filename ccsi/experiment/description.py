@@ -10,26 +10,27 @@ from ccsi.data import Dataset
 from ccsi.data.summary import Summary, csv_bytes, split_rows, summarize
 from ccsi.evaluation import Evaluator
 from ccsi.io.atomic import write_atomically
-from ccsi.models import IncrementalNet
+from ccsi.learners import NetLearner
 from ccsi.tracking.console import size
 
 SUMMARY, SPLIT_CSV, PREDICTIONS_CSV = "summary.txt", "split.csv", "predictions.csv"
 
 
-def describe(data: Dataset, plan: Sequence[Sequence[int]], net: IncrementalNet) -> Summary:
+def describe(data: Dataset, plan: Sequence[Sequence[int]], learner: NetLearner) -> Summary:
     """The summary of a run's data, with the memory that images and model take."""
     summary = summarize(data)
-    return replace(summary, lines=(*summary.lines, memory_line(data, plan, net)))
+    return replace(summary, lines=(*summary.lines, memory_line(data, plan, learner)))
 
 
-def memory_line(data: Dataset, plan: Sequence[Sequence[int]], net: IncrementalNet) -> str:
+def memory_line(data: Dataset, plan: Sequence[Sequence[int]], learner: NetLearner) -> str:
     """The bytes of images and model, and what they do not include."""
     pixels = data.train.images[0].numel()
     images = pixels * sum(map(len, (data.train, data.val, data.test)))
     counts = torch.cat([data.train.labels, data.val.labels]).bincount(minlength=len(data.class_names))
-    task = pixels * max(sum(int(counts[c]) for c in classes) for classes in plan)
+    of_tasks = [sum(int(counts[c]) for c in classes) for classes in plan]
+    task = pixels * (sum(of_tasks) if "all_tasks" in learner.permissions else max(of_tasks))
     # without the classes' prototypes, so that a resumed run says the same
-    model = sum(value.numel() * value.element_size() for value in net.backbone.state_dict().values())
+    model = sum(value.numel() * value.element_size() for value in learner.net.backbone.state_dict().values())
     return (
         f"memory: images {size(images)} (a task's copy: {size(task)} more), model {size(model)} (in training about "
         "four times that); a batch's activations and Python come on top"

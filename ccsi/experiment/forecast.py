@@ -20,9 +20,12 @@ from ccsi.synthesis import Synthesis
 
 T = TypeVar("T")
 WARM_UP = 2  # steps of a stage that are not timed
-ENOUGH = ((6, 0.15), (3, 1.5))  # timed steps and seconds after which one of these ends a stage
-BATCHES = 8  # of noise in an epoch
-SCORED = 256  # images of noise that are scored
+ENOUGH = 6, 0.15  # timed steps and seconds after which a stage ends
+SLOW = 0.15  # seconds of a step; of slower ones two end a stage, the first to warm up
+BUDGET = 5.0  # seconds for a probe; a net that needs more has no estimate until its times are measured
+PARTS = 8  # slow steps that a probe takes at least
+BATCHES = {False: 8, True: 3}  # of noise in an epoch; True: of a slow net
+SCORED = {False: 256, True: 32}  # images of noise that are scored
 FORWARD = 3  # a training step takes at least so many times as long as a forward pass of its batch
 
 
@@ -80,13 +83,37 @@ class Timed:
         return False
 
     def measured(self) -> bool:
-        timed = self.stamps[WARM_UP:]
-        return any(len(timed) > steps and timed[-1] - timed[0] > seconds for steps, seconds in ENOUGH)
+        timed, gaps = self.stamps[WARM_UP:], self.gaps()
+        if len(gaps) > 1 and min(gaps) > SLOW:
+            return True
+        return len(timed) > ENOUGH[0] and timed[-1] - timed[0] > ENOUGH[1]
+
+    def gaps(self) -> list[float]:
+        """Seconds of each step but the first."""
+        return [after - before for before, after in zip(self.stamps, self.stamps[1:], strict=False)]
 
     def step(self) -> float:
         """Seconds of a step: the median, because an epoch's end takes longer than a step."""
-        gaps = [after - before for before, after in zip(self.stamps, self.stamps[1:], strict=False)]
-        return median(gaps[WARM_UP:] or gaps or [self.seconds / max(1, self.steps)])
+        gaps = self.gaps()
+        return median(gaps[WARM_UP:] or gaps[-1:] or [self.seconds / max(1, self.steps)])
+
+
+class OutOfTimeError(Exception):
+    """A probe needs more than its `BUDGET`."""
+
+
+def seconds_of_a_step(learner: NetLearner, shape: torch.Size) -> float:
+    """At least so long does a step of training take; from forward passes of a few images."""
+    net, seconds = copy.deepcopy(learner.net).eval(), 0.0
+    for n in (1, 2, 16):  # the first to warm up, the last only if the net is not slow by far
+        images = torch.zeros(n, *shape, dtype=net.scale.dtype, device=learner.device)
+        began = time.perf_counter()
+        with torch.no_grad():
+            net.features(images).sum().item()  # waits for the device
+        seconds = (time.perf_counter() - began) * FORWARD * learner.training.batch_size / n
+        if n > 1 and seconds > BUDGET:
+            break
+    return seconds
 
 
 class TimedStages(Stages):
@@ -119,7 +146,7 @@ class Forecast:
     """
 
     def __init__(self, tasks: Sequence[TaskSize], learner: NetLearner) -> None:
-        self.tasks, self.n_done, self.later_known = tasks, 0, False
+        self.tasks, self.n_done, self.later_known, self.too_slow = tasks, 0, False, False
         self.synthesis: Synthesis | None = getattr(learner, "synthesis", None)
         self.replay_grows = getattr(getattr(learner, "budget", None), "total", None) is None
         self.replayed: dict[str, float] = {}  # by a stage of training, for each old class if that grows
@@ -187,17 +214,31 @@ class Forecast:
             self.later_known |= self.task > 0
 
     def probe(self, learner: NetLearner, task: int, shape: torch.Size) -> None:
-        """Time a few steps of each stage of a task, and if it is the first one, of the next, on `shape` images."""
+        """Time a few steps of each stage of a task, and if it is the first one, of the next, on `shape` images.
+
+        This takes about `BUDGET` seconds at most (and one batch more); if they do not suffice, nothing is probed again.
+        """
+        if self.too_slow:
+            return
         try:
             with torch.random.fork_rng(devices=[]):  # nothing of ours draws there; a learner of the user's may
-                twin = copy.deepcopy(learner)
-                for number in range(task, min(max(task, 1) + 1, len(self.tasks))):
-                    self.probe_task(twin, number, shape)
-        except Exception:  # whatever a learner does not like about noise: an estimate must not end a run
-            self.later_known = False
+                step, twin = seconds_of_a_step(learner, shape), copy.deepcopy(learner)
+                if step > BUDGET / PARTS:
+                    raise OutOfTimeError
+                end = time.perf_counter() + BUDGET
 
-    def probe_task(self, twin: NetLearner, task: int, shape: torch.Size) -> None:
-        """Let a learner learn a task of noise, as far as needed to know its times."""
+                def check_time(*_: object) -> None:
+                    if time.perf_counter() > end:
+                        raise OutOfTimeError
+
+                twin.net.backbone.register_forward_pre_hook(check_time)  # all that takes long passes here
+                for number in range(task, min(max(task, 1) + 1, len(self.tasks))):
+                    self.probe_task(twin, number, shape, step > SLOW)
+        except Exception as error:  # whatever a learner does not like about noise: an estimate must not end a run
+            self.later_known, self.too_slow = False, isinstance(error, OutOfTimeError)
+
+    def probe_task(self, twin: NetLearner, task: int, shape: torch.Size, slow: bool) -> None:
+        """Let a learner learn a task of noise, as far as needed to know its times; of less noise if it is slow."""
         size, device, draws = self.tasks[task], twin.device, torch.Generator().manual_seed(0)
         first, end = 0 if "all_tasks" in twin.permissions else size.n_old, size.n_old + size.n_new
 
@@ -205,9 +246,9 @@ class Forecast:
             images = torch.randint(0, 256, (n, *shape), generator=draws, dtype=torch.uint8)
             return Labelled(images.to(device), (first + torch.arange(n) % (end - first)).to(device))
 
-        n = min(size.n_train, max(BATCHES * twin.training.batch_size, 2 * (end - first)))
+        n = min(size.n_train, max(BATCHES[slow] * twin.training.batch_size, 2 * (end - first)))
         stages, began = TimedStages(device), time.perf_counter()
-        data = noise(n, first), noise(min(size.n_val, SCORED), first)
+        data = noise(n, first), noise(min(size.n_val, SCORED[slow]), first)
         twin.learn(Task(task, range(size.n_old, end), *data), stages)
         wall = time.perf_counter() - began
         for name, timed in stages.timed.items():
@@ -217,12 +258,12 @@ class Forecast:
                 whole = size.n_train * timed.own / n + timed.replayed  # images of an epoch; those of val follow it
                 seconds *= whole / (timed.own + timed.replayed) * (1 + size.n_val / FORWARD / whole)
             self.learn_cost(name, task, seconds)
-        scored = noise(SCORED, 0)
+        scored = noise(SCORED[slow], 0)
         for _ in range(2):  # the first time, modules are imported
             began = time.perf_counter()
             scores = twin.scores(scored.images / 255).cpu().double()
             metrics.auc(scored.labels.cpu().numpy(), scores.detach().numpy())
-            scoring = (time.perf_counter() - began) / SCORED
+            scoring = (time.perf_counter() - began) / len(scored)
         if not self.n_done:
             self.scoring = scoring
             self.other = max(0.0, wall - sum(timed.seconds for timed in stages.timed.values())) / n

@@ -32,7 +32,7 @@ from ccsi.training import Training
 
 
 @with_config(ConfigDict(extra="forbid"))
-class Pictures(TypedDict):
+class ReportOptions(TypedDict):
     """What a run's pictures may show. real_images: a few training images beside the impressions."""
 
     real_images: bool
@@ -61,7 +61,7 @@ def run(
     workers: PositiveInt = 1,
     run_dir: str | None = None,
     evaluate_test: bool = True,
-    report: bool | Pictures = True,
+    report: bool | ReportOptions = True,
     checkpoint_every: NonNegative = 60.0,
     share_data: str | None = None,
     config: Mapping[str, Any] | None = None,
@@ -102,7 +102,7 @@ def run(
         names = tuple(tuple(setup.data.class_names[c] for c in classes) for classes in setup.plan)
         summary = Summary()
         if describe and session.writes:
-            summary = description.describe(setup.data, setup.plan, setup.learner.net)
+            summary = description.describe(setup.data, setup.plan, setup.learner)
         start = RunStart(f"{name}-s{seed}", folder, resolved, names, lines, summary.lines, summary.warnings)
         group.on_main(lambda: tracking.start(start))
         if describe and session.writes:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccsi.data import Dataset, Labelled, Scenario, Source, opened
+from ccsi.data import Dataset, Labelled, Scenario, Source, open_dataset
 from ccsi.data.scenario import make_tasks, take
 from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError
@@ -78,7 +78,7 @@ def set_up(
     """
     group = ProcessGroup.current()
     shared = absolute(share_data, "share_data") if share_data is not None else None
-    data = group.on_all(lambda: opened(dataset, shared))
+    data = group.on_all(lambda: open_dataset(dataset, shared))
     if data.checksum != group.broadcast_object(data.checksum):
         raise UserError(
             f"the images on {platform.node()} are not those of the other workers (their checksum differs); "

@@ -4,11 +4,10 @@ import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from annotated_types import Le
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,7 +34,7 @@ class FeTrIL(FrozenLearner):
     default_name = "fetril"
     stored_buffers: ClassVar = {"means": "class mean features", "classifier": ""}
 
-    c: Annotated[Positive, Le(1e6)] = 1.0
+    c: Positive = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -117,7 +117,7 @@ def describe_data(definition: Definition, console: Console) -> None:
     from ccsi.experiment.description import describe, write_description
 
     for number, setup in enumerate(validate(definition), start=1):
-        summary = describe(setup.data, setup.plan, setup.learner.net)
+        summary = describe(setup.data, setup.plan, setup.learner)
         for line in summary.all_lines():
             console.print(line, soft_wrap=True)
         write_description(definition.folder, setup.data, summary, number)

@@ -84,7 +84,7 @@ def run_shared(config: Config, context: TrialContext, cluster: Cluster, clean: C
     if context.local:  # a cluster's nodes may see other disks than this machine
         check_run_dir(folder, config)
         setup = build(config | {"_target_": ccsi.experiment.validate})()
-        for line in describe(setup.data, setup.plan, setup.learner.net).all_lines():  # the workers' consoles go to logs
+        for line in describe(setup.data, setup.plan, setup.learner).all_lines():  # the workers' consoles go to logs
             print(line, file=sys.stderr)
     print(f"Run {folder.name} in {folder}: {context.workers} workers", file=sys.stderr)
     print(f"Starting Ray ({ccsi.config.shown(cluster.address or 'local')}) …", file=sys.stderr)

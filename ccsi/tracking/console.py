@@ -33,6 +33,11 @@ SHOWN_FIGURES = {
 """Figures in the final table, and what they are (see `ccsi.evaluation.metrics`)."""
 
 
+def terminal(**options: Any) -> Terminal:
+    """A console that prints text as it is: names may hold [brackets] or :smile:."""
+    return Terminal(markup=False, emoji=False, highlight=False, **options)
+
+
 class Console:
     """Shows a run: on a terminal one live line for each phase, elsewhere a line every ten seconds; tables at the end.
 
@@ -46,8 +51,8 @@ class Console:
         self.quiet, self.shows_time = quiet, not quiet
         self._folder: Path | None = None
         self._bar: Bar | None = None
-        # lines are soft-wrapped where they are printed: a log file has 80 columns for rich; a path may hold [brackets]
-        self._err = Terminal(stderr=True, markup=False, highlight=False, quiet=quiet)
+        # lines are soft-wrapped where they are printed: a log file has 80 columns for rich
+        self._err = terminal(stderr=True, quiet=quiet)
         self._last: Progress | None = None
         self._first_step, self._phase_began, self._last_line = 0, 0.0, 0.0
 
@@ -61,7 +66,7 @@ class Console:
         for text in run.summary:
             self._print(text)
         for text in run.warnings:  # quiet or not
-            Terminal(stderr=True, markup=False, highlight=False).print(f"warning: {text}", soft_wrap=True)
+            terminal(stderr=True).print(f"warning: {text}", soft_wrap=True)
         if self._err.is_terminal:
             columns = TextColumn("{task.description}"), BarColumn(bar_width=BAR_WIDTH), MofNCompleteColumn()
             fields = TextColumn("[dim]{task.fields[left]}"), TextColumn("{task.fields[metrics]}", markup=False)
@@ -122,7 +127,7 @@ class Console:
 
 def show_result(result: Mapping[str, Any], folder: Path | None) -> None:
     """Print a finished run's figures (the content of result.json) as tables, in percent, on stdout."""
-    out = Terminal(markup=False, highlight=False)
+    out = terminal()
     if not out.is_terminal:
         out.width = max(out.width, MIN_WIDTH)
     dataset = result["dataset"]

@@ -157,12 +157,12 @@ def main() -> None:
         parser.error("name the file pbcblood_28.npz")
 
     import ccsi.config
-    from ccsi.data import Npz, opened
+    from ccsi.data import Npz, open_dataset
 
     config = ccsi.config.load([*BUDGET, f"dataset.path={os.path.abspath(options.file)}"])
     source = Npz(**{key: value for key, value in config["dataset"].items() if key != "_target_"})
     with tempfile.TemporaryDirectory() as temporary:
-        data = opened(source, Path(temporary) / "data")
+        data = open_dataset(source, Path(temporary) / "data")
         needles, sizes = pieces(data)
         print(f"images: {', '.join(f'{n / MIB:.1f}' for n in sizes)} MiB (train, val, test)", flush=True)
         del data
@@ -188,10 +188,10 @@ def main() -> None:
 
 def opening(source: Any, store: Path) -> float:
     """Seconds until the data can be used."""
-    from ccsi.data import opened
+    from ccsi.data import open_dataset
 
     began = time.perf_counter()
-    opened(source, store)
+    open_dataset(source, store)
     return time.perf_counter() - began
 
 

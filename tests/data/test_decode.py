@@ -98,6 +98,8 @@ def test_values_outside_of_the_range_of_train_are_said(tmp_path: Path) -> None:
     png_16(tmp_path / "test/bee/1.png", np.array([[300, 5], [1, 2]]))
     (warning,) = Folder(path=str(tmp_path), size=4).load().origin.warnings
     assert warning == "1 image of test has values outside of the range of train, which are clipped: test/bee/1.png."
+    said = Folder(path=str(tmp_path), size=4, range=[0, 299]).load().origin.warnings
+    assert said == ("1 image of test has values outside of dataset.range, which are clipped: test/bee/1.png.",)
 
 
 def test_deep_images_in_test_alone_have_no_range(tmp_path: Path) -> None:
@@ -191,6 +193,125 @@ def test_damaged_exif_data_does_not_damage_the_picture(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of damaged EXIF data
         assert (read_pixels(tmp_path / "a.png").values == [1, 2, 3]).all()
+
+
+def tiff(path: Path, bands: npt.NDArray[Any], photometric: int, compressed: bool = False, **tags: int) -> Path:
+    """A TIFF file of one strip a plane: [H, W], [H, W, C], or with `planar` [C, H, W]."""
+    planar = tags.get("planar", 1)
+    planes = [plane.astype("<" + bands.dtype.str[1:]).tobytes() for plane in (bands if planar == 2 else bands[None])]
+    planes = [zlib.compress(plane) for plane in planes] if compressed else planes
+    height, width = bands.shape[1:] if planar == 2 else bands.shape[:2]
+    samples = 1 if bands.ndim == 2 else bands.shape[0 if planar == 2 else 2]
+    content, offsets = b"", []
+    for plane in planes:
+        offsets.append(8 + len(content))
+        content += plane + bytes(len(plane) % 2)
+    entries = []
+
+    def entry(number: int, kind: int, values: list[int]) -> None:
+        nonlocal content
+        data = struct.pack(f"<{len(values)}{'H' if kind == 3 else 'I'}", *values)
+        if len(data) > 4:
+            at, content = 8 + len(content), content + data + bytes(len(data) % 2)
+            data = struct.pack("<I", at)
+        entries.append(struct.pack("<HHI", number, kind, len(values)) + data.ljust(4, b"\0"))
+
+    form = {"u": 1, "i": 2, "f": 3}[bands.dtype.kind]
+    entry(256, 3, [width])
+    entry(257, 3, [height])
+    entry(258, 3, [8 * bands.itemsize] * samples)
+    entry(259, 3, [8 if compressed else 1])
+    entry(262, 3, [photometric])
+    entry(273, 4, offsets)
+    entry(277, 3, [samples])
+    entry(278, 3, [height])
+    entry(279, 4, list(map(len, planes)))
+    entry(284, 3, [planar])
+    if "alpha" in tags:
+        entry(338, 3, [tags["alpha"]])
+    entry(339, 3, [form] * samples)
+    at = 8 + len(content)
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    path.write_bytes(b"II*\0" + struct.pack("<I", at) + content + directory)
+    return path
+
+
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_where_white_is_zero_an_image_is_inverted(tmp_path: Path, dtype: type, compressed: bool) -> None:
+    values = DRAW.integers(0, 256, (5, 7)).astype(dtype)
+    for split in ("train", "val", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            tiff(tmp_path / split / name / "0.tif", values, WHITE_IS_ZERO, compressed)
+    images = Folder(path=str(tmp_path), size=7, fit="pad", range=[0, 255] if dtype == np.uint16 else None).load().train
+    assert np.array_equal(images.images[0, 0, 1:6], 255 - values)
+    plain = read_pixels(tiff(tmp_path / "plain.tif", values, BLACK_IS_ZERO, compressed))
+    assert np.array_equal(plain.values, values) and not plain.inverted
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_colour_of_16_bits_that_pillow_gives_in_part_is_refused(tmp_path: Path, compressed: bool) -> None:
+    values = DRAW.integers(0, 4096, (3, 5, 7)).astype(np.uint16)
+    planes = tiff(tmp_path / "planes.tif", values, RGB, compressed, planar=2)
+    multiplied = tiff(tmp_path / "alpha.tif", np.moveaxis(values[[0, 1, 2, 2]], 0, -1), RGB, compressed, alpha=1)
+    for path in (planes, multiplied):
+        with pytest.raises(UserError, match=r"tif cannot be .* with 16 bits a band, .* is not supported; save it as"):
+            read_pixels(path)
+    whole = tiff(tmp_path / "rgb.tif", np.moveaxis(values, 0, -1), RGB, compressed)
+    assert np.array_equal(read_pixels(whole).values, np.moveaxis(values, 0, -1))
+
+
+@pytest.mark.parametrize(("magic", "top"), [(b"P6", 65535), (b"P6", 256), (b"P3", 4095)])
+def test_colour_of_more_than_8_bits_in_ppm_is_refused(tmp_path: Path, magic: bytes, top: int) -> None:
+    pixels = b"1 2 3 4 5 6" if magic == b"P3" else bytes(12)
+    (tmp_path / "a.ppm").write_bytes(magic + b"\n2 1\n%d\n" % top + pixels)
+    for read in (header_of, read_pixels):
+        with pytest.raises(UserError, match=r"a\.ppm .*colour of more than 8 bits .* save it as PNG or TIFF"):
+            read(tmp_path / "a.ppm")
+    for magic in (b"P6", b"P3"):
+        pixels = b"1 2 3 4 5 6" if magic == b"P3" else bytes([1, 2, 3, 4, 5, 6])
+        (tmp_path / "a.ppm").write_bytes(magic + b"\n2 1\n255\n" + pixels)
+        assert read_pixels(tmp_path / "a.ppm").values.ravel().tolist() == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "png"])
+def test_several_frames_are_refused(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.fromarray(DRAW.integers(0, 256, (5, 7), dtype=np.uint8)) for _ in range(3)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    with pytest.raises(UserError, match=rf"a\.{suffix} .*it has 3 frames; save each as a file of its own"):
+        header_of(tmp_path / f"a.{suffix}")
+    frames[0].save(tmp_path / f"b.{suffix}")
+    header_of(tmp_path / f"b.{suffix}")
+
+
+def test_a_photo_with_a_preview_has_one_frame(tmp_path: Path) -> None:
+    views = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    views[0].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=views[1:])
+    assert header_of(tmp_path / "a.jpg").colour and read_pixels(tmp_path / "a.jpg").values[9, 9, 0] > 200
+
+
+def test_what_cannot_be_read_is_said_with_what_to_do(tmp_path: Path) -> None:
+    for dtype in (np.float64, np.float16):
+        path = tiff(tmp_path / "a.tif", np.ones((5, 7), dtype), BLACK_IS_ZERO)
+        with pytest.raises(UserError, match=r"kind of TIFF is not supported; save it as uint8, uint16 or float32\)"):
+            header_of(path)
+    (tmp_path / "a.png").touch()
+    with pytest.raises(UserError, match=r"a\.png is empty; expected a whole picture file\.$"):
+        header_of(tmp_path / "a.png")
+
+
+def test_what_libraries_warn_of_is_said_of_the_data(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    written(tmp_path, 1, "png", np.uint8)
+    image = Image.fromarray(DRAW.integers(0, 256, (4, 4), dtype=np.uint8))
+    for name in ("train/ant/0.png", "train/bee/0.png"):
+        image.save(tmp_path / name, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
+    (warning,) = Folder(path=str(tmp_path), size=4).load().origin.warnings
+    assert warning.startswith("2 images of train can be read, but with a warning: train/ant/0.png (Corrupt EXIF data")
+    assert "train/bee/0.png (" in warning and not len(recwarn)
 
 
 @given(st.integers(-(2**31), 2**31), st.integers(0, 2**31))

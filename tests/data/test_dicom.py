@@ -133,3 +133,24 @@ def test_without_pydicom_its_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(UserError, match=r"read by pydicom, which is not installed: pip install 'ccsi\[dicom\]'\.$"):
         Folder(path=str(tmp_path), size=6).load()
+
+
+def test_what_reads_a_compressed_file_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.dcm", np.zeros((6, 5), np.uint8), bits=8)
+    tags = pydicom.dcmread(path)
+    tags.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLSLossless
+    tags.PixelData = pydicom.encaps.encapsulate([b"no decoder here"])
+    tags.save_as(path)
+    with pytest.raises(UserError, match=r"compressed as JPEG-LS Lossless .*: pip install pylibjpeg pylibjpeg-libjpeg "):
+        read_pixels(path)
+
+
+def test_what_pydicom_warns_of_is_said_of_the_data(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        for i in range(5):
+            write(tmp_path / name / f"{i}.dcm", DRAW.integers(0, 256, (6, 5), dtype=np.uint8), bits=8)
+    tags = pydicom.dcmread(tmp_path / "a" / "0.dcm")
+    tags.PixelData += bytes(10)
+    tags.save_as(tmp_path / "a" / "0.dcm")
+    (warning,) = Folder(path=str(tmp_path), size=6).load().origin.warnings
+    assert "1 image of " in warning and "a/0.dcm (The" in warning and capfd.readouterr().err == ""

@@ -1,6 +1,7 @@
 """Groups (patients) stay within one split; tables and arrays of groups are checked."""
 
 import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from ccsi.data import Dataset, Folder, Npz
 from ccsi.data.groups import split_by_groups
+from ccsi.data.summary import split_rows
 from ccsi.errors import UserError
 
 
@@ -111,6 +113,51 @@ def test_tables_are_checked(patients: Path, change: Any, message: str | None) ->
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace(",", "\t"),
+        lambda text: text.replace("file,group", "File, GROUP"),
+        lambda text: text + ",\n , \n,,\n\n",
+        lambda text: text.replace("/", "\\"),
+        lambda text: text.replace("ant/", "./ant/").replace("/", "\\"),
+    ],
+    ids=["tabs", "case", "empty rows", "backslashes", "dot"],
+)
+def test_tables_as_spreadsheets_write_them(patients: Path, change: Any) -> None:
+    expected, table = load(patients), patients / "own.csv"
+    table.write_text(change(table.read_text()))
+    assert load(patients).origin == expected.origin
+
+
+def test_accents_that_are_composed_otherwise(patients: Path) -> None:
+    os.rename(patients / "own" / "ant", patients / "own" / unicodedata.normalize("NFD", "\u00e4nt"))
+    table = patients / "own.csv"
+    table.write_text(table.read_text().replace("ant/", "\u00e4nt/"))
+    assert not any("group" in warning for warning in load(patients).origin.warnings)
+
+
+def test_two_spellings_of_a_path_have_one_group(patients: Path) -> None:
+    table = patients / "own.csv"
+    text = table.read_text().replace("ant/00.png", "ant\\00.png")
+    table.write_text(f"{text}./ant/00.png,other\n")
+    with pytest.raises(UserError, match=r"no group for 1 image of 60: ant/00\.png; expected"):
+        load(patients)
+
+
+def test_paths_of_another_folder_are_shown(patients: Path) -> None:
+    table = patients / "own.csv"
+    table.write_text(table.read_text().replace("ant/", "/data/own/ant/"))
+    with pytest.raises(UserError, match=r"no group for 30 images of 60: .* \(the table has, e\.g\., /data/own/ant/00"):
+        load(patients)
+
+
+def test_split_csv_has_the_groups(patients: Path) -> None:
+    rows = list(split_rows(load(patients, max_per_class=5)))
+    assert rows[0] == ("split", "index", "file", "label", "class", "group") and len(rows) == 1 + 2 * (5 + 6 + 6)
+    assert all(group == f"patient {int(str(file)[4:6]) // 3}" for _, _, file, _, _, group in rows[1:])
+
+
 def test_a_table_that_cannot_be_read(patients: Path) -> None:
     (patients / "own.csv").unlink()
     with pytest.raises(UserError, match=r"own\.csv cannot be read \(No such file"):
@@ -161,6 +208,7 @@ def test_an_npz_may_carry_groups(tmp_path: Path, kind: str) -> None:
     path = archive(tmp_path / "a.npz", **arrays)
     data = Npz(name="own", path=str(path), size=4).load()
     assert data.origin.warnings == ("1 group is in train (2 of its images) and in val (2): 3.",)
+    assert [str(row[-1]) for row in split_rows(data)] == ["group", *"112233", *"4433", *"56"]
     archive(path, train_groups=np.arange(5))
     with pytest.raises(UserError, match="train_groups has 5 groups for 6 images; expected as many"):
         Npz(name="own", path=str(path), size=4).load()
@@ -172,7 +220,9 @@ def test_groups_of_an_npz_by_index(tmp_path: Path) -> None:
     names = ["a", "a", "b", "b", "c", "c", "d", "d", "d", "d", "a", "e"]
     table.write_text("index,group\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)))
     before = source.stamp()
-    assert source.load().origin.warnings == ("1 group is in train (2 of its images) and in test (1): a.",)
+    data = source.load()
+    assert data.origin.warnings == ("1 group is in train (2 of its images) and in test (1): a.",)
+    assert [row[-1] for row in split_rows(data)] == ["group", *names]
     table.write_text("index,group\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names[:-1])))
     with pytest.raises(UserError, match=r"a\.csv has no group for 1 image of 12: 11; expected one for each"):
         source.load()

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ccsi import config
-from ccsi.data import Dataset, Folder, opened
+from ccsi.data import Dataset, Folder, open_dataset
 from ccsi.data.dataset import Origin
 from ccsi.data.scan import natural
+from ccsi.data.summary import summarize
 from ccsi.errors import UserError
 
 Unprivileged = Callable[[], AbstractContextManager[None]]
@@ -71,7 +72,7 @@ def test_any_other_name_is_given(tmp_path: Path) -> None:
         classes(tmp_path / name, start=100 * number)
     data = load(tmp_path, train="cases/A", val="dev")
     assert levels(data) == [[1, 51], [101, 151], [201, 251]]
-    for wrong in ("nowhere", "../x", "/"):
+    for wrong in ("nowhere", "../x", "/", ".", "", "./", "x" * 300, "a\0b"):
         with pytest.raises(UserError, match=r"^dataset\.val=.* has no such folder; it has Test, cases, dev\.$"):
             load(tmp_path, train="cases/A", val=wrong)
 
@@ -98,6 +99,7 @@ def test_without_val_it_is_a_share_of_train(tmp_path: Path) -> None:
         (("train", "dev", "test"), r"test; it also has dev: expected dataset\.val=…"),
         (("train", "Training", "test"), r"has Training and train, which may all be train; .* dataset\.train=…"),
         (("siteA", "siteB"), r"siteA is taken for a class, but it holds only folders \(ant, bee\)"),
+        (("train", "holdout"), r"it also has holdout: expected dataset\.test=… to name the folder of test"),
         (("Trn", "Vld", "Tst"), r"Trn is taken for a class, .* dataset\.train, dataset\.val and dataset\.test"),
     ],
 )
@@ -107,6 +109,35 @@ def test_layouts_that_are_refused(tmp_path: Path, folders: tuple[str, ...], mess
     with pytest.raises(UserError, match=message) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_folders_in_class_folders_are_read_only_if_the_user_says_so(tmp_path: Path, split: str) -> None:
+    for folder in (split, "val", "test") if split else ("",):
+        for label, name in enumerate(("ant", "bee")):
+            for i in range(6):
+                picture(tmp_path / folder / name / f"p{label}{i // 2}" / f"{i}.png", 50 * label + i + 1)
+    with pytest.raises(UserError, match=r"ant is taken for a class, but it holds only folders .*dataset\.nested=true"):
+        load(tmp_path)
+    assert sum(map(len, levels(load(tmp_path, nested=True)))) == (36 if split else 12)
+
+
+def test_folders_of_one_name_in_several_classes_may_be_the_classes(tmp_path: Path) -> None:
+    for name in ("siteA", "siteB"):
+        classes(tmp_path / name, n=3)
+        for i in range(5):
+            picture(tmp_path / name / f"preview{i}.png")
+    with pytest.raises(UserError, match=r"siteA and siteB are taken for .* both hold a folder ant .*nested=true"):
+        load(tmp_path)
+    assert load(tmp_path, nested=True).class_names == ("siteA", "siteB")
+
+
+def test_one_class_may_have_the_same_folder_in_several_splits(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        classes(tmp_path / split)
+        picture(tmp_path / split / "ant" / "p1" / "0.png")
+        (tmp_path / split / "bee" / "p1").mkdir()  # without an image
+    assert sum(map(len, levels(load(tmp_path)))) == 9
 
 
 def test_a_split_folder_without_classes_is_refused(tmp_path: Path) -> None:
@@ -163,18 +194,37 @@ def test_what_is_passed_over_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     (ant / "linked again").symlink_to(tmp_path / "elsewhere")
     data = load(root)
     assert data.origin.skipped == {
-        "outside of the class folders": ("extra", "notes.txt"),
+        "outside of the class folders": ("extra/", "notes.txt"),
         "file whose suffix is not an image's": ("train/ant/Thumbs.db",),
         "file without a suffix": ("train/ant/IM0001",),
         "hidden (the name begins with a dot)": ("train/ant/.hidden.png",),
         "link to nothing": ("train/ant/gone.png",),
         "pipe, socket or device": ("train/ant/pipe.png", "train/ant/socket.png"),
         "link to a folder or file that is read already": (
-            "train/ant/back", "train/ant/linked again", "train/ant/same.png",
+            "train/ant/back/", "train/ant/linked again/", "train/ant/same.png",
         ),
     }  # fmt: skip
     assert data.origin.files["train"] == ("train/ant/00.png", "train/ant/linked/1.png", "train/bee/00.png")
     assert data.origin.path == str(root) and data.origin.shapes == ((4, 4), (4, 4))
+
+
+def test_nothing_is_passed_over_in_a_clean_tree(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        classes(tmp_path / split)
+    assert load(tmp_path).origin.skipped == {}
+    assert not any("skipped" in line for line in summarize(load(tmp_path)).lines)
+
+
+def test_what_is_beside_a_split_folder_that_is_deeper_is_named(tmp_path: Path) -> None:
+    for folder in ("cases/A", "cases/B", "cases/C", "dev", "held", "more"):
+        classes(tmp_path / folder)
+    data = load(tmp_path, train="cases/A", val="dev", test="held")
+    assert data.origin.skipped == {"outside of the class folders": ("cases/B/", "cases/C/", "more/")}
+    assert "skipped: 3 folders, outside of the class folders: cases/B/, cases/C/, more/" in summarize(data).lines
+    (tmp_path / "note.txt").touch()
+    data = load(tmp_path, train="cases/A", val="dev", test="held")
+    (line,) = (line for line in summarize(data).lines if "skipped" in line)
+    assert line.startswith("skipped: 1 file and 3 folders, outside of the class folders: cases/B/, ")
 
 
 def test_folders_may_be_links_to_elsewhere(tmp_path: Path) -> None:
@@ -224,7 +274,7 @@ def test_what_may_not_be_read_is_called_unreadable(unprivileged: Unprivileged) -
         (root / "ant" / "deeper").mkdir(mode=0)
         with unprivileged():
             data = load(root)
-        assert data.origin.skipped == {"folder that may not be read": ("ant/deeper",)}
+        assert data.origin.skipped == {"folder that may not be read": ("ant/deeper/",)}
         (root / "ant" / "00.png").chmod(0)
         with unprivileged(), pytest.raises(UserError, match=r"00\.png is unreadable \(Permission denied\)"):
             load(root)
@@ -249,12 +299,25 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
             picture(tmp_path / "one.png", 10 * i + 9)
             os.rename(tmp_path / "one.png", os.path.join(root, name, b"%d\xff.png" % i))
     source = Folder(path=str(tmp_path / "own"), size=4)
-    data, shared = source.load(), opened(source, tmp_path / "shared")
+    data, shared = source.load(), open_dataset(source, tmp_path / "shared")
     assert data.class_names == shared.class_names == (r"caf\xe9", "tea")
     assert all(name.endswith(r"\xff.png") for files in data.origin.files.values() for name in files)
     assert (
-        shared.checksum == data.checksum and shared.origin == opened(source, tmp_path / "shared").origin == data.origin
+        shared.checksum == data.checksum
+        and shared.origin == open_dataset(source, tmp_path / "shared").origin == data.origin
     )
+
+
+def test_images_of_one_colour_are_named(tmp_path: Path) -> None:
+    classes(tmp_path, n=10)
+    Image.new("RGB", (4, 4), (250, 120, 140)).save(tmp_path / "bee" / "pink.png")
+    assert load(tmp_path).origin.warnings == ("1 image has the same value in all pixels: bee/pink.png.",)
+
+
+def test_images_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    classes(tmp_path, n=10)  # 6 of each class are of train
+    assert "left out: 8 images of train (dataset.max_per_class)" in summarize(load(tmp_path, max_per_class=2)).lines
+    assert not any("left out" in line for line in summarize(load(tmp_path, max_per_class=6)).lines)
 
 
 def test_images_of_one_value_are_named(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 import ccsi.data
-from ccsi.data import Digits, opened
+from ccsi.data import Digits, open_dataset
 from PIL import Image
 import pydantic
 
@@ -30,7 +30,7 @@ for case in json.loads(sys.argv[1]):
     Digits(size=64).load()  # what torch and Pillow allocate once
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that from now on
     before = status("VmRSS")
-    data = opened(source, None if share is None else Path(share))
+    data = open_dataset(source, None if share is None else Path(share))
     size = sum(getattr(data, split).images.numel() for split in ("train", "val", "test"))
     print(json.dumps([(status("VmHWM") - before) / size, size, data.checksum]), flush=True)
     del data

@@ -156,8 +156,15 @@ def test_split_csv_is_read_back() -> None:
     data = dataset({"train": [1, 2, 3], "val": [4, 5, 6], "test": [7, 8, 9]}, files=files)
     rows = list(csv.DictReader(io.StringIO(csv_bytes(split_rows(data)).decode(), newline="")))
     assert [row["file"] for row in rows[:3]] == ['cat/a "b", c.png', "dog/\\udcff\n.png", "cow/ü.png"]
-    assert rows[1] == {"split": "train", "index": "1", "file": "dog/\\udcff\n.png", "label": "1", "class": "dog"}
-    assert rows[-1] == {"split": "test", "index": "2", "file": "", "label": "2", "class": "cow"}
+    assert rows[1] == {
+        "split": "train",
+        "index": "1",
+        "file": "dog/\\udcff\n.png",
+        "label": "1",
+        "class": "dog",
+        "group": "",
+    }
+    assert rows[-1] == {"split": "test", "index": "2", "file": "", "label": "2", "class": "cow", "group": ""}
     assert len(rows) == 9
 
 

@@ -51,6 +51,8 @@ def test_the_summary_is_shown_and_kept(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "run/summary.txt").read_text().splitlines() == [*start.summary]
     assert start.summary[0].startswith("data: digits: ") and start.warnings == ()
     assert start.summary[-1].startswith("memory: images 52.4 kB (a task's copy: 11.8 kB more), model ")
+    run_tiny(tmp_path / "joint", "learner=joint")
+    assert started[1].summary[-1].startswith("memory: images 52.4 kB (a task's copy: 29.4 kB more), model ")
     assert figures["dataset"]["shape"] == [1, 8, 8] and set(figures["dataset"]["duplicates"].values()) == {0}
 
 

@@ -57,7 +57,7 @@ def test_the_same_command_finds_the_folder_of_an_earlier_version() -> None:
 
 def test_keys_that_earlier_versions_lacked_change_no_folder_unless_they_are_set() -> None:
     keys = {"_target_": "ccsi.data.Folder", "path": "x", "val_share": 0.2}
-    new = {**keys, "train": None, "val": None, "test": None, "groups": None, "range": None}
+    new = {**keys, "train": None, "val": None, "test": None, "groups": None, "range": None, "nested": False}
     folders = [default_run_dir(None, "x", 0, {"dataset": one}) for one in (keys, new, {**new, "groups": "a.csv"})]
     assert folders[0] == folders[1] != folders[2]
 

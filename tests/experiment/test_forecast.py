@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import run_tiny, tiny
+from tiny_run import composed, run_tiny, tiny
 
 import ccsi.config
 from ccsi.experiment.forecast import Forecast, TaskSize, Timed, task_sizes
+from ccsi.experiment.run import validate
 from ccsi.learners import all_learners
 from ccsi.synthesis import Synthesis
 from ccsi.tracking import Progress, TaskEnd
@@ -71,7 +72,7 @@ def test_by_a_clock_of_our_own(learner: str, probed: float | None, monkeypatch: 
     total = clock.now - began
     assert estimates[-1] == (5, pytest.approx(total)) and forecast.left(5) == 0.0
     first = 1 if probed is not None else 2
-    assert {done for done, _ in estimates} == set(range(0 if probed is not None else 2, 6)) or learner == "acil"
+    assert {done for done, _ in estimates} == set(range(0 if probed is not None else 2, 6))
     later = [(done, seconds) for done, seconds in estimates if done >= first]
     assert len(later) >= 4
     for done, seconds in later:
@@ -167,6 +168,38 @@ def test_a_learner_that_fails_on_noise_costs_the_estimate_alone(
     monkeypatch.setattr(Forecast, "probe_task", fails)
     _, probed = watched(tmp_path / "run", "finetune", monkeypatch)
     assert [forecast.left(1) for forecast in probed] == [None, None]
+
+
+@pytest.mark.parametrize("when", ["always", "in training"])
+def test_a_slow_net_is_not_probed_for_long(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward pass takes 20 ms an image, or only in training, where the first look does not see it."""
+    setup = validate(**ccsi.config.build(composed(*tiny("finetune"), "learner=finetune")).keywords)
+    backbone = type(setup.learner.net.backbone)
+    forward, passes = backbone.forward, list[int]()
+
+    def slow(self: Any, x: torch.Tensor, *arguments: Any) -> Any:
+        if when == "always" or self.training:
+            passes.append(len(x))
+            time.sleep(0.02 * len(x))
+        return forward(self, x, *arguments)
+
+    monkeypatch.setattr(backbone, "forward", slow)
+    monkeypatch.setattr("ccsi.experiment.forecast.BUDGET", 0.5)
+    shape = setup.data.train.images.shape[1:]
+    forecast = Forecast(task_sizes(setup.data, setup.plan, False, ["val"]), setup.learner)
+    for _ in range(2):
+        began = time.monotonic()
+        forecast.probe(setup.learner, 0, shape)
+        assert time.monotonic() - began < 3
+        assert forecast.left(1) is None and forecast.too_slow
+    assert sum(passes) < 60 and setup.learner.net.n_classes == 0
+
+
+def test_of_slow_steps_two_are_enough() -> None:
+    timed = Timed(torch.device("cpu"), stamps=[0.0, 0.4])
+    assert not timed.measured()
+    timed.stamps.append(0.6)
+    assert timed.measured() and timed.step() == pytest.approx(0.2)
 
 
 def estimates_of(learner: str, folder: Path, *overrides: str) -> tuple[list[tuple[int, float]], float]:

@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, ClassVar
@@ -269,6 +270,31 @@ class NpzFiles:
 class ImageFolders:
     """`ccsi run dataset=folder` with odd trees and odd pictures."""
 
+    NUMBERS: ClassVar = ["0", "1", "0.5", "0.99", "-1", "null", "3", "1e-9"]
+    FOLDERS: ClassVar = [
+        ".",
+        "''",
+        "./",
+        "..",
+        "/",
+        "a",
+        "a/b",
+        "train",
+        "val",
+        "test",
+        "train/a",
+        "nothing",
+        "~",
+        "null",
+    ]
+    VALUES: ClassVar = {
+        **dict.fromkeys(("val_share", "test_share", "split_seed", "channels", "max_per_class"), NUMBERS),
+        **dict.fromkeys(("train", "val", "test"), FOLDERS),
+        "groups": ["groups.csv", "groups.csv", "groups.csv", "images", "nothing.csv", "''", "."],
+        "range": ["[0,4095]", "[0,1]", "[1,0]", "[0]", "[]", "0", "[-1e300,1e300]", "[0,0]", "null"],
+        "nested": ["true", "false", "null", "1"],
+    }
+
     @classmethod
     def prepare(cls, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -291,11 +317,27 @@ class ImageFolders:
         for _ in range(draw.choice([1, 1, 2, 3])):
             files = sorted(path for path in root.rglob("*"))
             if files:
-                with contextlib.suppress(OSError):  # an earlier change is in the way
+                with contextlib.suppress(OSError, ValueError):  # an earlier change is in the way
                     self.change(draw, draw.choice(files), a)
-        key = draw.choice(["val_share", "test_share", "split_seed", "channels", "max_per_class"])
-        values = [f"dataset.{key}={draw.choice(['0', '1', '0.5', '0.99', '-1', 'null', '3', '1e-9'])}"]
-        return ["run", str(self.config), f"dataset.path={root}", *(values if draw.random() < 0.15 else [])]
+        if draw.random() < 0.2:
+            self.groups(draw, root, folder / "groups.csv")
+        keys = draw.sample(sorted(self.VALUES), draw.choice([1, 1, 2, 3]))
+        values = [f"dataset.{key}={draw.choice(self.VALUES[key])}" for key in keys]
+        return ["run", str(self.config), f"dataset.path={root}", *(values if draw.random() < 0.3 else [])]
+
+    @staticmethod
+    def groups(draw: random.Random, root: Path, table: Path) -> None:
+        """Write a table of groups that is not quite one."""
+        head, sign = (
+            draw.choice(["file,group", "File;GROUP", "file\tgroup", "group,file", "x,y", ""]),
+            draw.choice(",;\t"),
+        )
+        lines = [f"{file.relative_to(root)}{sign}{draw.randrange(9)}" for file in sorted(root.rglob("*.png"))]
+        draw.shuffle(lines)
+        data = "\n".join([head, *lines[draw.choice([0, 0, 1]) :], *draw.choice([[], [""], [",,"], [sign]])])
+        data = data.replace("/", draw.choice(["/", "/", "\\", "//"]))
+        content = data.encode(errors="surrogateescape")
+        table.write_bytes(nasty.damage(draw, content) if draw.random() < 0.3 else content)
 
     @staticmethod
     def change(draw: random.Random, path: Path, a: Any) -> None:
@@ -304,8 +346,12 @@ class ImageFolders:
 
         if path.is_dir() or draw.random() < 0.2:
             beside = path.with_name(draw.choice(["$5_$10", "e", ".hidden", "caf\udce9", "a b", "x\ny", "1" * 200, "é"]))
-            how = draw.randrange(5)
-            if how == 0:
+            how = draw.randrange(6)
+            if how == 5 and path.is_dir():  # as a patient's
+                (path / "p").mkdir(exist_ok=True)
+                for file in path.glob("*.*"):
+                    file.rename(path / "p" / file.name)
+            elif how == 0:
                 shutil.rmtree(path, ignore_errors=True)
             elif how == 1:
                 beside.mkdir(exist_ok=True)
@@ -319,7 +365,7 @@ class ImageFolders:
         suffix = draw.choice(
             [".png", ".jpg", ".tif", ".gif", ".bmp", ".ppm", ".webp", ".eps", ".dcm", "", ".txt", ".PNG"]
         )
-        other, how = path.with_suffix(suffix), draw.randrange(9)
+        other, how = path.with_suffix(suffix), draw.randrange(10)
         data = path.read_bytes() if path.is_file() else b""
         if how == 0:
             special(draw, path.with_name(f"special{suffix}"))
@@ -342,8 +388,42 @@ class ImageFolders:
         elif how == 7:
             frames = [Image.fromarray(np.roll(a, k)) for k in range(3)]
             frames[0].save(path.with_suffix(".gif"), save_all=True, append_images=frames[1:])
+        elif how == 8:
+            dicom_file(draw, path.with_suffix(".dcm"), a)
         else:
             path.unlink(missing_ok=True)
+
+
+def dicom_file(draw: random.Random, path: Path, a: Any) -> None:
+    """A valid DICOM file, and some that are nearly so."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, SecondaryCaptureImageStorage
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    file = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
+    file.SOPClassUID, file.SOPInstanceUID = SecondaryCaptureImageStorage, "1.2.3"
+    deep = draw.random() < 0.5
+    pixels = a.astype("<u2") * 60 if deep else a
+    file.Rows, file.Columns = pixels.shape
+    file.SamplesPerPixel, file.PhotometricInterpretation = 1, draw.choice(["MONOCHROME1", "MONOCHROME2"])
+    file.BitsAllocated, file.BitsStored, file.HighBit = (16, 12, 11) if deep else (8, 8, 7)
+    file.PixelRepresentation, file.PixelData = 0, pixels.tobytes()
+    changes: list[dict[str, Any]] = [
+        {}, {}, {}, {"WindowCenter": 100, "WindowWidth": 50}, {"RescaleSlope": 2, "RescaleIntercept": -1024},
+        {"WindowCenter": 1, "WindowWidth": 0}, {"RescaleSlope": 0}, {"NumberOfFrames": 3}, {"Rows": 9}, {"Rows": 0},
+        {"SamplesPerPixel": 3}, {"PhotometricInterpretation": "nothing"}, {"BitsStored": 99}, {"PixelData": b"ab"},
+        {"PhotometricInterpretation": "PALETTE COLOR"}, {"PixelRepresentation": 1}, {"PixelData": bytes(4096)},
+        {"NumberOfFrames": "x"}, {"VOILUTSequence": []},
+    ]  # fmt: skip
+    with warnings.catch_warnings(), contextlib.suppress(Exception):  # what pydicom does not write
+        warnings.simplefilter("ignore")
+        for key, value in draw.choice(changes).items():
+            setattr(file, key, value)
+        if draw.random() < 0.1:
+            meta.TransferSyntaxUID = JPEGLSLossless
+        file.save_as(path, enforce_file_format=False)
 
 
 def special(draw: random.Random, path: Path) -> None:

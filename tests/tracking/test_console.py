@@ -75,10 +75,14 @@ def test_the_data_are_described_before_the_first_step(
     quiet: bool, run: RunStart, capsys: pytest.CaptureFixture[str]
 ) -> None:
     console = Console(quiet)
-    console.start(replace(run, summary=("data: 9 [images]", "skipped: none"), warnings=("test is train.",)))
+    summary = ("data: 9 [images]", "skipped: :smile:.png")
+    console.start(replace(run, name=":cat:", summary=summary, warnings=(":dog: is train.",)))
     out, err = capsys.readouterr()
-    shown = [] if quiet else ["data: 9 [images]", "skipped: none"]
-    assert out == "" and err.splitlines()[0 if quiet else 1 :] == [*shown, "warning: test is train."]
+    assert out == "" and err.splitlines()[0 if quiet else 1 :] == [
+        *(() if quiet else summary),
+        "warning: :dog: is train.",
+    ]
+    assert quiet or err.startswith(":cat: starts")
     console.finish(None)
     assert console.shows_time is not quiet
 
@@ -252,6 +256,18 @@ def test_many_classes_a_task_are_counted(capsys: pytest.CaptureFixture[str]) -> 
     changes: dict[str, Any] = {"dataset": {"name": "x", "class_names": names}, "scenario": {"classes_per_task": [5, 5]}}
     show_result(result(**changes), None)
     assert "2: 5 classes" in capsys.readouterr().out
+
+
+def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [":smile:", "[red]", ":cat:", "[/]"]
+    changes: dict[str, Any] = {
+        "name": ":dog: [b]",
+        "dataset": {"name": ":heart:", "class_names": names},
+        "scenario": {"classes_per_task": [2, 2]},
+    }
+    show_result(result(**changes), Path(":bug:"))
+    out = capsys.readouterr().out
+    assert all(name in out for name in [*names, ":dog: [b]", ":heart:", ":bug:"])
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (65, "1:05"), (3725, "1:02:05")])
