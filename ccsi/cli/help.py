@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from ccsi.errors import UserError
+
 EXPECTED = "a command"
 WIDTH = 80
 
@@ -58,11 +60,24 @@ def table(rows: Mapping[str, str], width: int) -> str:
     return "\n".join(wrapped(f"{name:{width}} {words}", 2, width + 3) for name, words in rows.items())
 
 
+def load_choices(selected: Mapping[str, str], name: str) -> tuple[Mapping[str, Any], list[str]]:
+    """The configuration with these choices, and the data set added where an experiment leaves it open."""
+    from ccsi import config
+
+    chosen = [f"{group}={choice}" for group, choice in selected.items()]
+    try:
+        return config.load(chosen, name), []
+    except UserError:
+        if "dataset" in selected:
+            raise
+        return config.load([*chosen, "dataset=folder"], name), ["dataset=folder"]
+
+
 def describe_choices(selected: Mapping[str, str], name: str) -> str:
     """What each choice by group is: its file's first comment, then its object, or what it changes in configs/<name>."""
     from ccsi import config
 
-    tree = config.load([f"{group}={choice}" for group, choice in selected.items()], name)
+    tree, data = load_choices(selected, name)
     parts = []
     for group, choice in selected.items():
         comment = re.split(r"(?m)^[^#]", config.choices(group)[choice].read_text(encoding="utf-8"), maxsplit=1)[0]
@@ -77,7 +92,7 @@ def describe_choices(selected: Mapping[str, str], name: str) -> str:
             parts.append("\n".join([f"Settings, as {group}={choice} sets them:", *describe_keys(node, group)]))
         else:
             others = [f"{key}={value}" for key, value in selected.items() if key != group]
-            old = config.flat(config.load(others, name))
+            old = config.flat(config.load([*others, *data], name))
             changed = {key: value for key, value in config.flat(tree).items() if key not in old or old[key] != value}
             shown = [f"{key}={config.shown(changed[key])}" for key in changed if not re.search(r"\b_\w+$", key)]
             parts.append("\n".join([f"What {group}={choice} changes:", *(wrapped(line, 2, 6) for line in shown)]))

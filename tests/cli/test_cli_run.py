@@ -49,7 +49,7 @@ MISTAKES = {
     "learner.synthesis={w_vt:1}": "learner.synthesis has nothing of the name typed inside it; expected some of iter",
     "learner.synthesis.w_tv.x=1": "learner.synthesis.w_tv.x is not a setting",
     "dataset=digit": "dataset=digit names no file in configs/dataset; expected one of bloodmnist,",
-    "experiment=quick": "experiment=quick names no file in configs/experiment; expected one of quick/digits,",
+    "experiment=quick": "experiment=quick names no file in configs/experiment; expected one of own, quick/digits,",
     "dataset=null": "dataset=null: expected one of dataset's choices",
     "training=[1]": "training=[1]: expected one of training's choices",
     "dataset=npz": "dataset.path is not set; expected text",
