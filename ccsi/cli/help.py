@@ -64,13 +64,13 @@ def load_choices(selected: Mapping[str, str], name: str) -> tuple[Mapping[str, A
     """The configuration with these choices, and the data set added where an experiment leaves it open."""
     from ccsi import config
 
-    chosen = [f"{group}={choice}" for group, choice in selected.items()]
+    typed = [f"{group}={choice}" for group, choice in selected.items()]
     try:
-        return config.load(chosen, name), []
+        return config.load(typed, name), []
     except UserError:
         if "dataset" in selected:
             raise
-        return config.load([*chosen, "dataset=folder"], name), ["dataset=folder"]
+        return config.load([*typed, "dataset=folder"], name), ["dataset=folder"]
 
 
 def describe_choices(selected: Mapping[str, str], name: str) -> str:
