@@ -68,15 +68,19 @@ class Saved(TypedDict):
     starts: NotRequired[list[dict[str, JsonValue]]]
 
 
-SAVED = TypeAdapter(Saved)
+SAVED = TypeAdapter[Any](Saved)
 
 
-def check_fields(saved: Any, path: Path) -> None:
-    """Raise UserError for a checkpoint of a newer version, or one that lacks a field or has one of another type."""
+def check_fields(saved: Any, path: Path) -> State:
+    """A checkpoint without fields that are not known here.
+
+    Raises:
+        UserError: it is of a newer version, lacks a field or has one of another type.
+    """
     if isinstance(saved, dict):
         check_schema(saved, SCHEMA, path)
     try:
-        SAVED.validate_python(saved)
+        fields: State = SAVED.validate_python(saved)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "all of it"
@@ -84,6 +88,7 @@ def check_fields(saved: Any, path: Path) -> None:
             f"{path} is not as this version of ccsi writes it ({where}: {first['msg']}); put back a good copy to "
             "resume, or start anew with another run_dir."
         ) from error
+    return fields
 
 
 def check_tasks(saved: State, n_tasks: int, path: Path) -> None:

@@ -192,7 +192,7 @@ class RunSession:
         begun, device, path = f"{self.folder} was begun", self.device.type, self.checkpoints.path
         if isinstance(saved, dict) and "record" not in saved and "tasks_done" in saved:
             raise UserError(f"{begun} by an earlier version of ccsi; choose another run_dir.")
-        check_fields(saved, path)
+        saved = check_fields(saved, path)
         if saved["data"] != setup.data.checksum:
             raise UserError(f"{begun} on other images (their checksum differs); choose another run_dir.")
         if saved["device"] != device:

@@ -130,6 +130,17 @@ def test_a_field_that_is_missing_or_odd_is_named(
     assert said in message and "\n" not in message and len(message) <= 600
 
 
+@pytest.mark.parametrize("where", [(), ("record",), ("record", "stored_after_task", 0, 0), ("evaluators", "val")])
+def test_a_field_that_is_not_known_goes_no_further(where: Any, begun: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(begun["between"], folder)
+    state = Checkpoints(folder, 0).load()
+    assert state is not None
+    put(*where, "more", value=torch.zeros(2))(state)
+    Checkpoints(folder, 0).save(state)
+    assert "more" not in json.dumps(run_tiny(folder))
+
+
 @pytest.mark.parametrize(
     "learner", [*WITH_KEPT, *(pytest.param(one, marks=pytest.mark.slow) for one in MORE_WITH_KEPT)]
 )
