@@ -34,7 +34,7 @@ PARTS = ("difference", "difference_low", "difference_high", "p", "untested")
 def comparison(sweep: SweepResults) -> list[Row]:
     """One row for each candidate, by kind and then by the mean val metric over the reporting seeds, best first.
 
-    `status` is `done` if all its seeds are; only then it has figures: those of test (`…_mean|std|low|high`),
+    `status` is `done` if all its seeds are; only then it has figures: those of test (`…_mean|std`),
     `forward_transfer_mean` (against joint training, if it is a candidate), `val_score`, `seconds` of a run,
     `peak_memory_bytes`, `exemplars` and `stored_bytes` at the end (the largest of its runs). `tried`: how many trials
     completed phase 1, `config/…` the best one's. `best_difference`, its interval `best_difference_low|high`, and
@@ -77,7 +77,8 @@ def _figures(state: SweepState, trial: int, results: Sequence[Result]) -> Row:
     for figure in (*COMPARED_FIGURES, *ALSO):
         values = [float(result["test"][figure]) for result in results if result["test"].get(figure) is not None]
         if len(values) == len(results):
-            row |= summary(values).columns(figure)
+            found = summary(values)  # a mean's own interval beside the difference's would seem to contradict it
+            row |= {f"{figure}_mean": found.mean, f"{figure}_std": found.std}
     row |= {"val_score": state.score(2, trial), "seconds": mean(state.seconds(2, trial))}
     row["peak_memory_bytes"] = max(max(result["peak_memory_bytes"].values()) for result in results)
     stored = [result["stored"] for result in results]

@@ -134,6 +134,8 @@ def test_the_best_is_the_best_on_val_of_those_it_is_compared_with(recorder: Swee
     for name in ("ccsi", "lwf", "ci"):
         low, high, corrected = (rows[name][f"best_{part}"] for part in ("difference_low", "difference_high", "p"))
         assert low < rows[name]["best_difference"] < high and (high < 0) == (corrected < 0.05)
+    intervals = {column for row in rows.values() for column in row if column.endswith(("_low", "_high"))}
+    assert all("_difference_" in column for column in intervals)  # no second interval that could contradict p
 
 
 def test_files_and_picture(recorder: SweepRecorder) -> None:
