@@ -28,7 +28,7 @@ from ccsi.sweep.folder import LOCK_WITHIN
 from ccsi.sweep.processes import ProcessWatch
 from ccsi.sweep.recorder import SweepInterruptedError
 from ccsi.sweep.runs import last_events
-from ccsi.tracking.console import SECONDS_BETWEEN_LINES, percent, show_metrics, show_result
+from ccsi.tracking.console import SECONDS_BETWEEN_LINES, clock, percent, show_metrics, show_result
 
 OWN = ("resources", "ray", "max_failures")
 """What configs/train.yaml has beside a run's own keys."""
@@ -141,7 +141,8 @@ def show_progress(job: Callable[[], None], folder: Path) -> None:
         ends = [event for event in events if event.get("phase") == "task_end" and event not in before]
         for event in ends:
             figures = [f"{key.replace('_', ' ')} {percent(event[key])} %" for key in SHOWN if key in event]
-            print(f"task {event['task']} done: {', '.join(figures)}", file=sys.stderr, flush=True)
+            left = f", about {clock(left)} left" if (left := event.get("left")) else ""
+            print(f"task {event['task']} done{left}: {', '.join(figures)}", file=sys.stderr, flush=True)
         is_step = events and "step" in events[-1] and events[-1] not in before
         if is_step and time.monotonic() - printed_at > SECONDS_BETWEEN_LINES:
             printed_at = time.monotonic()

@@ -58,7 +58,8 @@ class Files:
         self._write({**where, **event.metrics})
 
     def task_end(self, event: TaskEnd) -> None:
-        self._write({"task": event.task + 1, "phase": "task_end", **event.figures, "stored": [*event.stored]})
+        more = {"left": event.left, "stored": [*event.stored]}
+        self._write({"task": event.task + 1, "phase": "task_end", **event.figures, **more})
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
         if self._file is not None:

@@ -44,7 +44,7 @@ def left_by(folder: Path) -> dict[str, Any]:
     same = ("weights_sha256", "impressions_sha256", "test", "val", "stored", "stored_after_task")
     return {
         **{key: result[key] for key in same},
-        "lines": [{key: value for key, value in line.items() if key != "seconds"} for line in lines],
+        "lines": [{key: value for key, value in line.items() if key not in ("seconds", "left")} for line in lines],
         "arrays": arrays,
         "tables": {name: (folder / name).read_text() for name in ("split.csv", "predictions.csv", "summary.txt")},
         "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),

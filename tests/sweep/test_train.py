@@ -1,6 +1,7 @@
 """`python tune/train.py`: a worker that dies, and what is refused before anything starts."""
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -22,7 +23,7 @@ from ccsi.sweep.execution import data_parallel
 from ccsi.sweep.execution.context import TrialContext
 from ccsi.sweep.execution.failures import GivenUpError
 from ccsi.sweep.recorder import SweepInterruptedError
-from ccsi.sweep.train import sole_driver, step_line
+from ccsi.sweep.train import show_progress, sole_driver, step_line
 
 MORE = [*TINY, "training.batch_size=5", "checkpoint_every=0.3", "training.augment.shift=1"]
 
@@ -214,3 +215,15 @@ def test_a_loss_that_is_not_finite_is_left_out() -> None:
 def test_help_names_the_groups(capsys) -> None:
     assert main(["--help"]) == 0
     assert "workers=N" in capsys.readouterr().out
+
+
+def test_the_end_of_a_task_says_how_long_the_rest_will_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ends = [{"task": n, "phase": "task_end", "val_micro": 0.5, "left": left} for n, left in ((1, None), (2, 75.0))]
+
+    def job() -> None:
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(end) + "\n" for end in ends))
+        time.sleep(1)  # two looks
+
+    show_progress(job, tmp_path)
+    said = capsys.readouterr().err
+    assert said == "task 1 done: val micro 50.0 %\ntask 2 done, about 1:15 left: val micro 50.0 %\n"

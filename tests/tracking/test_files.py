@@ -28,11 +28,11 @@ def test_lines_are_as_documented(run: RunStart) -> None:
     files.start(run)
     files.progress(Progress(0, "synthesis", 3, 10, {"loss": 0.5, "loss_ce": 0.25}))
     kept = [{"kind": "class means", "count": 2, "bytes": 64}]
-    files.task_end(TaskEnd(0, 2, {"val_micro": 0.75, "seconds": 2.0}, {"val": [[1, 0], [0, 1]]}, None, kept))
+    files.task_end(TaskEnd(0, 2, {"val_micro": 0.75, "seconds": 2.0}, {"val": [[1, 0], [0, 1]]}, None, kept, 8.5))
     assert files.lines == 2
     assert read(run.folder) == [
         {"task": 1, "phase": "synthesis", "step": 3, "steps": 10, "loss": 0.5, "loss_ce": 0.25},
-        {"task": 1, "phase": "task_end", "val_micro": 0.75, "seconds": 2.0, "stored": kept},
+        {"task": 1, "phase": "task_end", "val_micro": 0.75, "seconds": 2.0, "left": 8.5, "stored": kept},
     ]
 
 
