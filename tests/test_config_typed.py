@@ -98,6 +98,7 @@ def test_advice_to_quote_works_when_it_is_followed(value: str) -> None:
         (r"dataset.path=a\${b}", "dataset.path=a${b}: expected text without ${, which stands for the value of another"),
         ("dataset.path=a\udcff", r"'dataset.path=a\udcff' is not UTF-8"),
         ("dataset.path=a\nb\x00", "cannot be read; expected key=value"),
+        ("images", "images cannot be read; expected key=value; a value with spaces is typed in quotes, as in 'data"),
         ("dataset.class_names=[a(1)", "cannot be read; expected key=value"),
         ("name=../x", "name=../x: expected a file's name, printable and without slashes."),
         ("name=..", "name=..: expected a file's name"),

@@ -179,6 +179,8 @@ def _parse(text: str) -> Override:
             parsed = parser.parse_override(f"{key}={in_quotes(value.strip())}")
         except (HydraException, OmegaConfBaseException, ValueError):
             form = f"key=value, and quotes around text with unusual signs: {for_the_shell(key, value)}"
+            if "=" not in text:
+                form = "key=value; a value with spaces is typed in quotes, as in 'dataset.path=my images'"
             if not text.isprintable():
                 text, form = repr(text), "key=value in one line"
             raise UserError(f"{text} cannot be read; expected {form}.") from error

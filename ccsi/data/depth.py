@@ -64,5 +64,5 @@ def described(kinds: Mapping[str, int], ranges: Mapping[str, tuple[float, float]
         if kind in ranges:
             low, high = ranges[kind]
             scaled = f", {low:.6g} to {high:.6g} {'(dataset.range) ' * is_set}scaled to 0 to 255"
-        parts.append(f"{kind}{scaled}" + f" ({n:,} images)" * several)
+        parts.append(f"{kind}{scaled}" + f" ({n:,} image{'s' * (n != 1)})" * several)
     return "; ".join(parts)

@@ -182,9 +182,11 @@ class Folder(Source):
             ranges = pictures["train"].measured()
             for kind in deep:
                 if kind not in ranges:
+                    headers = [one for own in pictures.values() for one in zip(own.names, own.headers, strict=True)]
+                    name = next(name for name, header in headers if header.kind == kind)
                     raise UserError(
-                        f"{self.name}: val or test has {kind} images, but train has none to measure their range on; "
-                        "expected dataset.range=[low, high]."
+                        f"{name} ({kind}) is in val or test, but train has no such image to measure the range on; "
+                        "expected dataset.range=[low, high], or a folder without such images."
                     )
         known_from, splits = "the range of train" if self.range is None else "dataset.range", {}
         for split, own in pictures.items():

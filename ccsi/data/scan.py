@@ -145,9 +145,9 @@ class Scan:
         classes of a split have folders of one name with images, because these may be the classes.
         """
         expected = (
-            "expected dataset.path to be the folder of the class folders; or dataset.train, dataset.val and "
-            "dataset.test to name the split folders in it; or dataset.nested=true, if class folders may hold folders "
-            "(of patients or sites)."
+            "expected dataset.nested=true if they are classes whose folders hold folders (of patients or sites); else "
+            "dataset.path as the folder of the class folders, or dataset.train, dataset.val and dataset.test as the "
+            "split folders in it."
         )
         owners: dict[tuple[Path, str], Path] = {}
         for folder, files in self.files.items():

@@ -14,7 +14,10 @@ from typing_extensions import TypedDict  # pydantic does not accept typing.Typed
 from ccsi.checks import PositiveInt
 from ccsi.data.dataset import Labelled
 from ccsi.errors import UserError
+from ccsi.io.text import printable
 from ccsi.rng import Streams
+
+MOST_SHOWN = 20  # classes or tasks that a message names
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -69,6 +72,8 @@ class Scenario:
             if sorted(order) != list(range(n_classes)):
                 names = any(name.isdecimal() for name in class_names)
                 hint = """; a class that is called by a number is named in quotes, such as '["10"]'""" if names else ""
+                lacking = [name for c, name in enumerate(class_names) if c not in order]
+                hint += f"; not named: {', '.join(map(printable, lacking[:MOST_SHOWN]))}" if lacking else ""
                 problem = f"expected each of the classes 0 to {n_classes - 1} exactly once{hint}."
                 raise UserError(f"scenario.class_order={self.class_order}: {problem}")
         labels = iter(order)
@@ -85,9 +90,12 @@ class Scenario:
         else:
             sizes = list(per_task)
         if sum(sizes) != n_classes or not sizes:
+            rest = n_classes - sum(sizes)
+            fits = [*sizes[:-1], sizes[-1] + rest] if sizes and sizes[-1] + rest > 0 else []
+            example = f", such as '[{','.join(map(str, fits))}]'" if 0 < len(fits) <= MOST_SHOWN else ""
             raise UserError(
                 f"scenario.classes_per_task={per_task} makes {sum(sizes)} classes, but the data set has {n_classes}; "
-                "expected a number that divides them or a list that sums to them."
+                f"expected a number that divides them or a list that sums to them{example}."
             )
         return sizes
 

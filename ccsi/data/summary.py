@@ -5,7 +5,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations
 from statistics import median
 from typing import Any
 
@@ -69,6 +69,9 @@ def summarize(data: Dataset) -> Summary:
         kinds = (len(paths) - folders, "file", "files"), (folders, "folder", "folders")
         both = " and ".join(counted(*kind) for kind in kinds if kind[0])
         lines.append(f"skipped: {both}, {printable(reason)}: {few(map(printable, paths))}")
+    if origin.groups:
+        each = ", ".join(f"{split} {len({*groups}):,}" for split, groups in origin.groups.items())
+        lines.append(f"groups: {len({*chain(*origin.groups.values())}):,}, {each}")
     if origin.left_out:
         lines.append(f"left out: {counted(origin.left_out, 'image', 'images')} of train (dataset.max_per_class)")
     warnings = [printable(text) for text in origin.warnings]

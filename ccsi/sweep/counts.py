@@ -40,12 +40,15 @@ def count_runs(state: SweepState, at_work: Collection[OpenRun], phase: int) -> M
     return {"running": running, **known, "to do": max(0, per_trial * expected - sum(known.values()) - running)}
 
 
-def time_left(state: SweepState, at_work: Collection[OpenRun]) -> float | None:
-    """Seconds, if the runs to come take as long as the finished ones, as many at a time as now; None: unknown."""
+def time_left(state: SweepState, at_work: Collection[OpenRun], at_once: int = 0) -> float | None:
+    """Seconds, if the runs to come take as long as the finished ones, `at_once` (0: as many as now) at a time.
+
+    None while that is unknown.
+    """
     done = state.results.values()
     if not done or not at_work:
         return None
     tasks = max(result.tasks for result in done)
     rest = sum(1 - max(0, (run.task or 1) - 1) / tasks for run in at_work)
     rest += sum(count_runs(state, at_work, phase)["to do"] for phase in (1, 2))
-    return fmean(result.seconds for result in done) * max(1.0, rest / len(at_work))
+    return fmean(result.seconds for result in done) * max(1.0, rest / (at_once or len(at_work)))

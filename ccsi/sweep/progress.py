@@ -113,7 +113,7 @@ class ProgressPrinter:
 
     def __init__(self, recorder: SweepRecorder, console: Console) -> None:
         self.recorder, self.console = recorder, console
-        self._phase = self._n_jobs = 0
+        self._phase = self._n_jobs = self._at_once = 0
         self._phase_began = self._line_at = 0.0
         self._line = ""
         self._board_at, self._board = time.monotonic(), list[Standing]()
@@ -148,7 +148,8 @@ class ProgressPrinter:
         if line != self._line or now - self._line_at > 60:
             minutes, seconds = divmod(int(now - self._phase_began), 60)
             line_start = f"phase {self._phase}  {minutes:2d}:{seconds:02d}"
-            left = time_left(state, open_runs(state))  # of the whole sweep
+            self._at_once = max(self._at_once, len(self.recorder.running))  # now and then one is just starting
+            left = time_left(state, open_runs(state), self._at_once)  # of the whole sweep
             rest = "" if left is None else f", {clock(left)} left"
             self.console.print(f"{line_start}  {line}{rest}", soft_wrap=True)
             self._line_at, self._line = now, line

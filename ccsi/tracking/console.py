@@ -222,7 +222,7 @@ def show_metrics(metrics: Mapping[str, float], width: float = math.inf) -> str:
 
 def percent(fraction: float | None) -> str:
     """0.8125 is `81.2`; None is a dash."""
-    return "-" if fraction is None else f"{100 * fraction:.1f}"
+    return "-" if fraction is None else f"{round(100 * fraction, 1) + 0.0:.1f}"  # no -0.0
 
 
 def clock(seconds: float) -> str:

@@ -1,11 +1,12 @@
 """All trackers of a run as one."""
 
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from ccsi.io.text import first_line, warn
+from ccsi.io.text import first_line, printable, warn
 from ccsi.tracking.console import Console, show_result
 from ccsi.tracking.events import Progress, RunStart, TaskEnd, Tracker
 from ccsi.tracking.files import Files
@@ -53,6 +54,8 @@ class Trackers:
         """Show the figures of a run that an earlier call finished, on the consoles only."""
         for tracker in self.named.values() if self.enabled else ():
             if isinstance(tracker, Console) and not tracker.quiet:
+                said = f"{printable(folder)} holds this run, finished: these are its figures; no image was read again."
+                print(said, file=sys.stderr)
                 show_result(result, folder)
 
     def progress(self, event: Progress) -> None:

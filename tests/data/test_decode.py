@@ -106,7 +106,8 @@ def test_deep_images_in_test_alone_have_no_range(tmp_path: Path) -> None:
     written(tmp_path, 1, "png", np.uint8)
     png_16(tmp_path / "test/bee/1.png", np.array([[300, 5], [1, 2]]))
     with pytest.raises(
-        UserError, match=r"val or test has 16 bit images, but train has none .*dataset\.range=\[low, high\]"
+        UserError,
+        match=r"^test/bee/1\.png \(16 bit\) is in val or test, but train has no .*dataset\.range=\[low, high\]",
     ):
         Folder(path=str(tmp_path), size=4).load()
 

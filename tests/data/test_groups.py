@@ -13,7 +13,7 @@ from PIL import Image
 
 from ccsi.data import Dataset, Folder, Npz
 from ccsi.data.groups import split_by_groups
-from ccsi.data.summary import split_rows
+from ccsi.data.summary import split_rows, summarize
 from ccsi.errors import UserError
 
 
@@ -86,6 +86,7 @@ def test_given_splits_that_share_a_patient_are_warned_of(patients: Path) -> None
         "1 group is in train (4 of its images) and in val (2): p6.",
         "1 group is in val (2 of its images) and in test (4): p8.",
     ]
+    assert "groups: 10, train 7, val 3, test 2" in summarize(load(patients)).lines
 
 
 @pytest.mark.parametrize(

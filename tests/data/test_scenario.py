@@ -45,6 +45,15 @@ def test_sizes(asked: Any, n: int) -> None:
             Scenario(classes_per_task=asked).sizes(n)
 
 
+@pytest.mark.parametrize(
+    ("asked", "n", "example"), [(2, 7, "[2,2,3]"), ([3, 5], 7, "[3,4]"), ({"first": 3, "increment": 2}, 8, "[3,2,3]")]
+)
+def test_sizes_that_fit_are_shown(asked: Any, n: int, example: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Scenario(classes_per_task=asked).sizes(n)
+    assert str(caught.value).endswith(f" a list that sums to them, such as '{example}'.")
+
+
 @given(n=st.integers(1, 12), seed=st.integers(0, 5), data=st.data())
 def test_plan(n: int, seed: int, data: st.DataObject) -> None:
     sizes = [len(part) for part in torch.split(torch.arange(n), data.draw(st.integers(1, n)))]
@@ -94,7 +103,11 @@ def test_an_order_of_names(order: list[int | str], expected: list[int]) -> None:
         (["eosinophil"], CELLS, r"eosinophil: .* did you mean Eosinophil"),
         (["x"], CELLS, r"x: .*; expected some of basophil, Eosinophil, 2, platelet, 10\.$"),
         (["3"], CELLS, "3: there is no class of this name"),
-        ([2, 10, 0, 1, 3], CELLS, r"""0 to 4 exactly once; a class that .* in quotes, such as '\["10"\]'\.$"""),
+        (
+            [2, 10, 0, 1, 3],
+            CELLS,
+            r"""0 to 4 exactly once; a class .* in quotes, such as '\["10"\]'; not named: 10\.$""",
+        ),
         (["a", "b"], ["a", "b", "a"], "a: the classes 0, 2 are all called so; expected their numbers"),
     ],
 )

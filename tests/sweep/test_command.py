@@ -23,6 +23,7 @@ import ccsi.sweep.progress
 from ccsi.errors import UserError
 from ccsi.sweep import selection
 from ccsi.sweep.compose import compose
+from ccsi.sweep.counts import time_left
 from ccsi.sweep.driver import describe_data, validate, write_tables
 from ccsi.sweep.events import JobId, RunId
 from ccsi.sweep.execution.failures import reason
@@ -390,6 +391,7 @@ def test_the_line_ends_with_the_time_that_the_whole_sweep_will_take(
         recorder.state.results[run] = replace(result, seconds=90.0)
     ProgressPrinter(recorder, console).start_phase(2, 4)
     assert console.export_text().endswith(", 1:30 left\n")  # one run is to come
+    assert (time_left(recorder.state, [OpenRun(RunId(2, 0, 1), None, "", "", 0.0)] * 4, at_once=2)) == 180.0
 
 
 def test_the_reason_of_a_failure_is_its_last_word() -> None:

@@ -17,7 +17,7 @@ import rich.console
 from finished import figures, result
 
 from ccsi.tracking import Console, Progress, RunStart, TaskEnd
-from ccsi.tracking.console import clock, show_metrics, show_result, size
+from ccsi.tracking.console import clock, percent, show_metrics, show_result, size
 
 DEMO = """
 import sys, time
@@ -268,6 +268,10 @@ def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None
     show_result(result(**changes), Path(":bug:"))
     out = capsys.readouterr().out
     assert all(name in out for name in [*names, ":dog: [b]", ":heart:", ":bug:"])
+
+
+def test_percent_has_no_negative_zero() -> None:
+    assert [percent(x) for x in (-1e-9, -0.0, -0.0051, 0.8125, None)] == ["0.0", "0.0", "-0.5", "81.2", "-"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (65, "1:05"), (3725, "1:02:05")])
