@@ -32,7 +32,9 @@ def compose(overrides: Sequence[str]) -> Definition:
             entries.append(override)
         else:
             typed += ["~sweep.space", "+" + override] if override.startswith("sweep.space=") else [override]
-    if not any(re.search(r"\bspace\b.*\bdataset *[:=]", override) for override in overrides):  # it is not swept
+    if not any(
+        re.match(r"[+~]*sweep\.space\b.*\bdataset *[:=]", override) for override in overrides
+    ):  # it is not swept
         known, typed = len(typed), ccsi.config.with_dataset(typed, "sweep")
         overrides = [*typed[: len(typed) - known], *overrides]  # a resume does not look again
     tree = load_sections(typed)

@@ -17,7 +17,7 @@ from ccsi.sweep.events import JobId, RunId, Status, trial_name
 from ccsi.sweep.recorder import SweepRecorder
 from ccsi.sweep.runs import describe_failures, last_events, run_folder
 from ccsi.sweep.state import SweepState
-from ccsi.tracking.console import clock
+from ccsi.tracking.console import clock, terminal
 
 LINE_SECONDS = 10.0
 """Seconds between two lines, if there is news; without news it is a minute."""
@@ -33,7 +33,7 @@ def open_console() -> Console:
     Text is printed as it is: a path may hold [brackets].
     """
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-    return Console(width=width, markup=False, emoji=False, highlight=False)
+    return terminal(width=width)
 
 
 def standings(state: SweepState, running: Collection[JobId], n_best: int = 5) -> list[Standing]:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from pathlib import Path
 
-from rich.console import Console
-
 import ccsi.config
 import ccsi.experiment
 from ccsi.checks import NonNegativeInt
@@ -28,7 +26,7 @@ from ccsi.sweep.folder import LOCK_WITHIN
 from ccsi.sweep.processes import ProcessWatch
 from ccsi.sweep.recorder import SweepInterruptedError
 from ccsi.sweep.runs import last_events
-from ccsi.tracking.console import SECONDS_BETWEEN_LINES, clock, percent, show_metrics, show_result
+from ccsi.tracking.console import SECONDS_BETWEEN_LINES, clock, percent, show_metrics, show_result, terminal
 
 OWN = ("resources", "ray", "max_failures")
 """What configs/train.yaml has beside a run's own keys."""
@@ -96,7 +94,7 @@ def run_shared(config: Config, context: TrialContext, cluster: Cluster, clean: C
         ray_cluster.leave_lost_ray(message, watch, clean)
 
     watch = ProcessWatch(None, on_death)
-    with ray_cluster.start_ray(cluster, Console(stderr=True, markup=False, emoji=False, highlight=False), watch):
+    with ray_cluster.start_ray(cluster, terminal(stderr=True), watch):
         if not cluster.autoscale:  # else the nodes come when workers wait for them
             ray_cluster.count_trials(context.cpu, context.gpu, context.workers)
         show_progress(lambda: run_workers_with_retries(config, context), folder)
