@@ -227,7 +227,7 @@ def build(config: Config) -> Any:
     check(config)
     make = _made(copy.deepcopy(config))
     # a run writes down the configuration it was made from
-    return partial(make, config=config) if "config" in inspect.signature(make).parameters else make
+    return partial(make, config=config) if callable(make) and "config" in inspect.signature(make).parameters else make
 
 
 def _made(value: Any) -> Any:

@@ -33,6 +33,7 @@ ADDED: dict[str, Any] = {
     **dict.fromkeys(("training.steps", "training.first_steps"), None),
     **dict.fromkeys(("dataset.train", "dataset.val", "dataset.test", "dataset.groups", "dataset.range"), None),
     "dataset.nested": False,
+    "dataset.draw": "together",
 }
 """Keys that earlier versions did not have, and the value of each that changes nothing."""
 

@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -21,6 +21,7 @@ from ccsi.errors import UserError
 from ccsi.io.text import printable
 
 SPLITS = ("train", "val", "test")
+Draw = Literal["by_class", "together"]
 OpenShare = Annotated[float, Gt(0), Lt(1)]
 """A fraction of each class: (0, 1)."""
 NAMED = 5
@@ -67,7 +68,9 @@ class Origin:
         files: for each split the path of each of its images, relative to `path`, in their order; empty where the
             images are not files of their own. Bytes that are not UTF-8 are escaped (`printable`).
         groups: for each split the group of each of its images; empty where there are no groups.
+        drawn: splits whose images were drawn from train's by a seed.
         left_out: training images that `Source.max_per_class` leaves out.
+        channels: of the images as stored, 1 or 3; 0 if unknown.
         shapes: the smallest and the largest (height, width) before fitting; None if unknown.
         depth: of the pixels as stored, and how they became 8 bit: "8 bit", "16 bit, 0 to 4095 scaled to 0 to 255".
         ranges: by the kind of pixels ("16 bit"), the values that became 0 and 255; empty if all were 8 bit.
@@ -78,7 +81,9 @@ class Origin:
     path: str = ""
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    drawn: tuple[str, ...] = ()
     left_out: int = 0
+    channels: int = 0
     shapes: tuple[tuple[int, int], tuple[int, int]] | None = None
     depth: str = "8 bit"
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -126,6 +131,9 @@ class Source(ABC):
             luma.
         max_per_class: training images of each class, the first of a permutation seeded with 0; null: all. Val and
             test are never cut.
+        draw: of the images for `max_per_class` and for seeded splits: `by_class`, so that a class's images do not
+            depend on which other classes there are (a model that is extended gets those of a run on all classes), or
+            `together`, one draw over all, as in files of versions that did not have this key.
     """
 
     name: str
@@ -133,6 +141,7 @@ class Source(ABC):
     fit: Literal["pad", "resize"] = "pad"
     channels: Literal[1, 3] | None = None
     max_per_class: PositiveInt | None = None
+    draw: Draw = "together"
 
     @abstractmethod
     def read(self) -> Contents | tuple[dict[str, Raw], tuple[str, ...]]:
@@ -150,11 +159,13 @@ class Source(ABC):
         """`contents` after `max_per_class`, with what has to be known of all images before the first is converted."""
         return contents
 
-    def load(self) -> Dataset:
+    def load(self, optional: Collection[str] = ()) -> Dataset:
         """Check all splits, then read them and convert them to the input size.
 
         Each split's tensor is allocated once and filled piece by piece, so the peak of memory is little above the size
         of the images returned.
+
+        optional: splits that may lack images of some or all classes.
 
         Raises:
             UserError: see `read`; also labels out of range, an empty class, images that do not fit or need more memory
@@ -162,13 +173,16 @@ class Source(ABC):
         """
         contents = Contents(*self.read())
         for split in SPLITS:
-            check_labels(contents.splits[split], split, contents.class_names, self.name)
+            check_labels(contents.splits[split], split, contents.class_names, self.name, split in optional)
         seen, train = Seen(), contents.splits["train"]
+        if not any(len(raw.labels) for raw in contents.splits.values()):
+            raise UserError(f"{self.name} has no image; expected some of each class.")
         if self.max_per_class is not None:
-            contents.splits["train"] = first_of_each_class(train, self.max_per_class)
+            contents.splits["train"] = first_of_each_class(train, self.max_per_class, self.draw)
             seen.left_out = len(train.labels) - len(contents.splits["train"].labels)
         splits, class_names, origin = self.prepare(contents)
-        channels = {self.channels or channels_of(raw.images) for raw in splits.values()}
+        stored = {channels_of(raw.images) for raw in splits.values()}
+        channels = {self.channels or one for one in stored}
         if len(channels) > 1:
             raise UserError(
                 f"{self.name}: some splits are grey and some RGB; expected one kind, or dataset.channels set."
@@ -183,7 +197,7 @@ class Source(ABC):
             digest.update(images.numpy().data)
             digest.update(raw.labels.data)
         names = tuple(map(printable, class_names))  # a folder's name need not be UTF-8
-        origin = seen.added_to(origin)
+        origin = replace(seen.added_to(origin), channels=max(stored))
         return Dataset(printable(self.name), names, **ready, checksum=digest.hexdigest(), origin=origin)
 
     def converted(self, raw: Raw, split: str, shape: tuple[int, int, int], seen: "Seen") -> Tensor:
@@ -268,44 +282,60 @@ def check_memory(size: int, where: str) -> None:
         )
 
 
-def check_labels(raw: Raw, split: str, class_names: tuple[str, ...], where: str) -> None:
-    """Raise UserError unless every label is in range and every class present."""
+def check_labels(
+    raw: Raw, split: str, class_names: tuple[str, ...], where: str, may_lack_classes: bool = False
+) -> None:
+    """Raise UserError unless every label is in range and every class present, if it must be."""
     n, where = len(class_names), f"{where}: {split}"
     if len(raw.images) != len(raw.labels):
         raise UserError(f"{where} has {len(raw.images)} images but {len(raw.labels)} labels; expected as many.")
-    if not len(raw.labels):
+    if not len(raw.labels) and not may_lack_classes:
         raise UserError(f"{where} is empty; expected images of {n} classes.")
     outside = raw.labels[(raw.labels < 0) | (raw.labels >= n)]
     if len(outside):
         raise UserError(f"{where} has label {outside[0]}; expected whole numbers from 0 to {n - 1}.")
     empty = np.setdiff1d(np.arange(n), raw.labels)
-    if len(empty):
+    if len(empty) and not may_lack_classes:
         raise UserError(f"{where} has no image of class {empty[0]} ({class_names[empty[0]]}); each class needs one.")
 
 
-def first_of_each_class(raw: Raw, limit: int) -> Raw:
+def first_of_each_class(raw: Raw, limit: int, draw: Draw) -> Raw:
     """At most `limit` images of each class, the first of a permutation seeded with 0, in the original order."""
-    order = np.random.default_rng(0).permutation(len(raw.labels))
-    keep = [order[raw.labels[order] == label][:limit] for label in np.unique(raw.labels)]
-    return raw[np.sort(np.concatenate(keep))]
+    if draw == "by_class":
+        keep = [members[:limit] for members in shuffled_classes(raw.labels, 0, draw)]
+    else:
+        order = np.random.default_rng(0).permutation(len(raw.labels))
+        keep = [order[raw.labels[order] == label][:limit] for label in np.unique(raw.labels)]
+    return raw[np.sort(np.concatenate([np.arange(0), *keep]))]
 
 
-def stratified(raw: Raw, shares: Sequence[float], seed: int) -> list[Raw]:
+def shuffled_classes(labels: npt.NDArray[np.int64], seed: int, draw: Draw) -> Iterator[npt.NDArray[np.int64]]:
+    """The positions of each class's images, in a seeded order; see `Source.draw`."""
+    generator = np.random.default_rng(seed)
+    for label in np.unique(labels):
+        if draw == "by_class":
+            generator = np.random.default_rng(seed)
+        yield generator.permutation(np.flatnonzero(labels == label))
+
+
+def stratified(raw: Raw, shares: Sequence[float], seed: int, draw: Draw) -> list[Raw]:
     """The parts of `stratified_parts`, each in the original order."""
-    part = stratified_parts(raw.labels, shares, seed)
+    part = stratified_parts(raw.labels, shares, seed, draw)
     return [raw[part == number] for number in range(1 + len(shares))]
 
 
-def stratified_parts(labels: npt.NDArray[np.int64], shares: Sequence[float], seed: int) -> npt.NDArray[np.int64]:
+def stratified_parts(
+    labels: npt.NDArray[np.int64], shares: Sequence[float], seed: int, draw: Draw
+) -> npt.NDArray[np.int64]:
     """Each image's part in a seeded split: 0 for the remainder, then 1, 2, … for each of the `shares`.
 
-    A share in (0, 1) gets round(share · n) of a class's n images, but at least one; the remainder gets the others.
+    A share in (0, 1) gets round(share · n) of a class's n images, but at least one as long as one is left for the
+    remainder, which gets the others.
     """
-    draw = np.random.default_rng(seed)
     number = np.zeros(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        members = draw.permutation(np.flatnonzero(labels == label))
-        sizes = [max(1, round(share * len(members))) for share in shares]
-        for part, indices in enumerate(np.split(members, np.cumsum(sizes))[:-1], start=1):
-            number[indices] = part
+    for left in shuffled_classes(labels, seed, draw):
+        wanted = [max(1, round(share * len(left))) for share in shares]
+        for part, size in enumerate(wanted, start=1):
+            size = min(size, len(left) - 1)
+            number[left[:size]], left = part, left[size:]
     return number

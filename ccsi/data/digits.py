@@ -30,5 +30,5 @@ class Digits(Source):
 
         bunch = load_digits()
         images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-        parts = stratified(Raw(images, bunch.target.astype(np.int64)), (0.2, 0.2), self.split_seed)
+        parts = stratified(Raw(images, bunch.target.astype(np.int64)), (0.2, 0.2), self.split_seed, self.draw)
         return dict(zip(SPLITS, parts, strict=True)), tuple(map(str, bunch.target_names))

@@ -1,7 +1,7 @@
 """The user's images: a folder with one sub-folder a class."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -40,7 +40,7 @@ class Folder(Source):
     """Images in `path`/<split>/<class>/, or in `path`/<class>/ with a seeded split.
 
     Split folders have the usual names, in any case (`train`, `Training`, `validation`, …), or are named by `train`,
-    `val` and `test`. Without one for val, it is a share of train. Classes are numbered in the order of their folders'
+    `val` and `test`. Without one for val or test, it is a share of train. Classes are numbered in the order of their folders'
     names, numbers in them by their value. Formats: BMP, GIF, JPEG, PGM, PNG, PPM, TIFF, WebP, and DICOM with the extra
     `ccsi[dicom]`, of one frame. Images of any size and mode are converted to `size` one by one as they are read: they
     are turned as their EXIF orientation says, transparent parts become black, a palette becomes RGB; if any image is in
@@ -49,15 +49,14 @@ class Folder(Source):
     Args:
         path: the folder; `~` is the home folder.
         train: name of the folder of train, relative to `path`; null: as usual. val, test: likewise.
-        val_share: fraction of each class for val; only without a folder for it.
-        test_share: fraction of each class for test; only without split folders.
+        val_share, test_share: fraction of each class for val, and for test; only without a folder for it.
         split_seed: which image goes to which split.
         nested: class folders may hold folders, of patients or sites. If false, images that are only in such folders,
             and folders of one name in several classes, are taken for another layout and refused.
         groups: a .csv file with columns `file` (relative to `path`) and `group`: images of one group (a patient) go to
             the same split.
         range: the values that become 0 and 255 in images of more than 8 bits; null: measured over train (see
-            `depth.full_range`).
+            `depth.full_range`). Also by the kind of pixels, {"16 bit": [low, high]}, and measured for other kinds.
     """
 
     name: str = "folder"
@@ -71,7 +70,7 @@ class Folder(Source):
     test_share: OpenShare = 0.2
     split_seed: Seed = 0
     groups: str | None = None
-    range: list[float] | None = None
+    range: list[float] | dict[str, list[float]] | None = None
 
     def stamp(self) -> str:
         scan, _, files = self.files()
@@ -86,8 +85,9 @@ class Folder(Source):
                 f"dataset.val_share={self.val_share} and dataset.test_share={self.test_share} leave nothing to train "
                 "on; expected a sum below 1."
             )
-        if self.range is not None and (len(self.range) != 2 or self.range[0] >= self.range[1]):
-            raise UserError(f"dataset.range={self.range}: expected [low, high], two values, the second one larger.")
+        for bounds in [self.range] if isinstance(self.range, list) else (self.range or {}).values():
+            if len(bounds) != 2 or bounds[0] >= bounds[1]:
+                raise UserError(f"dataset.range={self.range}: expected [low, high], two values, the second one larger.")
         scan, class_names, files = self.files()
         if any(file.suffix.lower() in dicom.SUFFIXES for _, _, file in files):
             dicom.check_installed()
@@ -104,7 +104,8 @@ class Folder(Source):
         raw = Raw(every, np.array([label for _, label, _ in files], dtype=np.int64), groups)
         splits = np.array([split for split, _, _ in files])
         parts = self.split(raw, splits, class_names, warnings)
-        origin = Origin(printable(scan.root), skipped=scan.reasons(), warnings=tuple(warnings))
+        drawn = tuple(split for split in SPLITS[1:] if split not in splits)
+        origin = Origin(printable(scan.root), drawn=drawn, skipped=scan.reasons(), warnings=tuple(warnings))
         return Contents({split: raw[parts == split] for split in SPLITS}, class_names, origin)
 
     def files(self) -> tuple[Scan, tuple[str, ...], list[tuple[str, int, Path]]]:
@@ -142,20 +143,21 @@ class Folder(Source):
     ) -> npt.NDArray[np.str_]:
         """The split of each image, from that of its folder; what is to be said of it is added to `warnings`."""
         groups = raw.groups
-        if "val" in folders:
+        shares = {"val": self.val_share, "test": self.test_share}
+        shares = {split: share for split, share in shares.items() if split not in folders}
+        if not shares:
             if groups is not None:
                 warnings += crossing({split: groups[folders == split] for split in SPLITS})
             return folders
-        of, shares = np.flatnonzero(folders != "test"), {"val": self.val_share}
-        if "test" not in folders:
-            shares["test"] = self.test_share
-        else:
-            warnings.append(
-                f"There is no folder for val: {self.val_share:.0%} of the images of train are used (dataset.val_share)."
-            )
+        if "train" in folders:
+            warnings += [
+                f"There is no folder for {split}: {share:.0%} of the images of train are used (dataset.{split}_share)."
+                for split, share in shares.items()
+            ]
+        of = np.flatnonzero(~np.isin(folders, ("val", "test")))
         labels = raw.labels[of]
         if groups is None:
-            part = stratified_parts(labels, list(shares.values()), self.split_seed)
+            part = stratified_parts(labels, list(shares.values()), self.split_seed, self.draw)
         else:
             part = split_by_groups(labels, groups[of], list(shares.values()), self.split_seed, class_names)
             for number, (split, share) in enumerate(shares.items(), start=1):
@@ -174,12 +176,14 @@ class Folder(Source):
         pictures = {split: own for split, own in images.items() if isinstance(own, ImageFiles)}
         kinds = Counter(header.kind for own in pictures.values() for header in own.headers)
         deep = sorted(filter(needs_range, kinds))
-        if self.range is not None:
+        is_set, known = isinstance(self.range, list), dict[str, tuple[float, float]]()
+        if isinstance(self.range, list):
             if not deep:
                 raise UserError(f"dataset.range={self.range} is set, but all images have 8 bits; expected null.")
             ranges: Ranges = {kind: (self.range[0], self.range[1]) for kind in deep}
         else:
-            ranges = pictures["train"].measured()
+            known |= {kind: (low, high) for kind, (low, high) in (self.range or {}).items()}
+            ranges = {**pictures["train"].measured(known), **known}
             for kind in deep:
                 if kind not in ranges:
                     headers = [one for own in pictures.values() for one in zip(own.names, own.headers, strict=True)]
@@ -188,11 +192,11 @@ class Folder(Source):
                         f"{name} ({kind}) is in val or test, but train has no such image to measure the range on; "
                         "expected dataset.range=[low, high], or a folder without such images."
                     )
-        known_from, splits = "the range of train" if self.range is None else "dataset.range", {}
+        known_from, splits = "dataset.range" if self.range else "the range of train", {}
         for split, own in pictures.items():
             ready = replace(own, ranges=ranges, known_from=known_from, split=split, clipped=[])
             splits[split] = replace(contents.splits[split], images=ready)
-        depth = described(kinds, ranges, self.range is not None)
+        depth = described(kinds, {kind: ranges[kind] for kind in deep}, is_set)
         return Contents(splits, contents.class_names, replace(contents.origin, depth=depth, ranges=ranges))
 
 
@@ -224,11 +228,11 @@ class ImageFiles(StoredImages):
         files, names, headers = ([own[i] for i in indices] for own in (self.files, self.names, self.headers))
         return replace(self, files=tuple(files), names=tuple(names), headers=tuple(headers))
 
-    def measured(self) -> Ranges:
-        """The range of each kind of deep pixels among these images, all of which are read for it."""
+    def measured(self, known: Collection[str]) -> Ranges:
+        """The range of each kind of deep pixels that is not `known`; all its images are read for it."""
         lowest, highest, whole = dict[str, float](), dict[str, float](), dict[str, bool]()
         for file, name, header in zip(self.files, self.names, self.headers, strict=True):
-            if needs_range(header.kind):
+            if needs_range(header.kind) and header.kind not in known:
                 with noted(name, self.notes):
                     values = read_pixels(file).values
                 lowest[header.kind] = min(lowest.get(header.kind, np.inf), float(values.min()))

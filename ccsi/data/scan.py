@@ -221,7 +221,7 @@ def usual_split(name: str) -> str | None:
 
 
 def split_folders(scan: Scan, names: Sequence[str], named: Mapping[str, str | None]) -> dict[str, str]:
-    """The folder of each split, relative to the root; empty if there are only class folders. Val may be missing.
+    """The folder of each split, relative to the root; empty if there are only class folders. Only train must be there.
 
     Args:
         names: the sub-folders of the root. named: the folders that the configuration names.
@@ -249,8 +249,8 @@ def split_folders(scan: Scan, names: Sequence[str], named: Mapping[str, str | No
             found[split] = own[0]
     others = [name for name in names if name not in {*found.values(), *taken}]
     missing = [split for split in SPLITS if split not in found]
-    if missing and (missing != ["val"] or others):
-        first = next((split for split in missing if split != "val"), "val")  # val may be missing
+    if "train" in missing or (missing and others):  # val and test may be missing
+        first = "train" if "train" in missing else missing[0]
         there = f"; it also has {', '.join(map(printable, others[:NAMED]))}" if others else ""
         raise UserError(
             f"{printable(root)} has a folder {printable(next(iter(found.values())))} but not all of train, val and "

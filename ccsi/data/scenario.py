@@ -100,8 +100,8 @@ class Scenario:
         return sizes
 
 
-def number_of(name: str, class_names: Sequence[str]) -> int:
-    """The number of the class with a name; UserError if there is none, or several."""
+def number_of(name: str, class_names: Sequence[str], key: str = "scenario.class_order") -> int:
+    """The number of the class with a name; UserError, with the setting's `key`, if there is none, or several."""
     found = [number for number, one in enumerate(class_names) if one == name]
     if len(found) == 1:
         return found[0]
@@ -113,7 +113,7 @@ def number_of(name: str, class_names: Sequence[str]) -> int:
         few = [*class_names[:10], *(["…"] if len(class_names) > 10 else [])]
         hint = f"did you mean {' or '.join(near)}?" if near else f"expected some of {', '.join(few)}."
         problem = f"there is no class of this name; {hint}"
-    raise UserError(f"scenario.class_order: {name}: {problem}")
+    raise UserError(f"{key}: {name}: {problem}")
 
 
 def relabelled(labels: Tensor, classes: list[int], start: int) -> Tensor:

@@ -41,7 +41,7 @@ class TorchVision(Source):
         kind = getattr(datasets, self.which)
         read = read_fashion if self.which == "FashionMNIST" else read_cifar
         both, test, names = read(kind, data_folder(self.root))
-        train, val = stratified(both, [self.val_share], self.split_seed)
+        train, val = stratified(both, [self.val_share], self.split_seed, self.draw)
         return {"train": train, "val": val, "test": test}, names
 
 

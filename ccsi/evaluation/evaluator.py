@@ -37,27 +37,16 @@ class Evaluator:
 
     @torch.no_grad()
     def __call__(self, learner: NetLearner) -> None:
-        """Score the images of the classes seen so far, and keep confusion matrix and AUC; UserError if not finite.
-
-        The learner receives pixels in a buffer that is overwritten afterwards, so that it can keep no image.
-        """
+        """Score the images of the classes seen so far, and keep confusion matrix and AUC; UserError if not finite."""
         tasks = len(self.confusions) + 1
         n_seen = sum(map(len, self.plan[:tasks]))
         wanted = (self.images.labels < n_seen).nonzero()[:, 0]
         labels = self.images.labels[wanted]
-        process_group, shards = ProcessGroup.current(), []
-        for part in wanted[process_group.shard(len(wanted))].split(self.batch):
-            x = self.images.images[part].to(self.device).float() / 255
-            shards.append(learner.scores(x).cpu().double())
-            x.zero_()
-        scores = process_group.all_gather_rows(torch.cat(shards))
-        if not scores.isfinite().all():
-            raise diverged(learner.name, "scores", tasks)
+        scores = score_images(learner, self.images.images, wanted, self.device, tasks, self.batch)
         predicted = scores.argmax(1)
         self.predicted = predicted.tolist()
         self.softmax = scores.softmax(1).gather(1, predicted[:, None])[:, 0].tolist()
-        counts = torch.bincount(labels * n_seen + predicted, minlength=n_seen * n_seen).view(n_seen, n_seen)
-        self.confusions.append(counts.tolist())
+        self.confusions.append(metrics.confusion_matrix(labels.numpy(), predicted.numpy(), n_seen).tolist())
         self.aucs.append(metrics.auc(labels.numpy(), log_odds(scores).numpy()))
 
     def figures(self) -> dict[str, Any]:
@@ -76,6 +65,28 @@ class Evaluator:
             if not square or [sum(row) for row in confusion] != counts[:n_seen]:
                 raise UserError("checkpoint.pt: a confusion matrix does not count the images of the classes seen.")
         self.confusions, self.aucs = list(state["confusions"]), list(state["aucs"])
+
+
+@torch.no_grad()
+def score_images(
+    learner: NetLearner, images: Tensor, wanted: Tensor, device: torch.device, tasks: int, batch: int = 512
+) -> Tensor:
+    """Class scores, float64 [M, n_seen] on the CPU, of the images (uint8 [N, C, S, S]) at M positions; workers share.
+
+    The learner receives pixels in a buffer that is overwritten afterwards, so that it can keep no image.
+
+    Raises:
+        UserError: scores that are not finite; tasks: how many were learned, for the message.
+    """
+    process_group, shards = ProcessGroup.current(), []
+    for part in wanted[process_group.shard(len(wanted))].split(batch):
+        x = images[part].to(device).float() / 255
+        shards.append(learner.scores(x).cpu().double())
+        x.zero_()
+    scores = process_group.all_gather_rows(torch.cat(shards))
+    if not scores.isfinite().all():
+        raise diverged(learner.name, "scores", tasks)
+    return scores
 
 
 def log_odds(scores: Tensor) -> Tensor:

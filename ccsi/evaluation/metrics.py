@@ -20,6 +20,13 @@ def mean(values: Sequence[float], empty: float = float("nan")) -> float:
     return float(np.mean(values)) if len(values) else empty
 
 
+def confusion_matrix(
+    labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], n: int
+) -> npt.NDArray[np.int64]:
+    """Counts [n, n]: of images [N] with a label (row) that were called a class (column)."""
+    return np.bincount(labels * n + predicted, minlength=n * n).reshape(n, n)
+
+
 def accuracy_row(confusion: npt.ArrayLike, sizes: Sequence[int]) -> list[float]:
     """R[i] from confusion[i]: recall averaged over the images of each task seen so far.
 

@@ -25,10 +25,12 @@ UNWRITABLE = (errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS)
 
 
 @contextmanager
-def lock_run_dir(folder: Path, config: Mapping[str, Any]) -> Iterator[State | None]:
+def lock_run_dir(folder: Path, config: Mapping[str, Any], key: str = "run_dir") -> Iterator[State | None]:
     """Make the folder, with config.yaml, for this run alone; yields the state to resume from (None: a fresh start).
 
     A folder made here is removed again if the run ends before it wrote anything.
+
+    key: the setting that names the folder, for messages.
 
     Raises:
         UserError: it holds a run of another configuration, one that has just been finished, or other files, or is in
@@ -39,20 +41,20 @@ def lock_run_dir(folder: Path, config: Mapping[str, Any]) -> Iterator[State | No
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # a run's files may show its images
         with locked(folder / LOCK):
             held = True
-            if finished_result(folder, config) is not None:  # again: another process may have used it since
-                raise UserError(f"run_dir={folder}: another process has just finished this run; call it again.")
+            if finished_result(folder, config, key) is not None:  # again: another process may have used it since
+                raise UserError(f"{key}={folder}: another process has just finished this run; call it again.")
             state = Checkpoints(folder, 0).load()
             if not (folder / CONFIG).exists():
                 write_atomically(folder / CONFIG, to_yaml(config).encode())
             yield state
     except InUseError as error:
         made = []  # by the other process
-        raise UserError(f"run_dir={folder} is in use by another process; wait or choose another.") from error
+        raise UserError(f"{key}={folder} is in use by another process; wait or choose another.") from error
     except OSError as error:
         if held and error.errno not in UNWRITABLE:
             raise
         problem = f"cannot be written ({error.strerror}); make room, or choose another folder."
-        raise UserError(f"run_dir={folder} {problem}") from error
+        raise UserError(f"{key}={folder} {problem}") from error
     finally:
         if made and folder.is_dir() and not content_of(folder):
             with suppress(OSError):
@@ -66,18 +68,18 @@ def content_of(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.name != LOCK and path.suffix != ".part"}
 
 
-def check_run_dir(folder: Path, config: Mapping[str, Any]) -> None:
+def check_run_dir(folder: Path, config: Mapping[str, Any], key: str = "run_dir") -> None:
     """Raise UserError (see `lock_run_dir`) for a folder that this run must not touch."""
     try:
         content = content_of(folder) if folder.exists() else set()
     except NotADirectoryError:
-        raise UserError(f"run_dir={folder} is a file; expected a folder, or a path that does not exist yet.") from None
+        raise UserError(f"{key}={folder} is a file; expected a folder, or a path that does not exist yet.") from None
     except OSError as error:  # a name too long, a folder that may not be read
-        raise UserError(f"run_dir={folder} cannot be read ({error.strerror}); choose another folder.") from error
+        raise UserError(f"{key}={folder} cannot be read ({error.strerror}); choose another folder.") from error
     if not content:
         return
     if CONFIG not in content:
-        raise UserError(f"run_dir={folder} holds other files ({min(content)}); choose an empty or new folder.")
+        raise UserError(f"{key}={folder} holds other files ({min(content)}); choose an empty or new folder.")
     try:
         old, new = flat(read(folder / CONFIG)), flat(config)
     except UserError as error:
@@ -85,18 +87,18 @@ def check_run_dir(folder: Path, config: Mapping[str, Any]) -> None:
             raise
         problem = "is not a run's configuration; put it back to resume, or choose another run_dir."
         raise UserError(f"{folder / CONFIG} {problem}") from error
-    for key in sorted(old.keys() | new.keys()):
-        if key.split(".")[0] not in NOT_COMPARED and old.get(key) != new.get(key):
+    for name in sorted(old.keys() | new.keys()):
+        if name.split(".")[0] not in NOT_COMPARED and old.get(name) != new.get(name):
             state, way = ("holds a finished run", "see it") if RESULT in content else ("was begun", "resume")
             raise UserError(
-                f"run_dir={folder} {state} with {key}={shown(old.get(key))}, not {shown(new.get(key))}; "
-                f"use the same settings to {way}, or another run_dir."
+                f"{key}={folder} {state} with {name}={shown(old.get(name))}, not {shown(new.get(name))}; "
+                f"use the same settings to {way}, or another {key}."
             )
 
 
-def finished_result(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+def finished_result(folder: Path, config: Mapping[str, Any], key: str = "run_dir") -> dict[str, Any] | None:
     """The content of result.json if this run is finished; UserError (see `lock_run_dir`) for a folder not its own."""
-    check_run_dir(folder, config)
+    check_run_dir(folder, config, key)
     return read_result(folder)
 
 

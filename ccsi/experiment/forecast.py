@@ -206,7 +206,7 @@ class Forecast:
         """A task has been learned and scored; stages, scoring: their seconds in this process."""
         size, wall = self.tasks[self.task], time.monotonic() - self.began
         self.n_done += 1
-        self.scoring = scoring / size.n_scored
+        self.scoring = scoring / max(1, size.n_scored)
         if self.whole:
             for name, seconds in stages.items():
                 self.learn_cost(name, self.task, seconds)

@@ -212,11 +212,14 @@ class RunSession:
         return int(saved["lines"])
 
 
-def learn_all(setup: Setup, session: RunSession, saved: State | None) -> None:
-    """Learn and evaluate every task that is not in the checkpoint `saved`, from which `session` continues."""
+def learn_all(setup: Setup, session: RunSession, saved: State | None, start: int = 0) -> None:
+    """Learn and evaluate every task that is not in the checkpoint `saved`, from which `session` continues.
+
+    start: how many tasks the learner has learned already, of which there are no images.
+    """
     data, plan, learner = setup.data, setup.plan, setup.learner
-    done, stages_saved = (saved["tasks_done"], saved["stages"]) if saved is not None else (0, None)
-    if done:  # again: the driver may have died before it received the event
+    done, stages_saved = (saved["tasks_done"], saved["stages"]) if saved is not None else (start, None)
+    if done > start:  # again: the driver may have died before it received the event
         session.on_task_end(task_end(done - 1, setup, session, None))
     # a checkpoint inside a task has the learner's state at the start of the task, and the task's stages
     session.keep(setup, done)
@@ -239,7 +242,7 @@ def learn_all(setup: Setup, session: RunSession, saved: State | None) -> None:
         with session.clock("evaluation"):
             for evaluator in setup.evaluators.values():
                 evaluator(learner)
-        if session.writes and task.index + 1 == len(plan):  # before the checkpoint, after which none is scored again
+        if session.writes and setup.evaluators and task.index + 1 == len(plan):  # before the checkpoint, after which none is scored again
             write_predictions(session.folder, data, setup.evaluators)
         took = {phase: seconds - spent.get(phase, 0.0) for phase, seconds in session.seconds.items()}
         scoring = took.pop("evaluation")

@@ -32,6 +32,7 @@ class ACIL(FrozenLearner):
     """
 
     default_name = "acil"
+    drawn_buffers: ClassVar = ("buffer",)
     stored_buffers: ClassVar = {"auto": "feature autocorrelation", "cross": "feature-label correlation"}
 
     expansion: Annotated[int, Ge(1), Le(16_384)] = 2048

@@ -59,6 +59,8 @@ class NetLearner(TaskNeeds):
         stored_buffers: attributes that hold what is kept of real data, tensors or lists of tensors, each with its
             kind. They are part of a checkpoint and counted in bytes; the kind "" marks parts of the model, which are
             not counted.
+        drawn_buffers: tensors that are drawn from `streams` once, when the learner is made. A checkpoint does not have
+            them; a model folder does, because another version of PyTorch may draw others.
         imprint: new prototypes start at their class's mean feature, otherwise at random.
         freeze_prototypes: old prototypes are fixed while a new task is learned.
         first_is_shortest: no later task is trained in fewer steps than the first, or only the first is trained.
@@ -68,6 +70,7 @@ class NetLearner(TaskNeeds):
     default_name: ClassVar[str] = ""
     kind: ClassVar[str] = "other"
     stored_buffers: ClassVar[Mapping[str, str]] = {}
+    drawn_buffers: ClassVar[tuple[str, ...]] = ()
     permissions = tuple[str, ...]()
     imprint = False
     freeze_prototypes = False

@@ -41,8 +41,8 @@ class BiC(ReplayLearner):
         super().__post_init__()
         self.correction = self.net.scale.new_empty(0, 2)  # α, β of each task
 
-    def check(self, sizes: Sequence[int]) -> None:
-        super().check(sizes)
+    def check(self, sizes: Sequence[int], more: bool = False) -> None:
+        super().check(sizes, more)
         if self.budget.quota(sum(sizes)) < 2:
             raise UserError(
                 f"learner.budget.per_class={self.budget.per_class}, total={self.budget.total}: learner=bic holds out "

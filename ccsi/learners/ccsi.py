@@ -93,12 +93,12 @@ class CCSI(InversionLearner):
         self.permissions = needed[self.idc.target] if self.w_idc > 0 else ()
         self.memory = ClassMemory(torch.empty(0))
 
-    def check(self, sizes: Sequence[int]) -> None:
+    def check(self, sizes: Sequence[int], more: bool = False) -> None:
         n_later = len(sizes) - 1
         parts: dict[str, Any] = {"learner": self, "learner.idc": self.idc, "learner.synthesis": self.synthesis}
         values = {f"{key}.{one.name}": getattr(part, one.name) for key, part in parts.items() for one in fields(part)}
         for key, value in values.items():
-            if isinstance(value, list) and len(value) != n_later:
+            if isinstance(value, list) and (len(value) < n_later or (len(value) > n_later and not more)):
                 raise UserError(
                     f"{key}={value} has {len(value)} values; expected one number, or one for each of the {n_later} "
                     "tasks after the first."

@@ -35,7 +35,7 @@ class DeepInversion(InversionLearner):
     temperature: Positive = 1.0
     synthetic_ratio: ReplayShare = 0.5
 
-    def check(self, sizes: Sequence[int]) -> None:
+    def check(self, sizes: Sequence[int], more: bool = False) -> None:
         if self.synthesis.init != "noise" or self.synthesis.class_moments:
             raise UserError(
                 f"learner.synthesis.init={self.synthesis.init}, class_moments={self.synthesis.class_moments:g}: "

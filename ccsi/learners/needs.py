@@ -13,8 +13,8 @@ class TaskNeeds(ABC):  # a part of NetLearner
     name: str
     permissions: tuple[str, ...]
 
-    def check(self, sizes: Sequence[int]) -> None:  # noqa: B027  # most learners fit any
-        """Raise UserError if the configuration does not fit tasks of `sizes` classes."""
+    def check(self, sizes: Sequence[int], more: bool = False) -> None:  # noqa: B027  # most learners fit any
+        """Raise UserError if the configuration does not fit tasks of `sizes` classes; more: others may follow."""
 
     def check_images(self, counts: Sequence[Sequence[int]]) -> None:
         """Raise UserError if a task has too few training images; counts: of each task, those of each class."""

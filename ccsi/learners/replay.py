@@ -36,7 +36,7 @@ class ReplayLearner(NetLearner):
         self.kept_images = torch.empty(0, dtype=torch.uint8, device=self.device)
         self.kept_labels = torch.empty(0, dtype=torch.int64, device=self.device)
 
-    def check(self, sizes: Sequence[int]) -> None:
+    def check(self, sizes: Sequence[int], more: bool = False) -> None:
         if not self.budget.quota(sum(sizes)):
             raise UserError(
                 f"learner.budget.total={self.budget.total} is less than one image for each of {sum(sizes)} classes; "

@@ -40,7 +40,7 @@ class SI(NetLearner):
         super().__post_init__()
         self.importance, self.anchor = list[Tensor](), list[Tensor]()
 
-    def check(self, sizes: Sequence[int]) -> None:
+    def check(self, sizes: Sequence[int], more: bool = False) -> None:
         if self.training.select != "last":
             raise UserError("training.select=best_val: learner=si follows the weights to the end; expected last.")
         if (clip_norm := self.training.clip_norm) is not None:

@@ -1,0 +1,158 @@
+"""A model as a folder: model.json, tensors as safetensors, and files for people. Written whole or not at all."""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ccsi.config import check_targets
+from ccsi.errors import UserError, memory_as_user_error
+from ccsi.experiment.checkpoint import sha256_of
+from ccsi.io.atomic import sync_folder
+from ccsi.io.files import read_bytes
+from ccsi.io.paths import absolute, is_folder
+from ccsi.io.text import printable
+from ccsi.learners.base import NetLearner
+from ccsi.model.method import NET, method_of, restore, tensors_of
+from ccsi.model.record import LONGEST, FileRecord, ModelRecord, parse_record
+
+MODEL_JSON, CARD = "model.json", "MODEL_CARD.md"
+WEIGHTS, MEMORY = "weights.safetensors", "memory.safetensors"
+QUANTILES = "familiarity"
+"""Name of a tensor in MEMORY: see `ccsi.evaluation.familiarity`."""
+COPY = "expected the folder as ccsi wrote it; put back a good copy"
+
+
+def model_files(record: ModelRecord, learner: NetLearner, quantiles: Tensor) -> tuple[ModelRecord, dict[str, bytes]]:
+    """The record, with what it says of its files, and the content of these files and of model.json, by name."""
+    from safetensors.torch import save
+
+    tensors = tensors_of(learner)
+    check_no_images(learner, tensors)
+    parts = {
+        WEIGHTS: {name: value for name, value in tensors.items() if name.startswith(NET)},
+        MEMORY: {name: value for name, value in tensors.items() if not name.startswith(NET)} | {QUANTILES: quantiles},
+    }
+    files = {name: save(dict(sorted(part.items()))) for name, part in parts.items()}
+    listed = {name: FileRecord(len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()}
+    record = replace(record, files=listed)
+    return record, {MODEL_JSON: record.to_json(), **files}
+
+
+def check_no_images(learner: NetLearner, tensors: Mapping[str, Tensor]) -> None:
+    """Raise TypeError if a learner that keeps no exemplars has bytes among its tensors, as images are stored."""
+    if any(item.kind == "exemplars" for item in learner.stored()):
+        return
+    if found := [name for name, value in tensors.items() if value.dtype == torch.uint8]:
+        raise TypeError(f"{type(learner).__name__} keeps no exemplars, but {found[0]} has bytes, as images have.")
+
+
+def check_new(path: Path, key: str = "out") -> None:
+    """Raise UserError if there is something at the path of a new folder already, or its parent is no folder."""
+    if os.path.lexists(path):
+        raise UserError(f"{key}={printable(path)} exists already; a model is never changed: choose another name.")
+    parent = next(one for one in path.parents if one.exists())
+    if not is_folder(parent, key) or not os.access(parent, os.W_OK):
+        raise UserError(f"{key}={printable(path)}: {printable(parent)} is no folder that may be written to.")
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a new folder with these files, whole or not at all; UserError if it exists or cannot be written."""
+    check_new(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.mkdir(parents=True)
+        for name, data in files.items():
+            with (part / name).open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        sync_folder(part)
+        part.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"out={printable(path)} cannot be written ({reason}); choose another folder.") from error
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(part)
+
+
+def read_folder(path: str | Path, device: torch.device) -> tuple[ModelRecord, NetLearner, Tensor]:
+    """The record, the learner and the familiarity's quantiles [n, Q] of a model folder. Nothing in it is executed.
+
+    Raises:
+        UserError: it is incomplete, damaged, edited, of a newer version, or names code that is not trusted.
+    """
+    folder = absolute(path, "MODEL")
+    if not is_folder(folder, "MODEL"):
+        raise UserError(f"{printable(folder)} is no folder; expected one that ccsi fit or ccsi extend made.")
+    with reading(folder / MODEL_JSON):
+        record = parse_record(read_bytes(folder / MODEL_JSON, LONGEST), folder / MODEL_JSON)
+    check_targets(record.config)
+    tensors = read_tensors(folder, record)
+    with memory_as_user_error(), described(folder):
+        learner = method_of(record.config).make(record.input.channels, device)
+        quantiles = tensors.pop(QUANTILES, None)
+        restore(learner, tensors, record.sizes, printable(folder))
+    if quantiles is None or quantiles.ndim != 2 or len(quantiles) != len(record.class_names):
+        raise UserError(f"{printable(folder)}: {QUANTILES} is missing or not of all classes; {COPY}.")
+    if record.learner != learner.name or record.tasks[-1].weights_sha256 != sha256_of(learner.net.state_dict()):
+        raise UserError(f"{printable(folder)}: its weights are not those that {MODEL_JSON} describes; {COPY}.")
+    return record, learner, quantiles
+
+
+def read_tensors(folder: Path, record: ModelRecord) -> dict[str, Tensor]:
+    """The tensors of a model's files, whose sizes and checksums are compared first."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    tensors: dict[str, Tensor] = {}
+    if record.files.keys() != {WEIGHTS, MEMORY}:
+        raise UserError(f"{printable(folder / MODEL_JSON)} does not name {WEIGHTS} and {MEMORY}; {COPY}.")
+    for name, expected in record.files.items():
+        path = folder / name
+        with reading(path):
+            if (size := path.stat().st_size) != expected.bytes:
+                raise UserError(f"{printable(path)} has {size:,} bytes, not {expected.bytes:,}; {COPY}.")
+            data = read_bytes(path)
+        if hashlib.sha256(data).hexdigest() != expected.sha256:
+            raise UserError(f"{printable(path)} is damaged, or of another model: its checksum does not match; {COPY}.")
+        try:
+            found = load(data)
+        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise UserError(f"{printable(path)} is no safetensors file ({error}); {COPY}.") from error
+        if odd := found.keys() & tensors.keys():
+            raise UserError(f"{printable(path)}: {min(odd)} is in two files; {COPY}.")
+        tensors |= found
+    return tensors
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What goes wrong with a file, as a UserError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{printable(path)} is missing; expected a whole folder that ccsi fit or extend made.") from error
+    except OSError as error:
+        raise UserError(f"{printable(path)} cannot be read ({error.strerror}); {COPY}.") from error
+
+
+@contextmanager
+def described(folder: Path) -> Iterator[None]:
+    """What a method says of a configuration or of tensors that do not fit it, with the folder's name."""
+    try:
+        yield
+    except UserError as error:
+        where = printable(folder)
+        raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{printable(folder / MODEL_JSON)}: its config is not complete ({error}); {COPY}.") from error

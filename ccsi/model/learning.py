@@ -1,0 +1,210 @@
+"""How a model learns a task: the images of new classes, the same `learn_all` as in a run, and what the record says."""
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict  # pydantic does not accept typing.TypedDict before Python 3.12
+
+from ccsi.checks import NonNegative, PositiveInt, Seed
+from ccsi.config import build
+from ccsi.data import Dataset, Folder, Labelled, Npz, Source
+from ccsi.data.input import InputFormat
+from ccsi.errors import memory_as_user_error
+from ccsi.experiment.checkpoint import Checkpoints
+from ccsi.experiment.description import describe
+from ccsi.experiment.environment import DeviceName, set_up_torch
+from ccsi.experiment.folder import lock_run_dir
+from ccsi.experiment.tasks import LearnerFactory, RunSession, Setup, learn_all
+from ccsi.io.paths import absolute, expand, is_folder
+from ccsi.learners.base import ModelFactory, NetLearner
+from ccsi.model.classes import NewImages, appended, counts_of, labelled_images, read_new_classes
+from ccsi.model.compose import extend_config, fit_config
+from ccsi.model.folder import check_new
+from ccsi.model.method import Method, check_extensible, restore, tensors_of
+from ccsi.model.model import Model
+from ccsi.model.summing_up import Learned, sum_up
+from ccsi.tracking import RunStart, Trackers
+from ccsi.training import Training
+
+PARTIAL = ".partial"
+"""Behind a new model's name: the folder of what is being learned, from which the same command resumes."""
+
+
+@with_config(ConfigDict(extra="forbid"))
+class EvaluateOptions(TypedDict):
+    """Labelled images to show before and after. data: a folder or .npz file, which may have old classes; null: none."""
+
+    data: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """A first fit of a model, or an extension of an old one; what configs/fit.yaml and configs/extend.yaml describe.
+
+    Args:
+        dataset: the images. model, learner, training, seed: the method; of an extension, as the old model has them.
+        out: the new model's folder; null: only in memory, and not resumable.
+        classes: which classes of the data set to learn; null: all. new_images: of classes that the model knows.
+        evaluate: labelled images that are scored before and after an extension.
+        old: the checksum of the old model's record; null: a first fit.
+        config: the resolved configuration, for the record.
+    """
+
+    dataset: Source
+    model: ModelFactory
+    learner: LearnerFactory
+    training: Training
+    tracking: Trackers
+    seed: Seed = 0
+    device: DeviceName = "auto"
+    threads: PositiveInt = 1
+    checkpoint_every: NonNegative = 60.0
+    out: str | None = None
+    classes: list[int | str] | None = None
+    new_images: NewImages = "refuse"
+    evaluate: EvaluateOptions = field(default_factory=lambda: EvaluateOptions(data=None))
+    old: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def learn(self, old: Model | None) -> Model:
+        """Learn the next task, write the new model to `out`, and return it; the old one is not changed.
+
+        Raises:
+            UserError: what does not fit together. Nothing is written to `out` then.
+        """
+        out = absolute(self.out, "out") if self.out is not None else None
+        if out is not None:
+            check_new(out)
+        device = set_up_torch(self.device, self.threads)
+        known = old.class_names if old is not None else ()
+        with memory_as_user_error(), ExitStack() as stack:
+            data = read_new_classes(self.dataset, self.classes, known, self.new_images)
+            shown = self.shown_images(old, data)
+            learner = self.prepared(old, data, device)
+            work = stack.enter_context(work_folder(out))
+            saved = stack.enter_context(lock_run_dir(work, {**self.config}, "out"))
+            session, setup = self.session(work, device, old), self.setup(old, data, learner)
+            lines = session.load(saved, setup) if saved is not None else 0
+            stack.callback(lambda: self.tracking.finish(None))
+            session.trackers.start(self.start(work, setup, data, lines))
+            learn_all(setup, session, saved, start=len(old.record.tasks) if old is not None else 0)
+            self.tracking.finish(None)
+            learned = Learned(learner, data, session, self.config, shown)
+            model = sum_up(learned, old, input_format(data, old, self.dataset.fit))
+            if out is not None:
+                model.save(out)
+        return model
+
+    def shown_images(self, old: Model | None, data: Dataset) -> Labelled | None:
+        """The labelled images of `evaluate.data`, of classes known then; None if there are none."""
+        path = self.evaluate["data"]
+        if path is None or old is None:
+            return None
+        source = labelled_source(path, input_format(data, old))
+        return labelled_images(source, None, [*old.class_names, *data.class_names])[0]
+
+    def prepared(self, old: Model | None, data: Dataset, device: torch.device) -> NetLearner:
+        """A learner that has learned what the old model has, and that fits the new task; else UserError."""
+        parts = Method(model=self.model, learner=self.learner, training=self.training, seed=self.seed)
+        learner = parts.make(data.train.images.shape[1], device)
+        check_extensible(learner)
+        counts = [task.images["train"] for task in old.record.tasks] if old is not None else []
+        counts = [*counts, counts_of(data)["train"]]
+        learner.check([len(task) for task in counts], more=True)
+        learner.check_images(counts)
+        fresh = counts[:1] if learner.first_is_shortest else counts
+        self.training.check_warmup([sum(task) for task in fresh])
+        if old is not None:
+            restore(learner, tensors_of(old.learner), old.record.sizes, "the old model")
+        return learner
+
+    def setup(self, old: Model | None, data: Dataset, learner: NetLearner) -> Setup:
+        """The tasks so far, of which the last one has images."""
+        known, plan = (old.class_names, old.record.sizes) if old is not None else ((), [])
+        whole = appended(data, known)
+        numbers, tasks = iter(range(len(whole.class_names))), list[list[int]]()
+        for size in [*plan, len(data.class_names)]:
+            tasks.append([next(numbers) for _ in range(size)])
+        return Setup(whole, tasks, learner, {})
+
+    def session(self, work: Path, device: torch.device, old: Model | None) -> RunSession:
+        """The session of this start; its record has the old model's tasks."""
+        checkpoints = Checkpoints(work, self.checkpoint_every)
+        session = RunSession(work, device, self.tracking, checkpoints, lambda: None, lambda event: None)
+        if old is not None:
+            hashes = [task.impressions_sha256 for task in old.record.tasks]
+            session.record["impressions_sha256"] = [one for one in hashes if one is not None]
+            stored = [[dataclasses.asdict(item) for item in task.stored] for task in old.record.tasks]
+            session.record["stored_after_task"] = stored
+        return session
+
+    def start(self, work: Path, setup: Setup, data: Dataset, lines: int) -> RunStart:
+        """What trackers are informed of first."""
+        names = tuple(tuple(setup.data.class_names[c] for c in classes) for classes in setup.plan)
+        summary = describe(data, [[*range(len(data.class_names))]], setup.learner)
+        name = f"{'model' if self.old is None else 'extension'}-{setup.learner.name}"
+        return RunStart(name, work, self.config, names, lines, summary.lines, summary.warnings)
+
+
+@contextmanager
+def work_folder(out: Path | None) -> Iterator[Path]:
+    """The folder of what is being learned: beside `out`, kept if it is interrupted; or a temporary one."""
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="ccsi-") as folder:
+            yield Path(folder) / "work"
+    else:
+        work = out.with_name(out.name + PARTIAL)
+        yield work
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def input_format(data: Dataset, old: Model | None, fit: Literal["pad", "resize"] = "resize") -> InputFormat:
+    """The network's input: the old model's, with the ranges of kinds of pixels that are new."""
+    if old is not None:
+        return dataclasses.replace(old.record.input, ranges={**data.origin.ranges, **old.record.input.ranges})
+    channels, size, _ = data.train.images.shape[1:]
+    return InputFormat(size, fit, 1 if channels == 1 else 3, {**data.origin.ranges})
+
+
+def labelled_source(path: str | Path, form: InputFormat) -> Source:
+    """What reads labelled images for a model: a folder with one sub-folder a class, or an .npz file."""
+    where = expand(path, "FOLDER")
+    if where.suffix.lower() == ".npz" and not is_folder(where, "FOLDER"):
+        return Npz(name=where.name, path=str(where), size=form.size, fit=form.fit, channels=form.channels)
+    ranges = {kind: [*bounds] for kind, bounds in form.ranges.items()} or None
+    return Folder(
+        name=where.name,
+        path=str(where),
+        size=form.size,
+        fit=form.fit,
+        channels=form.channels,
+        range=ranges,
+        nested=True,
+        draw="by_class",
+    )
+
+
+def fit(images: str | Path, overrides: Sequence[str] = ()) -> Model:
+    """Fit a first model.
+
+    Args:
+        images: a folder, an .npz file, or the name of a data set. overrides: as on the command line, "key=value".
+    """
+    typed = [*overrides] if any(one.startswith("out=") for one in overrides) else [*overrides, "out=null"]
+    learning: Learning = build(fit_config(str(images), typed))()
+    return learning.learn(None)
+
+
+def extend(old: Model, images: str | Path, overrides: Sequence[str] = ()) -> Model:
+    """The old model with the new classes of `images`; see `fit`."""
+    typed = [*overrides] if any(one.startswith("out=") for one in overrides) else [*overrides, "out=null"]
+    learning: Learning = build(extend_config(str(images), typed, old.record))()
+    return learning.learn(old)

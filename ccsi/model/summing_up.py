@@ -1,0 +1,131 @@
+"""The record of a task that a model has just learned."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ccsi.config import flat
+from ccsi.data import Dataset, Labelled
+from ccsi.data.input import InputFormat
+from ccsi.evaluation.familiarity import energy, reference_quantiles
+from ccsi.experiment.checkpoint import sha256_of
+from ccsi.experiment.environment import hardware, versions
+from ccsi.experiment.tasks import RunSession
+from ccsi.learners.base import NetLearner
+from ccsi.model.classes import counts_of
+from ccsi.model.measure import accuracy, figures_of, measure_calibration, score
+from ccsi.model.model import Model
+from ccsi.model.record import SCHEMA, Figures, ModelRecord, Shown, StoredRecord, TaskRecord
+
+METHOD = ("model", "learner", "training", "seed")
+NOT_KEPT = ("path", "root", "groups", "class_names")
+"""Keys of a data set that are of one machine or one folder."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A task that has just been learned. data: its images alone; shown: labelled images of old classes, if any."""
+
+    learner: NetLearner
+    data: Dataset
+    session: RunSession
+    config: Mapping[str, Any]
+    shown: Labelled | None
+
+
+def sum_up(learned: Learned, old: Model | None, form: InputFormat) -> Model:
+    """The new model: what was learned, and the record of the old one with this task."""
+    learner, data = learned.learner, learned.data
+    n_old = len(old.class_names) if old is not None else 0
+    names = (*(old.class_names if old is not None else ()), *data.class_names)
+    val, test = (score(learner, Labelled(part.images, part.labels + n_old)) for part in (data.val, data.test))
+    ends = [0, *(head.stop for head in learner.heads)]
+    temperature, calibration = measure_calibration(learner, val, [range(*pair) for pair in pairwise(ends)])
+    classes = range(n_old, len(names))
+    own = figures_of(val, classes)
+    assert own is not None  # `check_counts`: each class has an image in val
+    quantiles = reference_quantiles(energy(val.scores, 1.0), val.labels, classes)
+    quantiles = quantiles if old is None else torch.cat([old.quantiles, quantiles])
+    config = kept_config(learned.config)
+    task = task_record(learned, old, own, figures_of(test, classes))
+    task = dataclasses.replace(task, calibration=calibration, shown=shown_figures(learned, old))
+    record = ModelRecord(
+        schema=SCHEMA,
+        learner=learner.name,
+        data_free=not any(item.kind == "exemplars" for item in learner.stored()),
+        class_names=list(names),
+        input=form,
+        temperature=temperature,
+        config=config,
+        tasks=[*(old.record.tasks if old is not None else []), task],
+    )
+    return Model(record, learner, quantiles)
+
+
+def task_record(learned: Learned, old: Model | None, val: Figures, test: Figures | None) -> TaskRecord:
+    """The record of the task, without its calibration."""
+    learner, session, data = learned.learner, learned.session, learned.data
+    before = len(old.record.tasks) if old is not None else 0
+    made = session.record["impressions_sha256"][sum_of_made(old) :]
+    return TaskRecord(
+        classes=list(data.class_names),
+        images=counts_of(data),
+        data=data.name,
+        data_sha256=data.checksum,
+        date=datetime.now(UTC).date().isoformat(),
+        versions={"ccsi": version("ccsi"), **versions()},
+        device=hardware(session.device),
+        threads=torch.get_num_threads(),
+        seconds=session.total(),
+        changes=changed(old.record.config, learned.config) if before and old is not None else {},
+        weights_sha256=sha256_of(learner.net.state_dict()),
+        impressions_sha256=made[0] if made else None,
+        stored=[StoredRecord(item.kind, item.count, item.bytes) for item in learner.stored()],
+        val=val,
+        test=test,
+        calibration=[],
+        shown=None,
+    )
+
+
+def sum_of_made(old: Model | None) -> int:
+    """How many of the old model's tasks made impressions."""
+    return 0 if old is None else sum(task.impressions_sha256 is not None for task in old.record.tasks)
+
+
+def shown_figures(learned: Learned, old: Model | None) -> Shown | None:
+    """Accuracy on the labelled images that were shown, before and after; None without any."""
+    if learned.shown is None or old is None:
+        return None
+    n_old, part = len(old.class_names), learned.shown
+    after, is_old = score(learned.learner, part), part.labels < n_old
+    before = score(old.learner, Labelled(part.images[is_old], part.labels[is_old]))
+    n = after.scores.shape[1]
+    return Shown(len(part), accuracy(before), accuracy(after.of(range(n_old))), accuracy(after.of(range(n_old, n))))
+
+
+def kept_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model keeps of a configuration: what an extension is to have again, and no path of this machine."""
+    kept = {key: config[key] for key in (*METHOD, "threads", "device")}
+    if kept["model"].get("weights") is not None:  # the start of a network that is learned by now
+        kept["model"] = kept["model"] | {"weights": None}
+    return kept | {"dataset": {key: value for key, value in config["dataset"].items() if key not in NOT_KEPT}}
+
+
+def changed(old: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the method's configuration that are not as the old model has them, with their values."""
+    parts = [{key: one[key] for key in (*METHOD, "threads")} for one in (old, kept_config(config))]
+    before, after = map(flat, parts)
+    return {key: value for key, value in after.items() if before.get(key) != value}
+
+
+def with_quantiles(old: Tensor, new: Tensor) -> Tensor:
+    """Those of all classes."""
+    return torch.cat([old, new])
