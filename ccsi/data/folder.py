@@ -40,11 +40,11 @@ class Folder(Source):
     """Images in `path`/<split>/<class>/, or in `path`/<class>/ with a seeded split.
 
     Split folders have the usual names, in any case (`train`, `Training`, `validation`, …), or are named by `train`,
-    `val` and `test`. Without one for val or test, it is a share of train. Classes are numbered in the order of their folders'
-    names, numbers in them by their value. Formats: BMP, GIF, JPEG, PGM, PNG, PPM, TIFF, WebP, and DICOM with the extra
-    `ccsi[dicom]`, of one frame. Images of any size and mode are converted to `size` one by one as they are read: they
-    are turned as their EXIF orientation says, transparent parts become black, a palette becomes RGB; if any image is in
-    colour, all become RGB. What is no image file is passed over, and named in `Origin.skipped`.
+    `val` and `test`. Without one for val or test, it is a share of train. Classes are numbered in the order of their
+    folders' names, numbers in them by their value. Formats: BMP, GIF, JPEG, PGM, PNG, PPM, TIFF, WebP, and DICOM with
+    the extra `ccsi[dicom]`, of one frame. Images of any size and mode are converted to `size` one by one as they are
+    read: they are turned as their EXIF orientation says, transparent parts become black, a palette becomes RGB; if any
+    image is in colour, all become RGB. What is no image file is passed over, and named in `Origin.skipped`.
 
     Args:
         path: the folder; `~` is the home folder.

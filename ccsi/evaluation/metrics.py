@@ -20,9 +20,7 @@ def mean(values: Sequence[float], empty: float = float("nan")) -> float:
     return float(np.mean(values)) if len(values) else empty
 
 
-def confusion_matrix(
-    labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], n: int
-) -> npt.NDArray[np.int64]:
+def confusion_matrix(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
     """Counts [n, n]: of images [N] with a label (row) that were called a class (column)."""
     return np.bincount(labels * n + predicted, minlength=n * n).reshape(n, n)
 

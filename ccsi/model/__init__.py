@@ -1,6 +1,6 @@
 """A model that lives: fitted once, applied, evaluated, exported, and extended by new classes without old images."""
 
-from ccsi.model.learning import Learning, extend, fit
-from ccsi.model.model import Model, load
+from ccsi.model.learning import Learning
+from ccsi.model.model import Model, fit, load
 
-__all__ = ["Learning", "Model", "extend", "fit", "load"]
+__all__ = ["Learning", "Model", "fit", "load"]

@@ -41,7 +41,9 @@ class Arrays(Source):
     def read(self) -> Contents:
         part = stratified_parts(self.labels, (self.val_share, self.test_share), self.split_seed, self.draw)
         whole = Raw(self.images, self.labels)
-        splits = {split: whole[part == number] for split, number in zip(("train", "val", "test"), range(3), strict=True)}
+        splits = {
+            split: whole[part == number] for split, number in zip(("train", "val", "test"), range(3), strict=True)
+        }
         return Contents(splits, self.class_names, Origin(drawn=("val", "test")))
 
 

@@ -42,8 +42,8 @@ def extend_config(images: str | None, typed: Sequence[str], old: ModelRecord) ->
         key, first = override.key_or_group, override.key_or_group.partition(".")[0]
         if first in FIXED or (key == first and first in OF_THE_METHOD):
             raise UserError(
-                f"{override.input_line}: the old model has {first_words(old, first)}, which an extension cannot change; "
-                "expected learner.… or training.…."
+                f"{override.input_line}: an extension cannot change that the old model has "
+                f"{first_words(old, first)}; expected learner.… or training.…."
             )
         if first in OF_THE_METHOD:
             changes[key] = override.value()

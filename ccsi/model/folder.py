@@ -85,17 +85,22 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
             shutil.rmtree(part)
 
 
+def read_record(path: str | Path) -> ModelRecord:
+    """The record of a model folder; UserError if there is none, or if it is damaged, edited or of a newer version."""
+    folder = absolute(path, "MODEL")
+    if not is_folder(folder, "MODEL"):
+        raise UserError(f"{printable(folder)} is no folder; expected one that ccsi fit or ccsi extend made.")
+    with reading(folder / MODEL_JSON):
+        return parse_record(read_bytes(folder / MODEL_JSON, LONGEST), folder / MODEL_JSON)
+
+
 def read_folder(path: str | Path, device: torch.device) -> tuple[ModelRecord, NetLearner, Tensor]:
     """The record, the learner and the familiarity's quantiles [n, Q] of a model folder. Nothing in it is executed.
 
     Raises:
         UserError: it is incomplete, damaged, edited, of a newer version, or names code that is not trusted.
     """
-    folder = absolute(path, "MODEL")
-    if not is_folder(folder, "MODEL"):
-        raise UserError(f"{printable(folder)} is no folder; expected one that ccsi fit or ccsi extend made.")
-    with reading(folder / MODEL_JSON):
-        record = parse_record(read_bytes(folder / MODEL_JSON, LONGEST), folder / MODEL_JSON)
+    folder, record = absolute(path, "MODEL"), read_record(path)
     check_targets(record.config)
     tensors = read_tensors(folder, record)
     with memory_as_user_error(), described(folder):
@@ -141,7 +146,9 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise UserError(f"{printable(path)} is missing; expected a whole folder that ccsi fit or extend made.") from error
+        raise UserError(
+            f"{printable(path)} is missing; expected a whole folder that ccsi fit or ccsi extend made."
+        ) from error
     except OSError as error:
         raise UserError(f"{printable(path)} cannot be read ({error.strerror}); {COPY}.") from error
 

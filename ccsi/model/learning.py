@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,6 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic does not accept typing.TypedDict before Python 3.12
 
 from ccsi.checks import NonNegative, PositiveInt, Seed
-from ccsi.config import build
 from ccsi.data import Dataset, Folder, Labelled, Npz, Source
 from ccsi.data.input import InputFormat
 from ccsi.errors import memory_as_user_error
@@ -26,11 +25,10 @@ from ccsi.experiment.tasks import LearnerFactory, RunSession, Setup, learn_all
 from ccsi.io.paths import absolute, expand, is_folder
 from ccsi.learners.base import ModelFactory, NetLearner
 from ccsi.model.classes import NewImages, appended, counts_of, labelled_images, read_new_classes
-from ccsi.model.compose import extend_config, fit_config
+from ccsi.model.conclude import Learned, conclude
 from ccsi.model.folder import check_new
 from ccsi.model.method import Method, check_extensible, restore, tensors_of
-from ccsi.model.model import Model
-from ccsi.model.summing_up import Learned, sum_up
+from ccsi.model.snapshot import Snapshot
 from ccsi.tracking import RunStart, Trackers
 from ccsi.training import Training
 
@@ -74,7 +72,7 @@ class Learning:
     old: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
-    def learn(self, old: Model | None) -> Model:
+    def learn(self, old: Snapshot | None) -> Snapshot:
         """Learn the next task, write the new model to `out`, and return it; the old one is not changed.
 
         Raises:
@@ -98,12 +96,12 @@ class Learning:
             learn_all(setup, session, saved, start=len(old.record.tasks) if old is not None else 0)
             self.tracking.finish(None)
             learned = Learned(learner, data, session, self.config, shown)
-            model = sum_up(learned, old, input_format(data, old, self.dataset.fit))
+            model = conclude(learned, old, input_format(data, old, self.dataset.fit))
             if out is not None:
                 model.save(out)
         return model
 
-    def shown_images(self, old: Model | None, data: Dataset) -> Labelled | None:
+    def shown_images(self, old: Snapshot | None, data: Dataset) -> Labelled | None:
         """The labelled images of `evaluate.data`, of classes known then; None if there are none."""
         path = self.evaluate["data"]
         if path is None or old is None:
@@ -111,7 +109,7 @@ class Learning:
         source = labelled_source(path, input_format(data, old))
         return labelled_images(source, None, [*old.class_names, *data.class_names])[0]
 
-    def prepared(self, old: Model | None, data: Dataset, device: torch.device) -> NetLearner:
+    def prepared(self, old: Snapshot | None, data: Dataset, device: torch.device) -> NetLearner:
         """A learner that has learned what the old model has, and that fits the new task; else UserError."""
         parts = Method(model=self.model, learner=self.learner, training=self.training, seed=self.seed)
         learner = parts.make(data.train.images.shape[1], device)
@@ -126,7 +124,7 @@ class Learning:
             restore(learner, tensors_of(old.learner), old.record.sizes, "the old model")
         return learner
 
-    def setup(self, old: Model | None, data: Dataset, learner: NetLearner) -> Setup:
+    def setup(self, old: Snapshot | None, data: Dataset, learner: NetLearner) -> Setup:
         """The tasks so far, of which the last one has images."""
         known, plan = (old.class_names, old.record.sizes) if old is not None else ((), [])
         whole = appended(data, known)
@@ -135,7 +133,7 @@ class Learning:
             tasks.append([next(numbers) for _ in range(size)])
         return Setup(whole, tasks, learner, {})
 
-    def session(self, work: Path, device: torch.device, old: Model | None) -> RunSession:
+    def session(self, work: Path, device: torch.device, old: Snapshot | None) -> RunSession:
         """The session of this start; its record has the old model's tasks."""
         checkpoints = Checkpoints(work, self.checkpoint_every)
         session = RunSession(work, device, self.tracking, checkpoints, lambda: None, lambda event: None)
@@ -166,7 +164,7 @@ def work_folder(out: Path | None) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def input_format(data: Dataset, old: Model | None, fit: Literal["pad", "resize"] = "resize") -> InputFormat:
+def input_format(data: Dataset, old: Snapshot | None, fit: Literal["pad", "resize"] = "resize") -> InputFormat:
     """The network's input: the old model's, with the ranges of kinds of pixels that are new."""
     if old is not None:
         return dataclasses.replace(old.record.input, ranges={**data.origin.ranges, **old.record.input.ranges})
@@ -190,21 +188,3 @@ def labelled_source(path: str | Path, form: InputFormat) -> Source:
         nested=True,
         draw="by_class",
     )
-
-
-def fit(images: str | Path, overrides: Sequence[str] = ()) -> Model:
-    """Fit a first model.
-
-    Args:
-        images: a folder, an .npz file, or the name of a data set. overrides: as on the command line, "key=value".
-    """
-    typed = [*overrides] if any(one.startswith("out=") for one in overrides) else [*overrides, "out=null"]
-    learning: Learning = build(fit_config(str(images), typed))()
-    return learning.learn(None)
-
-
-def extend(old: Model, images: str | Path, overrides: Sequence[str] = ()) -> Model:
-    """The old model with the new classes of `images`; see `fit`."""
-    typed = [*overrides] if any(one.startswith("out=") for one in overrides) else [*overrides, "out=null"]
-    learning: Learning = build(extend_config(str(images), typed, old.record))()
-    return learning.learn(old)

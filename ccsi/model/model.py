@@ -1,45 +1,104 @@
-"""A model in memory: what it has learned, its record, and what can be done with it."""
+"""What one does with a model from Python: fit, load, extend, predict, evaluate, save."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from ccsi.experiment.environment import DeviceName, torch_device
-from ccsi.io.paths import absolute
-from ccsi.learners.base import NetLearner
+from ccsi.config import Config, build
+from ccsi.data import Labelled, Source
+from ccsi.errors import UserError
+from ccsi.experiment.environment import DeviceName
 from ccsi.model.card import card_text
-from ccsi.model.folder import CARD, model_files, read_folder, write_folder
-from ccsi.model.record import ModelRecord
+from ccsi.model.classes import Arrays, labelled_images
+from ccsi.model.compose import extend_config, fit_config
+from ccsi.model.evaluate import Evaluation, evaluate_labelled
+from ccsi.model.learning import Learning, labelled_source
+from ccsi.model.snapshot import Snapshot, read_snapshot
+
+Images = str | Path | npt.NDArray[np.uint8] | Tensor
+"""A folder, an .npz file, or images: uint8 [N, H, W] or [N, H, W, C], or a tensor, [N, C, H, W], uint8 or in [0, 1]."""
+IN_MEMORY = ["dataset=folder", "dataset.path=."]  # takes the place of arrays until the configuration is made
 
 
-@dataclass(eq=False)
-class Model:
-    """A classifier that has learned one task after the other.
+class Model(Snapshot):
+    """A classifier that has learned one task after the other; see `Snapshot` for its attributes."""
 
-    Attributes:
-        record: what model.json says.
-        learner: the method, which has learned all tasks.
-        quantiles: of val images' energy, float64 [n_classes, 100] (see `ccsi.evaluation.familiarity`).
-        pictures: files to save beside the model, by name.
+    def extend(
+        self,
+        images: Images,
+        labels: Sequence[int | str] | npt.NDArray[Any] | Tensor | None = None,
+        class_names: Sequence[str] | None = None,
+        *,
+        out: str | Path | None = None,
+        overrides: Sequence[str] = (),
+    ) -> "Model":
+        """A new model, which also knows the classes in `images`, learned without old images; see `fit`.
+
+        This model is not changed.
+        """
+        return learned(images, labels, class_names, out, overrides, self)
+
+    def evaluate(
+        self,
+        images: Images,
+        labels: Sequence[int | str] | npt.NDArray[Any] | Tensor | None = None,
+        *,
+        split: str | None = None,
+    ) -> Evaluation:
+        """Figures on labelled images of classes that the model knows.
+
+        Args:
+            images: a folder with a sub-folder for each class, an .npz file, or images in memory with `labels`.
+            labels: names of classes, or their positions in `class_names`.
+            split: train, val, test or all; None: test where the source has splits of its own, else all.
+        """
+        if isinstance(images, str | Path):
+            source: Source = labelled_source(images, self.record.input)
+            part, split = labelled_images(source, split, self.class_names)
+        else:
+            part, split = self.labelled(images, labels), "all"
+        return evaluate_labelled(self, part, split)
+
+    def labelled(self, images: npt.NDArray[np.uint8] | Tensor, labels: Any) -> Labelled:
+        """Images in memory at the network's input size."""
+        names, numbers = labels_of(labels, self.class_names)
+        if names != self.class_names:
+            raise UserError(f"labels: expected names of classes that the model knows ({', '.join(self.class_names)}).")
+        return Labelled(self.record.input.convert_arrays(as_array(images), "images"), torch.from_numpy(numbers))
+
+    def card(self) -> str:
+        """The model card in Markdown."""
+        return card_text(self.record)
+
+
+def fit(
+    images: Images,
+    labels: Sequence[int | str] | npt.NDArray[Any] | Tensor | None = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Model:
+    """A first model.
+
+    Args:
+        images: a folder with a sub-folder for each class, an .npz file in MedMNIST's layout, the name of a data set
+            (`bloodmnist`), or images in memory (see `Images`).
+        labels: of images in memory: names of classes, or positions in `class_names`.
+        class_names: in the order of the model's classes; None: the names in `labels`, sorted.
+        out: the new model's folder, where the same call resumes; None: only in memory.
+        overrides: settings as on the command line: ["learner=ccsi", "training.epochs=20"].
+
+    Raises:
+        UserError: what does not fit together; nothing is written then.
     """
-
-    record: ModelRecord
-    learner: NetLearner
-    quantiles: Tensor
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the probabilities."""
-        return tuple(self.record.class_names)
-
-    def save(self, path: str | Path) -> None:
-        """Write the model to a new folder, whole or not at all; UserError if there is something already."""
-        record, files = model_files(self.record, self.learner, self.quantiles)
-        self.record = record
-        write_folder(absolute(path, "out"), {**files, CARD: card_text(record).encode(), **self.pictures})
+    return learned(images, labels, class_names, out, overrides, None)
 
 
 def load(path: str | Path, device: DeviceName = "auto") -> Model:
@@ -48,4 +107,82 @@ def load(path: str | Path, device: DeviceName = "auto") -> Model:
     Raises:
         UserError: the folder is incomplete, damaged, edited, of a newer version, or names code that is not trusted.
     """
-    return Model(*read_folder(path, torch_device(device)))
+    return model_of(read_snapshot(path, device))
+
+
+def model_of(snapshot: Snapshot) -> Model:
+    """A model of its parts."""
+    return Model(snapshot.record, snapshot.learner, snapshot.quantiles, snapshot.pictures)
+
+
+def learned(
+    images: Images,
+    labels: Any,
+    class_names: Sequence[str] | None,
+    out: Any,
+    overrides: Sequence[str],
+    old: Model | None,
+) -> Model:
+    """The model after the next task; `old` is None for a first fit."""
+    in_memory = not isinstance(images, str | Path)
+    typed = [*(IN_MEMORY if in_memory else []), *overrides, "out=null"]
+    path = None if in_memory else str(images)
+    config = fit_config(path, typed) if old is None else extend_config(path, typed, old.record)
+    config["out"] = None if out is None else str(out)
+    learning: Learning = build(config)()
+    if in_memory:
+        learning = dataclasses.replace(learning, dataset=arrays(images, labels, class_names, config["dataset"]))
+    return model_of(learning.learn(old))
+
+
+def arrays(images: Any, labels: Any, class_names: Sequence[str] | None, node: Config) -> Arrays:
+    """Images in memory as a source, with the settings of a data set's node."""
+    names, numbers = labels_of(labels, class_names)
+    kept = ("size", "fit", "channels", "max_per_class", "draw", "val_share", "test_share", "split_seed")
+    return Arrays(
+        images=as_array(images), labels=numbers, class_names=names, **{key: node[key] for key in kept if key in node}
+    )
+
+
+def labels_of(labels: Any, class_names: Sequence[str] | None) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+    """The classes' names, and the label of each image as a position in them."""
+    if labels is None:
+        raise UserError("labels is None; expected one label for each image, as the images are in memory.")
+    values = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1 or values.dtype.kind not in "iuU":
+        raise UserError(
+            f"labels are {values.dtype} of shape {values.shape}; expected whole numbers or names, one each."
+        )
+    if values.dtype.kind == "U":
+        names = tuple(class_names) if class_names is not None else tuple(sorted({*values.tolist()}))
+        at = {name: number for number, name in enumerate(names)}
+        if odd := sorted({*values.tolist()} - at.keys()):
+            raise UserError(f"labels: {odd[0]} is not among the classes {', '.join(names)}.")
+        return names, np.array([at[name] for name in values.tolist()], dtype=np.int64)
+    numbers = values.astype(np.int64)
+    names = tuple(class_names) if class_names is not None else tuple(map(str, range(int(numbers.max(initial=-1)) + 1)))
+    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(names):
+        raise UserError(f"labels go from {numbers.min()} to {numbers.max()}; expected 0 to {len(names) - 1}.")
+    return names, numbers
+
+
+def as_array(images: Any) -> npt.NDArray[np.uint8]:
+    """Images in memory as uint8 [N, H, W] or [N, H, W, 3]."""
+    if isinstance(images, Tensor):
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise UserError(f"images have the shape {tuple(images.shape)}; expected a tensor [N, C, H, W], C 1 or 3.")
+        values = images.detach().cpu()
+        if values.dtype != torch.uint8:
+            if not values.is_floating_point() or not bool(((values >= 0) & (values <= 1)).all()):
+                raise UserError("images: expected a tensor of uint8, or of floating-point numbers in [0, 1].")
+            values = (values.double() * 255).round().to(torch.uint8)
+        whole: npt.NDArray[np.uint8] = values.permute(0, 2, 3, 1).contiguous().numpy()
+    else:
+        whole = np.asarray(images)
+    if whole.dtype != np.uint8 or whole.ndim not in (3, 4) or whole.shape[3:] not in ((), (1,), (3,)):
+        raise UserError(
+            f"images are {whole.dtype} of shape {whole.shape}; expected uint8, [N, H, W] or [N, H, W, C] with C 1 or 3."
+        )
+    return whole[..., 0] if whole.shape[3:] == (1,) else whole

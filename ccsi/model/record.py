@@ -128,7 +128,8 @@ class ModelRecord:
     """The content of model.json.
 
     Attributes:
-        learner: the method's name. data_free: no real image is in the folder.
+        learner: the method's name. about: what it is, in one paragraph. data_free: no real image is in the folder.
+        parameters: of the network. pretrained: the weights that it started from; "" for a random start.
         input: how a stored image becomes the network's input, uint8, which is divided by 255.
         temperature: probabilities are softmax(scores / temperature).
         config: the nodes `model`, `learner`, `training` and `dataset` of the configuration, and seed, threads, device.
@@ -137,7 +138,10 @@ class ModelRecord:
 
     schema: int
     learner: str
+    about: str
     data_free: bool
+    parameters: Count
+    pretrained: str
     class_names: list[str]
     input: InputFormat
     temperature: Positive

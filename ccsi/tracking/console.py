@@ -97,7 +97,8 @@ class Console:
         self._close_phase()
         after = f" after {clock(event.figures['seconds'])}" if "seconds" in event.figures else ""
         left = f", about {clock(event.left)} left" if event.left is not None and event.task + 1 < event.tasks else ""
-        self._print(f"task {event.task + 1}/{event.tasks} done{after}{left}: {accuracies(event.figures)}")
+        figures = f": {accuracies(event.figures)}" if event.confusion else ""
+        self._print(f"task {event.task + 1}/{event.tasks} done{after}{left}{figures}")
 
     def finish(self, result: Mapping[str, Any] | None) -> None:
         """The final tables on stdout; nothing for a run that was stopped."""

@@ -1,15 +1,18 @@
 """The record of a task that a model has just learned."""
 
 import dataclasses
-from collections.abc import Mapping
+import inspect
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ccsi.config import flat
 from ccsi.data import Dataset, Labelled
@@ -18,11 +21,14 @@ from ccsi.evaluation.familiarity import energy, reference_quantiles
 from ccsi.experiment.checkpoint import sha256_of
 from ccsi.experiment.environment import hardware, versions
 from ccsi.experiment.tasks import RunSession
+from ccsi.io.files import read_text
+from ccsi.io.text import first_line, warn
 from ccsi.learners.base import NetLearner
 from ccsi.model.classes import counts_of
 from ccsi.model.measure import accuracy, figures_of, measure_calibration, score
-from ccsi.model.model import Model
 from ccsi.model.record import SCHEMA, Figures, ModelRecord, Shown, StoredRecord, TaskRecord
+from ccsi.model.snapshot import Snapshot
+from ccsi.tracking.files import NAME as METRICS
 
 METHOD = ("model", "learner", "training", "seed")
 NOT_KEPT = ("path", "root", "groups", "class_names")
@@ -40,7 +46,7 @@ class Learned:
     shown: Labelled | None
 
 
-def sum_up(learned: Learned, old: Model | None, form: InputFormat) -> Model:
+def conclude(learned: Learned, old: Snapshot | None, form: InputFormat) -> Snapshot:
     """The new model: what was learned, and the record of the old one with this task."""
     learner, data = learned.learner, learned.data
     n_old = len(old.class_names) if old is not None else 0
@@ -59,17 +65,20 @@ def sum_up(learned: Learned, old: Model | None, form: InputFormat) -> Model:
     record = ModelRecord(
         schema=SCHEMA,
         learner=learner.name,
+        about=about(learner),
         data_free=not any(item.kind == "exemplars" for item in learner.stored()),
+        parameters=sum(value.numel() for value in learner.net.parameters()),
+        pretrained=pretrained(learned, old),
         class_names=list(names),
         input=form,
         temperature=temperature,
         config=config,
         tasks=[*(old.record.tasks if old is not None else []), task],
     )
-    return Model(record, learner, quantiles)
+    return Snapshot(record, learner, quantiles, pictures(learned, names))
 
 
-def task_record(learned: Learned, old: Model | None, val: Figures, test: Figures | None) -> TaskRecord:
+def task_record(learned: Learned, old: Snapshot | None, val: Figures, test: Figures | None) -> TaskRecord:
     """The record of the task, without its calibration."""
     learner, session, data = learned.learner, learned.session, learned.data
     before = len(old.record.tasks) if old is not None else 0
@@ -95,12 +104,12 @@ def task_record(learned: Learned, old: Model | None, val: Figures, test: Figures
     )
 
 
-def sum_of_made(old: Model | None) -> int:
+def sum_of_made(old: Snapshot | None) -> int:
     """How many of the old model's tasks made impressions."""
     return 0 if old is None else sum(task.impressions_sha256 is not None for task in old.record.tasks)
 
 
-def shown_figures(learned: Learned, old: Model | None) -> Shown | None:
+def shown_figures(learned: Learned, old: Snapshot | None) -> Shown | None:
     """Accuracy on the labelled images that were shown, before and after; None without any."""
     if learned.shown is None or old is None:
         return None
@@ -126,6 +135,37 @@ def changed(old: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]
     return {key: value for key, value in after.items() if before.get(key) != value}
 
 
-def with_quantiles(old: Tensor, new: Tensor) -> Tensor:
-    """Those of all classes."""
-    return torch.cat([old, new])
+def about(learner: NetLearner) -> str:
+    """The first paragraph of the method's description."""
+    return " ".join(inspect.cleandoc(type(learner).__doc__ or "").split("\n\n")[0].split())
+
+
+def pretrained(learned: Learned, old: Snapshot | None) -> str:
+    """The name of the weights that the network started from; "" for a random start."""
+    if old is not None:
+        return old.record.pretrained
+    weights = learned.config["model"].get("weights")
+    return "" if weights is None else Path(weights).name
+
+
+def pictures(learned: Learned, names: Sequence[str]) -> dict[str, bytes]:
+    """What the method dreamt of old classes, and the curve of its training, as PNG files by name.
+
+    What cannot be drawn is one warning.
+    """
+    files: dict[str, bytes] = {}
+    work, index = learned.session.folder, len(learned.learner.heads)
+    try:
+        from ccsi.report.run import draw_impressions, load_images  # matplotlib takes a second to import
+        from ccsi.report.training import draw_training
+
+        events = [event for event in map(json.loads, read_text(work / METRICS).splitlines()) if event["task"] == index]
+        with tempfile.TemporaryDirectory(prefix="ccsi-") as folder:
+            drawn = [draw_training(Path(folder, "training.png"), events)]
+            if (made := work / "impressions" / f"task{index}.npz").exists():
+                images, labels = load_images(made)
+                drawn.append(draw_impressions(Path(folder, "impressions.png"), images, labels, names))
+            files = {path.name: path.read_bytes() for path in drawn if path is not None}
+    except Exception as error:
+        warn(f"not all pictures were drawn ({first_line(error)})")
+    return files

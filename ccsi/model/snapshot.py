@@ -1,0 +1,45 @@
+"""A model as its folder holds it: the record, the learner with its tensors, and files for people."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from ccsi.experiment.environment import DeviceName, torch_device
+from ccsi.io.paths import absolute
+from ccsi.learners.base import NetLearner
+from ccsi.model.card import card_text
+from ccsi.model.folder import CARD, model_files, read_folder, write_folder
+from ccsi.model.record import ModelRecord
+
+
+@dataclass(eq=False)
+class Snapshot:
+    """A model after its last task.
+
+    Attributes:
+        record: what model.json says. learner: the method, which has learned all tasks.
+        quantiles: of val images' energy, float64 [n_classes, 100] (see `ccsi.evaluation.familiarity`).
+        pictures: files to save beside the model, by name.
+    """
+
+    record: ModelRecord
+    learner: NetLearner
+    quantiles: Tensor
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the probabilities."""
+        return tuple(self.record.class_names)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a new folder, whole or not at all; UserError if there is something already."""
+        self.record, files = model_files(self.record, self.learner, self.quantiles)
+        write_folder(absolute(path, "out"), {**files, CARD: card_text(self.record).encode(), **self.pictures})
+
+
+def read_snapshot(path: str | Path, device: DeviceName) -> Snapshot:
+    """The model in a folder, on a device; UserError as of `read_folder`."""
+    return Snapshot(*read_folder(path, torch_device(device)))
