@@ -9,7 +9,7 @@ from ccsi.errors import UserError
 from ccsi.io.paths import expand, is_folder
 from ccsi.model.record import ModelRecord
 
-OF_A_RUN = ("scenario", "run_dir", "report", "evaluate_test", "share_data", "workers", "name")
+OF_A_RUN = ("scenario", "run_dir", "evaluate_test", "share_data", "workers", "name")
 """Keys of a run that a model has no use for."""
 FIXED = ("model", "seed")
 """What an extension cannot change, because the network and its random draws are there already."""

@@ -75,7 +75,7 @@ def conclude(learned: Learned, old: Snapshot | None, form: InputFormat) -> Snaps
         config=config,
         tasks=[*(old.record.tasks if old is not None else []), task],
     )
-    return Snapshot(record, learner, quantiles, pictures(learned, names))
+    return Snapshot(record, learner, quantiles, pictures(learned, names) if learned.config["report"] else {})
 
 
 def task_record(learned: Learned, old: Snapshot | None, val: Figures, test: Figures | None) -> TaskRecord:

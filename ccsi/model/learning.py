@@ -49,7 +49,7 @@ class Learning:
 
     Args:
         dataset: the images. model, learner, training, seed: the method; of an extension, as the old model has them.
-        out: the new model's folder; null: only in memory, and not resumable.
+        report: draw pictures. out: the new model's folder; null: only in memory, and not resumable.
         classes: which classes of the data set to learn; null: all. new_images: of classes that the model knows.
         evaluate: labelled images that are scored before and after an extension.
         old: the checksum of the old model's record; null: a first fit.
@@ -65,6 +65,7 @@ class Learning:
     device: DeviceName = "auto"
     threads: PositiveInt = 1
     checkpoint_every: NonNegative = 60.0
+    report: bool = True
     out: str | None = None
     classes: list[int | str] | None = None
     new_images: NewImages = "refuse"
