@@ -1,4 +1,4 @@
-"""The next task of a model: classes that it does not know, without old images.
+"""New classes for a model, without old images.
 
 The next task of a model: the classes in FOLDER that it does not know, learned
 without any image of the old ones. The old model is not changed.

@@ -1,4 +1,4 @@
-"""A first model from a folder of images, to apply and to extend.
+"""A first model, from a folder of images.
 
 A first model from a folder of images with one sub-folder a class, from an .npz
 file, or from a data set that ccsi knows by name.

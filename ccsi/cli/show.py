@@ -1,4 +1,4 @@
-"""The card of a model: what it is, what it may do, what it holds of real images.
+"""The card of a model: what it is, may do, and holds.
 
 The card of a model: what it is, what it may and may not do, how it was
 evaluated, and what it still holds of real images, by kind and bytes. Nothing in

@@ -304,6 +304,6 @@ def check_root(config: Config, where: str) -> None:
 
 def groups(name: str = "config") -> list[str]:
     """What can be chosen as group=name on the command line of `configs/<name>.yaml`."""
-    entries = yaml.safe_load((config_dir() / f"{name}.yaml").read_text(encoding="utf-8"))["defaults"]
+    entries = yaml.safe_load((config_dir() / f"{name}.yaml").read_text(encoding="utf-8")).get("defaults", [])
     found = {key for entry in entries if isinstance(entry, dict) for key in entry if is_group(key)}
     return sorted(found.union(*(groups(entry) for entry in entries if isinstance(entry, str) and entry != "_self_")))

@@ -1,6 +1,7 @@
 """A model that lives: fitted once, applied, evaluated, exported, and extended by new classes without old images."""
 
+from ccsi.model.commands import evaluate_images
 from ccsi.model.learning import Learning
 from ccsi.model.model import Model, fit, load
 
-__all__ = ["Learning", "Model", "fit", "load"]
+__all__ = ["Learning", "Model", "evaluate_images", "fit", "load"]

@@ -1,6 +1,7 @@
 """The configuration of a first fit or of an extension, from what was typed and from what the old model has."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ccsi import config
@@ -26,7 +27,7 @@ def fit_config(images: str | None, typed: Sequence[str]) -> Config:
                 f"{override.input_line}: a model learns one task at a time, all classes of its folder (or classes=…); "
                 f"{override.key_or_group} is a setting of ccsi run."
             )
-    tree = config.load(with_images(images, typed, "fit"), "fit")
+    tree = named(config.load(with_images(images, typed, "fit"), "fit"))
     return {key: value for key, value in tree.items() if key not in OF_A_RUN}
 
 
@@ -48,7 +49,7 @@ def extend_config(images: str | None, typed: Sequence[str], old: ModelRecord) ->
         if first in OF_THE_METHOD:
             changes[key] = override.value()
     others = [str(override.input_line) for override in parsed if override.key_or_group not in changes]
-    tree = config.load(with_images(images, others, "extend"), "extend")
+    tree = named(config.load(with_images(images, others, "extend"), "extend"))
     kept = {key: value for key, value in old.config.items() if key not in ("dataset", "threads", "device")}
     typed_keys = {override.key_or_group for override in parsed}
     tree["dataset"] = extended_dataset(tree["dataset"], old, typed_keys)
@@ -57,6 +58,14 @@ def extend_config(images: str | None, typed: Sequence[str], old: ModelRecord) ->
     method = config.apply(kept, changes)
     method_lines = [str(override.input_line) for override in parsed if override.key_or_group in changes]
     return {**tree, **config.as_typed(method, method_lines), "old": old.sha256}
+
+
+def named(tree: Config) -> Config:
+    """The configuration, in which a folder or file without a name of its own has that of its path."""
+    node = tree["dataset"]
+    if node["name"] in ("folder", "npz") and node.get("path"):
+        node["name"] = Path(node["path"]).absolute().name or node["name"]
+    return tree
 
 
 def first_words(old: ModelRecord, key: str) -> str:

@@ -1,0 +1,37 @@
+"""What a model says of each image in a folder.
+
+What a model says of each image in a folder, of any depth, as a table: file,
+class, probability, familiarity, and the next best classes. An image that cannot
+be read has a row that says why, and does not stop the others.
+
+  ccsi predict model_2026 new_slides out=slides.csv
+  ccsi predict model_2026 cells.npz out=cells.csv top=1
+  ccsi predict model_2026 one.png out=one.csv
+
+familiarity is the percentile, among val images of the predicted class, of how
+well the image fits any class. Values near 0 for many images say that they are
+like nothing that the model knows: then it is time to extend it.
+
+Options:
+  --help            this text
+  --config-dir DIR  where a learner of your own is named, if the model has one
+
+Settings (key=value):
+  out=FILE.csv          the table; it must not exist
+  top=3                 classes in a row
+  batch=256             images at a time
+  device=auto|cpu|cuda  threads=N (default: all CPUs)
+"""
+
+from ccsi.cli._paths import split_paths
+
+CONFIG = "predict"
+EXPECTED = "MODEL, FOLDER and key=value"
+
+
+def main(arguments: list[str]) -> None:
+    """Predict as `arguments` say."""
+    from ccsi.config import build, load
+
+    (model, images), typed = split_paths(arguments, ["MODEL", "FOLDER"], "ccsi predict MODEL FOLDER out=FILE.csv")
+    build(load(typed, "predict") | {"model_folder": model, "images": images})()

@@ -1,0 +1,52 @@
+"""What ccsi evaluate, predict and export do with a model's folder."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+from ccsi.checks import PositiveInt
+from ccsi.errors import UserError
+from ccsi.experiment.environment import DeviceName, set_up_torch
+from ccsi.io.atomic import write_atomically
+from ccsi.io.paths import absolute
+from ccsi.io.text import printable
+from ccsi.model.evaluate import show_evaluation
+from ccsi.model.model import Model, load
+
+Split = Literal["train", "val", "test", "all"]
+
+
+def open_model(folder: str, device: DeviceName, threads: int | None) -> Model:
+    """The model in a folder, on a device; threads: None for all CPUs."""
+    set_up_torch(device, os.cpu_count() or 1 if threads is None else threads)
+    return load(folder, device)
+
+
+def new_file(out: str, suffixes: tuple[str, ...]) -> Path:
+    """The path of a file to write; UserError if it exists already or has another suffix."""
+    path = absolute(out, "out")
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"out={printable(path)}: expected a file that ends with {' or '.join(suffixes)}.")
+    if os.path.lexists(path):
+        raise UserError(f"out={printable(path)} exists already; choose another name.")
+    if not path.parent.is_dir():
+        raise UserError(f"out={printable(path)}: there is no folder {printable(path.parent)}; make it first.")
+    return path
+
+
+def evaluate_images(
+    model_folder: str,
+    images: str,
+    split: Split | None = None,
+    out: str | None = None,
+    device: DeviceName = "auto",
+    threads: PositiveInt | None = None,
+) -> None:
+    """Print the figures of a model on labelled images, and write them to a .json file `out` if there is one."""
+    path = None if out is None else new_file(out, (".json",))
+    evaluation = open_model(model_folder, device, threads).evaluate(images, split=split)
+    if path is not None:
+        write_atomically(path, json.dumps(dataclasses.asdict(evaluation), indent=1, allow_nan=False).encode())
+    show_evaluation(evaluation)
