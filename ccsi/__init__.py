@@ -1,11 +1,11 @@
 """Data-free class-incremental learning: CCSI and its rivals on one protocol (see README.md).
 
-    import ccsi
+import ccsi
 
-    model = ccsi.fit("images_2025")  # a folder with one sub-folder a class
-    model = model.extend("images_2026")  # new classes, without the old images
-    model.save("model_2026")
-    print(ccsi.load("model_2026").evaluate("labelled"))
+model = ccsi.fit("images_2025")  # a folder with one sub-folder a class
+model = model.extend("images_2026")  # new classes, without the old images
+model.save("model_2026")
+print(ccsi.load("model_2026").evaluate("labelled"))
 """
 
 from importlib import import_module

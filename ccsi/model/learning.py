@@ -14,9 +14,10 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic does not accept typing.TypedDict before Python 3.12
 
 from ccsi.checks import NonNegative, PositiveInt, Seed
+from ccsi.config import shown
 from ccsi.data import Dataset, Folder, Labelled, Npz, Source
 from ccsi.data.input import InputFormat
-from ccsi.errors import memory_as_user_error
+from ccsi.errors import UserError, memory_as_user_error
 from ccsi.experiment.checkpoint import Checkpoints
 from ccsi.experiment.description import describe
 from ccsi.experiment.environment import DeviceName, set_up_torch
@@ -25,7 +26,7 @@ from ccsi.experiment.tasks import LearnerFactory, RunSession, Setup, learn_all
 from ccsi.io.paths import absolute, expand, is_folder
 from ccsi.learners.base import ModelFactory, NetLearner
 from ccsi.model.classes import NewImages, appended, counts_of, labelled_images, read_new_classes
-from ccsi.model.conclude import Learned, conclude
+from ccsi.model.conclude import Learned, changed, conclude
 from ccsi.model.folder import check_new
 from ccsi.model.method import Method, check_extensible, restore, tensors_of
 from ccsi.model.snapshot import Snapshot
@@ -86,7 +87,7 @@ class Learning:
         known = old.class_names if old is not None else ()
         with memory_as_user_error(), ExitStack() as stack:
             data = read_new_classes(self.dataset, self.classes, known, self.new_images)
-            shown = self.shown_images(old, data)
+            labelled = self.shown_images(old, data)
             learner = self.prepared(old, data, device)
             work = stack.enter_context(work_folder(out))
             saved = stack.enter_context(lock_run_dir(work, {**self.config}, "out"))
@@ -96,7 +97,7 @@ class Learning:
             session.trackers.start(self.start(work, setup, data, lines))
             learn_all(setup, session, saved, start=len(old.record.tasks) if old is not None else 0)
             self.tracking.finish(None)
-            learned = Learned(learner, data, session, self.config, shown)
+            learned = Learned(learner, data, session, self.config, labelled)
             model = conclude(learned, old, input_format(data, old, self.dataset.fit))
             if out is not None:
                 model.save(out)
@@ -122,7 +123,12 @@ class Learning:
         fresh = counts[:1] if learner.first_is_shortest else counts
         self.training.check_warmup([sum(task) for task in fresh])
         if old is not None:
-            restore(learner, tensors_of(old.learner), old.record.sizes, "the old model")
+            try:
+                restore(learner, tensors_of(old.learner), old.record.sizes, "the old model")
+            except UserError as error:
+                changes = [f"{key}={shown(value)}" for key, value in changed(old.record.config, self.config).items()]
+                what = f"{', '.join(changes)} does not fit what the old model has learned" if changes else str(error)
+                raise UserError(f"{what}; expected its own value.") from error
         return learner
 
     def setup(self, old: Snapshot | None, data: Dataset, learner: NetLearner) -> Setup:

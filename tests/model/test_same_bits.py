@@ -61,9 +61,7 @@ def test_fit_and_extend_is_one_run(tmp_path: Path, learner: str) -> None:
     fit("digits", out=tmp_path / "model1", overrides=[*own, "classes=[0,1]"])
     for k, classes in enumerate(("[2,3]", "[4,5]", "[6,7,8,9]"), start=2):
         old = load(tmp_path / f"model{k - 1}")
-        old.extend(
-            "digits", out=tmp_path / f"model{k}", overrides=[f"classes={classes}", *QUIET]
-        )
+        old.extend("digits", out=tmp_path / f"model{k}", overrides=[f"classes={classes}", *QUIET])
         shutil.rmtree(tmp_path / f"model{k - 1}")
     check_same(load(tmp_path / "model4"), result)
 
