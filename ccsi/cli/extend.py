@@ -23,10 +23,12 @@ Common settings (key=value):
   new_images=refuse|ignore            of classes that the model knows already
   evaluate.data=FOLDER                labelled images, old classes too
   dataset.nested=true  dataset.val_share=0.2
-  training.epochs=N  training.lr=X    device=auto|cpu|cuda  threads=N
+  training.epochs=N  training.lr=X
+  device=auto|cpu|cuda  threads=N  workers=N  resources.gpu=1
 All settings: add --show.
 """
 
+from ccsi.cli._learning import learn
 from ccsi.cli._paths import split_paths
 from ccsi.cli.help import print_text
 
@@ -37,9 +39,7 @@ EXPECTED = "OLD, FOLDER and key=value"
 
 def main(arguments: list[str], show: bool = False) -> None:
     """Extend with `arguments`, or only show the configuration."""
-    from ccsi.config import build, to_yaml
-    from ccsi.model import load
-    from ccsi.model.card import news
+    from ccsi.config import to_yaml
     from ccsi.model.compose import extend_config
     from ccsi.model.folder import read_record
 
@@ -48,5 +48,4 @@ def main(arguments: list[str], show: bool = False) -> None:
     if show:
         print_text(to_yaml(composed).rstrip())
     else:
-        learned = build(composed)().learn(load(old, composed["device"]))
-        print_text(news(learned.record, composed["out"]))
+        learn(composed, old)

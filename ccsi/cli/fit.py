@@ -24,10 +24,11 @@ Common settings (key=value):
   classes=[cat,dog]                   only these classes of FOLDER
   dataset.size=32  dataset.nested=true  dataset.val_share=0.2
   training.epochs=N  training.first_epochs=N  training.lr=X
-  device=auto|cpu|cuda  threads=N  seed=N
+  device=auto|cpu|cuda  threads=N  seed=N  workers=N  resources.gpu=1
 All settings: add --show.
 """
 
+from ccsi.cli._learning import learn
 from ccsi.cli._paths import split_paths
 from ccsi.cli.help import print_text
 
@@ -38,8 +39,7 @@ EXPECTED = "FOLDER and key=value"
 
 def main(arguments: list[str], show: bool = False) -> None:
     """Fit with `arguments`, or only show the configuration."""
-    from ccsi.config import build, to_yaml
-    from ccsi.model.card import news
+    from ccsi.config import to_yaml
     from ccsi.model.compose import fit_config
 
     paths, typed = split_paths(arguments, ["FOLDER"], "ccsi fit FOLDER out=MODEL", optional=1)
@@ -47,4 +47,4 @@ def main(arguments: list[str], show: bool = False) -> None:
     if show:
         print_text(to_yaml(composed).rstrip())
     else:
-        print_text(news(build(composed)().learn(None).record, composed["out"]))
+        learn(composed, None)

@@ -10,12 +10,14 @@ from ccsi.errors import UserError
 from ccsi.io.paths import expand, is_folder
 from ccsi.model.record import ModelRecord
 
-OF_A_RUN = ("scenario", "run_dir", "evaluate_test", "share_data", "workers", "name")
+OF_A_RUN = ("scenario", "run_dir", "evaluate_test", "share_data", "name")
 """Keys of a run that a model has no use for."""
 FIXED = ("model", "seed")
 """What an extension cannot change, because the network and its random draws are there already."""
 OF_THE_METHOD = ("learner", "training")
 """What an extension may change."""
+OF_WORKERS = ("workers", "max_failures", "resources", "ray")
+"""Keys for several workers."""
 INPUT = ("size", "fit", "channels")
 
 
@@ -58,6 +60,13 @@ def extend_config(images: str | None, typed: Sequence[str], old: ModelRecord) ->
     method = config.apply(kept, changes)
     method_lines = [str(override.input_line) for override in parsed if override.key_or_group in changes]
     return {**tree, **config.as_typed(method, method_lines), "old": old.sha256}
+
+
+def alone(composed: Config) -> Config:
+    """The configuration of a fit or extension in this process; UserError if it is for several."""
+    if composed["workers"] != 1:
+        raise UserError(f"workers={composed['workers']}: expected one here; several are started by ccsi fit or extend.")
+    return {key: value for key, value in composed.items() if key not in OF_WORKERS}
 
 
 def named(tree: Config) -> Config:

@@ -17,10 +17,12 @@ import torch
 from ccsi.config import flat
 from ccsi.data import Dataset, Labelled
 from ccsi.data.input import InputFormat
+from ccsi.distributed import ProcessGroup
 from ccsi.evaluation.familiarity import energy, reference_quantiles
 from ccsi.experiment.checkpoint import sha256_of
 from ccsi.experiment.environment import hardware, versions
 from ccsi.experiment.tasks import RunSession
+from ccsi.io.arrays import load_images
 from ccsi.io.files import read_text
 from ccsi.io.text import first_line, warn
 from ccsi.learners.base import NetLearner
@@ -49,11 +51,11 @@ class Learned:
 def conclude(learned: Learned, old: Snapshot | None, form: InputFormat) -> Snapshot:
     """The new model: what was learned, and the record of the old one with this task."""
     learner, data = learned.learner, learned.data
-    n_old = len(old.class_names) if old is not None else 0
+    n_old, made = len(old.class_names) if old is not None else 0, made_impressions(learned)
     names = (*(old.class_names if old is not None else ()), *data.class_names)
     val, test = (score(learner, Labelled(part.images, part.labels + n_old)) for part in (data.val, data.test))
     ends = [0, *(head.stop for head in learner.heads)]
-    temperature, calibration = measure_calibration(learner, val, [range(*pair) for pair in pairwise(ends)])
+    temperature, calibration = measure_calibration(learner, val, [range(*pair) for pair in pairwise(ends)], made)
     classes = range(n_old, len(names))
     own = figures_of(val, classes)
     assert own is not None  # `check_counts`: each class has an image in val
@@ -78,6 +80,16 @@ def conclude(learned: Learned, old: Snapshot | None, form: InputFormat) -> Snaps
     return Snapshot(record, learner, quantiles, pictures(learned, names) if learned.config["report"] else {})
 
 
+def made_impressions(learned: Learned) -> Labelled | None:
+    """The impressions of this task; after a resume from its end, those in the work folder. None if there are none."""
+    made: Labelled | None = getattr(learned.learner, "impressions", None)
+    path = learned.session.folder / "impressions" / f"task{len(learned.learner.heads)}.npz"
+    if made is not None or not path.exists():
+        return made
+    images, labels = map(torch.from_numpy, load_images(path))
+    return Labelled(images, labels)
+
+
 def task_record(learned: Learned, old: Snapshot | None, val: Figures, test: Figures | None) -> TaskRecord:
     """The record of the task, without its calibration."""
     learner, session, data = learned.learner, learned.session, learned.data
@@ -92,6 +104,7 @@ def task_record(learned: Learned, old: Snapshot | None, val: Figures, test: Figu
         versions={"ccsi": version("ccsi"), **versions()},
         device=hardware(session.device),
         threads=torch.get_num_threads(),
+        workers=ProcessGroup.current().world_size,
         seconds=session.total(),
         changes=changed(old.record.config, learned.config) if before and old is not None else {},
         weights_sha256=sha256_of(learner.net.state_dict()),
@@ -156,7 +169,7 @@ def pictures(learned: Learned, names: Sequence[str]) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     work, index = learned.session.folder, len(learned.learner.heads)
     try:
-        from ccsi.report.run import draw_impressions, load_images  # matplotlib takes a second to import
+        from ccsi.report.run import draw_impressions  # matplotlib takes a second to import
         from ccsi.report.training import draw_training
 
         events = [event for event in map(json.loads, read_text(work / METRICS).splitlines()) if event["task"] == index]

@@ -17,6 +17,7 @@ from ccsi.checks import NonNegative, PositiveInt, Seed
 from ccsi.config import shown
 from ccsi.data import Dataset, Folder, Labelled, Npz, Source
 from ccsi.data.input import InputFormat
+from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError, memory_as_user_error
 from ccsi.experiment.checkpoint import Checkpoints
 from ccsi.experiment.description import describe
@@ -29,8 +30,8 @@ from ccsi.model.classes import NewImages, appended, counts_of, labelled_images, 
 from ccsi.model.conclude import Learned, changed, conclude
 from ccsi.model.folder import check_new
 from ccsi.model.method import Method, check_extensible, restore, tensors_of
-from ccsi.model.snapshot import Snapshot
-from ccsi.tracking import RunStart, Trackers
+from ccsi.model.snapshot import Snapshot, read_snapshot
+from ccsi.tracking import RunStart, Tracker, Trackers
 from ccsi.training import Training
 
 PARTIAL = ".partial"
@@ -74,34 +75,40 @@ class Learning:
     old: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
-    def learn(self, old: Snapshot | None) -> Snapshot:
+    def learn(self, old: Snapshot | None, watch: Tracker | None = None) -> Snapshot:
         """Learn the next task, write the new model to `out`, and return it; the old one is not changed.
+
+        Every worker calls this. watch: one more tracker.
 
         Raises:
             UserError: what does not fit together. Nothing is written to `out` then.
         """
-        out = absolute(self.out, "out") if self.out is not None else None
+        group, out = ProcessGroup.current(), absolute(self.out, "out") if self.out is not None else None
         if out is not None:
-            check_new(out)
+            group.on_main(lambda: check_new(out))
         device = set_up_torch(self.device, self.threads)
-        known = old.class_names if old is not None else ()
+        self.tracking.watch, self.tracking.enabled = watch, group.is_main
         with memory_as_user_error(), ExitStack() as stack:
-            data = read_new_classes(self.dataset, self.classes, known, self.new_images)
-            labelled = self.shown_images(old, data)
-            learner = self.prepared(old, data, device)
-            work = stack.enter_context(work_folder(out))
-            saved = stack.enter_context(lock_run_dir(work, {**self.config}, "out"))
+            data, labelled, learner = group.on_all(lambda: self.parts(old, device))
+            work = stack.enter_context(work_folder(out, group.is_main))
+            saved = group.on_main(lambda: stack.enter_context(lock_run_dir(work, {**self.config}, "out")))
             session, setup = self.session(work, device, old), self.setup(old, data, learner)
             lines = session.load(saved, setup) if saved is not None else 0
             stack.callback(lambda: self.tracking.finish(None))
-            session.trackers.start(self.start(work, setup, data, lines))
+            group.on_main(lambda: session.trackers.start(self.start(work, setup, data, lines)))
             learn_all(setup, session, saved, start=len(old.record.tasks) if old is not None else 0)
             self.tracking.finish(None)
-            learned = Learned(learner, data, session, self.config, labelled)
-            model = conclude(learned, old, input_format(data, old, self.dataset.fit))
+            form = input_format(data, old, self.dataset.fit)
+            model = conclude(Learned(learner, data, session, self.config, labelled), old, form)
             if out is not None:
-                model.save(out)
+                group.on_main(lambda: model.save(out))
         return model
+
+    def parts(self, old: Snapshot | None, device: torch.device) -> tuple[Dataset, Labelled | None, NetLearner]:
+        """The new classes' images, those to show, and the learner; UserError if they do not fit together."""
+        known = old.class_names if old is not None else ()
+        data = read_new_classes(self.dataset, self.classes, known, self.new_images)
+        return data, self.shown_images(old, data), self.prepared(old, data, device)
 
     def shown_images(self, old: Snapshot | None, data: Dataset) -> Labelled | None:
         """The labelled images of `evaluate.data`, of classes known then; None if there are none."""
@@ -159,8 +166,26 @@ class Learning:
         return RunStart(name, work, self.config, names, lines, summary.lines, summary.warnings)
 
 
+def learn_shared(
+    learning: Learning,
+    run_dir: str,
+    seed: Seed,
+    old_folder: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    on_task_end: object = None,
+    watch: Tracker | None = None,
+    describe: bool = True,
+) -> None:
+    """One worker's part of a fit or an extension; see `ccsi.sweep.execution.data_parallel.work`, which calls this.
+
+    run_dir and seed are for that caller, which needs no report of a task's end.
+    """
+    learning = dataclasses.replace(learning, config=(config or {}).get("learning", {}))
+    learning.learn(None if old_folder is None else read_snapshot(old_folder, learning.device), watch)
+
+
 @contextmanager
-def work_folder(out: Path | None) -> Iterator[Path]:
+def work_folder(out: Path | None, is_main: bool) -> Iterator[Path]:
     """The folder of what is being learned: beside `out`, kept if it is interrupted; or a temporary one."""
     if out is None:
         with tempfile.TemporaryDirectory(prefix="ccsi-") as folder:
@@ -168,7 +193,8 @@ def work_folder(out: Path | None) -> Iterator[Path]:
     else:
         work = out.with_name(out.name + PARTIAL)
         yield work
-        shutil.rmtree(work, ignore_errors=True)
+        if is_main:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def input_format(data: Dataset, old: Snapshot | None, fit: Literal["pad", "resize"] = "resize") -> InputFormat:

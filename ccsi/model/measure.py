@@ -11,6 +11,7 @@ from ccsi.evaluation import metrics
 from ccsi.evaluation.calibration import class_balanced_weights, expected_calibration_error, fit_temperature
 from ccsi.evaluation.evaluator import log_odds, score_images
 from ccsi.learners.base import NetLearner
+from ccsi.learners.replay import ReplayLearner
 from ccsi.model.record import Calibration, Figures
 
 BATCH = 512
@@ -65,31 +66,31 @@ def accuracy(scored: Scored) -> float | None:
     return float((scored.scores.argmax(1) == scored.labels).double().mean()) if len(scored) else None
 
 
-def old_images(learner: NetLearner) -> tuple[Labelled | None, str]:
+def old_images(learner: NetLearner, impressions: Labelled | None) -> tuple[Labelled | None, str]:
     """Images of old classes to measure on, and what they are: impressions, exemplars, or none ("")."""
-    for attribute, kind in (("impressions", "impressions"), ("kept_images", "exemplars")):
-        found = getattr(learner, attribute, None)
-        if kind == "exemplars" and found is not None and len(found):
-            return Labelled(found.cpu(), getattr(learner, "kept_labels").cpu()), kind  # noqa: B009
-        if kind == "impressions" and found is not None:
-            return Labelled(found.images.cpu(), found.labels.cpu()), kind
+    if impressions is not None:
+        return Labelled(impressions.images.cpu(), impressions.labels.cpu()), "impressions"
+    if isinstance(learner, ReplayLearner) and len(learner.kept_labels):
+        return Labelled(learner.kept_images.cpu(), learner.kept_labels.cpu()), "exemplars"
     return None, ""
 
 
-def measure_calibration(learner: NetLearner, val: Scored, kinds: list[range]) -> tuple[float, list[Calibration]]:
+def measure_calibration(
+    learner: NetLearner, val: Scored, tasks: list[range], impressions: Labelled | None
+) -> tuple[float, list[Calibration]]:
     """The temperature, fitted on val of the last task, and the calibration error of each task.
 
     Old classes are measured on impressions or exemplars, where the learner has any.
 
     Args:
-        val: of the last task's classes. kinds: the classes of each task.
+        val: of the last task's classes. tasks: the classes of each. impressions: those made for the last task.
     """
     temperature = fit_temperature(val.scores, val.labels, class_balanced_weights(val.labels))
-    others, kind = old_images(learner)
+    others, kind = old_images(learner, impressions)
     old = None if others is None else score(learner, others)
     found = []
-    for number, classes in enumerate(kinds, start=1):
-        newest = number == len(kinds)
+    for number, classes in enumerate(tasks, start=1):
+        newest = number == len(tasks)
         own = val if newest else old.of(classes) if old is not None else None
         errors: list[float | None] = [None, None]
         if own is not None and len(own):

@@ -102,6 +102,7 @@ class TaskRecord:
     versions: dict[str, str]
     device: str
     threads: Count
+    workers: Count
     seconds: NonNegative
     changes: dict[str, JsonValue]
     weights_sha256: str

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
 from ccsi.errors import UserError
-from ccsi.io.files import open_regular
+from ccsi.io.arrays import load_images
 from ccsi.io.run_files import classes_of_tasks, read_result, split_to_show
 from ccsi.report.style import COLOURS, INK, LINE, figure, short, task_ticks, thinned, width_of
 
@@ -52,12 +52,6 @@ def draw_run(
         means = load_images(file)[0] if file.exists() else None
         written.append(draw_impressions(plots / "impressions.png", images, labels, names, means, real_images))
     return written
-
-
-def load_images(path: Path) -> list[NDArray[Any]]:
-    """The arrays of a run's .npz: images, and their labels if it holds any."""
-    with open_regular(path) as content, np.load(content, allow_pickle=False) as file:
-        return [file[name] for name in ("images", "labels") if name in file]
 
 
 def draw_impressions(

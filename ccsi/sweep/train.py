@@ -10,13 +10,13 @@ from pathlib import Path
 
 import ccsi.config
 import ccsi.experiment
-from ccsi.checks import NonNegativeInt
+from ccsi.checks import NonNegativeInt, PositiveInt
 from ccsi.config import Config, build
 from ccsi.errors import UserError
 from ccsi.experiment.description import describe
 from ccsi.experiment.folder import check_run_dir, default_run_dir, finished_result
 from ccsi.io.locks import InUseError, locked
-from ccsi.io.paths import expand
+from ccsi.io.paths import absolute, expand
 from ccsi.io.run_files import read_result
 from ccsi.sweep.compose import section
 from ccsi.sweep.definition import Cluster, Resources
@@ -36,29 +36,14 @@ SHOWN = ("val_micro", "val_macro_over_tasks", "test_micro", "test_macro_over_tas
 def train(arguments: Sequence[str]) -> None:
     """Run what the command line asks for, print its figures; SweepInterruptedError if workers crash too often."""
     config = configuration(arguments)
-    own = {key: config.pop(key) for key in OWN}
-    own |= {"resources": section(own, "resources", Resources), "ray": section(own, "ray", Cluster)}
-    resources, cluster, max_failures = build({"_target_": sections, "_partial_": True, **own})()
-    ccsi.config.check(config)
-    if resources.gpu == "auto":
-        raise UserError("resources.gpu=auto: only a sweep has trials to pack; expected a number.")
-    cpu, gpu, local = resources.cpu or float(config["threads"]), float(resources.gpu), cluster.address is None
-    if 0 < gpu < 1 and config["workers"] > 1:
-        raise UserError(f"resources.gpu={gpu}: NCCL joins no two workers on one card; expected a whole number.")
-    if cluster.autoscale and local:
-        raise UserError("ray.autoscale=true: expected ray.address of a cluster that starts nodes on demand.")
-    if str(config["device"]).startswith("cuda") and gpu == 0:
-        raise UserError("device=cuda, but resources.gpu is 0: say how many cards a worker gets, resources.gpu=1.")
-    if config["device"] == "mps":
-        raise UserError("device=mps: several workers need gloo or NCCL; expected device=cpu, or one worker (ccsi run).")
-    config |= {"threads": max(1, int(cpu)), "device": "cuda" if gpu > 0 else "cpu"}
+    ccsi.config.check({key: value for key, value in config.items() if key not in OWN})
+    config, context, cluster = with_resources(config)
     folder = default_run_dir(config["run_dir"], config["name"], config["seed"], config)
     config["run_dir"] = str(folder)
     shared_data = folder.with_name(f".{folder.name}.data")
     if (earlier := finished_result(folder, config)) is not None:
         return show_result(earlier, folder)
     config["share_data"] = config["share_data"] or str(shared_data)
-    context = TrialContext(config["workers"], cpu, gpu, max_failures, local=local)
 
     def clean() -> None:
         for left in (shared_data, folder.with_name(f".{folder.name}.train")):
@@ -66,7 +51,7 @@ def train(arguments: Sequence[str]) -> None:
 
     with sole_driver(folder):
         try:
-            run_shared(config, context, cluster, clean)
+            run_shared(config, context, cluster, clean, describe_run)
         finally:
             clean()
     result = read_result(folder)
@@ -75,15 +60,66 @@ def train(arguments: Sequence[str]) -> None:
     show_result(result, folder)
 
 
-def run_shared(config: Config, context: TrialContext, cluster: Cluster, clean: Callable[[], None]) -> None:
-    """Start Ray, and on it the run's workers. clean: what is done before this process ends because Ray is lost."""
+def learn_shared(config: Config, old_folder: str | None) -> None:
+    """Fit or extend a model in several workers; SweepInterruptedError if they crash too often.
+
+    config: of `ccsi fit` or `ccsi extend`, with workers and resources. old_folder: the model to extend.
+    """
+    ccsi.config.check({key: value for key, value in config.items() if key not in (*OWN, "workers")})
+    config, context, cluster = with_resources(config)
+    learning = {key: value for key, value in config.items() if key != "workers"} | {"_partial_": False}
+    learning["out"] = str(absolute(config["out"], "out"))
+    folder = Path(learning["out"] + ".partial")
+    parts = {"learning": learning, "old_folder": old_folder, "run_dir": str(folder), "seed": config["seed"]}
+    with sole_driver(folder):
+        target = {"_target_": "ccsi.model.learn_shared", "_partial_": True}
+        run_shared(target | parts, context, cluster, lambda: None, lambda config: None)
+
+
+def with_resources(config: Config) -> tuple[Config, TrialContext, Cluster]:
+    """A configuration without what is not the run's own, on the workers' devices; and these workers."""
+    own = {key: config[key] for key in (*OWN, "workers")}
+    config = {key: value for key, value in config.items() if key not in OWN}
+    own |= {"resources": section(own, "resources", Resources), "ray": section(own, "ray", Cluster)}
+    resources, cluster, max_failures, workers = build({"_target_": sections, "_partial_": True, **own})()
+    if resources.gpu == "auto":
+        raise UserError("resources.gpu=auto: only a sweep has trials to pack; expected a number.")
+    cpu, gpu, local = resources.cpu or float(config["threads"]), float(resources.gpu), cluster.address is None
+    if 0 < gpu < 1 and workers > 1:
+        raise UserError(f"resources.gpu={gpu}: NCCL joins no two workers on one card; expected a whole number.")
+    if cluster.autoscale and local:
+        raise UserError("ray.autoscale=true: expected ray.address of a cluster that starts nodes on demand.")
+    if str(config["device"]).startswith("cuda") and gpu == 0:
+        raise UserError("device=cuda, but resources.gpu is 0: say how many cards a worker gets, resources.gpu=1.")
+    if config["device"] == "mps":
+        raise UserError("device=mps: several workers need gloo or NCCL; expected device=cpu, or one worker (ccsi run).")
+    config |= {"threads": max(1, int(cpu)), "device": "cuda" if gpu > 0 else "cpu"}
+    return config, TrialContext(workers, cpu, gpu, max_failures, local=local), cluster
+
+
+def describe_run(config: Config) -> None:
+    """Check a run on this machine before Ray starts, and print a summary of its data."""
+    check_run_dir(Path(config["run_dir"]), config)
+    setup = build(config | {"_target_": ccsi.experiment.validate})()
+    for line in describe(setup.data, setup.plan, setup.learner).all_lines():  # the workers' consoles go to logs
+        print(line, file=sys.stderr)
+
+
+def run_shared(
+    config: Config,
+    context: TrialContext,
+    cluster: Cluster,
+    clean: Callable[[], None],
+    check_here: Callable[[Config], None],
+) -> None:
+    """Start Ray, and on it the run's workers.
+
+    clean: what is done before this process ends because Ray is lost. check_here: done before Ray starts.
+    """
     folder = Path(config["run_dir"])
     prepare_ray(context.local)
     if context.local:  # a cluster's nodes may see other disks than this machine
-        check_run_dir(folder, config)
-        setup = build(config | {"_target_": ccsi.experiment.validate})()
-        for line in describe(setup.data, setup.plan, setup.learner).all_lines():  # the workers' consoles go to logs
-            print(line, file=sys.stderr)
+        check_here(config)
     print(f"Run {folder.name} in {folder}: {context.workers} workers", file=sys.stderr)
     print(f"Starting Ray ({ccsi.config.shown(cluster.address or 'local')}) …", file=sys.stderr)
     from ccsi.sweep.execution import cluster as ray_cluster  # seconds to import
@@ -122,9 +158,11 @@ def configuration(arguments: Sequence[str]) -> Config:
     return {key: tree[key] for key in OWN} | ccsi.config.from_arguments([a for a in arguments if a not in own])
 
 
-def sections(resources: Resources, ray: Cluster, max_failures: NonNegativeInt) -> tuple[Resources, Cluster, int]:
-    """What `train` has `ccsi.config.build` call."""
-    return resources, ray, max_failures
+def sections(
+    resources: Resources, ray: Cluster, max_failures: NonNegativeInt, workers: PositiveInt
+) -> tuple[Resources, Cluster, int, int]:
+    """What `with_resources` has `ccsi.config.build` call."""
+    return resources, ray, max_failures, workers
 
 
 def show_progress(job: Callable[[], None], folder: Path) -> None:
@@ -140,7 +178,7 @@ def show_progress(job: Callable[[], None], folder: Path) -> None:
         for event in ends:
             figures = [f"{key.replace('_', ' ')} {percent(event[key])} %" for key in SHOWN if key in event]
             left = f", about {clock(left)} left" if (left := event.get("left")) else ""
-            print(f"task {event['task']} done{left}: {', '.join(figures)}", file=sys.stderr, flush=True)
+            print(f"task {event['task']} done{left}{': ' * bool(figures)}{', '.join(figures)}", file=sys.stderr, flush=True)
         is_step = events and "step" in events[-1] and events[-1] not in before
         if is_step and time.monotonic() - printed_at > SECONDS_BETWEEN_LINES:
             printed_at = time.monotonic()

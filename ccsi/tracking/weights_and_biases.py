@@ -131,7 +131,8 @@ class WeightsAndBiases:
         import wandb
 
         # pictures, not W&B's own confusion chart: that is an artifact, whose record holds an absolute path
-        from ccsi.report.run import draw_confusion, draw_impressions, load_images
+        from ccsi.io.arrays import load_images
+        from ccsi.report.run import draw_confusion, draw_impressions
 
         scratch, names = Path(tempfile.mkdtemp(dir=self._scratch)), self._class_names
         pictures = {
