@@ -69,7 +69,7 @@ class InputFormat:
         if images.dtype != np.uint8:
             raise UserError(f"{where} is {images.dtype}; expected uint8 grey levels from 0 to 255.")
         if images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)) or not all(images.shape[1:]):
-            raise UserError(f"{where} has shape {images.shape}; expected (N, H, W) or (N, H, W, 3).")
+            raise UserError(f"{where} has images of shape {images.shape[1:]}; expected (H, W) or (H, W, 3).")
         fitted = self.empty(len(images))
         try:
             self.write_arrays(images, fitted)

@@ -184,9 +184,11 @@ def entries_as_stored(folder: Path) -> Iterator[os.DirEntry[str]]:
         with os.scandir(folder) as found:
             yield from found
     except OSError as error:
-        raise UserError(
-            f"{printable(folder)} cannot be read ({error.strerror}); expected a folder that may be read."
-        ) from error
+        raise unreadable(folder, error) from error
+
+
+def unreadable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{printable(folder)} cannot be read ({error.strerror}); expected a folder that may be read.")
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

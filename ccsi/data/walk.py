@@ -14,6 +14,7 @@ from ccsi.data.scan import (
     is_folder,
     natural,
     reason_to_skip,
+    unreadable,
 )
 from ccsi.errors import UserError
 
@@ -61,7 +62,7 @@ class Walk:
         """The paths of a folder's image files and sub-folders (True), in natural order."""
         names, folders = list[str](), set[str]()
         try:
-            own = identity(self.root / folder)
+            own = self.identity(folder)
             if own in self.seen:
                 self.skipped[LINK_AGAIN] += 1
                 return
@@ -78,12 +79,19 @@ class Walk:
                     self.skipped[why] += 1
                 else:
                     names.append(entry.name)
-        except (OSError, UserError):
+        except UserError:
             if not folder:
                 raise
             self.skipped[UNREADABLE] += 1
         for name in natural([*names, *folders]):
             yield join(folder, name), name in folders
+
+    def identity(self, folder: str) -> Identity:
+        """Device and inode of a folder; UserError if it may not be read."""
+        try:
+            return identity(self.root / folder)
+        except OSError as error:
+            raise unreadable(self.root / folder, error) from error
 
 
 def join(folder: str, name: str) -> str:
