@@ -54,27 +54,47 @@ def header_of(path: Path) -> Header:
             with open_regular(path) as file:
                 return Header(*dicom.header(file, MOST_PIXELS))
         with open_image(path) as image:
-            header, n_frames = Header(is_colour(image), kind_of(image)), getattr(image, "n_frames", 1)
-            if n_frames > 1 and image.format != "MPO":  # a JPEG with a second view or a preview
-                raise ValueError(f"it has {n_frames} frames; save each as a file of its own")
+            header = Header(is_colour(image), kind_of(image))
+            check_frames(image)
             return header
 
 
 def read_pixels(path: Path) -> StoredPixels:
     """The pixels of an image file, turned as its EXIF orientation says; transparent parts are black."""
     with naming(path):
-        if path.suffix.lower() in dicom.SUFFIXES:
-            with open_regular(path) as file:
-                return finite(dicom.read(file))
-        with open_image(path) as image:
-            kind = kind_of(image)
-            if kind == EIGHT_BIT:
-                return StoredPixels(eight_bit(image), kind)
-            if image.mode.startswith(("I", "F")):
-                # Pillow itself inverts images of 8 bits
-                inverted = image.format == "TIFF" and tag(image, PHOTOMETRIC, 1)[0] == 0
-                return finite(StoredPixels(deep_grey(image), kind, inverted))
-        return StoredPixels(deep_bands(path), kind)
+        return decoded(path, one_frame=False)
+
+
+def decoded(path: Path, one_frame: bool) -> StoredPixels:
+    """See `read_pixels`; a file of 8 bits is opened once. What decoders raise is not changed: see `problem`.
+
+    one_frame: what `header_of` refuses is refused here, too: several frames, and DICOM files of too many pixels.
+    """
+    if path.suffix.lower() in dicom.SUFFIXES:
+        dicom.check_installed()
+        with open_regular(path) as file:
+            if one_frame:
+                dicom.header(file, MOST_PIXELS)
+                file.seek(0)
+            return finite(dicom.read(file))
+    with open_image(path) as image:
+        if one_frame:
+            check_frames(image)
+        kind = kind_of(image)
+        if kind == EIGHT_BIT:
+            return StoredPixels(eight_bit(image), kind)
+        if image.mode.startswith(("I", "F")):
+            # Pillow itself inverts images of 8 bits
+            inverted = image.format == "TIFF" and tag(image, PHOTOMETRIC, 1)[0] == 0
+            return finite(StoredPixels(deep_grey(image), kind, inverted))
+    return StoredPixels(deep_bands(path), kind)
+
+
+def check_frames(image: ImageFile.ImageFile) -> None:
+    """Raise ValueError if an image has several frames; a JPEG with a second view or a preview (MPO) has one."""
+    n_frames = getattr(image, "n_frames", 1)
+    if n_frames > 1 and image.format != "MPO":
+        raise ValueError(f"it has {n_frames} frames; save each as a file of its own")
 
 
 @contextmanager
@@ -84,22 +104,27 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except (UserError, MemoryError):
         raise
-    except PermissionError as error:
-        raise UserError(
-            f"{printable(path)} is unreadable ({error.strerror}); expected a file that may be read."
-        ) from error
     except Exception as error:  # decoders raise almost anything on broken files
-        if os.path.isfile(path) and not os.path.getsize(path):
-            raise UserError(f"{printable(path)} is empty; expected a whole picture file.") from error
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = lines[0].rstrip(".")
-        if isinstance(error, UnidentifiedImageError):
-            with open_regular(path) as file:
-                is_tiff = file.read(4) in TIFF_BEGINS
-            reason = UNREAD_TIFF if is_tiff else "its format is unknown"
-        raise UserError(
-            f"{printable(path)} cannot be read as an image ({reason}); expected a whole picture file."
-        ) from error
+        raise UserError(f"{printable(path)} {problem(path, error)}") from error
+
+
+def problem(path: Path, error: Exception) -> str:
+    """What an exception says of an image file: a sentence that lacks the file's name at its beginning."""
+    if isinstance(error, UserError):
+        return f"cannot be read: {error}"
+    if isinstance(error, PermissionError):
+        return f"is unreadable ({error.strerror}); expected a file that may be read."
+    if os.path.isfile(path) and not os.path.getsize(path):
+        return "is empty; expected a whole picture file."
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    reason = lines[0].rstrip(".")
+    if isinstance(error, OSError) and error.strerror:  # without the path
+        reason = error.strerror
+    if isinstance(error, UnidentifiedImageError):
+        reason = "its format is unknown"
+        with suppress(OSError), open_regular(path) as file:
+            reason = UNREAD_TIFF if file.read(4) in TIFF_BEGINS else reason
+    return f"cannot be read as an image ({printable(reason)}); expected a whole picture file."
 
 
 @contextmanager

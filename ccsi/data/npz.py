@@ -227,7 +227,7 @@ def check_layout(member: Member, where: str) -> None:
     key, shape, dtype = member.key, member.shape, member.dtype
     if dtype.hasobject:
         raise UserError(f"{where}: {key} holds pickled objects, which are never loaded; expected numbers.")
-    kind = key.partition("_")[2]
+    kind = key.rpartition("_")[2]
     code, expected, shapes = LAYOUT[kind]
     if dtype.kind not in code or (kind == "images" and dtype != np.uint8):
         raise UserError(f"{where}: {key} is {dtype}; expected {expected}.")

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -174,14 +174,21 @@ class Scan:
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder; UserError if it may not be read."""
+    """What is in a folder, sorted by name; UserError if it may not be read."""
+    return sorted(entries_as_stored(folder), key=lambda entry: entry.name)
+
+
+def entries_as_stored(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What is in a folder, one by one, in the file system's order; UserError if it may not be read."""
     try:
         with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
+            yield from found
     except OSError as error:
-        raise UserError(
-            f"{printable(folder)} cannot be read ({error.strerror}); expected a folder that may be read."
-        ) from error
+        raise unreadable(folder, error) from error
+
+
+def unreadable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{printable(folder)} cannot be read ({error.strerror}); expected a folder that may be read.")
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -210,7 +217,13 @@ def identity(path: Path) -> Identity:
 
 def natural(names: Iterable[str]) -> list[str]:
     """Sorted names, with numbers in them by their value: 1, 2, 10. Otherwise the order is that of `sorted`."""
-    return sorted(names, key=lambda name: (re.sub(r"[0-9]+", lambda digits: digits[0].zfill(255), name), name))
+
+    def by_value(digits: re.Match[str]) -> str:
+        """A text that is sorted by a number's length first, at the place where a digit is among other characters."""
+        number = digits[0].lstrip("0")
+        return f"0{chr(len(number))}{number}"
+
+    return sorted(names, key=lambda name: (re.sub(r"[0-9]+", by_value, name), name))
 
 
 def usual_split(name: str) -> str | None:

@@ -1,6 +1,7 @@
 """Split folders and class folders as users have them, what is passed over, and what is said of it."""
 
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Callable
@@ -164,6 +165,12 @@ def test_numbers_in_class_names_have_their_natural_order(tmp_path: Path) -> None
 @given(st.sets(st.text(st.characters(codec="utf-8", exclude_characters="0123456789"))))
 def test_other_names_are_sorted_as_before(names: set[str]) -> None:
     assert natural(names) == sorted(names)
+
+
+@given(st.sets(st.text("0019a\x00\x01~")))
+def test_numbers_in_names_are_sorted_by_their_value(names: set[str]) -> None:
+    filled = {name: re.sub("[0-9]+", lambda digits: digits[0].zfill(99), name) for name in names}
+    assert natural(names) == sorted(names, key=lambda name: (filled[name], name))
 
 
 @given(st.sets(st.integers(0, 99)), st.text("ab _-.é"))
