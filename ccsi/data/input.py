@@ -89,7 +89,8 @@ class InputFormat:
         """
         if needs_range(pixels.kind) and pixels.kind not in self.ranges:
             known = " or ".join([EIGHT_BIT, *sorted(self.ranges)])
-            raise UnfitError(f"has {pixels.kind} pixels, but the model knows no range for these; expected {known}.")
+            stored = f"is {pixels.kind}" if pixels.kind.startswith("DICOM") else f"has {pixels.kind} pixels"
+            raise UnfitError(f"{stored}, but the model knows no range for these; expected {known}.")
         image, clipped = to_8_bit(pixels, self.ranges)
         changed = self.write_arrays(image[None], fitted)
         return [*changed, CLIPPED] if clipped else changed

@@ -128,6 +128,8 @@ def test_many_arrays_are_as_each_alone(
         ("floating point", (4, 4), {"32 bit": (0, 1), "16 bit": (0, 1)},
          "a.png has floating point pixels, but the model knows no range for these; expected 8 bit or 16 bit or 32 "
          "bit."),
+        ("DICOM without a window", (4, 4), {"16 bit": (0, 1)},
+         "a.png is DICOM without a window, but the model knows no range for these; expected 8 bit or 16 bit."),
         ("8 bit", (4, 9), {},
          "a.png has 4x9 pixels, but the model pads images (dataset.fit=pad); expected at most 8x8."),
     ],
