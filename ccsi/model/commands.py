@@ -3,10 +3,13 @@
 import dataclasses
 import json
 import os
+import time
 from pathlib import Path
+from textwrap import fill
 from typing import Literal
 
 from ccsi.checks import PositiveInt
+from ccsi.data.stream import open_images
 from ccsi.errors import UserError
 from ccsi.experiment.environment import DeviceName, set_up_torch
 from ccsi.io.atomic import write_atomically
@@ -14,6 +17,7 @@ from ccsi.io.paths import absolute
 from ccsi.io.text import printable
 from ccsi.model.evaluate import show_evaluation
 from ccsi.model.model import Model, load
+from ccsi.model.predict import write_table
 
 Split = Literal["train", "val", "test", "all"]
 
@@ -50,3 +54,30 @@ def evaluate_images(
     if path is not None:
         write_atomically(path, json.dumps(dataclasses.asdict(evaluation), indent=1, allow_nan=False).encode())
     show_evaluation(evaluation)
+
+
+def predict_images(
+    model_folder: str,
+    images: str,
+    out: str,
+    top: PositiveInt = 3,
+    batch: PositiveInt = 256,
+    device: DeviceName = "auto",
+    threads: PositiveInt | None = None,
+) -> None:
+    """Write what a model says of each image to a .csv file; see `ccsi.model.predict`."""
+    path = new_file(out, (".csv",))
+    model = open_model(model_folder, device, threads)
+    stream = open_images(images, model.record.input, batch)
+    began = time.monotonic()
+    tally = write_table(model, stream, path, top)
+    seconds = time.monotonic() - began
+    print(f"{printable(out)}: {tally.images:,} images in {seconds:.1f} s ({tally.images / seconds:,.0f} a second)")
+    skipped = [f"{count:,} {why}" for why, count in stream.skipped.items()]
+    for line in (*tally.lines(), *([f"passed over: {', '.join(skipped)}"] if skipped else [])):
+        print_wrapped(line)
+
+
+def print_wrapped(line: str) -> None:
+    """Print text in lines of at most 80 characters."""
+    print(fill(line, 80, subsequent_indent="  ", break_on_hyphens=False))

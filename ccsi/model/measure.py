@@ -10,6 +10,7 @@ from ccsi.data import Labelled
 from ccsi.evaluation import metrics
 from ccsi.evaluation.calibration import class_balanced_weights, expected_calibration_error, fit_temperature
 from ccsi.evaluation.evaluator import log_odds, score_images
+from ccsi.evaluation.familiarity import energy, familiarity
 from ccsi.learners.base import NetLearner
 from ccsi.learners.replay import ReplayLearner
 from ccsi.model.record import Calibration, Figures
@@ -98,3 +99,12 @@ def measure_calibration(
         n = len(own) if own is not None else 0
         found.append(Calibration(number, ("val" if newest else kind) if n else "", n, *errors))
     return temperature, found
+
+
+def familiarity_of(learner: NetLearner, quantiles: Tensor, images: Tensor, scores: Tensor) -> Tensor:
+    """How familiar images are, float64 [N] in [0, 100]; see `ccsi.evaluation.familiarity`.
+
+    Args:
+        quantiles: of the model. images: uint8 [N, C, S, S]. scores: float64 [N, n], the learner's.
+    """
+    return familiarity(energy(scores, 1.0), scores.argmax(1), quantiles)

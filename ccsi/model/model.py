@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ccsi.config import Config, build
 from ccsi.data import Labelled, Source
+from ccsi.data.stream import open_images
 from ccsi.errors import UserError
 from ccsi.experiment.environment import DeviceName
 from ccsi.model.card import card_text
@@ -19,6 +20,7 @@ from ccsi.model.classes import Arrays, labelled_images
 from ccsi.model.compose import alone, extend_config, fit_config
 from ccsi.model.evaluate import Evaluation, evaluate_labelled
 from ccsi.model.learning import Learning, labelled_source
+from ccsi.model.predict import Predictions, predict_all
 from ccsi.model.snapshot import Snapshot, read_snapshot
 
 Images = str | Path | npt.NDArray[np.uint8] | Tensor
@@ -43,6 +45,15 @@ class Model(Snapshot):
         This model is not changed.
         """
         return learned(images, labels, class_names, out, overrides, self)
+
+    def predict(self, images: Images, *, split: str | None = None) -> Predictions:
+        """What the model says of images: probabilities, the most probable class, familiarity.
+
+        Args:
+            images: a folder of any depth, an image file, an .npz file, or images in memory. split: of an .npz file.
+        """
+        source = images if isinstance(images, str | Path | Tensor) else as_array(images)
+        return predict_all(self, open_images(source, self.record.input, split=split))
 
     def evaluate(
         self,

@@ -178,7 +178,11 @@ def show_progress(job: Callable[[], None], folder: Path) -> None:
         for event in ends:
             figures = [f"{key.replace('_', ' ')} {percent(event[key])} %" for key in SHOWN if key in event]
             left = f", about {clock(left)} left" if (left := event.get("left")) else ""
-            print(f"task {event['task']} done{left}{': ' * bool(figures)}{', '.join(figures)}", file=sys.stderr, flush=True)
+            print(
+                f"task {event['task']} done{left}{': ' * bool(figures)}{', '.join(figures)}",
+                file=sys.stderr,
+                flush=True,
+            )
         is_step = events and "step" in events[-1] and events[-1] not in before
         if is_step and time.monotonic() - printed_at > SECONDS_BETWEEN_LINES:
             printed_at = time.monotonic()

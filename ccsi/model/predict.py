@@ -1,0 +1,155 @@
+"""What a model says of images: in memory, and as a table that is written while images are read."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ccsi.data import Labelled
+from ccsi.data.stream import Batch, ImageStream
+from ccsi.errors import UserError
+from ccsi.io.atomic import replacing
+from ccsi.io.text import printable
+from ccsi.model.measure import familiarity_of, score
+from ccsi.model.snapshot import Snapshot
+from ccsi.tracking.console import terminal
+
+UNFAMILIAR = 5.0
+"""Images of a familiarity below this are counted: of val images of their class, 5 % have one."""
+MANY = 0.15
+"""Share of such images above which the count says that the model may have to be extended."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of images, in their order.
+
+    Attributes:
+        names: of the images: files relative to their folder, or positions. class_names: of the model.
+        probabilities: float64 [N, n_classes]; NaN for images that could not be read.
+        familiarity: float64 [N] in [0, 100], see `ccsi.evaluation.familiarity`; NaN likewise.
+        errors: why an image could not be read, by its position.
+    """
+
+    names: tuple[str, ...]
+    class_names: tuple[str, ...]
+    probabilities: npt.NDArray[np.float64]
+    familiarity: npt.NDArray[np.float64]
+    errors: dict[int, str]
+
+    @property
+    def classes(self) -> list[str | None]:
+        """The most probable class of each image; None for one that could not be read."""
+        best = np.nan_to_num(self.probabilities, nan=-1.0).argmax(1).tolist()
+        return [None if i in self.errors else self.class_names[c] for i, c in enumerate(best)]
+
+
+def predict_batch(model: Snapshot, batch: Batch) -> Predictions:
+    """What a model says of one batch."""
+    n, read = len(batch.names), [i for i in range(len(batch.names)) if i not in batch.errors]
+    scores = score(model.learner, Labelled(batch.images, torch.zeros(len(read), dtype=torch.int64))).scores
+    probabilities, familiar = np.full((n, len(model.class_names)), np.nan), np.full(n, np.nan)
+    probabilities[read] = (scores / model.record.temperature).softmax(1).numpy()
+    familiar[read] = familiarity_of(model.learner, model.quantiles, batch.images, scores).numpy()
+    return Predictions(batch.names, model.class_names, probabilities, familiar, dict(batch.errors))
+
+
+def predict_all(model: Snapshot, stream: ImageStream) -> Predictions:
+    """What a model says of all images of a stream."""
+    parts = [predict_batch(model, batch) for batch in stream]
+    errors, start = dict[int, str](), 0
+    for part in parts:
+        errors |= {start + i: text for i, text in part.errors.items()}
+        start += len(part.names)
+    names = tuple(name for part in parts for name in part.names)
+    probabilities = np.concatenate([np.empty((0, len(model.class_names))), *(part.probabilities for part in parts)])
+    familiar = np.concatenate([np.empty(0), *(part.familiarity for part in parts)])
+    return Predictions(names, model.class_names, probabilities, familiar, errors)
+
+
+def header(top: int) -> list[str]:
+    """The table's columns, for the `top` most probable classes."""
+    others = [name for k in range(2, top + 1) for name in (f"class_{k}", f"probability_{k}")]
+    return ["file", "class", "probability", "familiarity", *others, "error"]
+
+
+def rows(predictions: Predictions, top: int) -> Iterator[list[str]]:
+    """The rows for `header`'s columns; a probability has six decimals, familiarity one."""
+    best = np.argsort(-predictions.probabilities, axis=1, kind="stable")[:, :top].tolist()
+    for i, name in enumerate(predictions.names):
+        if i in predictions.errors:
+            yield [name, *[""] * (1 + 2 * top), predictions.errors[i]]
+            continue
+        first, *others = [(predictions.class_names[c], f"{predictions.probabilities[i, c]:.6f}") for c in best[i]]
+        rest = [text for pair in others for text in pair]
+        yield [name, *first, f"{predictions.familiarity[i]:.1f}", *rest, ""]
+
+
+def csv_text(lines: Iterable[list[str]]) -> bytes:
+    r"""Lines of a .csv file in UTF-8; what UTF-8 cannot write is escaped."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue().encode(errors="backslashreplace")
+
+
+@dataclass
+class Tally:
+    """What was seen while a table was written."""
+
+    images: int = 0
+    errors: int = 0
+    unfamiliar: int = 0
+    classes: Counter[str] = field(default_factory=Counter)
+    converted: Counter[str] = field(default_factory=Counter)
+
+    def add(self, predictions: Predictions, batch: Batch) -> None:
+        """Count a batch."""
+        self.images += len(predictions.names)
+        self.errors += len(predictions.errors)
+        self.unfamiliar += int((predictions.familiarity < UNFAMILIAR).sum())
+        self.classes.update(name for name in predictions.classes if name is not None)
+        self.converted.update(batch.converted)
+
+    def lines(self) -> Iterator[str]:
+        """What a user should know, in short lines."""
+        yield ", ".join(f"{printable(name)} {count:,}" for name, count in self.classes.most_common())
+        read = self.images - self.errors
+        if self.errors:
+            yield f"{self.errors:,} could not be read: see the column error"
+        for change, count in self.converted.items():
+            yield f"{count:,} {change}"
+        if read:
+            share = self.unfamiliar / read
+            hint = "; many are like nothing that the model knows: it may be time to extend it" if share > MANY else ""
+            yield f"familiarity below {UNFAMILIAR:g}: {self.unfamiliar:,} of {read:,} ({share:.1%}){hint}"
+
+
+def write_table(model: Snapshot, stream: ImageStream, path: Path, top: int) -> Tally:
+    """Write what a model says of each image to a new .csv file, whole or not at all, with progress on stderr.
+
+    Raises:
+        UserError: the file cannot be written, or the source cannot be read any more.
+    """
+    tally, top = Tally(), min(top, len(model.class_names))
+    columns = TextColumn("predict"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    err = terminal(stderr=True)
+    try:
+        with replacing(path) as file, Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+            task = bar.add_task("predict", total=stream.total)
+            file.write(csv_text([header(top)]))
+            for batch in stream:
+                predictions = predict_batch(model, batch)
+                tally.add(predictions, batch)
+                file.write(csv_text(rows(predictions, top)))
+                bar.advance(task, len(batch.names))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"out={printable(path)} cannot be written ({reason}); choose another file.") from error
+    return tally
