@@ -70,7 +70,7 @@ def test_wrong_values(name: str, key: str, value: Any, expected: str) -> None:
 
 
 def test_built() -> None:
-    assert instantiate(node("digits"), _convert_="all") == Digits()
+    assert instantiate(node("digits"), _convert_="all") == Digits(draw="by_class")
     blood = instantiate(node("pbcblood", path="x.npz"), _convert_="all")
     assert isinstance(blood, Npz) and blood.class_names is not None and len(blood.class_names) == 8
     assert Path(blood.path) == Path("x.npz")

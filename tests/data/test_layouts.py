@@ -91,16 +91,26 @@ def test_without_val_it_is_a_share_of_train(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("there", [("train", "val"), ("train",)])
+def test_without_test_it_is_a_share_of_train_too(tmp_path: Path, there: tuple[str, ...]) -> None:
+    for number, name in enumerate(there):
+        classes(tmp_path / name, n=10, start=100 * number)
+    data = load(tmp_path)
+    lacking = tuple(split for split in ("val", "test") if split not in there)
+    assert data.origin.drawn == lacking and len(data.origin.warnings) == len(lacking)
+    assert {len(getattr(data, split)) for split in lacking} == {4} and len(data.train) == 20 - 4 * len(lacking)
+    if "val" in there:
+        assert levels(data)[1] == [*range(101, 111), *range(151, 161)]  # as its folder has it
+
+
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        (("Train", "Val"), r"has a folder Train but not all of train, val and test: expected dataset\.test=…"),
-        (("Train",), r"not all of train, val and test"),
         (("val", "test"), r"not all of train, val and test: expected dataset\.train=…"),
         (("train", "dev", "test"), r"test; it also has dev: expected dataset\.val=…"),
         (("train", "Training", "test"), r"has Training and train, which may all be train; .* dataset\.train=…"),
         (("siteA", "siteB"), r"siteA is taken for a class, but it holds only folders \(ant, bee\)"),
-        (("train", "holdout"), r"it also has holdout: expected dataset\.test=… to name the folder of test"),
+        (("train", "holdout"), r"it also has holdout: expected dataset\.val=… to name the folder of val"),
         (("Trn", "Vld", "Tst"), r"Trn is taken for a class, .* dataset\.train, dataset\.val and dataset\.test"),
     ],
 )
@@ -340,4 +350,4 @@ def test_images_of_one_value_are_named(tmp_path: Path) -> None:
 def test_a_source_without_files_has_the_plain_origin() -> None:
     from ccsi.data import Digits
 
-    assert Digits().load().origin == Origin(shapes=((8, 8), (8, 8)))
+    assert Digits().load().origin == Origin(channels=1, shapes=((8, 8), (8, 8)))
