@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ccsi.models import IncrementalNet, Tap
+from ccsi.precision import float64_on
 from ccsi.synthesis.moments import group_moments, map_moments
 
 LEVELS = 100
@@ -23,14 +24,15 @@ SHRINKAGE = 0.5
 
 
 @torch.no_grad()
-def layer_moments(net: IncrementalNet, images: Tensor, batch_size: int = 256) -> Tensor:
-    """Means and log variances of the channel groups of every norm layer's input, float64 [N, D], in eval mode.
+def layer_moments(net: IncrementalNet, images: Tensor, batch_size: int = 64) -> Tensor:
+    """Means and log variances of the channel groups of every norm layer's input, float64 [N, D] on the CPU.
 
     Those of early layers know what tells apart images of classes that the net was not trained on; its last features
     do less. A layer has 8 groups, or those of its group normalization: D = 144 for `ccsi_small`.
 
     Args:
-        images: uint8 [N, C, S, S].
+        net: is in eval mode afterwards. images: uint8 [N, C, S, S].
+        batch_size: images whose maps of all layers are in memory at once.
     """
     net.eval()
     rows = []
@@ -40,9 +42,9 @@ def layer_moments(net: IncrementalNet, images: Tensor, batch_size: int = 256) ->
         columns = []
         for tap in taps:
             groups = tap.norm.groups or math.gcd(8, tap.input.shape[1])
-            mean, variance = group_moments(*map_moments(tap.input.double()), groups)
+            mean, variance = group_moments(*map_moments(tap.input.to(float64_on(images.device))), groups)
             columns += [mean, (variance + 1e-8).log()]
-        rows.append(torch.cat(columns, 1))
+        rows.append(torch.cat(columns, 1).cpu().double())
     return torch.cat(rows)
 
 
@@ -71,7 +73,7 @@ class ClassGaussians:
         Raises:
             ValueError: a class without images, or numbers that are not finite.
         """
-        x = x.to(self.means)
+        x, labels = x.to(self.means), labels.to(self.means.device)
         if labels.unique().tolist() != list(classes) or not x.isfinite().all():
             raise ValueError(f"expected images of each of the classes {list(classes)}, and finite numbers of them.")
         new = torch.stack([x[labels == c].mean(0) for c in classes])
