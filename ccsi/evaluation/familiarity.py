@@ -96,6 +96,11 @@ class ClassGaussians:
         distances = [((x - mean) @ root).square().sum(1) for mean in self.means]
         return torch.stack(distances, 1) - far.square().sum(1, keepdim=True)
 
+    def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Minus the smallest relative distance, float64 [N], and the class that it is from, int64 [N]: x is [N, D]."""
+        values, classes = (-self.relative_distances(x)).max(1)
+        return values, classes
+
 
 def whitening(covariance: Tensor, shrinkage: float = SHRINKAGE) -> Tensor:
     """A matrix W [D, D] with |x W|² = xᵀ S⁻¹ x, where S is `covariance` [D, D] with correlations times 1 − shrinkage.
@@ -130,8 +135,8 @@ def reference_quantiles(values: Tensor, labels: Tensor, classes: range) -> Tenso
     return torch.stack(rows) if rows else values.new_empty(0, LEVELS, dtype=torch.float64)
 
 
-def familiarity(values: Tensor, predicted: Tensor, quantiles: Tensor) -> Tensor:
-    """The percentile of each value among its predicted class's, float64 [N] in [1, 100]; NaN for a class without any.
+def familiarity(values: Tensor, nearest: Tensor, quantiles: Tensor) -> Tensor:
+    """The percentile of each value among those of a class, float64 [N] in [1, 100]; NaN for a class without any.
 
     The share of the class's quantiles that are not above the value. It is the conformal p-value (1 + the number of its
     m images that have no higher value) / (m + 1), rounded up to a whole percent: an image that is like them has a
@@ -139,9 +144,10 @@ def familiarity(values: Tensor, predicted: Tensor, quantiles: Tensor) -> Tensor:
     strange: few images do not show what is rare (Vovk et al., 2005; Bates et al., Annals of Statistics 2023).
 
     Args:
-        values: [N], computed as those of `quantiles` were. predicted: int64 [N], rows of `quantiles`.
+        values, nearest: of `ClassGaussians.nearest`, [N] and int64 [N]: what is compared, and with which class. With
+            the class that a learner predicts instead, and the distance from it, a low value marks wrong predictions.
         quantiles: [n, 100], of `reference_quantiles`.
     """
-    own = quantiles.to(values.device)[predicted]
+    own = quantiles.to(values.device)[nearest]
     shares = (own <= values.detach().double()[:, None]).double().mean(1)
     return torch.where(own[:, 0].isnan(), torch.nan, 100 * shares)

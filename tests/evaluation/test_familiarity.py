@@ -155,13 +155,9 @@ def test_one_image_a_class_and_constant_numbers_have_finite_distances(classes):
 def test_what_is_far_from_every_class_is_unfamiliar():
     x, labels = clusters(0, n=2000)
     gaussians = ClassGaussians.empty(5).extended(x[:1000], labels[:1000], range(4))
-
-    def nearest(v):
-        return (-gaussians.relative_distances(v)).max(1)
-
-    quantiles = reference_quantiles(nearest(x[1000:]).values, labels[1000:], range(4))
-    assert familiarity(*nearest(x[1000:]), quantiles).mean() > 40
-    assert familiarity(*nearest(x[1000:] + 200), quantiles).max() <= 1
+    quantiles = reference_quantiles(gaussians.nearest(x[1000:])[0], labels[1000:], range(4))
+    assert familiarity(*gaussians.nearest(x[1000:]), quantiles).mean() > 40
+    assert familiarity(*gaussians.nearest(x[1000:] + 200), quantiles).max() <= 1
 
 
 @pytest.mark.parametrize(("norm", "side"), [("cn", 28), ("batch", 9)])
