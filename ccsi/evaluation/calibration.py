@@ -1,9 +1,9 @@
 """Probabilities from a learner's scores: one temperature, and how far the probabilities are from what is observed.
 
-When classes are added, there are validation images of the new ones only. A temperature fitted on these alone is too
-low, the more so the more was forgotten; what stands for the old ones are exemplars where a learner keeps them, and
-otherwise `moved_features`, each class with the same weight (`class_balanced_weights`). Class impressions do not: a net
-is surer of them than of images.
+When classes are added, there are validation images of the new ones only. A temperature fitted on these alone says
+nothing of what was forgotten, and then is far too low. What stands for the old classes are exemplars where a learner
+keeps them, and otherwise `moved_features`, each class with the same weight (`class_balanced_weights`). Class
+impressions do not: a net is surer of them than of images.
 """
 
 import math
