@@ -1,4 +1,10 @@
-"""Probabilities from a learner's scores: one temperature, and how far the probabilities are from what is observed."""
+"""Probabilities from a learner's scores: one temperature, and how far the probabilities are from what is observed.
+
+When classes are added, there are validation images of the new ones only. A temperature fitted on these alone says
+nothing of what was forgotten, and then is far too low. What stands for the old classes are exemplars where a learner
+keeps them, and otherwise `moved_features`, each class with the same weight (`class_balanced_weights`). Class
+impressions do not: a net is surer of them than of images.
+"""
 
 import math
 
@@ -57,6 +63,24 @@ def fit_temperature(scores: Tensor, labels: Tensor, weights: Tensor | None = Non
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) > 0 else (low, middle)
     return math.exp((low + high) / 2)
+
+
+def moved_features(features: Tensor, labels: Tensor, classes: range, means: Tensor) -> tuple[Tensor, Tensor]:
+    """Features that stand for images of old classes, [M · n_old, D], and their labels, int64 [M · n_old].
+
+    The features of new classes' images with the mean of their class replaced by that of each old class in turn
+    (FeTrIL, Petit et al., WACV 2023, which moves training features to train a classifier). They are kept within the
+    range of the features, so that those after a ReLU stay at or above 0.
+
+    Args:
+        features: [M, D] of images that were not trained on. labels: int64 [M] in `classes`, the new classes.
+        means: mean feature of every class, [n_old + n_new, D], old classes first, as they were when learned.
+    """
+    own = features.to(means)
+    residuals = own - means[labels]
+    moved = [(residuals + mean).clamp(min=own.min()) for mean in means[: classes.start]]
+    old = torch.arange(classes.start, device=labels.device)
+    return torch.cat([own[:0], *moved]).to(features), old.repeat_interleave(len(labels))
 
 
 def check(scores: Tensor, labels: Tensor, weights: Tensor) -> None:

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from ccsi.evaluation.calibration import class_balanced_weights, expected_calibration_error, fit_temperature
+from ccsi.evaluation.calibration import (
+    class_balanced_weights,
+    expected_calibration_error,
+    fit_temperature,
+    moved_features,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -144,3 +149,26 @@ def test_classes_weigh_the_same(labels):
     weights = class_balanced_weights(torch.tensor(labels)).numpy()
     sums = [weights[np.array(labels) == c].sum() for c in set(labels)]
     assert sums == pytest.approx([len(labels) / len(sums)] * len(sums))
+
+
+def test_moved_features_have_the_old_means():
+    generator = torch.Generator().manual_seed(0)
+    means = torch.rand(5, 6, generator=generator) * 10 - 5
+    labels = torch.tensor([3, 4, 4, 3, 3])
+    features = means[labels] + torch.randn(5, 6, generator=generator) - 20  # far from the range's lower end
+    means = means + 20
+    moved, old = moved_features(features, labels, range(3, 5), means)
+    assert old.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    expected = [features[i] - means[labels[i]] + means[c] for c in range(3) for i in range(5)]
+    torch.testing.assert_close(moved, torch.stack(expected).clamp(min=features.min()))
+
+
+def test_moved_features_stay_above_zero_after_a_relu():
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(8, 4, generator=generator).relu(), torch.tensor([1, 2] * 4)
+    moved, old = moved_features(features, labels, range(1, 3), torch.zeros(3, 4) + torch.arange(3)[:, None])
+    assert moved.min() >= 0
+    assert len(moved) == len(old) == 8
+    nothing, none = moved_features(features, labels - 1, range(2), torch.zeros(2, 4))
+    assert nothing.shape == (0, 4)
+    assert none.shape == (0,)

@@ -1,15 +1,27 @@
-"""Familiarity against the conformal p-value by counting, its guarantee, and energies against their bounds."""
+"""Familiarity against the conformal p-value by counting; distances against scipy's Gaussians; moments against loops."""
 
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import kstest
+from scipy.spatial.distance import mahalanobis
+from scipy.stats import kstest, multivariate_normal
 
-from ccsi.evaluation.familiarity import LEVELS, energy, familiarity, reference_quantiles
+from ccsi.evaluation import familiarity as module
+from ccsi.evaluation.familiarity import (
+    LEVELS,
+    ClassGaussians,
+    familiarity,
+    layer_moments,
+    reference_quantiles,
+    whitening,
+)
+from ccsi.models import IncrementalNet
+from ccsi.models.backbones import ccsi_small
 
 # few distinct values: ties
 values = st.lists(st.integers(-20, 20) | st.floats(-1e3, 1e3), min_size=1, max_size=300)
@@ -79,7 +91,93 @@ def test_one_image_a_class_and_none():
     assert familiarity(torch.empty(0), zeros(0), quantiles).shape == (0,)
 
 
-@given(st.lists(st.floats(-50, 50), min_size=1, max_size=5), st.floats(0.01, 100))
-def test_energy_is_between_the_maximum_and_that_of_equal_scores(row, temperature):
-    found = float(energy(torch.tensor([row], dtype=torch.float64), temperature))
-    assert max(row) - 1e-9 <= found <= max(row) + temperature * math.log(len(row)) + 1e-9
+def clusters(seed, n=80, d=5, classes=4):
+    """Vectors of classes with one covariance, and their labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    x = rng.normal(size=(classes, d))[labels] * 3 + rng.normal(size=(n, d)) @ rng.normal(size=(d, d))
+    return torch.from_numpy(x), torch.from_numpy(labels)
+
+
+@given(st.integers(0, 10**6))
+def test_relative_distances_are_ratios_of_scipys_gaussians(seed):
+    x, labels = clusters(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.whitening, "__defaults__", (0.0,))
+        found = ClassGaussians.empty(5).extended(x, labels, range(4)).relative_distances(x)
+    means = np.stack([x[labels == c].numpy().mean(0) for c in range(4)])
+    within = np.cov((x - torch.from_numpy(means)[labels]).numpy().T, bias=True)
+    total = within + np.cov(means.T, bias=True)
+    difference = np.linalg.slogdet(total)[1] - np.linalg.slogdet(within)[1]
+    everything = multivariate_normal(means.mean(0), total, allow_singular=True).logpdf(x)
+    for c, mean in enumerate(means):
+        own = multivariate_normal(mean, within, allow_singular=True).logpdf(x)
+        assert found[:, c].numpy() == pytest.approx(-2 * (own - everything) + difference, rel=1e-6, abs=1e-6)
+
+
+@given(st.integers(0, 10**6), st.floats(0.01, 0.99))
+def test_whitening_is_scipys_mahalanobis_distance_with_shrunk_correlations(seed, shrinkage):
+    x, _ = clusters(seed, n=12)
+    covariance = np.cov(x.numpy().T)
+    shrunk = (1 - shrinkage) * covariance + shrinkage * np.diag(np.diag(covariance))
+    found = (x @ whitening(torch.from_numpy(covariance), shrinkage)).norm(dim=1)
+    inverse = np.linalg.inv(shrunk)
+    assert found.numpy() == pytest.approx([mahalanobis(row, np.zeros(5), inverse) for row in x.numpy()])
+
+
+@given(st.integers(0, 10**6))
+def test_classes_added_one_task_after_the_other_are_those_added_at_once(seed):
+    x, labels = clusters(seed)
+    after_first = ClassGaussians.empty(5).extended(x[labels < 1], labels[labels < 1], range(1))
+    later = labels >= 1
+    found = after_first.extended(x[later], labels[later], range(1, 4))
+    for one, other in zip(astuple(found), astuple(ClassGaussians.empty(5).extended(x, labels, range(4))), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@given(st.integers(0, 10**6), st.floats(0.01, 100), st.floats(-10, 10))
+def test_distances_do_not_depend_on_the_units(seed, factor, offset):
+    x, labels = clusters(seed)
+    factors = torch.tensor([factor, 1, 1, 1, 1])
+    plain, scaled = (ClassGaussians.empty(5).extended(v, labels, range(4)) for v in (x, x * factors + offset))
+    torch.testing.assert_close(scaled.relative_distances(x * factors + offset), plain.relative_distances(x))
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_one_image_a_class_and_constant_numbers_have_finite_distances(classes):
+    x = torch.randn(classes, 6, generator=torch.Generator().manual_seed(0)).double()
+    x[:, 0] = 3
+    found = ClassGaussians.empty(6).extended(x, torch.arange(classes), range(classes)).relative_distances(x + 1)
+    assert found.shape == (classes, classes)
+    assert found.isfinite().all()
+
+
+def test_what_is_far_from_every_class_is_unfamiliar():
+    x, labels = clusters(0, n=2000)
+    gaussians = ClassGaussians.empty(5).extended(x[:1000], labels[:1000], range(4))
+    quantiles = reference_quantiles(gaussians.nearest(x[1000:])[0], labels[1000:], range(4))
+    assert familiarity(*gaussians.nearest(x[1000:]), quantiles).mean() > 40
+    assert familiarity(*gaussians.nearest(x[1000:] + 200), quantiles).max() <= 1
+
+
+@pytest.mark.parametrize(("norm", "side"), [("cn", 28), ("batch", 9)])
+def test_layer_moments_are_those_of_each_layers_groups(norm, side):
+    generator = torch.Generator().manual_seed(0)
+    net = IncrementalNet(ccsi_small(in_channels=3, generator=generator, norm=norm))
+    images = torch.randint(0, 256, (5, 3, side, side), generator=generator, dtype=torch.uint8)
+    found, taps = layer_moments(net, images, batch_size=2), []
+    with torch.no_grad():
+        net.eval().features(images.float() / 255, taps)
+    assert found.shape == (5, 144)
+    for number, tap in enumerate(taps):
+        for group, part in enumerate(tap.input.double().chunk(8, 1)):
+            own = part.flatten(1)
+            torch.testing.assert_close(found[:, 16 * number + group], own.mean(1), atol=1e-5, rtol=1e-4)
+            log_variance = (own.var(1, correction=0) + 1e-8).log()
+            torch.testing.assert_close(found[:, 16 * number + 8 + group], log_variance, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("value", "labels"), [(0.0, [0, 0]), (math.nan, [0, 1]), (0.0, [0, 2])])
+def test_what_gaussians_refuse(value, labels):
+    with pytest.raises(ValueError, match="finite"):
+        ClassGaussians.empty(3).extended(torch.full((2, 3), value), torch.tensor(labels), range(2))
