@@ -92,5 +92,5 @@ class PASS(NetLearner):
         noise = torch.randn(whole, self.means.shape[1], generator=draws)[part].to(self.means)
         return self.means[classes] + self.radius * noise, classes
 
-    def scores(self, images: Tensor) -> Tensor:
-        return super().scores(images)[:, ::TURNS]
+    def classify_features(self, features: Tensor) -> Tensor:
+        return super().classify_features(features)[:, ::TURNS]

@@ -21,7 +21,10 @@ KINDS = {
     "feature-label correlation": "sums of features over the images of each class",
     "Fisher information": "how much each weight matters for old classes",
     "synaptic importance": "how much each weight mattered during training",
-    "score quantiles": "100 quantiles of each class's scores on val, for `familiarity`",
+    "familiarity means": "mean and variance of channel groups in all layers, averaged over each class's images",
+    "familiarity scatter": "sums of products of these, over all images",
+    "familiarity quantiles": "100 quantiles of each class's distances on val",
+    "calibration features": "the mean of the network's features over a class's images, when it was learned",
 }
 """What a kind of stored data is, in words."""
 
@@ -136,10 +139,10 @@ def evaluation(record: ModelRecord) -> Iterator[str]:
         yield from forgetting(record.tasks)
     yield (
         f"Probabilities are softmax(scores / {record.temperature:.4g}); the temperature was fitted on val of the last "
-        "task. Expected calibration error (15 bins, %), without and with it:"
+        "task, and on what stands for old classes. Expected calibration error (15 bins, %), without and with it:"
     )
-    errors = enumerate(record.tasks[-1].calibration, start=1)
-    cells = [calibration_cells(one, k == len(record.tasks)) for k, one in errors]
+    errors = record.tasks[-1].calibration
+    cells = [calibration_cells(one) for one in errors]
     yield table(["task", "measured on", "images", "without", "with"], cells)
 
 
@@ -169,20 +172,18 @@ def shown_cells(task: int, shown: Shown) -> list[str]:
     return [str(task), f"{shown.images:,}", *map(percent, (shown.old_before, shown.old_after, shown.new_after))]
 
 
-def calibration_cells(one: Calibration, newest: bool) -> list[str]:
+def calibration_cells(one: Calibration) -> list[str]:
     """A row of the calibration errors."""
-    on = one.measured_on or "not measured: nothing of its images is kept"
-    if not newest and one.measured_on:
-        on += {"impressions": " (synthesized by the model)", "exemplars": " (trained on)"}.get(one.measured_on, "")
+    notes = {"exemplars": " (real images that it was trained on)"}
+    notes["kept statistics"] = " (features of new images, moved to the mean features of these classes)"
+    on = one.measured_on + notes.get(one.measured_on, "")
     return [str(one.task), on, f"{one.images:,}", percent(one.before), percent(one.after)]
 
 
 def holdings(record: ModelRecord) -> Iterator[str]:
     """What is derived from real images, by kind and bytes."""
-    n = len(record.class_names)
-    items = [(item.kind, item.count, item.bytes) for item in record.tasks[-1].stored]
-    items.append(("score quantiles", n, 8 * 100 * n))
-    rows = [(md(kind), f"{count:,}", f"{size:,}", KINDS.get(kind, "")) for kind, count, size in items]
+    items = [*record.tasks[-1].stored, *record.reference]
+    rows = [(md(item.kind), f"{item.count:,}", f"{item.bytes:,}", KINDS.get(item.kind, "")) for item in items]
     yield table(["kind", "number", "bytes", "what it is"], rows)
     yield (
         "The weights of the network were trained on real images, too. Of a class with very few images, a mean shows "
@@ -222,6 +223,7 @@ def news(record: ModelRecord, out: str) -> str:
         lines.append("forgetting was not measured: no image of an old class was shown (evaluate.data=FOLDER)")
     kept, size = exemplars(record)
     held = [f"{item.kind} ({item.bytes:,} bytes)" for item in task.stored if item.kind != "exemplars"]
-    lines.append(f"real images in the folder: {kept:,}{f' ({size:,} bytes)' if kept else ''}"
-                 f"; derived from real images: {', '.join(held) or 'nothing'}, score quantiles")  # fmt: skip
+    held.append(f"for familiarity and calibration {sum(item.bytes for item in record.reference):,} bytes")
+    in_bytes = f" ({size:,} bytes)" if kept else ""
+    lines.append(f"real images in the folder: {kept:,}{in_bytes}; derived from real images: {', '.join(held)}")
     return "\n".join(line for text in lines for line in wrap(text, 80, subsequent_indent="  "))

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from ccsi.config import flat
 from ccsi.data import Dataset, Labelled
 from ccsi.data.input import InputFormat
 from ccsi.distributed import ProcessGroup
-from ccsi.evaluation.familiarity import energy, reference_quantiles
 from ccsi.experiment.checkpoint import sha256_of
 from ccsi.experiment.environment import hardware, versions
 from ccsi.experiment.tasks import RunSession
@@ -29,6 +27,7 @@ from ccsi.learners.base import NetLearner
 from ccsi.model.classes import counts_of
 from ccsi.model.measure import accuracy, figures_of, measure_calibration, score
 from ccsi.model.record import SCHEMA, Figures, ModelRecord, Shown, StoredRecord, TaskRecord
+from ccsi.model.reference import reference_of
 from ccsi.model.snapshot import Snapshot
 from ccsi.tracking.files import NAME as METRICS
 
@@ -51,18 +50,17 @@ class Learned:
 def conclude(learned: Learned, old: Snapshot | None, form: InputFormat) -> Snapshot:
     """The new model: what was learned, and the record of the old one with this task."""
     learner, data = learned.learner, learned.data
-    n_old, made = len(old.class_names) if old is not None else 0, made_impressions(learned)
+    n_old = len(old.class_names) if old is not None else 0
     names = (*(old.class_names if old is not None else ()), *data.class_names)
-    val, test = (score(learner, Labelled(part.images, part.labels + n_old)) for part in (data.val, data.test))
-    ends = [0, *(head.stop for head in learner.heads)]
-    temperature, calibration = measure_calibration(learner, val, [range(*pair) for pair in pairwise(ends)], made)
     classes = range(n_old, len(names))
-    own = figures_of(val, classes)
+    train, val, test = (Labelled(part.images, part.labels + n_old) for part in (data.train, data.val, data.test))
+    net = learner.net if old is None else old.learner.net
+    reference = reference_of(learner, train, val, classes, None if old is None else old.reference, net)
+    scored = score(learner, val)
+    temperature, calibration = measure_calibration(learner, val, scored, reference.features)
+    own = figures_of(scored, classes)
     assert own is not None  # `check_counts`: each class has an image in val
-    quantiles = reference_quantiles(energy(val.scores, 1.0), val.labels, classes)
-    quantiles = quantiles if old is None else torch.cat([old.quantiles, quantiles])
-    config = kept_config(learned.config)
-    task = task_record(learned, old, own, figures_of(test, classes))
+    task = task_record(learned, old, own, figures_of(score(learner, test), classes))
     task = dataclasses.replace(task, calibration=calibration, shown=shown_figures(learned, old))
     record = ModelRecord(
         schema=SCHEMA,
@@ -74,20 +72,11 @@ def conclude(learned: Learned, old: Snapshot | None, form: InputFormat) -> Snaps
         class_names=list(names),
         input=form,
         temperature=temperature,
-        config=config,
+        reference=reference.stored(),
+        config=kept_config(learned.config),
         tasks=[*(old.record.tasks if old is not None else []), task],
     )
-    return Snapshot(record, learner, quantiles, pictures(learned, names) if learned.config["report"] else {})
-
-
-def made_impressions(learned: Learned) -> Labelled | None:
-    """The impressions of this task; after a resume from its end, those in the work folder. None if there are none."""
-    made: Labelled | None = getattr(learned.learner, "impressions", None)
-    path = learned.session.folder / "impressions" / f"task{len(learned.learner.heads)}.npz"
-    if made is not None or not path.exists():
-        return made
-    images, labels = map(torch.from_numpy, load_images(path))
-    return Labelled(images, labels)
+    return Snapshot(record, learner, reference, pictures(learned, names) if learned.config["report"] else {})
 
 
 def task_record(learned: Learned, old: Snapshot | None, val: Figures, test: Figures | None) -> TaskRecord:

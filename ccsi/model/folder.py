@@ -22,15 +22,14 @@ from ccsi.io.text import printable
 from ccsi.learners.base import NetLearner
 from ccsi.model.method import NET, method_of, restore, tensors_of
 from ccsi.model.record import LONGEST, FileRecord, ModelRecord, parse_record
+from ccsi.model.reference import PREFIX, Reference, read_reference
 
 MODEL_JSON, CARD = "model.json", "MODEL_CARD.md"
-WEIGHTS, MEMORY = "weights.safetensors", "memory.safetensors"
-QUANTILES = "familiarity"
-"""Name of a tensor in MEMORY: see `ccsi.evaluation.familiarity`."""
+WEIGHTS, MEMORY, REFERENCE = "weights.safetensors", "memory.safetensors", "familiarity.safetensors"
 COPY = "expected the folder as ccsi wrote it; put back a good copy"
 
 
-def model_files(record: ModelRecord, learner: NetLearner, quantiles: Tensor) -> tuple[ModelRecord, dict[str, bytes]]:
+def model_files(record: ModelRecord, learner: NetLearner, reference: Reference) -> tuple[ModelRecord, dict[str, bytes]]:
     """The record, with what it says of its files, and the content of these files and of model.json, by name."""
     from safetensors.torch import save
 
@@ -38,7 +37,8 @@ def model_files(record: ModelRecord, learner: NetLearner, quantiles: Tensor) -> 
     check_no_images(learner, tensors)
     parts = {
         WEIGHTS: {name: value for name, value in tensors.items() if name.startswith(NET)},
-        MEMORY: {name: value for name, value in tensors.items() if not name.startswith(NET)} | {QUANTILES: quantiles},
+        MEMORY: {name: value for name, value in tensors.items() if not name.startswith(NET)},
+        REFERENCE: reference.tensors(),
     }
     files = {name: save(dict(sorted(part.items()))) for name, part in parts.items()}
     listed = {name: FileRecord(len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()}
@@ -94,8 +94,8 @@ def read_record(path: str | Path) -> ModelRecord:
         return parse_record(read_bytes(folder / MODEL_JSON, LONGEST), folder / MODEL_JSON)
 
 
-def read_folder(path: str | Path, device: torch.device) -> tuple[ModelRecord, NetLearner, Tensor]:
-    """The record, the learner and the familiarity's quantiles [n, Q] of a model folder. Nothing in it is executed.
+def read_folder(path: str | Path, device: torch.device) -> tuple[ModelRecord, NetLearner, Reference]:
+    """The record, the learner and the reference of a model folder. Nothing in it is executed.
 
     Raises:
         UserError: it is incomplete, damaged, edited, of a newer version, or names code that is not trusted.
@@ -105,13 +105,12 @@ def read_folder(path: str | Path, device: torch.device) -> tuple[ModelRecord, Ne
     tensors = read_tensors(folder, record)
     with memory_as_user_error(), described(folder):
         learner = method_of(record.config).make(record.input.channels, device)
-        quantiles = tensors.pop(QUANTILES, None)
+        of_reference = {name: tensors.pop(name) for name in [*tensors] if name.startswith(PREFIX)}
         restore(learner, tensors, record.sizes, printable(folder))
-    if quantiles is None or quantiles.ndim != 2 or len(quantiles) != len(record.class_names):
-        raise UserError(f"{printable(folder)}: {QUANTILES} is missing or not of all classes; {COPY}.")
+        reference = read_reference(of_reference, learner, printable(folder))
     if record.learner != learner.name or record.tasks[-1].weights_sha256 != sha256_of(learner.net.state_dict()):
         raise UserError(f"{printable(folder)}: its weights are not those that {MODEL_JSON} describes; {COPY}.")
-    return record, learner, quantiles
+    return record, learner, reference
 
 
 def read_tensors(folder: Path, record: ModelRecord) -> dict[str, Tensor]:
@@ -120,8 +119,9 @@ def read_tensors(folder: Path, record: ModelRecord) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     tensors: dict[str, Tensor] = {}
-    if record.files.keys() != {WEIGHTS, MEMORY}:
-        raise UserError(f"{printable(folder / MODEL_JSON)} does not name {WEIGHTS} and {MEMORY}; {COPY}.")
+    if record.files.keys() != {WEIGHTS, MEMORY, REFERENCE}:
+        names = f"{WEIGHTS}, {MEMORY} and {REFERENCE}"
+        raise UserError(f"{printable(folder / MODEL_JSON)} does not name {names}; {COPY}.")
     for name, expected in record.files.items():
         path = folder / name
         with reading(path):

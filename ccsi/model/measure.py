@@ -8,9 +8,13 @@ from torch import Tensor
 
 from ccsi.data import Labelled
 from ccsi.evaluation import metrics
-from ccsi.evaluation.calibration import class_balanced_weights, expected_calibration_error, fit_temperature
+from ccsi.evaluation.calibration import (
+    class_balanced_weights,
+    expected_calibration_error,
+    fit_temperature,
+    moved_features,
+)
 from ccsi.evaluation.evaluator import log_odds, score_images
-from ccsi.evaluation.familiarity import energy, familiarity
 from ccsi.learners.base import NetLearner
 from ccsi.learners.replay import ReplayLearner
 from ccsi.model.record import Calibration, Figures
@@ -67,44 +71,43 @@ def accuracy(scored: Scored) -> float | None:
     return float((scored.scores.argmax(1) == scored.labels).double().mean()) if len(scored) else None
 
 
-def old_images(learner: NetLearner, impressions: Labelled | None) -> tuple[Labelled | None, str]:
-    """Images of old classes to measure on, and what they are: impressions, exemplars, or none ("")."""
-    if impressions is not None:
-        return Labelled(impressions.images.cpu(), impressions.labels.cpu()), "impressions"
-    if isinstance(learner, ReplayLearner) and len(learner.kept_labels):
-        return Labelled(learner.kept_images.cpu(), learner.kept_labels.cpu()), "exemplars"
-    return None, ""
+def stand_ins(learner: NetLearner, val: Labelled, classes: range, means: Tensor) -> tuple[Scored, str]:
+    """Scores that stand for images of old classes, and what they are of: exemplars, or `moved_features`.
+
+    Args:
+        val: images of the new `classes`. means: mean feature of each class, old ones first.
+    """
+    if isinstance(learner, ReplayLearner):
+        return score(learner, Labelled(learner.kept_images.cpu(), learner.kept_labels.cpu())).of(
+            range(classes.start)
+        ), "exemplars"
+    features = learner.features(val.images.to(learner.device))
+    moved, labels = moved_features(features, val.labels.to(features.device), classes, means.to(features.device))
+    with torch.no_grad():
+        scores = learner.classify_features(moved).double().cpu()
+    return Scored(scores, labels.cpu()), "kept statistics"
 
 
 def measure_calibration(
-    learner: NetLearner, val: Scored, tasks: list[range], impressions: Labelled | None
+    learner: NetLearner, part: Labelled, val: Scored, means: Tensor
 ) -> tuple[float, list[Calibration]]:
-    """The temperature, fitted on val of the last task, and the calibration error of each task.
+    """The temperature, and the calibration error of each task.
 
-    Old classes are measured on impressions or exemplars, where the learner has any.
+    It is fitted on val of the last task's classes and on what stands for the old ones, each class with the same weight.
 
     Args:
-        val: of the last task's classes. tasks: the classes of each. impressions: those made for the last task.
+        part, val: images of the last task, and their scores. means: mean feature of each class.
     """
-    temperature = fit_temperature(val.scores, val.labels, class_balanced_weights(val.labels))
-    others, kind = old_images(learner, impressions)
-    old = None if others is None else score(learner, others)
+    *old_tasks, newest = learner.heads
+    whole, kind = val, ""
+    if old_tasks:
+        old, kind = stand_ins(learner, part, newest, means)
+        whole = Scored(torch.cat([val.scores, old.scores]), torch.cat([val.labels, old.labels]))
+    temperature = fit_temperature(whole.scores, whole.labels, class_balanced_weights(whole.labels))
     found = []
-    for number, classes in enumerate(tasks, start=1):
-        newest = number == len(tasks)
-        own = val if newest else old.of(classes) if old is not None else None
-        errors: list[float | None] = [None, None]
-        if own is not None and len(own):
+    for number, classes in enumerate(learner.heads, start=1):
+        own, errors = whole.of(classes), list[float | None]([None, None])
+        if len(own):
             errors = [expected_calibration_error((own.scores / t).softmax(1), own.labels) for t in (1.0, temperature)]
-        n = len(own) if own is not None else 0
-        found.append(Calibration(number, ("val" if newest else kind) if n else "", n, *errors))
+        found.append(Calibration(number, "val" if classes == newest else kind, len(own), *errors))
     return temperature, found
-
-
-def familiarity_of(learner: NetLearner, quantiles: Tensor, images: Tensor, scores: Tensor) -> Tensor:
-    """How familiar images are, float64 [N] in [0, 100]; see `ccsi.evaluation.familiarity`.
-
-    Args:
-        quantiles: of the model. images: uint8 [N, C, S, S]. scores: float64 [N, n], the learner's.
-    """
-    return familiarity(energy(scores, 1.0), scores.argmax(1), quantiles)

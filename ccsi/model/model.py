@@ -123,7 +123,7 @@ def load(path: str | Path, device: DeviceName = "auto") -> Model:
 
 def model_of(snapshot: Snapshot) -> Model:
     """A model of its parts."""
-    return Model(snapshot.record, snapshot.learner, snapshot.quantiles, snapshot.pictures)
+    return Model(snapshot.record, snapshot.learner, snapshot.reference, snapshot.pictures)
 
 
 def learned(

@@ -17,8 +17,10 @@ from ccsi.data.stream import Batch, ImageStream
 from ccsi.errors import UserError
 from ccsi.io.atomic import replacing
 from ccsi.io.text import printable
-from ccsi.model.measure import familiarity_of, score
+from ccsi.model.measure import score
+from ccsi.model.reference import familiarity_of, first_net
 from ccsi.model.snapshot import Snapshot
+from ccsi.models import IncrementalNet
 from ccsi.tracking.console import terminal
 
 UNFAMILIAR = 5.0
@@ -51,19 +53,20 @@ class Predictions:
         return [None if i in self.errors else self.class_names[c] for i, c in enumerate(best)]
 
 
-def predict_batch(model: Snapshot, batch: Batch) -> Predictions:
-    """What a model says of one batch."""
+def predict_batch(model: Snapshot, first: IncrementalNet, batch: Batch) -> Predictions:
+    """What a model says of one batch; first: the net of its first task."""
     n, read = len(batch.names), [i for i in range(len(batch.names)) if i not in batch.errors]
     scores = score(model.learner, Labelled(batch.images, torch.zeros(len(read), dtype=torch.int64))).scores
     probabilities, familiar = np.full((n, len(model.class_names)), np.nan), np.full(n, np.nan)
     probabilities[read] = (scores / model.record.temperature).softmax(1).numpy()
-    familiar[read] = familiarity_of(model.learner, model.quantiles, batch.images, scores).numpy()
+    familiar[read] = familiarity_of(first, model.reference, batch.images.to(model.learner.device)).numpy()
     return Predictions(batch.names, model.class_names, probabilities, familiar, dict(batch.errors))
 
 
 def predict_all(model: Snapshot, stream: ImageStream) -> Predictions:
     """What a model says of all images of a stream."""
-    parts = [predict_batch(model, batch) for batch in stream]
+    first = first_net(model.learner, model.reference.backbone)
+    parts = [predict_batch(model, first, batch) for batch in stream]
     errors, start = dict[int, str](), 0
     for part in parts:
         errors |= {start + i: text for i, text in part.errors.items()}
@@ -138,6 +141,7 @@ def write_table(model: Snapshot, stream: ImageStream, path: Path, top: int) -> T
         UserError: the file cannot be written, or the source cannot be read any more.
     """
     tally, top = Tally(), min(top, len(model.class_names))
+    first = first_net(model.learner, model.reference.backbone)
     columns = TextColumn("predict"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     err = terminal(stderr=True)
     try:
@@ -145,7 +149,7 @@ def write_table(model: Snapshot, stream: ImageStream, path: Path, top: int) -> T
             task = bar.add_task("predict", total=stream.total)
             file.write(csv_text([header(top)]))
             for batch in stream:
-                predictions = predict_batch(model, batch)
+                predictions = predict_batch(model, first, batch)
                 tally.add(predictions, batch)
                 file.write(csv_text(rows(predictions, top)))
                 bar.advance(task, len(batch.names))

@@ -46,7 +46,8 @@ class Calibration:
     """How far a task's probabilities are from the share of correct answers.
 
     Attributes:
-        task: 1-based. measured_on: `val`, `impressions`, `exemplars`, or "" where there was nothing to measure on.
+        task: 1-based. measured_on: `val`; of old classes `exemplars`, or `kept statistics`: features of new images,
+            moved to the mean features of old classes.
         images: how many. before, after: expected calibration error without and with the temperature.
     """
 
@@ -133,6 +134,7 @@ class ModelRecord:
         parameters: of the network. pretrained: the weights that it started from; "" for a random start.
         input: how a stored image becomes the network's input, uint8, which is divided by 255.
         temperature: probabilities are softmax(scores / temperature).
+        reference: what `ccsi.model.reference` keeps that is derived from real images.
         config: the nodes `model`, `learner`, `training` and `dataset` of the configuration, and seed, threads, device.
         files: those with the tensors.
     """
@@ -146,6 +148,7 @@ class ModelRecord:
     class_names: list[str]
     input: InputFormat
     temperature: Positive
+    reference: list[StoredRecord]
     config: dict[str, Any]
     tasks: list[TaskRecord]
     files: dict[str, FileRecord] = field(default_factory=dict)

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor
-
 from ccsi.experiment.environment import DeviceName, torch_device
 from ccsi.io.paths import absolute
 from ccsi.learners.base import NetLearner
 from ccsi.model.card import card_text
 from ccsi.model.folder import CARD, model_files, read_folder, write_folder
 from ccsi.model.record import ModelRecord
+from ccsi.model.reference import Reference
 
 
 @dataclass(eq=False)
@@ -20,13 +19,13 @@ class Snapshot:
 
     Attributes:
         record: what model.json says. learner: the method, which has learned all tasks.
-        quantiles: of val images' energy, float64 [n_classes, 100] (see `ccsi.evaluation.familiarity`).
+        reference: what is kept of each class for familiarity and calibration.
         pictures: files to save beside the model, by name.
     """
 
     record: ModelRecord
     learner: NetLearner
-    quantiles: Tensor
+    reference: Reference
     pictures: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
@@ -36,7 +35,7 @@ class Snapshot:
 
     def save(self, path: str | Path) -> None:
         """Write the model to a new folder, whole or not at all; UserError if there is something already."""
-        self.record, files = model_files(self.record, self.learner, self.quantiles)
+        self.record, files = model_files(self.record, self.learner, self.reference)
         write_folder(absolute(path, "out"), {**files, CARD: card_text(self.record).encode(), **self.pictures})
 
 
