@@ -163,12 +163,16 @@ def labelled_images(source: Source, split: str | None, class_names: Sequence[str
     data = source.load(optional=SPLITS)
     if split is None:
         split = "all" if {"val", "test"} <= set(data.origin.drawn) else "test"
-    numbers = positions(data, class_names)
-    parts = [getattr(data, one) for one in (SPLITS if split == "all" else (split,))]
-    labels = torch.cat([part.labels for part in parts])
-    if not len(labels):
+    part, numbers = images_of(data, split), positions(data, class_names)
+    if not len(part):
         raise UserError(f"{data.name}: {split} has no image; expected labelled ones of classes that the model knows.")
-    return Labelled(torch.cat([part.images for part in parts]), numbers[labels]), split
+    return Labelled(part.images, numbers[part.labels]), split
+
+
+def images_of(data: Dataset, split: str) -> Labelled:
+    """The images of a split, or of all."""
+    parts = [getattr(data, one) for one in (SPLITS if split == "all" else (split,))]
+    return Labelled(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
 
 
 def positions(data: Dataset, class_names: Sequence[str]) -> torch.Tensor:

@@ -9,13 +9,13 @@ from textwrap import fill
 from typing import Literal
 
 from ccsi.checks import PositiveInt
-from ccsi.data.stream import open_images
 from ccsi.errors import UserError
 from ccsi.experiment.environment import DeviceName, set_up_torch
 from ccsi.io.atomic import write_atomically
 from ccsi.io.paths import absolute
 from ccsi.io.text import printable
 from ccsi.model.evaluate import show_evaluation
+from ccsi.model.learning import image_stream
 from ccsi.model.model import Model, load
 from ccsi.model.predict import write_table
 
@@ -68,7 +68,7 @@ def predict_images(
     """Write what a model says of each image to a .csv file; see `ccsi.model.predict`."""
     path = new_file(out, (".csv",))
     model = open_model(model_folder, device, threads)
-    stream = open_images(images, model.record.input, batch)
+    stream = image_stream(images, model.record.input, batch)
     began = time.monotonic()
     tally = write_table(model, stream, path, top)
     seconds = time.monotonic() - began

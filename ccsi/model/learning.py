@@ -14,9 +14,11 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic does not accept typing.TypedDict before Python 3.12
 
 from ccsi.checks import NonNegative, PositiveInt, Seed
-from ccsi.config import shown
+from ccsi.config import build, choices, load, shown
 from ccsi.data import Dataset, Folder, Labelled, Npz, Source
+from ccsi.data.dataset import SPLITS
 from ccsi.data.input import InputFormat
+from ccsi.data.stream import ImageStream, open_images
 from ccsi.distributed import ProcessGroup
 from ccsi.errors import UserError, memory_as_user_error
 from ccsi.experiment.checkpoint import Checkpoints
@@ -26,7 +28,7 @@ from ccsi.experiment.folder import lock_run_dir
 from ccsi.experiment.tasks import LearnerFactory, RunSession, Setup, learn_all
 from ccsi.io.paths import absolute, expand, is_folder
 from ccsi.learners.base import ModelFactory, NetLearner
-from ccsi.model.classes import NewImages, appended, counts_of, labelled_images, read_new_classes
+from ccsi.model.classes import NewImages, appended, counts_of, images_of, labelled_images, read_new_classes
 from ccsi.model.conclude import Learned, changed, conclude
 from ccsi.model.folder import check_new
 from ccsi.model.method import Method, check_extensible, restore, tensors_of
@@ -205,9 +207,15 @@ def input_format(data: Dataset, old: Snapshot | None, fit: Literal["pad", "resiz
     return InputFormat(size, fit, 1 if channels == 1 else 3, {**data.origin.ranges})
 
 
-def labelled_source(path: str | Path, form: InputFormat) -> Source:
-    """What reads labelled images for a model: a folder with one sub-folder a class, or an .npz file."""
-    where = expand(path, "FOLDER")
+def labelled_source(images: str | Path, form: InputFormat) -> Source:
+    """What reads labelled images for a model: a folder with one sub-folder a class, an .npz file, or a data set's name."""
+    where = expand(images, "FOLDER")
+    same = {"size": form.size, "fit": form.fit, "channels": form.channels}
+    if not where.exists() and str(images) in choices("dataset"):
+        source: Source = build(
+            load([f"dataset={images}", *(f"dataset.{key}={value}" for key, value in same.items())])["dataset"]
+        )
+        return source
     if where.suffix.lower() == ".npz" and not is_folder(where, "FOLDER"):
         return Npz(name=where.name, path=str(where), size=form.size, fit=form.fit, channels=form.channels)
     ranges = {kind: [*bounds] for kind, bounds in form.ranges.items()} or None
@@ -221,3 +229,11 @@ def labelled_source(path: str | Path, form: InputFormat) -> Source:
         nested=True,
         draw="by_class",
     )
+
+
+def image_stream(images: str | Path, form: InputFormat, batch: int = 256, split: str | None = None) -> ImageStream:
+    """The images of a folder, an image file, an .npz file, or the test images of a data set, by its name."""
+    if not expand(images, "FOLDER").exists() and str(images) in choices("dataset"):
+        part = images_of(labelled_source(images, form).load(optional=SPLITS), split or "test")
+        return open_images(part.images, form, batch)
+    return open_images(images, form, batch, split)

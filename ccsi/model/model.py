@@ -19,7 +19,7 @@ from ccsi.model.card import card_text
 from ccsi.model.classes import Arrays, labelled_images
 from ccsi.model.compose import alone, extend_config, fit_config
 from ccsi.model.evaluate import Evaluation, evaluate_labelled
-from ccsi.model.learning import Learning, labelled_source
+from ccsi.model.learning import Learning, image_stream, labelled_source
 from ccsi.model.predict import Predictions, predict_all
 from ccsi.model.snapshot import Snapshot, read_snapshot
 
@@ -52,8 +52,10 @@ class Model(Snapshot):
         Args:
             images: a folder of any depth, an image file, an .npz file, or images in memory. split: of an .npz file.
         """
-        source = images if isinstance(images, str | Path | Tensor) else as_array(images)
-        return predict_all(self, open_images(source, self.record.input, split=split))
+        form = self.record.input
+        if isinstance(images, str | Path):
+            return predict_all(self, image_stream(images, form, split=split))
+        return predict_all(self, open_images(images if isinstance(images, Tensor) else as_array(images), form))
 
     def evaluate(
         self,
