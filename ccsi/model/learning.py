@@ -208,7 +208,7 @@ def input_format(data: Dataset, old: Snapshot | None, fit: Literal["pad", "resiz
 
 
 def labelled_source(images: str | Path, form: InputFormat) -> Source:
-    """What reads labelled images for a model: a folder with one sub-folder a class, an .npz file, or a data set's name."""
+    """What reads labelled images: a folder with one sub-folder a class, an .npz file, or a data set by its name."""
     where = expand(images, "FOLDER")
     same = {"size": form.size, "fit": form.fit, "channels": form.channels}
     if not where.exists() and str(images) in choices("dataset"):
