@@ -1,0 +1,1 @@
+"""A learned model taken out of its run: files that other programs read."""
