@@ -61,7 +61,7 @@ def predict_images(
     images: str,
     out: str,
     top: PositiveInt = 3,
-    batch: PositiveInt = 256,
+    batch: PositiveInt = 64,
     device: DeviceName = "auto",
     threads: PositiveInt | None = None,
 ) -> None:
