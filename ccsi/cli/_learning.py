@@ -12,11 +12,11 @@ def learn(composed: Mapping[str, Any], old_folder: str | None) -> None:
     from ccsi.io.paths import absolute
     from ccsi.model import load
     from ccsi.model.card import news
-    from ccsi.model.compose import alone
+    from ccsi.model.compose import in_process
     from ccsi.model.folder import check_new, read_record
 
     if composed["workers"] == 1:
-        learning = build(alone(dict(composed)))()
+        learning = build(in_process(dict(composed)))()
         learning.learn(None if old_folder is None else load(old_folder, composed["device"]))
     else:
         from ccsi.sweep.train import learn_shared

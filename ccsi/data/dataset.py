@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -16,12 +16,12 @@ from annotated_types import Gt, Lt
 from torch import Tensor
 
 from ccsi.checks import Pixels, PositiveInt
+from ccsi.data.draw import Draw, first_of_each_class
 from ccsi.data.fit import StoredImages, channels_of, chunks_of, fit_into
 from ccsi.errors import UserError
 from ccsi.io.text import printable
 
 SPLITS = ("train", "val", "test")
-Draw = Literal["by_class", "together"]
 OpenShare = Annotated[float, Gt(0), Lt(1)]
 """A fraction of each class: (0, 1)."""
 NAMED = 5
@@ -182,7 +182,7 @@ class Source(ABC):
         if not any(len(raw.labels) for raw in contents.splits.values()):
             raise UserError(f"{self.name} has no image; expected some of each class.")
         if self.max_per_class is not None:
-            contents.splits["train"] = first_of_each_class(train, self.max_per_class, self.draw)
+            contents.splits["train"] = train[first_of_each_class(train.labels, self.max_per_class, self.draw)]
             seen.left_out = len(train.labels) - len(contents.splits["train"].labels)
         splits, class_names, origin = self.prepare(contents)
         stored = {channels_of(raw.images) for raw in splits.values()}
@@ -214,13 +214,13 @@ class Source(ABC):
         """
         images, at = torch.empty(len(raw.labels), *shape, dtype=torch.uint8), 0
         is_sorted = bool((order[:-1] < order[1:]).all())
-        places = torch.from_numpy(np.argsort(order))
+        targets = torch.from_numpy(np.argsort(order))
         names = raw.images.names if isinstance(raw.images, StoredImages) else ()
         for chunk in chunks_of(raw.images):
             fitted = images[at : at + len(chunk)] if is_sorted else images.new_empty(len(chunk), *shape)
             fit_into(fitted, chunk, self.fit, names[at] if names else f"{self.name} ({split})")
             if not is_sorted:
-                images[places[at : at + len(chunk)]] = fitted
+                images[targets[at : at + len(chunk)]] = fitted
             seen.shapes.add((chunk.shape[1], chunk.shape[2]))
             pixels = chunk.reshape(len(chunk), chunk.shape[1] * chunk.shape[2], -1)
             for i in np.flatnonzero((pixels == pixels[:, :1]).all(axis=(1, 2))).tolist():
@@ -316,45 +316,3 @@ def check_labels(
     empty = np.setdiff1d(np.arange(n), raw.labels)
     if len(empty) and not may_lack_classes:
         raise UserError(f"{where} has no image of class {empty[0]} ({class_names[empty[0]]}); each class needs one.")
-
-
-def first_of_each_class(raw: Raw, limit: int, draw: Draw) -> Raw:
-    """At most `limit` images of each class, the first of a permutation seeded with 0, in the original order."""
-    if draw == "by_class":
-        keep = [members[:limit] for members in shuffled_classes(raw.labels, 0, draw)]
-    else:
-        order = np.random.default_rng(0).permutation(len(raw.labels))
-        keep = [order[raw.labels[order] == label][:limit] for label in np.unique(raw.labels)]
-    return raw[np.sort(np.concatenate([np.arange(0), *keep]))]
-
-
-def shuffled_classes(labels: npt.NDArray[np.int64], seed: int, draw: Draw) -> Iterator[npt.NDArray[np.int64]]:
-    """The positions of each class's images, in a seeded order; see `Source.draw`."""
-    generator = np.random.default_rng(seed)
-    for label in np.unique(labels):
-        if draw == "by_class":
-            generator = np.random.default_rng(seed)
-        yield generator.permutation(np.flatnonzero(labels == label))
-
-
-def stratified(raw: Raw, shares: Sequence[float], seed: int, draw: Draw) -> list[Raw]:
-    """The parts of `stratified_parts`, each in the original order."""
-    part = stratified_parts(raw.labels, shares, seed, draw)
-    return [raw[part == number] for number in range(1 + len(shares))]
-
-
-def stratified_parts(
-    labels: npt.NDArray[np.int64], shares: Sequence[float], seed: int, draw: Draw
-) -> npt.NDArray[np.int64]:
-    """Each image's part in a seeded split: 0 for the remainder, then 1, 2, … for each of the `shares`.
-
-    A share in (0, 1) gets round(share · n) of a class's n images, but at least one as long as one is left for the
-    remainder, which gets the others.
-    """
-    number = np.zeros(len(labels), dtype=np.int64)
-    for left in shuffled_classes(labels, seed, draw):
-        wanted = [max(1, round(share * len(left))) for share in shares]
-        for part, size in enumerate(wanted, start=1):
-            size = min(size, len(left) - 1)
-            number[left[:size]], left = part, left[size:]
-    return number

@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 
 from ccsi.checks import Pixels, Seed
-from ccsi.data.dataset import SPLITS, Raw, Source, stratified
+from ccsi.data.dataset import SPLITS, Raw, Source
+from ccsi.data.draw import stratified_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,5 +31,6 @@ class Digits(Source):
 
         bunch = load_digits()
         images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-        parts = stratified(Raw(images, bunch.target.astype(np.int64)), (0.2, 0.2), self.split_seed, self.draw)
-        return dict(zip(SPLITS, parts, strict=True)), tuple(map(str, bunch.target_names))
+        raw = Raw(images, bunch.target.astype(np.int64))
+        part = stratified_parts(raw.labels, (0.2, 0.2), self.split_seed, self.draw)
+        return {split: raw[part == number] for number, split in enumerate(SPLITS)}, tuple(map(str, bunch.target_names))

@@ -21,10 +21,10 @@ from ccsi.data.dataset import (
     counted,
     listed,
     state_of,
-    stratified_parts,
 )
 from ccsi.data.decode import Header, header_of, noted, read_pixels
 from ccsi.data.depth import described, full_range, needs_range, to_8_bit
+from ccsi.data.draw import stratified_parts
 from ccsi.data.fit import StoredImages
 from ccsi.data.groups import crossing, groups_by_file, split_by_groups
 from ccsi.data.scan import Scan, split_folders

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ccsi.checks import Seed
-from ccsi.data.dataset import OpenShare, Raw, Source, stratified
+from ccsi.data.dataset import OpenShare, Raw, Source
 from ccsi.data.download import data_folder, fetch
+from ccsi.data.draw import stratified_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,8 @@ class TorchVision(Source):
         kind = getattr(datasets, self.which)
         read = read_fashion if self.which == "FashionMNIST" else read_cifar
         both, test, names = read(kind, data_folder(self.root))
-        train, val = stratified(both, [self.val_share], self.split_seed, self.draw)
-        return {"train": train, "val": val, "test": test}, names
+        part = stratified_parts(both.labels, [self.val_share], self.split_seed, self.draw)
+        return {"train": both[part == 0], "val": both[part == 1], "test": test}, names
 
 
 def read_fashion(kind: Any, root: Path) -> tuple[Raw, Raw, tuple[str, ...]]:

@@ -11,7 +11,8 @@ import torch
 
 from ccsi.checks import Seed
 from ccsi.data import Dataset, Labelled, Source
-from ccsi.data.dataset import SPLITS, Contents, OpenShare, Origin, Raw, counted, listed, stratified_parts
+from ccsi.data.dataset import SPLITS, Contents, OpenShare, Origin, Raw, counted, listed
+from ccsi.data.draw import stratified_parts
 from ccsi.data.scenario import number_of, relabelled
 from ccsi.errors import UserError
 

@@ -62,7 +62,7 @@ def extend_config(images: str | None, typed: Sequence[str], old: ModelRecord) ->
     return {**tree, **config.as_typed(method, method_lines), "old": old.sha256}
 
 
-def alone(composed: Config) -> Config:
+def in_process(composed: Config) -> Config:
     """The configuration of a fit or extension in this process; UserError if it is for several."""
     if composed["workers"] != 1:
         raise UserError(f"workers={composed['workers']}: expected one here; several are started by ccsi fit or extend.")

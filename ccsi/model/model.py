@@ -18,7 +18,7 @@ from ccsi.errors import UserError
 from ccsi.experiment.environment import DeviceName
 from ccsi.model.card import card_text
 from ccsi.model.classes import Arrays, labelled_images
-from ccsi.model.compose import alone, extend_config, fit_config
+from ccsi.model.compose import extend_config, fit_config, in_process
 from ccsi.model.evaluate import Evaluation, evaluate_labelled
 from ccsi.model.export import export_onnx, export_torch
 from ccsi.model.learning import Learning, image_stream, labelled_source
@@ -161,7 +161,7 @@ def learned(
     typed = [*(IN_MEMORY if in_memory else []), *overrides, "out=null"]
     path = None if in_memory else str(images)
     config = fit_config(path, typed) if old is None else extend_config(path, typed, old.record)
-    config = alone(config) | {"out": None if out is None else str(out)}
+    config = in_process(config) | {"out": None if out is None else str(out)}
     learning: Learning = build(config)()
     if in_memory:
         learning = dataclasses.replace(learning, dataset=arrays(images, labels, class_names, config["dataset"]))

@@ -20,6 +20,8 @@ from ccsi.errors import UserError
 
 RESUME = "say it again"
 
+COMMANDS = "evaluate, export, extend, fit, help, predict, report, run, show, status, sweep, train"
+
 
 def main(arguments):
     if arguments == ["bad"]:
@@ -66,7 +68,10 @@ def test_sigterm_is_handled_as_ctrl_c(capsys: pytest.CaptureFixture[str]) -> Non
     ("typed", "words"),
     [
         (["swep"], "swep is not a command; did you mean sweep?"),
-        (["xyz"], "xyz is not a command; expected one of help, report, run, status, sweep, train; see ccsi --help."),
+        (
+            ["xyz"],
+            f"xyz is not a command; expected one of {COMMANDS}; see ccsi --help.",
+        ),
         (["dataset=digits"], "dataset=digits is not a command; for a single run, type ccsi run dataset=digits."),
         (["help", "xyz"], "xyz is not a command; expected one of"),
         (["run", "--shwo"], "--shwo is not an option; expected key=value, or --help or --show or --config-dir."),
