@@ -13,14 +13,14 @@ import ccsi.cli
 from ccsi import cli
 from ccsi.__main__ import main as python_m_ccsi
 
+COMMANDS = "evaluate, export, extend, fit, help, predict, report, run, show, status, sweep, train"
+
 GREET = '''"""Say a word."""
 
 import os, signal
 from ccsi.errors import UserError
 
 RESUME = "say it again"
-
-COMMANDS = "evaluate, export, extend, fit, help, predict, report, run, show, status, sweep, train"
 
 
 def main(arguments):
