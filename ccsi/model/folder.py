@@ -157,6 +157,8 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise UserError(f"{printable(path)} cannot be read ({error.strerror}); {COPY}.") from error
+    except MemoryError as error:
+        raise UserError(f"{printable(path)} is larger than this machine's memory; {COPY}.") from error
 
 
 @contextmanager

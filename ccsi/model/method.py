@@ -125,13 +125,19 @@ def nested(rest: dict[str, Tensor], like: Any, name: str, where: str) -> Any:
 
 @torch.no_grad()
 def check_restored(learner: NetLearner, tensors: Mapping[str, Tensor], form: InputFormat, n: int, where: str) -> None:
-    """Raise UserError unless a restored learner gives an image one finite score for each of `n` classes.
+    """Raise UserError unless a restored learner has finite weights and gives an image a finite score for each class.
 
-    Images that it keeps, and mean images, must be of the input's size. tensors: those it was restored from.
+    Images that it keeps, and mean images, must be of the input's size.
+
+    Args:
+        tensors: those that it was restored from. n: the number of classes.
     """
     for name in IMAGES:
         if name in tensors and tensors[name].ndim == 4 and tensors[name].shape[2:] != (form.size, form.size):
             raise UserError(f"{where}: the tensor {name} has images of another size; expected {form.size} pixels.")
+    for name, value in learner.net.state_dict().items():
+        if not value.isfinite().all():
+            raise UserError(f"{where}: the tensor {NET}{name} has values that are no finite numbers.")
     scores = learner.scores(trial_image(form, learner.device) / 255)
     if scores.shape != (1, n) or not scores.isfinite().all():
         raise UserError(f"{where}: its tensors do not give one finite score for each class; expected those of {n}.")
