@@ -9,7 +9,11 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL))
 COMMANDS = [words for line in BLOCKS.splitlines() if (words := shlex.split(line, comments=True))]
 RUNS = [words[2:] for words in COMMANDS if words[:2] == ["ccsi", "run"]]
-ON_RAY = [words[1:] for words in COMMANDS if words[0] == "ccsi" and words[1] != "run"]
+OF_MODELS = ("fit", "predict", "extend", "evaluate", "show", "export")
+STORY = [words[1:] for words in COMMANDS if words[0] == "ccsi" and words[1] in OF_MODELS]
+"""The life of a model, in README's order."""
+INSTALL = [words for words in COMMANDS if words[0] == "pip"]
+ON_RAY = [words[1:] for words in COMMANDS if words[0] == "ccsi" and words[1] not in ("run", *OF_MODELS)]
 """Sweeps and their kin, tried one after another by `test_installed_package.py`."""
 MAKE = [words[1] for words in COMMANDS if words[0] == "make"]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from readme import ON_RAY, ROOT, SMALL_SWEEP, SMALL_TRAINING
+from readme import ON_RAY, ROOT, SMALL_SWEEP, SMALL_TRAINING, STORY
 
 from ccsi.cli.help import WIDTH
 
@@ -90,6 +90,12 @@ def test_an_installed_package_can_do_all(tmp_path: Path) -> None:
     assert "ccsi COMMAND" in typed("ccsi", "--help") and typed("ccsi", "--version") == "ccsi 0.1.0\n"
     help_of_ewc = typed("ccsi", "run", "learner=ewc", "--help")
     assert "learner.penalty=5000.0" in help_of_ewc and max(map(len, help_of_ewc.splitlines())) <= WIDTH
+
+    said = {command: typed("ccsi", command, *arguments) for command, *arguments in STORY}  # README's first page, whole
+    assert "it may be time to extend it" not in said["predict"] and "No real image is in this folder" in said["show"]
+    rows = [(here / f"{name}.csv").read_text().splitlines() for name in ("before", "after")]
+    assert len(rows[0]) == len(rows[1]) == 360 and {line.split(",")[1] for line in rows[1]} >= {"8", "9"}
+    assert {"model.json", "MODEL_CARD.md", "training.png"} <= {path.name for path in (here / "model_2026").iterdir()}
 
     more = {"train": ["run_dir=pair", *SMALL_TRAINING], "sweep": SMALL_SWEEP, "status": [], "report": []}
     for command, *arguments in ON_RAY:  # README's, in its order; the resume finds the sweep finished

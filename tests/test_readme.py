@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from readme import COMMANDS, FEW_IMPRESSIONS, MAKE, ON_RAY, README, ROOT, RUNS, SHORT, SMALL_SWEEP
+from readme import COMMANDS, FEW_IMPRESSIONS, INSTALL, MAKE, ON_RAY, README, ROOT, RUNS, SHORT, SMALL_SWEEP, STORY
 
 from ccsi import cli
 
@@ -21,7 +21,8 @@ def test_readme_is_short_and_its_links_lead_somewhere() -> None:
 
 
 def test_no_command_is_left_out() -> None:
-    assert len(RUNS) + len(ON_RAY) + len(MAKE) == len(COMMANDS) and min(map(len, (RUNS, ON_RAY, MAKE))) >= 2
+    kinds = (RUNS, ON_RAY, MAKE, STORY, INSTALL)
+    assert sum(map(len, kinds)) == len(COMMANDS) and min(map(len, kinds[:-1])) >= 2 and len(INSTALL) == 1
 
 
 @pytest.mark.parametrize("arguments", RUNS, ids=" ".join)
@@ -44,6 +45,26 @@ def test_each_run_runs(
     assert capsys.readouterr().out
     if "--help" not in arguments:
         assert len(list(tmp_path.glob("runs/*/result.json"))) == 1
+
+
+def test_the_first_screen_is_the_life_of_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before any table, and each command works in its order; the whole of it: `test_installed_package.py`."""
+    assert README.index("ccsi fit") < README.index("|---|") and INSTALL == [["pip", "install", ".[onnx]"]]
+    assert [command for command, *_ in STORY] == ["fit", "predict", "extend", "predict", "evaluate", "show", "export"]
+    monkeypatch.chdir(tmp_path)
+    for command, *arguments in STORY:
+        shorter = ["training.first_epochs=2", "learner.expansion=64"] if command == "fit" else []
+        assert cli.main([command, *arguments, *shorter]) == 0, (command, capsys.readouterr().err)
+        assert capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "model_2025",
+        "model_2026",
+        "before.csv",
+        "after.csv",
+        "model.onnx",
+    }
 
 
 def make(*arguments: str) -> str:

@@ -67,6 +67,8 @@ class Origin:
         path: the file or folder; "" where there is none (a data set of a package).
         files: for each split the path of each of its images, relative to `path`, in their order; empty where the
             images are not files of their own. Bytes that are not UTF-8 are escaped (`printable`).
+        positions: for each split the position that each of its images had in the source, where that is another one
+            and the images are not files of their own.
         groups: for each split the group of each of its images; empty where there are no groups.
         drawn: splits whose images were drawn from train's by a seed.
         left_out: training images that `Source.max_per_class` leaves out.
@@ -80,6 +82,7 @@ class Origin:
 
     path: str = ""
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    positions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     drawn: tuple[str, ...] = ()
     left_out: int = 0
@@ -131,9 +134,10 @@ class Source(ABC):
             luma.
         max_per_class: training images of each class, the first of a permutation seeded with 0; null: all. Val and
             test are never cut.
-        draw: of the images for `max_per_class` and for seeded splits: `by_class`, so that a class's images do not
-            depend on which other classes there are (a model that is extended gets those of a run on all classes), or
-            `together`, one draw over all, as in files of versions that did not have this key.
+        draw: of the images for `max_per_class` and for seeded splits: `by_class`, so that a class's images, and their
+            order, do not depend on which other classes there are (a model that is extended gets those of a run on all
+            classes): they then come class by class. `together`: one draw over all, in the source's order, as in files
+            of versions that did not have this key.
     """
 
     name: str
@@ -192,29 +196,42 @@ class Source(ABC):
         ready, digest = {}, hashlib.sha256()
         for split in SPLITS:
             raw = splits.pop(split)  # one split's images at a time are held as the source has them
-            images = self.converted(raw, split, shape, seen)
-            ready[split] = Labelled(images, torch.from_numpy(raw.labels))
+            order = np.argsort(raw.labels, kind="stable") if self.draw == "by_class" else np.arange(len(raw.labels))
+            images, labels = self.converted(raw, split, shape, order, seen), raw.labels[order]
+            ready[split] = Labelled(images, torch.from_numpy(labels))
             digest.update(images.numpy().data)
-            digest.update(raw.labels.data)
+            digest.update(labels.data)
         names = tuple(map(printable, class_names))  # a folder's name need not be UTF-8
         origin = replace(seen.added_to(origin), channels=max(stored))
         return Dataset(printable(self.name), names, **ready, checksum=digest.hexdigest(), origin=origin)
 
-    def converted(self, raw: Raw, split: str, shape: tuple[int, int, int], seen: "Seen") -> Tensor:
-        """The images of `raw` at the model's input size, uint8 [N, *shape]; what they looked like goes to `seen`."""
+    def converted(
+        self, raw: Raw, split: str, shape: tuple[int, int, int], order: npt.NDArray[np.int64], seen: "Seen"
+    ) -> Tensor:
+        """The images of `raw` at the model's input size, uint8 [N, *shape]; what they looked like goes to `seen`.
+
+        order: the positions in `raw`, in the order that the images are to have.
+        """
         images, at = torch.empty(len(raw.labels), *shape, dtype=torch.uint8), 0
+        is_sorted = bool((order[:-1] < order[1:]).all())
+        places = torch.from_numpy(np.argsort(order))
         names = raw.images.names if isinstance(raw.images, StoredImages) else ()
         for chunk in chunks_of(raw.images):
-            fit_into(images[at : at + len(chunk)], chunk, self.fit, names[at] if names else f"{self.name} ({split})")
+            fitted = images[at : at + len(chunk)] if is_sorted else images.new_empty(len(chunk), *shape)
+            fit_into(fitted, chunk, self.fit, names[at] if names else f"{self.name} ({split})")
+            if not is_sorted:
+                images[places[at : at + len(chunk)]] = fitted
             seen.shapes.add((chunk.shape[1], chunk.shape[2]))
             pixels = chunk.reshape(len(chunk), chunk.shape[1] * chunk.shape[2], -1)
             for i in np.flatnonzero((pixels == pixels[:, :1]).all(axis=(1, 2))).tolist():
                 seen.constant.append(names[at + i] if names else f"{split} {at + i}")
             at += len(chunk)
         if names:
-            seen.files[split] = tuple(names)
+            seen.files[split] = tuple(names[i] for i in order.tolist())
+        elif not is_sorted:
+            seen.positions[split] = tuple(order.tolist())
         if raw.groups is not None:
-            seen.groups[split] = tuple(raw.groups.tolist())
+            seen.groups[split] = tuple(raw.groups[order].tolist())
         if isinstance(raw.images, StoredImages):
             seen.warnings += raw.images.warnings()
         return images
@@ -226,6 +243,7 @@ class Seen:
 
     shapes: set[tuple[int, int]] = field(default_factory=set)
     files: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    positions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: int = 0
     constant: list[str] = field(default_factory=list)
@@ -242,6 +260,7 @@ class Seen:
         return replace(
             origin,
             files=self.files,
+            positions=self.positions,
             groups=self.groups,
             left_out=self.left_out,
             shapes=shapes,

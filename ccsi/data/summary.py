@@ -161,7 +161,13 @@ def hashes_of(images: Tensor) -> npt.NDArray[np.uint64]:
 def name_of(data: Dataset, split: str, index: int) -> str:
     """An image's file, or where it has none its split and index."""
     files = data.origin.files.get(split, ())
-    return files[index] if files else f"{split}[{index}]"
+    return files[index] if files else f"{split}[{position_of(data, split, index)}]"
+
+
+def position_of(data: Dataset, split: str, index: int) -> int:
+    """An image's position in its source's split, before images were put in order by class."""
+    positions = data.origin.positions.get(split, ())
+    return positions[index] if positions else index
 
 
 def split_rows(data: Dataset) -> Iterator[tuple[str | int, ...]]:
@@ -174,7 +180,7 @@ def split_rows(data: Dataset) -> Iterator[tuple[str | int, ...]]:
         files, groups = data.origin.files.get(split, ()), data.origin.groups.get(split, ())
         for index, label in enumerate(getattr(data, split).labels.tolist()):
             file, group = files[index] if files else "", groups[index] if groups else ""
-            yield split, index, file, label, data.class_names[label], group
+            yield split, position_of(data, split, index), file, label, data.class_names[label], group
 
 
 def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:

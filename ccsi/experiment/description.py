@@ -57,8 +57,9 @@ def prediction_rows(data: Dataset, evaluators: Mapping[str, Evaluator]) -> Itera
     """A head, and for each image its row of `split_rows`, the class it was called, and the softmax of its score."""
     rows = split_rows(data)
     yield *next(rows), "predicted_label", "predicted_class", "softmax"
-    for split, index, *rest in rows:
+    found = {split: zip(one.predicted, one.softmax, strict=True) for split, one in evaluators.items()}
+    for split, *rest in rows:
         if split in evaluators:
-            evaluator = evaluators[str(split)]
-            predicted = evaluator.order[evaluator.predicted[int(index)]]
-            yield split, index, *rest, predicted, data.class_names[predicted], f"{evaluator.softmax[int(index)]:.6g}"
+            position, softmax = next(found[str(split)])
+            predicted = evaluators[str(split)].order[position]
+            yield split, *rest, predicted, data.class_names[predicted], f"{softmax:.6g}"

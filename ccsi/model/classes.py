@@ -97,17 +97,18 @@ def select_classes(data: Dataset, numbers: Sequence[int]) -> Dataset:
     """The images of some classes, whose labels become 0, 1, … in the order of `numbers`."""
     if list(numbers) == list(range(len(data.class_names))):
         return data
-    splits, files, groups = dict[str, Any](), dict[str, tuple[str, ...]](), dict[str, tuple[str, ...]]()
+    splits, origin = dict[str, Any](), data.origin
+    kept: dict[str, Any] = {"files": {}, "groups": {}, "positions": {}}
     for split in SPLITS:
         part: Labelled = getattr(data, split)
         labels = relabelled(part.labels, [*numbers], 0) if len(part) else part.labels
         keep = (labels >= 0).nonzero()[:, 0]
         splits[split] = Labelled(part.images[keep], labels[keep])
-        for names, of in ((files, data.origin.files), (groups, data.origin.groups)):
-            if split in of:
-                names[split] = tuple(of[split][i] for i in keep.tolist())
-    origin = replace(data.origin, files=files, groups=groups)
-    return replace(data, class_names=tuple(data.class_names[c] for c in numbers), origin=origin, **splits)
+        for name, of in kept.items():
+            if split in getattr(origin, name):
+                of[split] = tuple(getattr(origin, name)[split][i] for i in keep.tolist())
+    names = tuple(data.class_names[c] for c in numbers)
+    return replace(data, class_names=names, origin=replace(origin, **kept), **splits)
 
 
 def check_names(names: Sequence[str]) -> None:

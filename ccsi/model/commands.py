@@ -61,7 +61,7 @@ def predict_images(
     images: str,
     out: str,
     top: PositiveInt = 3,
-    batch: PositiveInt = 256,
+    batch: PositiveInt = 64,
     device: DeviceName = "auto",
     threads: PositiveInt | None = None,
 ) -> None:
@@ -81,3 +81,13 @@ def predict_images(
 def print_wrapped(line: str) -> None:
     """Print text in lines of at most 80 characters."""
     print(fill(line, 80, subsequent_indent="  ", break_on_hyphens=False))
+
+
+def export_file(model_folder: str, out: str) -> None:
+    """Write a model for programs without ccsi, checked against the model itself; see `ccsi.model.export`."""
+    path = new_file(out, (".onnx", ".pt2"))
+    model = open_model(model_folder, "cpu", None)
+    difference = model.export(path)
+    form, n = model.record.input, len(model.class_names)
+    print(f"{printable(out)}: image [N, {form.channels}, {form.size}, {form.size}] in [0, 1] to probabilities [N, {n}]")
+    print(f"largest difference from the model itself, on random images: {difference:.1e}")

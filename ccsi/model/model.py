@@ -1,6 +1,7 @@
 """What one does with a model from Python: fit, load, extend, predict, evaluate, save."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ccsi.model.card import card_text
 from ccsi.model.classes import Arrays, labelled_images
 from ccsi.model.compose import alone, extend_config, fit_config
 from ccsi.model.evaluate import Evaluation, evaluate_labelled
+from ccsi.model.export import export_onnx, export_torch
 from ccsi.model.learning import Learning, image_stream, labelled_source
 from ccsi.model.predict import Predictions, predict_all
 from ccsi.model.snapshot import Snapshot, read_snapshot
@@ -84,6 +86,24 @@ class Model(Snapshot):
         if names != self.class_names:
             raise UserError(f"labels: expected names of classes that the model knows ({', '.join(self.class_names)}).")
         return Labelled(self.record.input.convert_arrays(as_array(images), "images"), torch.from_numpy(numbers))
+
+    def export(self, path: str | Path) -> float:
+        """Write the model as an .onnx or a .pt2 (torch.export) file: image in [0, 1] to probabilities.
+
+        The metadata of an ONNX file have the class names and how a stored image becomes the input.
+
+        Returns:
+            The largest difference of a probability from the model's own, on random images.
+
+        Raises:
+            UserError: the file would differ by more than 1e-5, or a package is missing (`ccsi[onnx]`).
+        """
+        record, file = self.record, Path(path)
+        if file.suffix.lower() != ".onnx":
+            return export_torch(self.learner, record.temperature, record.input.size, file)
+        about = {"input": dataclasses.asdict(record.input), "learner": record.learner, "model_sha256": record.sha256}
+        metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+        return export_onnx(self.learner, record.temperature, self.class_names, record.input.size, metadata, file)
 
     def card(self) -> str:
         """The model card in Markdown."""

@@ -2,8 +2,9 @@
 
 import csv
 import io
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,10 +64,33 @@ def predict_batch(model: Snapshot, first: IncrementalNet, batch: Batch) -> Predi
     return Predictions(batch.names, model.class_names, probabilities, familiar, dict(batch.errors))
 
 
+def predict_stream(model: Snapshot, stream: ImageStream) -> Iterator[tuple[Batch, Predictions]]:
+    """What a model says of each batch of a stream, in order; on a CPU, each of its threads works on a batch.
+
+    Networks for small images gain little from several threads for one batch.
+    """
+    first, threads = first_net(model.learner, model.reference.backbone), torch.get_num_threads()
+    workers = threads if model.learner.device.type == "cpu" else 1
+    waiting = deque[tuple[Batch, Future[Predictions]]]()
+    with ThreadPoolExecutor(workers, "ccsi-predict") as executor:
+        try:
+            torch.set_num_threads(max(1, threads // workers))
+            for batch in stream:
+                waiting.append((batch, executor.submit(predict_batch, model, first, batch)))
+                if len(waiting) > workers:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            while waiting:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        finally:
+            torch.set_num_threads(threads)
+            executor.shutdown(cancel_futures=True)
+
+
 def predict_all(model: Snapshot, stream: ImageStream) -> Predictions:
     """What a model says of all images of a stream."""
-    first = first_net(model.learner, model.reference.backbone)
-    parts = [predict_batch(model, first, batch) for batch in stream]
+    parts = [predictions for _, predictions in predict_stream(model, stream)]
     errors, start = dict[int, str](), 0
     for part in parts:
         errors |= {start + i: text for i, text in part.errors.items()}
@@ -141,15 +165,13 @@ def write_table(model: Snapshot, stream: ImageStream, path: Path, top: int) -> T
         UserError: the file cannot be written, or the source cannot be read any more.
     """
     tally, top = Tally(), min(top, len(model.class_names))
-    first = first_net(model.learner, model.reference.backbone)
     columns = TextColumn("predict"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     err = terminal(stderr=True)
     try:
         with replacing(path) as file, Progress(*columns, console=err, disable=not err.is_terminal) as bar:
             task = bar.add_task("predict", total=stream.total)
             file.write(csv_text([header(top)]))
-            for batch in stream:
-                predictions = predict_batch(model, first, batch)
+            for batch, predictions in predict_stream(model, stream):
                 tally.add(predictions, batch)
                 file.write(csv_text(rows(predictions, top)))
                 bar.advance(task, len(batch.names))
