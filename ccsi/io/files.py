@@ -50,9 +50,13 @@ def read_bytes(path: Path, limit: int | None = None) -> bytes:
         OSError: see `open_regular`.
     """
     with open_regular(path) as file:
-        if limit is not None and os.fstat(file.fileno()).st_size > limit:
+        if limit is None:
+            return file.read()
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(limit + 1) if size <= limit else b""  # one in /proc says that it has no byte
+        if max(size, len(data)) > limit:
             raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
-        return file.read()
+        return data
 
 
 def read_text(path: Path, limit: int | None = None, errors: str = "strict") -> str:

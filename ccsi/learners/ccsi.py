@@ -130,8 +130,9 @@ class CCSI(InversionLearner):
         super().load_state_dict(state)
         n = sum(map(len, self.heads))
         groups = [norm.groups for norm in self.net.modules() if isinstance(norm, ContinualNorm2d) and norm.groups]
-        layers = [Shaped((n, count)) for count in groups]
-        images = Shaped((n, self.in_channels, None, None), self.net.scale.dtype)
+        dtype = self.net.scale.dtype
+        layers = [Shaped((n, count), dtype) for count in groups]
+        images = Shaped((n, self.in_channels, None, None), dtype)
         like = {"means": images, "group_means": layers, "group_vars": layers} if n else self.state_dict()["memory"]
         check_saved(state["memory"], like, "the class memory")
         self.memory = ClassMemory(**state["memory"]).to(self.device)

@@ -119,11 +119,12 @@ def check_names(names: Sequence[str]) -> None:
         plain = unicodedata.normalize("NFC", name).strip().casefold()
         if not plain:
             raise UserError(f"a class has the name {name!r}; expected a name that can be read.")
-        if (other := first.setdefault(plain, name)) is not name or names.count(name) > 1:
+        if plain in first:
             raise UserError(
-                f"the classes {other!r} and {name!r} have names that differ by case or space around them only, if at "
-                "all; expected one name for one class."
+                f"the classes {first[plain]!r} and {name!r} have names that differ by case or space around them only, "
+                "if at all; expected one name for one class."
             )
+        first[plain] = name
 
 
 def check_counts(data: Dataset) -> None:

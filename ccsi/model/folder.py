@@ -18,14 +18,16 @@ from ccsi.experiment.checkpoint import sha256_of
 from ccsi.io.atomic import sync_folder
 from ccsi.io.files import read_bytes
 from ccsi.io.paths import absolute, is_folder
-from ccsi.io.text import printable
+from ccsi.io.text import first_line, printable
 from ccsi.learners.base import NetLearner
-from ccsi.model.method import NET, method_of, restore, tensors_of
+from ccsi.model.method import NET, check_restored, method_of, restore, tensors_of, trial_image
 from ccsi.model.record import LONGEST, FileRecord, ModelRecord, parse_record
-from ccsi.model.reference import PREFIX, Reference, read_reference
+from ccsi.model.reference import PREFIX, Reference, familiarity_of, first_net, read_reference
 
 MODEL_JSON, CARD = "model.json", "MODEL_CARD.md"
 WEIGHTS, MEMORY, REFERENCE = "weights.safetensors", "memory.safetensors", "familiarity.safetensors"
+HEADER = 4 * 2**20
+"""Bytes of the header of a file of tensors at most: one of 1,000 tensors has 100 kB."""
 COPY = "expected the folder as ccsi wrote it; put back a good copy"
 
 
@@ -101,13 +103,15 @@ def read_folder(path: str | Path, device: torch.device) -> tuple[ModelRecord, Ne
         UserError: it is incomplete, damaged, edited, of a newer version, or names code that is not trusted.
     """
     folder, record = absolute(path, "MODEL"), read_record(path)
-    check_targets(record.config)
-    tensors = read_tensors(folder, record)
-    with memory_as_user_error(), described(folder):
+    with described(folder), memory_as_user_error():
+        check_targets(record.config)
+        tensors = read_tensors(folder, record)
         learner = method_of(record.config).make(record.input.channels, device)
         of_reference = {name: tensors.pop(name) for name in [*tensors] if name.startswith(PREFIX)}
         restore(learner, tensors, record.sizes, printable(folder))
         reference = read_reference(of_reference, learner, printable(folder))
+        check_restored(learner, tensors, record.input, len(record.class_names), printable(folder))
+        familiarity_of(first_net(learner, reference.backbone), reference, trial_image(record.input, learner.device))
     if record.learner != learner.name or record.tasks[-1].weights_sha256 != sha256_of(learner.net.state_dict()):
         raise UserError(f"{printable(folder)}: its weights are not those that {MODEL_JSON} describes; {COPY}.")
     return record, learner, reference
@@ -127,12 +131,14 @@ def read_tensors(folder: Path, record: ModelRecord) -> dict[str, Tensor]:
         with reading(path):
             if (size := path.stat().st_size) != expected.bytes:
                 raise UserError(f"{printable(path)} has {size:,} bytes, not {expected.bytes:,}; {COPY}.")
-            data = read_bytes(path)
+            data = read_bytes(path, expected.bytes)
         if hashlib.sha256(data).hexdigest() != expected.sha256:
             raise UserError(f"{printable(path)} is damaged, or of another model: its checksum does not match; {COPY}.")
         try:
+            if int.from_bytes(data[:8], "little") > HEADER:
+                raise ValueError("its header is too long")
             found = load(data)
-        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(f"{printable(path)} is no safetensors file ({error}); {COPY}.") from error
         if odd := found.keys() & tensors.keys():
             raise UserError(f"{printable(path)}: {min(odd)} is in two files; {COPY}.")
@@ -151,6 +157,8 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise UserError(f"{printable(path)} cannot be read ({error.strerror}); {COPY}.") from error
+    except MemoryError as error:
+        raise UserError(f"{printable(path)} is larger than this machine's memory; {COPY}.") from error
 
 
 @contextmanager
@@ -161,5 +169,6 @@ def described(folder: Path) -> Iterator[None]:
     except UserError as error:
         where = printable(folder)
         raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{printable(folder / MODEL_JSON)}: its config is not complete ({error}); {COPY}.") from error
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
+        reason = first_line(error)
+        raise UserError(f"{printable(folder)}: its parts do not fit together ({reason}); {COPY}.") from error

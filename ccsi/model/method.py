@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ccsi.checks import Seed
 from ccsi.config import Config, build
+from ccsi.data.input import InputFormat
 from ccsi.errors import UserError
 from ccsi.experiment.tasks import LearnerFactory
 from ccsi.learners.base import ModelFactory, NetLearner
@@ -19,6 +20,10 @@ from ccsi.training import Training
 
 NET, STATE, DRAWN = "net.", "state.", "drawn."
 """How the names of tensors begin: of the network, of what else the learner remembers, of what it has drawn."""
+IMAGES = (f"{STATE}memory.means", f"{STATE}kept.kept_images")
+"""Tensors [n, C, S, S] of images."""
+LARGEST = 256
+"""Pixels of the side of the image by which a restored network is tried: one of 4,096 takes gigabytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,3 +121,30 @@ def nested(rest: dict[str, Tensor], like: Any, name: str, where: str) -> Any:
     if name not in rest:
         raise UserError(f"{where}: the tensor {name} is missing; expected the files as ccsi wrote them.")
     return rest.pop(name)
+
+
+@torch.no_grad()
+def check_restored(learner: NetLearner, tensors: Mapping[str, Tensor], form: InputFormat, n: int, where: str) -> None:
+    """Raise UserError unless a restored learner has finite weights and gives an image a finite score for each class.
+
+    Images that it keeps, and mean images, must be of the input's size.
+
+    Args:
+        tensors: those that it was restored from. n: the number of classes.
+    """
+    for name in IMAGES:
+        if name in tensors and tensors[name].ndim == 4 and tensors[name].shape[2:] != (form.size, form.size):
+            raise UserError(f"{where}: the tensor {name} has images of another size; expected {form.size} pixels.")
+    for name, value in learner.net.state_dict().items():
+        if not value.isfinite().all():
+            raise UserError(f"{where}: the tensor {NET}{name} has values that are no finite numbers.")
+    scores = learner.scores(trial_image(form, learner.device) / 255)
+    if scores.shape != (1, n) or not scores.isfinite().all():
+        raise UserError(f"{where}: its tensors do not give one finite score for each class; expected those of {n}.")
+
+
+def trial_image(form: InputFormat, device: torch.device) -> Tensor:
+    """A ramp of grey levels by which a restored network is tried, uint8 [1, C, S, S] with S up to `LARGEST`."""
+    side = min(form.size, LARGEST)
+    ramp = torch.linspace(0, 255, form.channels * side * side, device=device)
+    return ramp.to(torch.uint8).view(1, form.channels, side, side)

@@ -2,22 +2,43 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
-from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, ConfigDict, JsonValue, TypeAdapter, ValidationError, with_config
 
-from ccsi.checks import NonNegative, Positive, Probability
+from ccsi.checks import NonNegative, Probability
+from ccsi.config.trust import walk
+from ccsi.data.dataset import SPLITS
 from ccsi.data.input import InputFormat
 from ccsi.errors import UserError
 from ccsi.io.run_files import check_schema
+from ccsi.io.text import printable
 
 SCHEMA = 1
 LONGEST = 64 * 2**20
 """Bytes of model.json at most."""
+MOST = 4_000_000
+"""Values of model.json at most, that is entries of its confusion matrices: enough for some 1,400 classes."""
+DEEPEST = 20
+"""Levels of lists and objects in model.json at most; a network's own settings may be nested, too."""
+NODES, VALUES = {"model", "learner", "training", "dataset"}, {"seed", "threads", "device"}
+"""Keys of a record's `config`, and of no other: an extension takes over what is there."""
+
+
+def check_line(text: str) -> str:
+    """The text; ValueError if it has signs that a terminal obeys."""
+    if printable(text) != text:
+        raise ValueError("expected one line of printable text")
+    return text
+
+
+Line = Annotated[str, AfterValidator(check_line)]
 Count = Annotated[int, Ge(0), Le(2**53)]
+Temperature = Annotated[float, Ge(1e-6), Le(1e6)]
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -52,7 +73,7 @@ class Calibration:
     """
 
     task: Count
-    measured_on: str
+    measured_on: Line
     images: Count
     before: Probability | None
     after: Probability | None
@@ -98,15 +119,15 @@ class TaskRecord:
     classes: list[str]
     images: dict[str, list[Count]]
     data: str
-    data_sha256: str
-    date: str
-    versions: dict[str, str]
+    data_sha256: Line
+    date: Line
+    versions: dict[str, Line]
     device: str
     threads: Count
     workers: Count
     seconds: NonNegative
     changes: dict[str, JsonValue]
-    weights_sha256: str
+    weights_sha256: Line
     impressions_sha256: str | None
     stored: list[StoredRecord]
     val: Figures
@@ -141,13 +162,13 @@ class ModelRecord:
 
     schema: int
     learner: str
-    about: str
+    about: Line
     data_free: bool
     parameters: Count
     pretrained: str
     class_names: list[str]
     input: InputFormat
-    temperature: Positive
+    temperature: Temperature
     reference: list[StoredRecord]
     config: dict[str, Any]
     tasks: list[TaskRecord]
@@ -183,6 +204,8 @@ def parse_record(data: bytes, path: Path) -> ModelRecord:
         UserError: it is damaged or was edited, is of a newer version, or does not fit together.
     """
     copy = "expected the file as ccsi wrote it; put back a good copy of the folder"
+    if sum(map(data.count, (b",", b"[", b"{"))) > MOST:
+        raise UserError(f"{path} is damaged: it has more values than ccsi writes; {copy}.")
     try:
         content = json.loads(data)
         if not isinstance(content, dict):
@@ -192,17 +215,47 @@ def parse_record(data: bytes, path: Path) -> ModelRecord:
     check_schema(content, SCHEMA, path)
     digest = content.pop("sha256", None)
     try:
-        whole = hashlib.sha256(canonical(content)).hexdigest()
-    except (ValueError, RecursionError):
-        whole = ""
-    if digest != whole:
+        check_depth(content)
+        text = canonical(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: its values are none that ccsi writes; {copy}.") from error
+    if digest != hashlib.sha256(text).hexdigest():
         raise UserError(f"{path} is damaged or was edited: its checksum does not match; {copy}.")
     try:
-        record = ADAPTER.validate_json(canonical(content))
+        record = ADAPTER.validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "all of it"
-        raise UserError(f"{path}: {where}: {first['msg']}; {copy}.") from error
-    if [name for task in record.tasks for name in task.classes] != record.class_names or not record.tasks:
-        raise UserError(f"{path}: class_names are not those of the tasks; {copy}.")
+        raise UserError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}; {copy}.") from error
+    if problem := next(problems(record), None):
+        raise UserError(f"{path}: {problem}; {copy}.")
     return record
+
+
+def check_depth(content: Any) -> None:
+    """Raise ValueError for what is nested so deeply that functions which call themselves would not come to its end."""
+    level = [content]
+    for _ in range(DEEPEST):
+        level = [one for part in level for one in (part.values() if isinstance(part, dict) else part)]
+        level = [one for one in level if isinstance(one, dict | list)]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
+
+
+def problems(record: ModelRecord) -> Iterator[str]:
+    """What does not fit together in a record, whose parts have the right types."""
+    names, config = record.class_names, record.config
+    if [name for task in record.tasks for name in task.classes] != names or not all(record.sizes) or not names:
+        yield "class_names are not those of the tasks"
+    if len(set(names)) < len(names) or not all(map(str.strip, names)):
+        yield "class_names has a name twice, or one that is empty"
+    for task in record.tasks:
+        if task.images.keys() != set(SPLITS) or any(len(one) != len(task.classes) for one in task.images.values()):
+            yield "tasks.images is not the number of images of each class, by split"
+    if kind := next((kind for kind, (low, high) in record.input.ranges.items() if not low < high), None):
+        yield f"input.ranges.{kind} does not rise"
+    if config.keys() != NODES | VALUES or not all(isinstance(config[key], dict) for key in NODES):
+        yield f"config has not the keys {', '.join(sorted(NODES | VALUES))} alone"
+    if key := next((key for key, one in walk(config) if "${" in key or (isinstance(one, str) and "${" in one)), None):
+        yield f"config.{key} has a ${{, which stands for another value"

@@ -114,7 +114,8 @@ def read_reference(tensors: Mapping[str, Tensor], learner: NetLearner, where: st
     except UserError as error:
         raise UserError(f"{where}: {str(error).removeprefix('checkpoint.pt: ')}") from error
     gaussians = ClassGaussians(named["means"], named["scatter"], named["count"])
-    if not all(value.isfinite().all() for value in (gaussians.means, gaussians.scatter)) or gaussians.count < 1:
+    numbers = (gaussians.means, gaussians.scatter, named["features"], *backbone.values())
+    if not all(value.isfinite().all() for value in numbers) or gaussians.count < 1:
         raise UserError(f"{where}: familiarity has numbers that are not finite; expected the file as ccsi wrote it.")
     return Reference(gaussians, named["quantiles"], named["features"], backbone)
 

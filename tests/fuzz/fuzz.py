@@ -46,7 +46,8 @@ class TrainedError(BaseException):
 
 def main(seed: str, cases: str, *kinds: str) -> int:
     """Run the cases; returns how many failed."""
-    from kinds import KINDS, LEARNERS, tiny_config
+    from kinds import LEARNERS, tiny_config
+    from model_folders import KINDS
 
     failed, counts = 0, Counter[str]()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
@@ -78,7 +79,14 @@ def isolate(sandbox: Path) -> None:
     tempfile.tempdir = None
     sys.dont_write_bytecode = True
     warnings.simplefilter("ignore")
-    for name in ("ccsi.experiment.run", "ccsi.sweep.folder", "sklearn.metrics", "sklearn.svm", "sklearn.datasets"):
+    for name in (
+        "ccsi.experiment.run",
+        "ccsi.sweep.folder",
+        "ccsi.model",
+        "sklearn.metrics",
+        "sklearn.svm",
+        "sklearn.datasets",
+    ):
         import_module(name)  # once, for all children
 
 
@@ -161,16 +169,17 @@ class Watch:
 
     def __init__(self) -> None:
         spine: Any = import_module("ccsi.experiment.run")  # the package's own `run` is the function
+        models: Any = import_module("ccsi.model.learning")
 
         self.learning, self.folder, self.outside = False, Path(), list[str]()
         learn_all = spine.learn_all
 
-        def learn(*parts: Any) -> None:
+        def learn(*parts: Any, **more: Any) -> None:
             self.learning = True
             signal.setitimer(signal.ITIMER_REAL, TRAINED, HANG / 4)  # again: what caught it may go on
-            learn_all(*parts)
+            learn_all(*parts, **more)
 
-        spine.learn_all = learn
+        spine.learn_all = models.learn_all = learn
         signal.signal(signal.SIGALRM, self.alarm)
         sys.addaudithook(self.audit)
 

@@ -601,4 +601,4 @@ KINDS = {
     "images": (ImageFolders, 0.15),
     "run": (RunFolders, 0.2),
 }
-"""Each kind, and its share of the cases. (A model folder is the next one.)"""
+"""Each kind, and its share of the cases; see `model_folders` for another."""
