@@ -17,7 +17,6 @@ from typing import Any
 
 from rich.console import Console
 
-import ccsi
 from ccsi.errors import UserError
 from ccsi.sweep.definition import Cluster
 from ccsi.sweep.execution.context import check_node
@@ -101,7 +100,7 @@ def _init(arguments: Mapping[str, Any], address: str | None, attempts: int = 3) 
     """`ray.init`; on this machine up to three times, because two that start at once may choose the same port."""
     try:
         # Workers look for modules in this folder first: it must not be one that a file names
-        with contextlib.chdir(Path(ccsi.__file__).parents[1]):
+        with contextlib.chdir(Path(__file__).resolve().parents[3]):
             return ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **arguments)
     except Exception as error:  # Ray raises the plain one, too
         ray.shutdown()
