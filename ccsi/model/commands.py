@@ -16,6 +16,7 @@ from ccsi.io.paths import absolute
 from ccsi.io.text import printable
 from ccsi.model.evaluate import show_evaluation
 from ccsi.model.learning import image_stream
+from ccsi.model.measure import images_at_a_time
 from ccsi.model.model import Model, load
 from ccsi.model.predict import write_table
 
@@ -68,7 +69,8 @@ def predict_images(
     """Write what a model says of each image to a .csv file; see `ccsi.model.predict`."""
     path = new_file(out, (".csv",))
     model = open_model(model_folder, device, threads)
-    stream = image_stream(images, model.record.input, batch)
+    form = model.record.input
+    stream = image_stream(images, form, images_at_a_time(form.channels, form.size, batch))
     began = time.monotonic()
     tally = write_table(model, stream, path, top)
     seconds = time.monotonic() - began

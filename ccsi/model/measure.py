@@ -19,7 +19,14 @@ from ccsi.learners.base import NetLearner
 from ccsi.learners.replay import ReplayLearner
 from ccsi.model.record import Calibration, Figures
 
+MOST_VALUES = 2**24
+"""Values of the images that are scored at a time: 64 MB as float32."""
 BATCH = 512
+
+
+def images_at_a_time(channels: int, size: int, most: int = BATCH) -> int:
+    """How many images of the network's input are scored at a time: `most`, fewer of large ones, at least one."""
+    return max(1, min(most, MOST_VALUES // (channels * size * size)))
 
 
 @dataclass(frozen=True)
@@ -41,10 +48,11 @@ class Scored:
 def score(learner: NetLearner, part: Labelled) -> Scored:
     """Score images on the learner's device; UserError if scores are not finite."""
     every, n_tasks = torch.arange(len(part)), len(learner.heads)
+    batch = images_at_a_time(*part.images.shape[1:3])
     if not len(part):
         n = sum(map(len, learner.heads))
         return Scored(torch.empty(0, n, dtype=torch.float64), part.labels.cpu())
-    return Scored(score_images(learner, part.images, every, learner.device, n_tasks, BATCH), part.labels.cpu())
+    return Scored(score_images(learner, part.images, every, learner.device, n_tasks, batch), part.labels.cpu())
 
 
 def figures_of(scored: Scored, classes: range) -> Figures | None:
