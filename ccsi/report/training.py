@@ -36,7 +36,9 @@ def draw_stage(ax: Axes, points: Sequence[Event]) -> None:
     """The curves of one stage, with a legend below."""
     names = [key for key in dict.fromkeys(key for point in points for key in point) if key.startswith("loss")]
     values = list[float]()
-    for number, name in enumerate(names if len(names) != 2 else names[:1]):  # of a single term, the loss alone
+    if "loss" in names and len(names) == 2:  # a single term is the loss itself
+        names = ["loss"]
+    for number, name in enumerate(names):
         known = [(point["step"], point[name]) for point in points if point.get(name) is not None]
         style: dict[str, Any] = {"color": COLOURS[number % 6], "linestyle": LINES[number // 6 % len(LINES)]}
         style |= {"color": "black"} if name == "loss" else {"linewidth": 0.9}
