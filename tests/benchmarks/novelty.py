@@ -62,7 +62,8 @@ def figures(found: Predictions, truth: torch.Tensor, known: int, temperature: fl
     areas, coming = [nan, nan], nan
     if not is_known.all():
         values = found.familiarity, found.probabilities.max(1)
-        areas, coming = [100 * float(roc_auc_score(is_known, value)) for value in values], float(below[~is_known].mean())
+        areas = [100 * float(roc_auc_score(is_known, value)) for value in values]
+        coming = float(below[~is_known].mean())
     accuracy = 100 * float((probabilities.argmax(1) == own).double().mean())
     errors = [100 * expected_calibration_error(one, own) for one in (plain, probabilities)]
     return [*areas, float(below[is_known].mean()), coming, accuracy, *errors]
