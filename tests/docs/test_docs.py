@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from fork_server import Server
 
 from ccsi import config
+from ccsi.cli import main
+from ccsi.data import Digits
+from ccsi.model.card import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -94,10 +98,13 @@ def test_each_command_composes(command: str) -> None:
         settings = config.load(keys)
         if "--help" not in arguments:
             config.check(settings)
+    elif name in ("fit", "extend", "predict", "evaluate", "export"):
+        data = ["dataset=folder", "dataset.path=x"] if name in ("fit", "extend") else []
+        assert config.load([*data, *(a for a in keys if "=" in a)], name)["_partial_"]
     elif name in ("sweep", "train"):
         assert config.load(keys, name)["name"]
     else:
-        assert name in ("status", "report")
+        assert name in ("status", "report", "show")
 
 
 def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere() -> None:
@@ -182,6 +189,42 @@ def test_a_run_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     result = json.loads((tmp_path / "run/result.json").read_text())
     explained = set(re.findall(r"`(\w+)`", (DOCS / "run-folder.md").read_text()))
     assert {*result, *result["test"], *result["val"]} - explained == set()
+
+
+def test_a_model_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page's example, with less training."""
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "models.md").read_text()
+    example = text.partition("## An example")[2].partition("## Commands")[0]
+    quick = ["training.first_epochs=1", "dataset.size=8", "report=false", "tracking.console.quiet=true"]
+    for number, (_, *words) in enumerate(typed(example)):
+        assert main([*words, *(quick if number == 0 else quick[2:] if words[0] == "extend" else [])]) == 0
+    said = capsys.readouterr().out
+    assert "digits_2025.csv: 359 images" in said and "digits_2026: acil, 10 classes, 4 new: 6, 7, 8, 9" in said
+    record = json.loads((tmp_path / "digits_2026/model.json").read_text())
+    explained = set(re.findall(r"`(\w+)`", text))
+    assert {*record, *record["tasks"][-1]} - explained == set()
+    kinds = {item["kind"] for item in (*record["reference"], *record["tasks"][-1]["stored"])}
+    assert kinds <= set(KINDS)
+    files = {file.name for file in (tmp_path / "digits_2026").iterdir()}
+    assert files <= set(re.findall(r"`([\w.]+\.\w+)`", text))
+
+
+def test_a_model_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks((DOCS / "models.md").read_text(), "python")
+    short = '"training.first_epochs=1", "dataset.size=8", "report=false", "tracking.console.quiet=true"'
+    for name, classes in (("blood_2025", "[0,1,2]"), ("blood_2026", "[3,4]"), ("slides", None), ("labelled", None)):
+        more = f", overrides=['classes={classes}', 'report=false']" if name == "blood_2026" else ""
+        code = code.replace(f'"{name}"', f'"digits"{more}' if classes else '"images.npz", split="test"')
+    code = code.replace('["learner=acil"]', f'["learner=acil", "classes=[0,1,2]", {short}]')
+    data = Digits(size=8).load()
+    keep = data.test.labels < 5
+    arrays = {"images": data.test.images[keep, 0].numpy(), "labels": data.test.labels[keep].numpy()}
+    named: dict[str, Any] = {f"{s}_{key}": value for s in ("train", "val", "test") for key, value in arrays.items()}
+    np.savez("images.npz", **named)
+    exec(code, {})
+    assert (tmp_path / "model_2026/model.json").exists()
 
 
 @pytest.mark.slow
