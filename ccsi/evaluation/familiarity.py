@@ -1,9 +1,9 @@
-"""How familiar an image is: where it ranks among validation images of the class that it is nearest to.
+"""How familiar an image is: where it ranks among validation images of each class, and the best of these ranks.
 
-Everything is computed from one net that stays as it is, that of the first task, so that what is kept of a class's
-images stays valid when the classifier is trained further: `layer_moments` of an image, their mean for each class and
-one covariance (`ClassGaussians`), and for each class the quantiles of its validation images' values
-(`reference_quantiles`).
+Everything is computed from one net that stays as it is, that of the first task, and for each class from the Gaussians
+of the classes that were known when it was learned. So what is kept of a class's images stays valid when others are
+added: `layer_moments` of an image, their mean for each class and one covariance for each task (`ClassGaussians`), and
+for each class the quantiles of its validation images' values (`reference_quantiles`).
 """
 
 import math
@@ -82,24 +82,42 @@ class ClassGaussians:
         return ClassGaussians(torch.cat([self.means, new]), scatter, self.count + len(x))
 
     def relative_distances(self, x: Tensor) -> Tensor:
-        """Squared Mahalanobis distances from each class, minus that from all classes together: [N, D] to [N, n].
+        """See `Distances.__call__`."""
+        return self.distances()(x)
 
-        Of one Gaussian with the classes' mean and the total covariance; the difference is better than the distance
-        itself where new classes are like known ones (Ren et al., arXiv 2106.09022). The covariances' correlations
-        are shrunk by `SHRINKAGE`, so they can be inverted however few the images are.
-        """
-        x, centre = x.to(self.means), self.means.mean(0)
+    def distances(self) -> "Distances":
+        """The distances from these Gaussians, ready to be computed."""
+        centre = self.means.mean(0)
         spread = self.means - centre
         within = self.scatter / self.count.clamp(min=1)
-        root, root_of_all = whitening(within), whitening(within + spread.T @ spread / len(spread))
-        far = (x - centre) @ root_of_all
-        distances = [((x - mean) @ root).square().sum(1) for mean in self.means]
-        return torch.stack(distances, 1) - far.square().sum(1, keepdim=True)
+        return Distances(self.means, centre, whitening(within), whitening(within + spread.T @ spread / len(spread)))
 
-    def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Minus the smallest relative distance, float64 [N], and the class that it is from, int64 [N]: x is [N, D]."""
-        values, classes = (-self.relative_distances(x)).max(1)
-        return values, classes
+
+@dataclass(frozen=True)
+class Distances:
+    """Squared Mahalanobis distances from each class, minus that from all classes together.
+
+    Attributes:
+        means: [n, D]. centre: their mean, [D]. root, root_of_all: `whitening` of the classes' common covariance, and of
+            the total one, [D, D].
+    """
+
+    means: Tensor
+    centre: Tensor
+    root: Tensor
+    root_of_all: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, D] to [N, n].
+
+        All classes together are one Gaussian with the classes' mean and the total covariance; the difference is better
+        than the distance itself where new classes are like known ones (Ren et al., arXiv 2106.09022). The covariances'
+        correlations are shrunk by `SHRINKAGE`, so they can be inverted however few the images are.
+        """
+        x = x.to(self.means)
+        far = (x - self.centre) @ self.root_of_all
+        distances = [((x - mean) @ self.root).square().sum(1) for mean in self.means]
+        return torch.stack(distances, 1) - far.square().sum(1, keepdim=True)
 
 
 def whitening(covariance: Tensor, shrinkage: float = SHRINKAGE) -> Tensor:
@@ -135,19 +153,22 @@ def reference_quantiles(values: Tensor, labels: Tensor, classes: range) -> Tenso
     return torch.stack(rows) if rows else values.new_empty(0, LEVELS, dtype=torch.float64)
 
 
-def familiarity(values: Tensor, nearest: Tensor, quantiles: Tensor) -> Tensor:
-    """The percentile of each value among those of a class, float64 [N] in [1, 100]; NaN for a class without any.
+def familiarity(values: Tensor, quantiles: Tensor) -> Tensor:
+    """The highest percentile of an image among those of each class, float64 [N] in [1, 100]; NaN if no class has any.
 
-    The share of the class's quantiles that are not above the value. It is the conformal p-value (1 + the number of its
-    m images that have no higher value) / (m + 1), rounded up to a whole percent: an image that is like them has a
-    familiarity of at most a % with a probability of at most a %, and none has less than 100 / (m + 1), however
-    strange: few images do not show what is rare (Vovk et al., 2005; Bates et al., Annals of Statistics 2023).
+    An image's percentile among a class's is the share of the class's quantiles that are not above its value. It is the
+    conformal p-value (1 + the number of the class's m images that have no higher value) / (m + 1), rounded up to a
+    whole percent: an image that is like them has one of at most a % with a probability of at most a %, and none has
+    less than 100 / (m + 1), however strange: few images do not show what is rare (Vovk et al., 2005; Bates et al.,
+    Annals of Statistics 2023). The highest one is no smaller, so this holds for it, too.
 
     Args:
-        values, nearest: of `ClassGaussians.nearest`, [N] and int64 [N]: what is compared, and with which class. With
-            the class that a learner predicts instead, and the distance from it, a low value marks wrong predictions.
-        quantiles: [n, 100], of `reference_quantiles`.
+        values: [N, n], for each class computed as those of its quantiles were. quantiles: [n, 100], of
+            `reference_quantiles`.
     """
-    own = quantiles.to(values.device)[nearest]
-    shares = (own <= values.detach().double()[:, None]).double().mean(1)
-    return torch.where(own[:, 0].isnan(), torch.nan, 100 * shares)
+    shares = []
+    for own, of_class in zip(values.detach().double().T, quantiles.to(values.device), strict=True):
+        share = torch.searchsorted(of_class, own.contiguous(), right=True) * (100 / LEVELS)
+        shares.append(torch.where(of_class.isnan().any(), -1.0, share.double()))
+    highest = torch.stack(shares).max(0).values
+    return torch.where(highest < 0, torch.nan, highest)

@@ -5,6 +5,8 @@ All of it is derived from real images, and is counted in the model's record.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from ccsi.errors import UserError
 from ccsi.evaluation.familiarity import (
     LEVELS,
     ClassGaussians,
+    Distances,
     familiarity,
     layer_moments,
     reference_quantiles,
@@ -32,34 +35,46 @@ class Reference:
     """What is kept of each class, in the order of the model's classes.
 
     Attributes:
-        gaussians: of the layer moments of training images, in the net of the first task. quantiles: of val images'
-            distances, float64 [n, 100] (both: see `ccsi.evaluation.familiarity`).
+        gaussians: after each task, of the layer moments of the training images so far, in the net of the first task.
+        quantiles: for each class, of its val images' relative distances from it, with the sign turned, float64
+            [n, 100] (both: see `ccsi.evaluation.familiarity`).
         features: mean feature of each class's training images, in the net that had just learned it: [n, D].
         backbone: the state of the first task's backbone; empty where the learner's own is still the same.
     """
 
-    gaussians: ClassGaussians
+    gaussians: tuple[ClassGaussians, ...]
     quantiles: Tensor
     features: Tensor
     backbone: Mapping[str, Tensor]
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it by name, as `read_reference` expects it."""
-        own = self.gaussians
-        parts = {"means": own.means, "scatter": own.scatter, "count": own.count, "quantiles": self.quantiles}
+        scatter, count = (torch.stack([getattr(own, key) for own in self.gaussians]) for key in ("scatter", "count"))
+        parts = {"means": self.gaussians[-1].means, "scatter": scatter, "count": count, "quantiles": self.quantiles}
         named = {f"{PREFIX}{key}": value for key, value in {**parts, "features": self.features}.items()}
         named |= {f"{BACKBONE}{key}": value for key, value in self.backbone.items()}
         return {key: value.detach().cpu().contiguous() for key, value in named.items()}
 
     def stored(self) -> list[StoredRecord]:
         """What of it is derived from real images, the first backbone apart."""
-        n, own = len(self.quantiles), self.gaussians
+        n = len(self.quantiles)
+        scatter = sum(own.scatter.nbytes + own.count.nbytes for own in self.gaussians)
         return [
-            StoredRecord("familiarity means", n, own.means.nbytes),
-            StoredRecord("familiarity scatter", own.scatter.numel(), own.scatter.nbytes + own.count.nbytes),
+            StoredRecord("familiarity means", n, self.gaussians[-1].means.nbytes),
+            StoredRecord("familiarity scatter", len(self.gaussians), scatter),
             StoredRecord("familiarity quantiles", self.quantiles.numel(), self.quantiles.nbytes),
             StoredRecord("calibration features", n, self.features.nbytes),
         ]
+
+    @cached_property
+    def distances(self) -> tuple[tuple[Distances, range], ...]:
+        """For each task, the distances after it, and the classes that it brought."""
+        ends = [0, *(len(own.means) for own in self.gaussians)]
+        return tuple((own.distances(), range(*pair)) for own, pair in zip(self.gaussians, pairwise(ends), strict=True))
+
+    def values(self, moments: Tensor) -> Tensor:
+        """How near images are to each class, [N, n], high for near ones: moments is [N, d]."""
+        return torch.cat([-of(moments)[:, own.start : own.stop] for of, own in self.distances], 1)
 
 
 def reference_of(
@@ -79,12 +94,15 @@ def reference_of(
     means = torch.stack([features[train.labels.cpu() == c].mean(0) for c in classes])
     first = first_net(learner, backbone)
     moments = [layer_moments(first, part.images.to(learner.device)) for part in (train, val)]
-    gaussians = ClassGaussians.empty(moments[0].shape[1]) if old is None else old.gaussians
-    gaussians = gaussians.extended(moments[0], train.labels.cpu(), classes)
-    quantiles = reference_quantiles(gaussians.nearest(moments[1])[0], val.labels.cpu(), classes)
-    if old is not None:
-        quantiles, means = torch.cat([old.quantiles, quantiles]), torch.cat([old.features, means])
-    return Reference(gaussians, quantiles, means, backbone)
+    before_it = ClassGaussians.empty(moments[0].shape[1]) if old is None else old.gaussians[-1]
+    gaussians = before_it.extended(moments[0], train.labels.cpu(), classes)
+    labels = val.labels.cpu()
+    own = -gaussians.relative_distances(moments[1]).gather(1, labels[:, None])[:, 0]
+    quantiles = reference_quantiles(own, labels, classes)
+    if old is None:
+        return Reference((gaussians,), quantiles, means, backbone)
+    quantiles, means = torch.cat([old.quantiles, quantiles]), torch.cat([old.features, means])
+    return Reference((*old.gaussians, gaussians), quantiles, means, backbone)
 
 
 def first_net(learner: NetLearner, backbone: Mapping[str, Tensor]) -> IncrementalNet:
@@ -100,11 +118,11 @@ def read_reference(tensors: Mapping[str, Tensor], learner: NetLearner, where: st
     named = {key.removeprefix(PREFIX): value for key, value in tensors.items()}
     backbone = {key.removeprefix("backbone."): named.pop(key) for key in [*named] if key.startswith("backbone.")}
     own, n = learner.net.backbone.state_dict(), sum(map(len, learner.heads))
-    d = len(named["scatter"]) if isinstance(named.get("scatter"), Tensor) and named["scatter"].ndim else 0
+    n_tasks, d = len(learner.heads), named["means"].shape[-1] if isinstance(named.get("means"), Tensor) else 0
     like = {
         "means": Shaped((n, d), torch.float64),
-        "scatter": Shaped((d, d), torch.float64),
-        "count": Shaped((), torch.int64),
+        "scatter": Shaped((n_tasks, d, d), torch.float64),
+        "count": Shaped((n_tasks,), torch.int64),
         "quantiles": Shaped((n, LEVELS), torch.float64),
         "features": Shaped((n, learner.net.backbone.n_features), learner.net.scale.dtype),
     }
@@ -113,10 +131,11 @@ def read_reference(tensors: Mapping[str, Tensor], learner: NetLearner, where: st
         check_saved(backbone, own if backbone else {}, "familiarity.backbone")
     except UserError as error:
         raise UserError(f"{where}: {str(error).removeprefix('checkpoint.pt: ')}") from error
-    gaussians = ClassGaussians(named["means"], named["scatter"], named["count"])
-    numbers = (gaussians.means, gaussians.scatter, named["features"], *backbone.values())
-    if not all(value.isfinite().all() for value in numbers) or gaussians.count < 1:
+    numbers = (named["means"], named["scatter"], named["features"], *backbone.values())
+    if not all(value.isfinite().all() for value in numbers) or (named["count"] < 1).any():
         raise UserError(f"{where}: familiarity has numbers that are not finite; expected the file as ccsi wrote it.")
+    parts = zip(learner.heads, named["scatter"], named["count"], strict=True)
+    gaussians = tuple(ClassGaussians(named["means"][: head.stop], *sums) for head, *sums in parts)
     return Reference(gaussians, named["quantiles"], named["features"], backbone)
 
 
@@ -126,5 +145,4 @@ def familiarity_of(net: IncrementalNet, reference: Reference, images: Tensor) ->
     Args:
         net: of the first task. images: uint8 [N, C, S, S].
     """
-    values, nearest = reference.gaussians.nearest(layer_moments(net, images))
-    return familiarity(values, nearest, reference.quantiles)
+    return familiarity(reference.values(layer_moments(net, images)), reference.quantiles)

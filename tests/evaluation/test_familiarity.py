@@ -38,7 +38,7 @@ def one_class(reference):
 
 @given(values, values)
 def test_familiarity_is_the_conformal_p_value(reference, new):
-    found = familiarity(torch.tensor(new, dtype=torch.float64), zeros(len(new)), one_class(reference))
+    found = familiarity(torch.tensor(new, dtype=torch.float64)[:, None], one_class(reference))
     for value, percent in zip(new, found.tolist(), strict=True):
         counted = 1 + sum(one <= value for one in reference)
         assert percent == pytest.approx(-(-100 * counted // (len(reference) + 1)))
@@ -47,7 +47,7 @@ def test_familiarity_is_the_conformal_p_value(reference, new):
 @given(values, values)
 def test_familiarity_rises_with_the_value_and_stays_in_range(reference, new):
     new = torch.tensor(new, dtype=torch.float64).sort().values
-    found = familiarity(new, zeros(len(new)), one_class(reference))
+    found = familiarity(new[:, None], one_class(reference))
     assert (found.diff() >= 0).all()
     assert 100 / (len(reference) + 1) <= found.min() + 1e-9
     assert found.max() <= 100
@@ -59,22 +59,24 @@ def test_images_like_the_reference_are_seldom_unfamiliar(m):
     rng, shares = np.random.default_rng(m), []
     for _ in range(1000):
         quantiles = one_class(rng.gumbel(size=m))
-        found = familiarity(torch.from_numpy(rng.gumbel(size=50)), zeros(50), quantiles)
+        found = familiarity(torch.from_numpy(rng.gumbel(size=(50, 1))), quantiles)
         shares.append([(found <= a).double().mean() for a in (5, 20, 50)])
     assert (np.mean(shares, 0) <= np.array([0.05, 0.2, 0.5]) + 0.03).all()
 
 
 def test_percentiles_of_many_images_are_uniform():
     rng = np.random.default_rng(0)
-    found = familiarity(torch.from_numpy(rng.normal(size=2000)), zeros(2000), one_class(rng.normal(size=5000)))
+    found = familiarity(torch.from_numpy(rng.normal(size=(2000, 1))), one_class(rng.normal(size=5000)))
     assert kstest(found.numpy() / 100, "uniform").statistic < 0.04
 
 
 def test_classes_are_apart():
     quantiles = reference_quantiles(torch.tensor([0.0, 0.0, 10.0, 10.0]), torch.tensor([0, 0, 1, 1]), range(3))
     assert quantiles.shape == (3, LEVELS)
-    found = familiarity(torch.tensor([5.0, 5.0, 5.0]), torch.tensor([0, 1, 2]), quantiles)
-    assert found.tolist() == pytest.approx([100, 34, math.nan], nan_ok=True)
+    values = torch.tensor([[-5.0, 5.0, 9.0], [5.0, 5.0, -9.0], [-5.0, 12.0, 0.0]])
+    found = familiarity(values, quantiles)  # the best of a row; a class without images says nothing
+    assert found.tolist() == pytest.approx([34, 100, 100])
+    assert familiarity(values[:, 2:], quantiles[2:]).isnan().all()
 
 
 def test_old_and_new_classes_are_joined():
@@ -86,9 +88,9 @@ def test_old_and_new_classes_are_joined():
 
 def test_one_image_a_class_and_none():
     quantiles = one_class([1.0])
-    found = familiarity(torch.tensor([0.0, 1.0, 2.0]), zeros(3), quantiles)
+    found = familiarity(torch.tensor([[0.0], [1.0], [2.0]]), quantiles)
     assert found.tolist() == [50, 100, 100]
-    assert familiarity(torch.empty(0), zeros(0), quantiles).shape == (0,)
+    assert familiarity(torch.empty(0, 1), quantiles).shape == (0,)
 
 
 def clusters(seed, n=80, d=5, classes=4):
@@ -155,9 +157,11 @@ def test_one_image_a_class_and_constant_numbers_have_finite_distances(classes):
 def test_what_is_far_from_every_class_is_unfamiliar():
     x, labels = clusters(0, n=2000)
     gaussians = ClassGaussians.empty(5).extended(x[:1000], labels[:1000], range(4))
-    quantiles = reference_quantiles(gaussians.nearest(x[1000:])[0], labels[1000:], range(4))
-    assert familiarity(*gaussians.nearest(x[1000:]), quantiles).mean() > 40
-    assert familiarity(*gaussians.nearest(x[1000:] + 200), quantiles).max() <= 1
+    values = -gaussians.relative_distances(x[1000:])
+    quantiles = reference_quantiles(values.gather(1, labels[1000:, None])[:, 0], labels[1000:], range(4))
+    found = familiarity(values, quantiles)
+    assert found.mean() > 40 and (found <= 5).double().mean() <= 0.05
+    assert familiarity(-gaussians.relative_distances(x[1000:] + 200), quantiles).max() <= 1
 
 
 @pytest.mark.parametrize(("norm", "side"), [("cn", 28), ("batch", 9)])
