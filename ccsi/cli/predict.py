@@ -8,9 +8,9 @@ be read has a row that says why, and does not stop the others.
   ccsi predict model_2026 cells.npz out=cells.csv top=1
   ccsi predict model_2026 one.png out=one.csv
 
-familiarity is the percentile, among val images of the predicted class, of how
-well the image fits any class. Values near 0 for many images say that they are
-like nothing that the model knows: then it is time to extend it.
+familiarity is the percentile of the image among val images of the class that it
+is most like. Values below 5 for many images say that they are like nothing that
+the model knows: then it is time to extend it. Of one image they say little.
 
 Options:
   --help            this text

@@ -99,9 +99,9 @@ def what_it_is(record: ModelRecord) -> Iterator[str]:
     network = str(record.config["model"].get("_target_", "")).rpartition(".")[2]
     started = f" It started from pretrained weights ({md(record.pretrained)})." if record.pretrained else ""
     yield f"Network: {md(network)}, {record.parameters:,} parameters.{started}"
-    yield f"It was first fitted on {first.date}" + (
-        f" and extended {len(record.tasks) - 1} times, last on {last.date}." if len(record.tasks) > 1 else "."
-    )
+    n = len(record.tasks) - 1
+    times = {1: "once, on"}.get(n, f"{n} times, last on")
+    yield f"It was first fitted on {first.date}" + (f" and extended {times} {last.date}." if n else ".")
     rows = [
         (k, task.date, few(task.classes), sum(task.images["train"]), sum(task.images["val"]), sum(task.images["test"]),
          md(task.data), f"{task.versions.get('ccsi')} / {task.versions.get('torch')}")
@@ -114,8 +114,8 @@ def limits(record: ModelRecord) -> Iterator[str]:
     """What must not be expected of it."""
     yield (
         "- It names one of its classes for every image, also for an image of something else. The column `familiarity` "
-        "of `ccsi predict` (a percentile of val images of the predicted class) is low for many such images, not for "
-        "all.\n"
+        "of `ccsi predict` (a percentile among val images of the class that the image is most like) is low for many "
+        "such images, not for all.\n"
         "- Its figures hold for images like those it was evaluated on: the same devices, stains, sites and patients' "
         "mix. Evaluate it on your own (`ccsi evaluate`) before you rely on it.\n"
         "- It is research software and no medical device: its output is no diagnosis.\n"

@@ -1,5 +1,6 @@
 """The images of a task: those of the classes that a model is to learn, checked against those that it knows."""
 
+import hashlib
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -108,8 +109,12 @@ def select_classes(data: Dataset, numbers: Sequence[int]) -> Dataset:
         for name, of in kept.items():
             if split in getattr(origin, name):
                 of[split] = tuple(getattr(origin, name)[split][i] for i in keep.tolist())
-    names = tuple(data.class_names[c] for c in numbers)
-    return replace(data, class_names=names, origin=replace(origin, **kept), **splits)
+    names, digest = tuple(data.class_names[c] for c in numbers), hashlib.sha256()
+    for part in splits.values():
+        digest.update(part.images.contiguous().numpy().data)
+        digest.update(part.labels.numpy().data)
+    origin = replace(origin, **kept)
+    return replace(data, class_names=names, origin=origin, checksum=digest.hexdigest(), **splits)
 
 
 def check_names(names: Sequence[str]) -> None:

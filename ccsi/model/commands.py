@@ -75,8 +75,9 @@ def predict_images(
     tally = write_table(model, stream, path, top)
     seconds = time.monotonic() - began
     print(f"{printable(out)}: {tally.images:,} images in {seconds:.1f} s ({tally.images / seconds:,.0f} a second)")
+    n_val = min(n for task in model.record.tasks for n in task.images["val"])
     skipped = [f"{count:,} {why}" for why, count in stream.skipped.items()]
-    for line in (*tally.lines(), *([f"passed over: {', '.join(skipped)}"] if skipped else [])):
+    for line in (*tally.lines(n_val), *([f"passed over: {', '.join(skipped)}"] if skipped else [])):
         print_wrapped(line)
 
 

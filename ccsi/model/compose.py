@@ -18,6 +18,7 @@ OF_THE_METHOD = ("learner", "training")
 """What an extension may change."""
 OF_WORKERS = ("workers", "max_failures", "resources", "ray")
 """Keys for several workers."""
+IMAGES = "expected a folder with a sub-folder for each class, an .npz file, or the name of a data set"
 INPUT = ("size", "fit", "channels")
 
 
@@ -110,14 +111,18 @@ def with_images(images: str | None, typed: Sequence[str], name: str) -> list[str
 
     A folder is read as one, whatever data set an experiment names.
     """
-    if images is None:
-        return config.with_dataset(typed, name)
     keys = {override.key_or_group for override in config.parse(typed)}
+    if images is None:
+        if not keys & {"dataset", "dataset.path"}:
+            raise UserError("FOLDER is missing; expected a folder of images, an .npz file, or a data set's name.")
+        return config.with_dataset(typed, name)
     if "dataset.path" in keys:
         raise UserError(f"{images} and dataset.path: expected one of them.")
     path = expand(images, "FOLDER")
     if not path.exists() and images in config.choices("dataset"):
         return [f"dataset={images}", *typed]
+    if not path.exists():
+        raise UserError(f"{images} does not exist; {IMAGES}.")
     if "dataset" not in keys and is_folder(path, "FOLDER"):
         typed = ["dataset=folder", *typed]
     return config.with_dataset([f"dataset.path={images}", *typed], name)

@@ -65,12 +65,13 @@ def check_new(path: Path, key: str = "out") -> None:
         raise UserError(f"{key}={printable(path)}: {printable(parent)} is no folder that may be written to.")
 
 
-def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+def write_folder(path: Path, files: Mapping[str, bytes], mode: int = 0o777) -> None:
     """Write a new folder with these files, whole or not at all; UserError if it exists or cannot be written."""
     check_new(path)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        part.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir(mode)
         for name, data in files.items():
             with (part / name).open("xb") as file:
                 file.write(data)

@@ -29,6 +29,7 @@ from ccsi.experiment.tasks import LearnerFactory, RunSession, Setup, learn_all
 from ccsi.io.paths import absolute, expand, is_folder
 from ccsi.learners.base import ModelFactory, NetLearner
 from ccsi.model.classes import NewImages, appended, counts_of, images_of, labelled_images, read_new_classes
+from ccsi.model.compose import IMAGES
 from ccsi.model.conclude import Learned, changed, conclude
 from ccsi.model.folder import check_new
 from ccsi.model.method import Method, check_extensible, restore, tensors_of
@@ -216,6 +217,8 @@ def labelled_source(images: str | Path, form: InputFormat) -> Source:
             load([f"dataset={images}", *(f"dataset.{key}={value}" for key, value in same.items())])["dataset"]
         )
         return source
+    if not where.exists():
+        raise UserError(f"{images} does not exist; {IMAGES}.")
     if where.suffix.lower() == ".npz" and not is_folder(where, "FOLDER"):
         return Npz(name=where.name, path=str(where), size=form.size, fit=form.fit, channels=form.channels)
     ranges = {kind: [*bounds] for kind, bounds in form.ranges.items()} or None

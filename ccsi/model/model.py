@@ -171,6 +171,9 @@ def learned(
 def arrays(images: Any, labels: Any, class_names: Sequence[str] | None, node: Config) -> Arrays:
     """Images in memory as a source, with the settings of a data set's node."""
     names, numbers = labels_of(labels, class_names)
+    if class_names is None:  # numbers that do not occur are no classes
+        there, numbers = np.unique(numbers, return_inverse=True)
+        names = tuple(names[c] for c in there.tolist())
     kept = ("size", "fit", "channels", "max_per_class", "draw", "val_share", "test_share", "split_seed")
     return Arrays(
         images=as_array(images), labels=numbers, class_names=names, **{key: node[key] for key in kept if key in node}

@@ -26,6 +26,8 @@ from ccsi.tracking.console import terminal
 
 UNFAMILIAR = 5.0
 """Images of a familiarity below this are counted: of val images of their class, 5 % have one."""
+ENOUGH = 20
+"""Val images of a class with which a familiarity can be below `UNFAMILIAR`."""
 MANY = 0.15
 """Share of such images above which the count says that the model may have to be extended."""
 
@@ -144,18 +146,23 @@ class Tally:
         self.classes.update(name for name in predictions.classes if name is not None)
         self.converted.update(batch.converted)
 
-    def lines(self) -> Iterator[str]:
-        """What a user should know, in short lines."""
+    def lines(self, n_val: int) -> Iterator[str]:
+        """What a user should know, in short lines; n_val: the fewest val images of a class."""
         yield ", ".join(f"{printable(name)} {count:,}" for name, count in self.classes.most_common())
         read = self.images - self.errors
         if self.errors:
             yield f"{self.errors:,} could not be read: see the column error"
         for change, count in self.converted.items():
             yield f"{count:,} {change}"
-        if read:
+        if read and n_val >= ENOUGH:
             share = self.unfamiliar / read
             hint = "; many are like nothing that the model knows: it may be time to extend it" if share > MANY else ""
             yield f"familiarity below {UNFAMILIAR:g}: {self.unfamiliar:,} of {read:,} ({share:.1%}){hint}"
+        elif read:
+            yield (
+                f"familiarity says little: of a class with {n_val} val image{'s' * (n_val != 1)} it cannot be below "
+                f"{100 / (n_val + 1):.3g}; {ENOUGH} allow values below {UNFAMILIAR:g}"
+            )
 
 
 def write_table(model: Snapshot, stream: ImageStream, path: Path, top: int) -> Tally:

@@ -34,9 +34,13 @@ class Snapshot:
         return tuple(self.record.class_names)
 
     def save(self, path: str | Path) -> None:
-        """Write the model to a new folder, whole or not at all; UserError if there is something already."""
+        """Write the model to a new folder, whole or not at all; UserError if there is something already.
+
+        A folder with real images is for its owner's eyes alone.
+        """
         self.record, files = model_files(self.record, self.learner, self.reference)
-        write_folder(absolute(path, "out"), {**files, CARD: card_text(self.record).encode(), **self.pictures})
+        mode = 0o777 if self.record.data_free else 0o700
+        write_folder(absolute(path, "out"), {**files, CARD: card_text(self.record).encode(), **self.pictures}, mode)
 
 
 def read_snapshot(path: str | Path, device: DeviceName) -> Snapshot:
