@@ -16,7 +16,7 @@ def learn(composed: Mapping[str, Any], old_folder: str | None) -> None:
     from ccsi.model.folder import check_new, read_record
 
     if composed["workers"] == 1:
-        learning = build(in_process(dict(composed)))()
+        learning = build(in_process(dict(composed), "fit" if old_folder is None else "extend"))()
         learning.learn(None if old_folder is None else load(old_folder, composed["device"]))
     else:
         from ccsi.sweep.train import learn_shared

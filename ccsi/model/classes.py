@@ -15,6 +15,7 @@ from ccsi.data import Dataset, Labelled, Source
 from ccsi.data.dataset import SPLITS, Contents, OpenShare, Origin, Raw, counted, listed
 from ccsi.data.draw import stratified_parts
 from ccsi.data.scenario import number_of, relabelled
+from ccsi.data.summary import hashes_of
 from ccsi.errors import UserError
 
 NewImages = Literal["refuse", "ignore"]
@@ -61,7 +62,8 @@ def read_new_classes(
     """
     data = source.load(optional=SPLITS)  # `check_counts` says what is needed
     names = data.class_names
-    numbers = list(range(len(names)))
+    there = torch.stack([torch.tensor(own) for own in counts_of(data).values()]).sum(0)
+    numbers = [c for c in range(len(names)) if there[c]]  # numbers of arrays may leave some out
     if classes is not None:
         numbers = [number_of(c, names, "classes") if isinstance(c, str) else c for c in classes]
         if len(set(numbers)) < len(numbers) or not set(numbers) <= set(range(len(names))) or not numbers:
@@ -85,14 +87,20 @@ def read_new_classes(
 
 def with_warning(data: Dataset, left_out: Sequence[str]) -> Dataset:
     """The data set, with sentences about how its images are converted, and which classes were left out."""
-    sentences = [*data.origin.warnings]
-    if how := MIXED.get((data.origin.channels, data.train.images.shape[1])):
-        sentences.append(f"The model's input is {'RGB' if how.startswith('grey') else 'grey'}: {how}.")
+    sentences = conversions(data)
     if left_out:
         sentences.append(
             f"{counted(len(left_out), 'class is', 'classes are')} known already and left out: {listed(left_out)}."
         )
     return replace(data, origin=replace(data.origin, warnings=tuple(sentences)))
+
+
+def conversions(data: Dataset) -> list[str]:
+    """Sentences about what looks wrong in a data set, and what its images were turned into."""
+    sentences = [*data.origin.warnings]
+    if how := MIXED.get((data.origin.channels, data.train.images.shape[1])):
+        sentences.append(f"The model's input is {'RGB' if how.startswith('grey') else 'grey'}: {how}.")
+    return sentences
 
 
 def select_classes(data: Dataset, numbers: Sequence[int]) -> Dataset:
@@ -160,21 +168,52 @@ def appended(data: Dataset, known: Collection[str]) -> Dataset:
     return replace(data, class_names=(*known, *data.class_names), **moved)
 
 
-def labelled_images(source: Source, split: str | None, class_names: Sequence[str]) -> tuple[Labelled, str]:
-    """The labelled images of a source, with labels of `class_names`, and what they are.
+@dataclass(frozen=True)
+class LabelledImages:
+    """Labelled images of classes that a model knows.
 
-    split: train, val, test or all; None: test if the source has splits of its own, else all.
+    Attributes:
+        part: labels are positions in the model's classes. split: train, val, test or all.
+        notes: whole sentences about how they were read. checksum: of the whole source.
+    """
+
+    part: Labelled
+    split: str
+    notes: tuple[str, ...]
+    checksum: str
+
+
+def labelled_images(
+    source: Source, split: str | None, class_names: Sequence[str], kinds: Collection[str], trained: Collection[str] = ()
+) -> LabelledImages:
+    """The labelled images of a source, with labels of `class_names`.
+
+    Args:
+        split: train, val, test or all; None: test if the source has splits of its own, or if it is among `trained`,
+            else all. kinds: those of deep pixels whose range the model knows. trained: checksums of a model's data.
 
     Raises:
-        UserError: a class that is not in `class_names`, or no image.
+        UserError: a class that is not in `class_names`, no image, or deep pixels of another kind.
     """
     data = source.load(optional=SPLITS)
+    if odd := sorted(data.origin.ranges.keys() - set(kinds)):
+        raise UserError(f"{data.name} has {odd[0]} pixels, but the model knows no range for these; expected 8 bit.")
+    notes = [*conversions(data), *(f"passed over: {len(files):,} {why}." for why, files in data.origin.skipped.items())]
     if split is None:
-        split = "all" if {"val", "test"} <= set(data.origin.drawn) else "test"
+        is_drawn = {"val", "test"} <= set(data.origin.drawn)
+        split = "all" if is_drawn and data.checksum not in trained else "test"
+        if is_drawn and split == "test":
+            notes.append("The model was trained on a part of these images: those of its test split are scored.")
     part, numbers = images_of(data, split), positions(data, class_names)
     if not len(part):
         raise UserError(f"{data.name}: {split} has no image; expected labelled ones of classes that the model knows.")
-    return Labelled(part.images, numbers[part.labels]), split
+    return LabelledImages(Labelled(part.images, numbers[part.labels]), split, tuple(notes), data.checksum)
+
+
+def without(part: Labelled, trained: Labelled) -> tuple[Labelled, int]:
+    """The images of `part` that are not, pixel by pixel, among the `trained` ones, and how many are."""
+    keep = torch.from_numpy(~np.isin(hashes_of(part.images), hashes_of(trained.images)))
+    return Labelled(part.images[keep], part.labels[keep]), int((~keep).sum())
 
 
 def images_of(data: Dataset, split: str) -> Labelled:

@@ -13,7 +13,7 @@ from ccsi.errors import UserError
 from ccsi.experiment.environment import DeviceName, set_up_torch
 from ccsi.io.atomic import write_atomically
 from ccsi.io.paths import absolute
-from ccsi.io.text import printable
+from ccsi.io.text import printable, warn
 from ccsi.model.evaluate import show_evaluation
 from ccsi.model.learning import image_stream
 from ccsi.model.measure import images_at_a_time
@@ -54,6 +54,8 @@ def evaluate_images(
     evaluation = open_model(model_folder, device, threads).evaluate(images, split=split)
     if path is not None:
         write_atomically(path, json.dumps(dataclasses.asdict(evaluation), indent=1, allow_nan=False).encode())
+    for sentence in evaluation.notes:
+        warn(sentence)
     show_evaluation(evaluation)
 
 
@@ -62,7 +64,7 @@ def predict_images(
     images: str,
     out: str,
     top: PositiveInt = 3,
-    batch: PositiveInt = 64,
+    batch: PositiveInt = 128,
     device: DeviceName = "auto",
     threads: PositiveInt | None = None,
 ) -> None:

@@ -1,5 +1,6 @@
 """The configuration of a first fit or of an extension, from what was typed and from what the old model has."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 from ccsi import config
 from ccsi.config import Config
 from ccsi.errors import UserError
+from ccsi.experiment.environment import torch_device
 from ccsi.io.paths import expand, is_folder
+from ccsi.io.text import warn
 from ccsi.model.record import ModelRecord
 
 OF_A_RUN = ("scenario", "run_dir", "evaluate_test", "share_data", "name")
@@ -16,8 +19,8 @@ FIXED = ("model", "seed")
 """What an extension cannot change, because the network and its random draws are there already."""
 OF_THE_METHOD = ("learner", "training")
 """What an extension may change."""
-OF_WORKERS = ("workers", "max_failures", "resources", "ray")
-"""Keys for several workers."""
+OF_WORKERS = ("max_failures", "resources", "ray")
+"""Keys for several workers alone."""
 IMAGES = "expected a folder with a sub-folder for each class, an .npz file, or the name of a data set"
 INPUT = ("size", "fit", "channels")
 
@@ -46,8 +49,8 @@ def extend_config(images: str | None, typed: Sequence[str], old: ModelRecord) ->
         key, first = override.key_or_group, override.key_or_group.partition(".")[0]
         if first in FIXED or (key == first and first in OF_THE_METHOD):
             raise UserError(
-                f"{override.input_line}: an extension cannot change that the old model has "
-                f"{first_words(old, first)}; expected learner.… or training.…."
+                f"{override.input_line}: the old model has {first_words(old, first)}, which an extension keeps; "
+                "expected learner.KEY=… or training.KEY=…, which it may change."
             )
         if first in OF_THE_METHOD:
             changes[key] = override.value()
@@ -56,17 +59,36 @@ def extend_config(images: str | None, typed: Sequence[str], old: ModelRecord) ->
     kept = {key: value for key, value in old.config.items() if key not in ("dataset", "threads", "device")}
     typed_keys = {override.key_or_group for override in parsed}
     tree["dataset"] = extended_dataset(tree["dataset"], old, typed_keys)
-    for key in ("threads", "device"):
-        tree[key] = old.config[key] if tree[key] is None else tree[key]
+    tree |= inherited(old.config, tree)
     method = config.apply(kept, changes)
     method_lines = [str(override.input_line) for override in parsed if override.key_or_group in changes]
-    return {**tree, **config.as_typed(method, method_lines), "old": old.sha256}
+    return {**tree, **config.as_typed(method, method_lines), "old": old.identity}
 
 
-def in_process(composed: Config) -> Config:
-    """The configuration of a fit or extension in this process; UserError if it is for several."""
+def inherited(old: Mapping[str, Any], tree: Mapping[str, Any]) -> Config:
+    """Threads and device: those typed, else the old model's, as far as this machine has them."""
+    found = {key: old[key] if tree[key] is None else tree[key] for key in ("threads", "device")}
+    cpus = os.cpu_count() or 1
+    if tree["threads"] is None and isinstance(found["threads"], int) and found["threads"] > cpus:
+        warn(f"the old model was learned with threads={found['threads']}; this machine has {cpus}, which are used")
+        found["threads"] = cpus
+    if tree["device"] is None:
+        try:
+            torch_device(found["device"])
+        except UserError:
+            warn(f"the old model was learned on device={found['device']}, which this machine has not; auto is used")
+            found["device"] = "auto"
+    return found
+
+
+def in_process(composed: Config, name: str) -> Config:
+    """The configuration of a fit or extension (`name`) in this process; UserError if it is for several."""
     if composed["workers"] != 1:
         raise UserError(f"workers={composed['workers']}: expected one here; several are started by ccsi fit or extend.")
+    plain = config.load(["dataset=digits", "out=null"], name)
+    for key in OF_WORKERS:
+        if composed[key] != plain[key]:
+            raise UserError(f"{key} is set, but workers=1; expected workers=N, or no setting of several workers.")
     return {key: value for key, value in composed.items() if key not in OF_WORKERS}
 
 
@@ -84,7 +106,7 @@ def first_words(old: ModelRecord, key: str) -> str:
         return f"learner={old.learner}"
     if key == "seed":
         return f"seed={old.config['seed']}"
-    return f"a {key} of its own"
+    return "a network of its own"
 
 
 def extended_dataset(node: Mapping[str, Any], old: ModelRecord, typed: set[str]) -> Config:

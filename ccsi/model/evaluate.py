@@ -25,6 +25,7 @@ class Evaluation:
     Attributes:
         split: which images: train, val, test or all. class_names: in the order of rows and columns.
         overall: on all images. tasks: on those of each task's classes, None without any.
+        notes: whole sentences about how the images were read.
         calibration_error: of all images, in [0, 1], with the model's temperature; by_task: likewise.
     """
 
@@ -34,9 +35,10 @@ class Evaluation:
     tasks: list[Figures | None]
     calibration_error: float
     by_task: list[float | None]
+    notes: tuple[str, ...] = ()
 
 
-def evaluate_labelled(model: Snapshot, part: Labelled, split: str) -> Evaluation:
+def evaluate_labelled(model: Snapshot, part: Labelled, split: str, notes: tuple[str, ...] = ()) -> Evaluation:
     """Score labelled images, with labels that are positions in the model's classes."""
     scored, n = score(model.learner, part), len(model.class_names)
     ranges = [range(*pair) for pair in pairwise([0, *accumulate(model.record.sizes)])]
@@ -48,7 +50,7 @@ def evaluate_labelled(model: Snapshot, part: Labelled, split: str) -> Evaluation
 
     by_task = [error(scored.of(classes)) if len(scored.of(classes)) else None for classes in ranges]
     tasks = [figures_of(scored, classes) for classes in ranges]
-    return Evaluation(split, model.class_names, overall, tasks, error(scored), by_task)
+    return Evaluation(split, model.class_names, overall, tasks, error(scored), by_task, notes)
 
 
 def show_evaluation(evaluation: Evaluation) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -58,9 +57,13 @@ def check_no_images(learner: NetLearner, tensors: Mapping[str, Tensor]) -> None:
 
 def check_new(path: Path, key: str = "out") -> None:
     """Raise UserError if there is something at the path of a new folder already, or its parent is no folder."""
-    if os.path.lexists(path):
-        raise UserError(f"{key}={printable(path)} exists already; a model is never changed: choose another name.")
-    parent = next(one for one in path.parents if one.exists())
+    try:
+        if os.path.lexists(path):
+            raise UserError(f"{key}={printable(path)} exists already; a model is never changed: choose another name.")
+        path.with_name(f"{path.name}.partial").exists()  # the name may be too long
+        parent = next(one for one in path.parents if one.exists())
+    except OSError as error:
+        raise UserError(f"{key}={printable(path)} cannot be made ({error.strerror}); choose another folder.") from error
     if not is_folder(parent, key) or not os.access(parent, os.W_OK):
         raise UserError(f"{key}={printable(path)}: {printable(parent)} is no folder that may be written to.")
 
@@ -68,8 +71,9 @@ def check_new(path: Path, key: str = "out") -> None:
 def write_folder(path: Path, files: Mapping[str, bytes], mode: int = 0o777) -> None:
     """Write a new folder with these files, whole or not at all; UserError if it exists or cannot be written."""
     check_new(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    part = path.with_name(f".{path.name}.part")
     try:
+        shutil.rmtree(part, ignore_errors=True)  # of a killed process
         path.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir(mode)
         for name, data in files.items():

@@ -1,6 +1,7 @@
 """How a model learns a task: the images of new classes, the same `learn_all` as in a run, and what the record says."""
 
 import dataclasses
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -27,11 +28,12 @@ from ccsi.experiment.environment import DeviceName, set_up_torch
 from ccsi.experiment.folder import lock_run_dir
 from ccsi.experiment.tasks import LearnerFactory, RunSession, Setup, learn_all
 from ccsi.io.paths import absolute, expand, is_folder
+from ccsi.io.text import warn
 from ccsi.learners.base import ModelFactory, NetLearner
-from ccsi.model.classes import NewImages, appended, counts_of, images_of, labelled_images, read_new_classes
+from ccsi.model.classes import NewImages, appended, counts_of, images_of, labelled_images, read_new_classes, without
 from ccsi.model.compose import IMAGES
 from ccsi.model.conclude import Learned, changed, conclude
-from ccsi.model.folder import check_new
+from ccsi.model.folder import MODEL_JSON, check_new
 from ccsi.model.method import Method, check_extensible, restore, tensors_of
 from ccsi.model.snapshot import Snapshot, read_snapshot
 from ccsi.tracking import RunStart, Tracker, Trackers
@@ -54,7 +56,8 @@ class Learning:
 
     Args:
         dataset: the images. model, learner, training, seed: the method; of an extension, as the old model has them.
-        report: draw pictures. out: the new model's folder; null: only in memory, and not resumable.
+        report: draw pictures. workers: processes that share the work, each of which calls `learn`.
+        out: the new model's folder; null: only in memory, and not resumable.
         classes: which classes of the data set to learn; null: all. new_images: of classes that the model knows.
         evaluate: labelled images that are scored before and after an extension.
         old: the checksum of the old model's record; null: a first fit.
@@ -71,6 +74,7 @@ class Learning:
     threads: PositiveInt = 1
     checkpoint_every: NonNegative = 60.0
     report: bool = True
+    workers: PositiveInt = 1
     out: str | None = None
     classes: list[int | str] | None = None
     new_images: NewImages = "refuse"
@@ -88,13 +92,14 @@ class Learning:
         """
         group, out = ProcessGroup.current(), absolute(self.out, "out") if self.out is not None else None
         if out is not None:
-            group.on_main(lambda: check_new(out))
+            group.on_main(lambda: check_out(out))
         device = set_up_torch(self.device, self.threads)
         self.tracking.watch, self.tracking.enabled = watch, group.is_main
         with memory_as_user_error(), ExitStack() as stack:
             data, labelled, learner = group.on_all(lambda: self.parts(old, device))
             work = stack.enter_context(work_folder(out, group.is_main))
-            saved = group.on_main(lambda: stack.enter_context(lock_run_dir(work, {**self.config}, "out")))
+            own = {key: value for key, value in self.config.items() if key[0] != "_"}
+            saved = group.on_main(lambda: stack.enter_context(lock_run_dir(work, own, "out")))
             session, setup = self.session(work, device, old), self.setup(old, data, learner)
             lines = session.load(saved, setup) if saved is not None else 0
             stack.callback(lambda: self.tracking.finish(None))
@@ -118,8 +123,13 @@ class Learning:
         path = self.evaluate["data"]
         if path is None or old is None:
             return None
-        source = labelled_source(path, input_format(data, old))
-        return labelled_images(source, None, [*old.class_names, *data.class_names])[0]
+        form = input_format(data, old)
+        found = labelled_images(labelled_source(path, form), None, [*old.class_names, *data.class_names], form.ranges)
+        part, n = without(found.part, data.train)
+        more = [f"{n:,} of its images are among those to train on, and are not scored."] if n else []
+        for sentence in (*found.notes, *more):
+            warn(f"evaluate.data: {sentence}")
+        return part if len(part) else None
 
     def prepared(self, old: Snapshot | None, data: Dataset, device: torch.device) -> NetLearner:
         """A learner that has learned what the old model has, and that fits the new task; else UserError."""
@@ -130,8 +140,15 @@ class Learning:
         counts = [*counts, counts_of(data)["train"]]
         learner.check([len(task) for task in counts], more=True)
         learner.check_images(counts)
-        fresh = counts[:1] if learner.first_is_shortest else counts
-        self.training.check_warmup([sum(task) for task in fresh])
+        if getattr(learner, "memory", None) is not None and min(counts[-1]) < 2:
+            name = data.class_names[counts[-1].index(min(counts[-1]))]
+            raise UserError(
+                f"{data.name}: class {name} has one image to train on, and learner={learner.name} keeps the mean image "
+                "of each class, which would be that image; expected at least two, or a learner that keeps none."
+            )
+        if old is None or not learner.first_is_shortest:
+            done = [10**9] * (len(counts) - 1)  # old tasks are not trained again
+            self.training.check_warmup([*done, sum(counts[-1])])
         if old is not None:
             try:
                 restore(learner, tensors_of(old.learner), old.record.sizes, "the old model")
@@ -184,7 +201,16 @@ def learn_shared(
     run_dir and seed are for that caller, which needs no report of a task's end.
     """
     learning = dataclasses.replace(learning, config=(config or {}).get("learning", {}))
+    if learning.out is not None and os.path.lexists(learning.out):  # a worker died after it was written
+        return
     learning.learn(None if old_folder is None else read_snapshot(old_folder, learning.device), watch)
+
+
+def check_out(out: Path) -> None:
+    """See `check_new`; what a kill has left beside a model that is complete is removed first."""
+    if (out / MODEL_JSON).is_file():
+        shutil.rmtree(out.with_name(out.name + PARTIAL), ignore_errors=True)
+    check_new(out)
 
 
 @contextmanager
@@ -234,7 +260,7 @@ def labelled_source(images: str | Path, form: InputFormat) -> Source:
     )
 
 
-def image_stream(images: str | Path, form: InputFormat, batch: int = 64, split: str | None = None) -> ImageStream:
+def image_stream(images: str | Path, form: InputFormat, batch: int = 128, split: str | None = None) -> ImageStream:
     """The images of a folder, an image file, an .npz file, or the test images of a data set, by its name."""
     if not expand(images, "FOLDER").exists() and str(images) in choices("dataset"):
         part = images_of(labelled_source(images, form).load(optional=SPLITS), split or "test")

@@ -27,7 +27,11 @@ from ccsi.model.snapshot import Snapshot, read_snapshot
 
 Images = str | Path | npt.NDArray[np.uint8] | Tensor
 """A folder, an .npz file, or images: uint8 [N, H, W] or [N, H, W, C], or a tensor, [N, C, H, W], uint8 or in [0, 1]."""
-IN_MEMORY = ["dataset=folder", "dataset.path=."]  # takes the place of arrays until the configuration is made
+IN_MEMORY = [
+    "dataset=folder",
+    "dataset.path=.",
+    "dataset.name=arrays",
+]  # takes the place of arrays until the configuration is made
 
 
 class Model(Snapshot):
@@ -74,18 +78,24 @@ class Model(Snapshot):
             split: train, val, test or all; None: test where the source has splits of its own, else all.
         """
         if isinstance(images, str | Path):
-            source: Source = labelled_source(images, self.record.input)
-            part, split = labelled_images(source, split, self.class_names)
-        else:
-            part, split = self.labelled(images, labels), "all"
-        return evaluate_labelled(self, part, split)
+            if labels is not None:
+                raise UserError("labels: expected none beside a folder or file, whose classes say what its images are.")
+            form, trained = self.record.input, [task.data_sha256 for task in self.record.tasks]
+            source: Source = labelled_source(images, form)
+            found = labelled_images(source, split, self.class_names, form.ranges, trained)
+            return evaluate_labelled(self, found.part, found.split, found.notes)
+        if split is not None:
+            raise UserError(f"split={split}: images in memory have no splits; expected None.")
+        return evaluate_labelled(self, self.labelled(images, labels), "all")
 
     def labelled(self, images: npt.NDArray[np.uint8] | Tensor, labels: Any) -> Labelled:
         """Images in memory at the network's input size."""
         names, numbers = labels_of(labels, self.class_names)
         if names != self.class_names:
             raise UserError(f"labels: expected names of classes that the model knows ({', '.join(self.class_names)}).")
-        return Labelled(self.record.input.convert_arrays(as_array(images), "images"), torch.from_numpy(numbers))
+        array = as_array(images)
+        check_lengths(array, numbers)
+        return Labelled(self.record.input.convert_arrays(array, "images"), torch.from_numpy(numbers))
 
     def export(self, path: str | Path) -> float:
         """Write the model as an .onnx or a .pt2 (torch.export) file: image in [0, 1] to probabilities.
@@ -158,10 +168,14 @@ def learned(
 ) -> Model:
     """The model after the next task; `old` is None for a first fit."""
     in_memory = not isinstance(images, str | Path)
+    if not in_memory and (labels is not None or class_names is not None):
+        raise UserError("labels, class_names: expected none beside a folder or file, whose classes say what they are.")
+    if odd := [one for one in overrides if one.partition("=")[0] == "out"]:
+        raise UserError(f"overrides: {odd[0]}: expected the argument out.")
     typed = [*(IN_MEMORY if in_memory else []), *overrides, "out=null"]
     path = None if in_memory else str(images)
     config = fit_config(path, typed) if old is None else extend_config(path, typed, old.record)
-    config = in_process(config) | {"out": None if out is None else str(out)}
+    config = in_process(config, "fit" if old is None else "extend") | {"out": None if out is None else str(out)}
     learning: Learning = build(config)()
     if in_memory:
         learning = dataclasses.replace(learning, dataset=arrays(images, labels, class_names, config["dataset"]))
@@ -175,9 +189,15 @@ def arrays(images: Any, labels: Any, class_names: Sequence[str] | None, node: Co
         there, numbers = np.unique(numbers, return_inverse=True)
         names = tuple(names[c] for c in there.tolist())
     kept = ("size", "fit", "channels", "max_per_class", "draw", "val_share", "test_share", "split_seed")
-    return Arrays(
-        images=as_array(images), labels=numbers, class_names=names, **{key: node[key] for key in kept if key in node}
-    )
+    array = as_array(images)
+    check_lengths(array, numbers)
+    return Arrays(images=array, labels=numbers, class_names=names, **{key: node[key] for key in kept if key in node})
+
+
+def check_lengths(images: npt.NDArray[np.uint8], numbers: npt.NDArray[np.int64]) -> None:
+    """Raise UserError unless there is one label for each image."""
+    if len(images) != len(numbers):
+        raise UserError(f"there are {len(images)} images but {len(numbers)} labels; expected as many.")
 
 
 def labels_of(labels: Any, class_names: Sequence[str] | None) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
@@ -213,7 +233,7 @@ def as_array(images: Any) -> npt.NDArray[np.uint8]:
         if values.dtype != torch.uint8:
             if not values.is_floating_point() or not bool(((values >= 0) & (values <= 1)).all()):
                 raise UserError("images: expected a tensor of uint8, or of floating-point numbers in [0, 1].")
-            values = (values.double() * 255).round().to(torch.uint8)
+            values = (values.float() * 255).round().to(torch.uint8)
         whole: npt.NDArray[np.uint8] = values.permute(0, 2, 3, 1).contiguous().numpy()
     else:
         whole = np.asarray(images)

@@ -1,5 +1,6 @@
 """What a model says of images: in memory, and as a table that is written while images are read."""
 
+import copy
 import csv
 import io
 from collections import Counter, deque
@@ -13,12 +14,11 @@ import numpy.typing as npt
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ccsi.data import Labelled
 from ccsi.data.stream import Batch, ImageStream
-from ccsi.errors import UserError
+from ccsi.errors import UserError, diverged
 from ccsi.io.atomic import replacing
 from ccsi.io.text import printable
-from ccsi.model.measure import score
+from ccsi.learners.base import NetLearner
 from ccsi.model.reference import familiarity_of, first_net
 from ccsi.model.snapshot import Snapshot
 from ccsi.models import IncrementalNet
@@ -56,14 +56,40 @@ class Predictions:
         return [None if i in self.errors else self.class_names[c] for i, c in enumerate(best)]
 
 
-def predict_batch(model: Snapshot, first: IncrementalNet, batch: Batch) -> Predictions:
-    """What a model says of one batch; first: the net of its first task."""
-    n, read = len(batch.names), [i for i in range(len(batch.names)) if i not in batch.errors]
-    scores = score(model.learner, Labelled(batch.images, torch.zeros(len(read), dtype=torch.int64))).scores
-    probabilities, familiar = np.full((n, len(model.class_names)), np.nan), np.full(n, np.nan)
-    probabilities[read] = (scores / model.record.temperature).softmax(1).numpy()
-    familiar[read] = familiarity_of(first, model.reference, batch.images.to(model.learner.device)).numpy()
-    return Predictions(batch.names, model.class_names, probabilities, familiar, dict(batch.errors))
+@dataclass(frozen=True)
+class Predictor:
+    """A model ready to predict: copies of its networks, whose maps have their channels last, which is faster on a CPU.
+
+    Attributes:
+        learner: classifies. first: the net of the first task, for familiarity.
+    """
+
+    model: Snapshot
+    learner: NetLearner
+    first: IncrementalNet
+
+    @classmethod
+    def of(cls, model: Snapshot) -> "Predictor":
+        """That of a model, which is not changed."""
+        learner = copy.copy(model.learner)
+        learner.net = model.learner.frozen_net().to(memory_format=torch.channels_last)
+        first = first_net(model.learner, model.reference.backbone)
+        return cls(model, learner, first.to(memory_format=torch.channels_last))
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Predictions:
+        """What the model says of one batch; UserError if scores are not finite."""
+        model, n = self.model, len(batch.names)
+        read = [i for i in range(n) if i not in batch.errors]
+        probabilities, familiar = np.full((n, len(model.class_names)), np.nan), np.full(n, np.nan)
+        if read:
+            images = batch.images.to(self.learner.device).contiguous(memory_format=torch.channels_last)
+            scores = self.learner.scores(images.float() / 255).cpu().double()
+            if not scores.isfinite().all():
+                raise diverged(self.learner.name, "scores", len(model.record.tasks))
+            probabilities[read] = (scores / model.record.temperature).softmax(1).numpy()
+            familiar[read] = familiarity_of(self.first, model.reference, images).numpy()
+        return Predictions(batch.names, model.class_names, probabilities, familiar, dict(batch.errors))
 
 
 def predict_stream(model: Snapshot, stream: ImageStream) -> Iterator[tuple[Batch, Predictions]]:
@@ -71,14 +97,14 @@ def predict_stream(model: Snapshot, stream: ImageStream) -> Iterator[tuple[Batch
 
     Networks for small images gain little from several threads for one batch.
     """
-    first, threads = first_net(model.learner, model.reference.backbone), torch.get_num_threads()
+    predictor, threads = Predictor.of(model), torch.get_num_threads()
     workers = threads if model.learner.device.type == "cpu" else 1
     waiting = deque[tuple[Batch, Future[Predictions]]]()
     with ThreadPoolExecutor(workers, "ccsi-predict") as executor:
         try:
             torch.set_num_threads(max(1, threads // workers))
             for batch in stream:
-                waiting.append((batch, executor.submit(predict_batch, model, first, batch)))
+                waiting.append((batch, executor.submit(predictor, batch)))
                 if len(waiting) > workers:
                     done, future = waiting.popleft()
                     yield done, future.result()

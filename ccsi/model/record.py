@@ -184,6 +184,12 @@ class ModelRecord:
         """Of the whole record."""
         return hashlib.sha256(canonical(asdict(self))).hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """A checksum of what an extension depends on, without when and where it was learned."""
+        tasks = [(task.classes, task.images, task.data_sha256, task.weights_sha256) for task in self.tasks]
+        return hashlib.sha256(canonical([tasks, self.config, asdict(self.input)])).hexdigest()
+
     def to_json(self) -> bytes:
         """The content of model.json, which ends with its own checksum."""
         return json.dumps(asdict(self) | {"sha256": self.sha256}, indent=1, allow_nan=False).encode()

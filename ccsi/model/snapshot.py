@@ -1,16 +1,22 @@
 """A model as its folder holds it: the record, the learner with its tensors, and files for people."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ccsi.experiment.environment import DeviceName, torch_device
+from ccsi.io.files import read_bytes
 from ccsi.io.paths import absolute
 from ccsi.learners.base import NetLearner
 from ccsi.model.card import card_text
 from ccsi.model.folder import CARD, model_files, read_folder, write_folder
 from ccsi.model.record import ModelRecord
 from ccsi.model.reference import Reference
+
+PICTURES = ("training.png", "impressions.png")
+LARGEST = 64 * 2**20
+"""Bytes of a picture that is read back."""
 
 
 @dataclass(eq=False)
@@ -45,4 +51,8 @@ class Snapshot:
 
 def read_snapshot(path: str | Path, device: DeviceName) -> Snapshot:
     """The model in a folder, on a device; UserError as of `read_folder`."""
-    return Snapshot(*read_folder(path, torch_device(device)))
+    record, learner, reference = read_folder(path, torch_device(device))
+    files = {name: absolute(path, "MODEL") / name for name in PICTURES}
+    with suppress(OSError):  # they are for people, and may have been removed
+        return Snapshot(record, learner, reference, {n: read_bytes(f, LARGEST) for n, f in files.items() if f.exists()})
+    return Snapshot(record, learner, reference)

@@ -65,9 +65,9 @@ def learn_shared(config: Config, old_folder: str | None) -> None:
 
     config: of `ccsi fit` or `ccsi extend`, with workers and resources. old_folder: the model to extend.
     """
-    ccsi.config.check({key: value for key, value in config.items() if key not in (*OWN, "workers")})
+    ccsi.config.check({key: value for key, value in config.items() if key not in OWN})
     config, context, cluster = with_resources(config)
-    learning = {key: value for key, value in config.items() if key != "workers"} | {"_partial_": False}
+    learning = config | {"_partial_": False}
     learning["out"] = str(absolute(config["out"], "out"))
     folder = Path(learning["out"] + ".partial")
     parts = {"learning": learning, "old_folder": old_folder, "run_dir": str(folder), "seed": config["seed"]}

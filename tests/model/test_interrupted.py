@@ -1,6 +1,7 @@
 """An interrupted fit or extension resumes when it is called again, and ends with the same bits."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,27 +45,63 @@ def hashes(model: Model) -> list[tuple[str, str | None, list[list[int]]]]:
     return [(task.weights_sha256, task.impressions_sha256, task.val.confusion) for task in model.record.tasks]
 
 
-@pytest.mark.parametrize("after", [1, 3, 9, 14])
-def test_both_resume(images: Images, tmp_path: Path, interrupt: Callable[[int], None], after: int) -> None:
+def stopped(call: Callable[[], Model], interrupt: Callable[[int], None], after: int, out: Path) -> Model:
+    """What a call makes that is interrupted at its `after`-th checkpoint, and called again."""
+    interrupt(after)
+    with pytest.raises(StoppedError):
+        call()
+    assert (out.with_name(f"{out.name}.partial") / "checkpoint.pt").exists() and not out.exists()
+    interrupt(-1)
+    model = call()
+    assert not out.with_name(f"{out.name}.partial").exists()
+    return model
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])  # the third is after the task itself
+def test_a_fit_resumes(images: Images, tmp_path: Path, interrupt: Callable[[int], None], after: int) -> None:
+    first = images("first", {"ant": 8, "bee": 8})
+    again = stopped(lambda: fitted(first, base=SMALL, out=tmp_path / "one"), interrupt, after, tmp_path / "one")
+    assert hashes(again) == hashes(fitted(first, base=SMALL)) == hashes(load(tmp_path / "one"))
+
+
+@pytest.mark.parametrize("after", [1, 4, 7, 8, 9, 10])  # synthesis, training, and after the task itself
+def test_an_extension_resumes(images: Images, tmp_path: Path, interrupt: Callable[[int], None], after: int) -> None:
     first, second = images("first", {"ant": 8, "bee": 8}), images("second", {"cat": 8})
-    whole = fitted(first, base=SMALL)
-    whole = whole.extend(second, overrides=AGAIN)
-    for name in ("one", "two"):
-        interrupt(after)
-        call = (
-            (lambda: fitted(first, base=SMALL, out=tmp_path / "one"))
-            if name == "one"
-            else (lambda: load(tmp_path / "one").extend(second, out=tmp_path / "two", overrides=AGAIN))
-        )
-        try:
-            call()
-        except StoppedError:
-            assert (tmp_path / f"{name}.partial" / "checkpoint.pt").exists() and not (tmp_path / name).exists()
-            interrupt(-1)
-            call()
-        interrupt(-1)
-        assert not (tmp_path / f"{name}.partial").exists()
-    assert hashes(load(tmp_path / "two")) == hashes(whole)
+    old, out = fitted(first, base=SMALL), tmp_path / "two"
+    again = stopped(lambda: old.extend(second, out=out, overrides=AGAIN), interrupt, after, out)
+    assert hashes(again) == hashes(old.extend(second, overrides=AGAIN)) == hashes(load(out))
+    assert again.record.temperature == load(out).record.temperature
+
+
+@pytest.mark.parametrize("moment", ["sync", "rename", "rmtree"])
+def test_stopped_while_the_folder_is_written(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Before it is whole there is no folder; once it is, the left-over of the work is removed by the next call."""
+    first, out = images("first", {"ant": 8, "bee": 8}), tmp_path / "one"
+
+    remove = shutil.rmtree
+
+    def stop(path: Path, *_: object, **__: object) -> None:
+        if moment != "rmtree" or path.suffix == ".partial":
+            raise StoppedError
+        remove(path, ignore_errors=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*{
+            "sync": ("ccsi.model.folder.sync_folder", stop),
+            "rename": (Path, "rename", stop),
+            "rmtree": ("ccsi.model.learning.shutil.rmtree", stop),
+        }[moment])  # fmt: skip
+        with pytest.raises(StoppedError):
+            fitted(first, out=out)
+    assert out.exists() == (moment == "rmtree") and (tmp_path / "one.partial").exists()
+    if moment == "rmtree":
+        with pytest.raises(UserError, match="exists already"):
+            fitted(first, out=out)
+    else:
+        fitted(first, out=out)
+    assert {path.name for path in tmp_path.iterdir()} == {"first", "one"} and load(out).class_names == ("ant", "bee")
 
 
 def test_other_settings_or_another_old_model_do_not_resume(
@@ -83,6 +120,7 @@ def test_other_settings_or_another_old_model_do_not_resume(
     with pytest.raises(UserError, match="was begun with"):
         other.extend(second, out=tmp_path / "new", overrides=AGAIN)
     assert not (tmp_path / "new").exists()
+    fitted(first, base=SMALL).extend(second, out=tmp_path / "new", overrides=AGAIN)  # the same model, fitted again
 
 
 @pytest.mark.slow

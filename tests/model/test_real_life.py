@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import extended, fitted
+from conftest import QUIET, extended, fitted, write_images
 from PIL import Image
 
 from ccsi.errors import UserError
@@ -99,10 +99,10 @@ def test_out_that_exists(old: Model, images: Images, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["learner=acil"], "learner=acil: an extension cannot change that the old model has learner=ncm"),
-        (["model=resnet18"], "an extension cannot change that the old model has a model of its own"),
-        (["model.norm=batch"], "an extension cannot change"),
-        (["seed=1"], "seed=1: an extension cannot change that the old model has seed=0"),
+        (["learner=acil"], "learner=acil: the old model has learner=ncm, which an extension keeps"),
+        (["model=resnet18"], "the old model has a network of its own, which an extension keeps"),
+        (["model.norm=batch"], "which an extension keeps"),
+        (["seed=1"], "seed=1: the old model has seed=0, which an extension keeps"),
         (["dataset.size=16"], r"dataset\.size=16: the old model's input has size=8; expected the same"),
         (["training.lrr=1"], r"training\.lrr is not a setting; did you mean training\.lr\?"),
         (["training.lr=fast"], r"training\.lr=fast: expected a number"),
@@ -140,8 +140,8 @@ def test_per_task_lists_may_be_longer_than_the_tasks_so_far(images: Images) -> N
         extended(model, images("elk", {"elk": 6}))
 
 
-def test_shown_images_are_scored_before_and_after(old: Model, images: Images) -> None:
-    labelled = images("labelled", {"ant": 4, "bee": 4, "cat": 4})
+def test_shown_images_are_scored_before_and_after(old: Model, images: Images, tmp_path: Path) -> None:
+    labelled = write_images(tmp_path / "labelled", {"ant": 4, "bee": 4, "cat": 4}, seed=1)
     new = extended(old, images("new", {"cat": 8}), f"evaluate.data={labelled}")
     shown, after = new.record.tasks[-1].shown, new.evaluate(labelled)
     assert shown is not None and shown.images == after.overall.images == 12 and len(after.tasks) == 2
@@ -159,3 +159,62 @@ def test_a_setting_that_does_not_fit_what_was_learned(images: Images) -> None:
     with pytest.raises(UserError, match=r"learner\.expansion=32 does not fit what the old model has learned"):
         extended(model, images("new", {"cat": 6}), "learner.expansion=32")
     assert extended(model, images("new", {"cat": 6}), "learner.ridge=3").record.config["learner"]["ridge"] == 3
+
+
+def test_images_to_show_that_are_trained_on_are_left_out(
+    old: Model, images: Images, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The help's own example: a folder with old and new classes is both what is learned and what is shown."""
+    folder = images("all", {"ant": 5, "bee": 5, "cat": 10})
+    new = extended(old, folder, "new_images=ignore", f"evaluate.data={folder}")
+    shown = new.record.tasks[-1].shown
+    assert shown is not None and shown.images == 20 - 6
+    assert "6 of its images are among those to train on, and are not scored" in capsys.readouterr().err
+
+
+def test_a_folder_that_was_trained_on_is_evaluated_on_its_test_part(images: Images) -> None:
+    folder = images("first", {"ant": 10, "bee": 10})
+    found = fitted(folder).evaluate(folder)
+    assert found.overall.images == 4 and found.split == "test"
+    assert found.notes == ("The model was trained on a part of these images: those of its test split are scored.",)
+
+
+def test_a_mean_image_is_not_an_image(images: Images) -> None:
+    folder = images("first", {"ant": 6, "bee": 2})
+    with pytest.raises(UserError, match=r"class bee has one image to train on, and learner=ccsi keeps the mean image"):
+        fitted(folder, "learner=ccsi")
+    assert fitted(folder).record.tasks[0].images["train"] == [4, 1]
+
+
+def test_arrays_and_what_is_typed_beside_folders(old: Model, images: Images) -> None:
+    folder, pictures = images("new", {"cat": 5}), np.zeros((6, 8, 8), np.uint8)
+    pictures[3:] = 255
+    assert old.extend(pictures, [2, 2, 2, 3, 3, 3], overrides=QUIET).class_names == ("ant", "bee", "2", "3")
+    for call, message in (
+        (lambda: old.extend(pictures, [2] * 5), "there are 6 images but 5 labels; expected as many"),
+        (lambda: old.evaluate(pictures, ["ant"] * 5), "there are 6 images but 5 labels"),
+        (lambda: old.evaluate(pictures, ["ant"] * 6, split="val"), "split=val: images in memory have no splits"),
+        (lambda: old.evaluate(folder, ["ant"] * 5), "labels: expected none beside a folder"),
+        (lambda: old.extend(folder, [1] * 5), "labels, class_names: expected none beside a folder"),
+        (lambda: old.extend(folder, overrides=["out=x"]), "overrides: out=x: expected the argument out"),
+        (lambda: old.extend(folder, overrides=["resources.gpu=1"]), "resources is set, but workers=1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+def test_deep_images_for_a_model_of_8_bits_are_refused_by_both(old: Model, images: Images) -> None:
+    folder = images("deep", {"ant": 3})
+    for file in folder.rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(file)).astype(np.uint16) * 16).save(file)
+    with pytest.raises(UserError, match=r"deep has 16 bit pixels, but the model knows no range for these"):
+        old.evaluate(folder)
+    assert len(old.predict(folder).errors) == 3
+
+
+def test_a_model_of_a_larger_machine(old: Model, images: Images, capsys: pytest.CaptureFixture[str]) -> None:
+    old.record.config["threads"], old.record.config["device"] = 512, "mps"
+    new = extended(old, images("new", {"cat": 5}))
+    said = capsys.readouterr().err
+    assert "the old model was learned with threads=512; this machine has" in said and "device=mps" in said
+    assert new.record.config["device"] == "auto"
