@@ -35,14 +35,14 @@ def layer_moments(net: IncrementalNet, images: Tensor, batch_size: int = 64) -> 
         batch_size: images whose maps of all layers are in memory at once.
     """
     net.eval()
-    rows = []
+    rows, exact = [], float64_on(images.device)  # of the sums; the maps themselves stay as they are, for speed
     for part in images.split(batch_size):
         taps: list[Tap] = []
         net.features(part.to(net.scale.dtype) / 255, taps)
         columns = []
         for tap in taps:
             groups = tap.norm.groups or math.gcd(8, tap.input.shape[1])
-            mean, variance = group_moments(*map_moments(tap.input.to(float64_on(images.device))), groups)
+            mean, variance = group_moments(*(one.to(exact) for one in map_moments(tap.input)), groups)
             columns += [mean, (variance + 1e-8).log()]
         rows.append(torch.cat(columns, 1).cpu().double())
     return torch.cat(rows)
