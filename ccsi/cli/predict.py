@@ -19,7 +19,7 @@ Options:
 Settings (key=value):
   out=FILE.csv          the table; it must not exist
   top=3                 classes in a row
-  batch=128             images at a time, for each thread
+  batch=256             images at a time, for each thread
   device=auto|cpu|cuda  threads=N (default: all CPUs)
 """
 

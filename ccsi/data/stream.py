@@ -7,7 +7,7 @@ import stat
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from ccsi.data.decode import SUFFIXES
 from ccsi.data.fit import rows_at_a_time
 from ccsi.data.input import InputFormat
 from ccsi.data.npz import Rows, member_of, name_of, open_archive
-from ccsi.data.parts import Batch, Chunk, Part, array_parts, file_parts, in_order, joined
+from ccsi.data.parts import SMALL, THREADS, Batch, Chunk, Part, array_parts, file_parts, in_order, joined
 from ccsi.data.walk import Walk
 from ccsi.errors import UserError
 from ccsi.io.paths import expand
@@ -55,18 +55,20 @@ class ImageStream:
         batch: int,
         total: int,
         skipped: Mapping[str, int] | None = None,
+        threads: int = THREADS,
     ) -> None:
         """parts: what is to be read, no part across the end of a batch; it adds what it passes over to the counter."""
         self.parts = parts
         self.batch = batch
         self.total = total
+        self.threads = threads
         self.skipped: Mapping[str, int] = skipped or {}
 
     def __iter__(self) -> Iterator[Batch]:
         # `decode.noted` is not for threads: what it changes while it records is of the whole process
         warnings.filterwarnings("ignore", module=r"(PIL|pydicom)(\.|$)")
         skipped, ready, n = Counter[str](), list[Batch](), 0
-        with closing(in_order(self.parts(skipped), AHEAD * self.batch)) as read:
+        with closing(in_order(self.parts(skipped), AHEAD * self.batch, self.threads)) as read:
             for part in read:
                 ready.append(part)
                 n += len(part.names)
@@ -129,11 +131,16 @@ def open_folder(root: Path, form: InputFormat, batch: int) -> ImageStream:
         skipped.update(walk.skipped)
 
     walk = Walk(root)
-    total = sum(1 for _ in walk.files())
+    files = walk.files()
+    first = next(files, None)
+    total = (first is not None) + sum(1 for _ in files)
     if not total:
         passed = ", ".join(f"{n:,} × {why}" for why, n in walk.skipped.items())
         there = f" (it has {passed})" if passed else ""
         raise UserError(f"{printable(root)} has no image{there}; expected at least one file ({', '.join(SUFFIXES)}).")
+    with suppress(OSError):  # it may be gone by now
+        if first is not None and (root / first).stat().st_size < SMALL:
+            return ImageStream(parts, batch, total, walk.skipped, threads=1)
     return ImageStream(parts, batch, total, walk.skipped)
 
 

@@ -42,7 +42,8 @@ def layer_moments(net: IncrementalNet, images: Tensor, batch_size: int = 64) -> 
         columns = []
         for tap in taps:
             groups = tap.norm.groups or math.gcd(8, tap.input.shape[1])
-            mean, variance = group_moments(*(one.to(exact) for one in map_moments(tap.input)), groups)
+            first, second = map_moments(tap.input)
+            mean, variance = group_moments(first.to(exact), second.to(exact), groups)
             columns += [mean, (variance + 1e-8).log()]
         rows.append(torch.cat(columns, 1).cpu().double())
     return torch.cat(rows)

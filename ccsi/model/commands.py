@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from textwrap import fill
 from typing import Literal
@@ -64,7 +65,7 @@ def predict_images(
     images: str,
     out: str,
     top: PositiveInt = 3,
-    batch: PositiveInt = 128,
+    batch: PositiveInt = 256,
     device: DeviceName = "auto",
     threads: PositiveInt | None = None,
 ) -> None:
@@ -75,8 +76,8 @@ def predict_images(
     stream = image_stream(images, form, images_at_a_time(form.channels, form.size, batch))
     began = time.monotonic()
     tally = write_table(model, stream, path, top)
-    seconds = time.monotonic() - began
-    print(f"{printable(out)}: {tally.images:,} images in {seconds:.1f} s ({tally.images / seconds:,.0f} a second)")
+    seconds, n = time.monotonic() - began, tally.images
+    print_wrapped(f"{printable(out)}: {n:,} images in {seconds:.1f} s ({n / seconds:,.0f} a second)")
     n_val = min(n for task in model.record.tasks for n in task.images["val"])
     skipped = [f"{count:,} {why}" for why, count in stream.skipped.items()]
     for line in (*tally.lines(n_val), *([f"passed over: {', '.join(skipped)}"] if skipped else [])):
@@ -85,7 +86,8 @@ def predict_images(
 
 def print_wrapped(line: str) -> None:
     """Print text in lines of at most 80 characters."""
-    print(fill(line, 80, subsequent_indent="  ", break_on_hyphens=False))
+    with suppress(BrokenPipeError):  # of a reader such as `head`
+        print(fill(line, 80, subsequent_indent="  ", break_on_hyphens=False), flush=True)
 
 
 def export_file(model_folder: str, out: str) -> None:

@@ -260,7 +260,7 @@ def labelled_source(images: str | Path, form: InputFormat) -> Source:
     )
 
 
-def image_stream(images: str | Path, form: InputFormat, batch: int = 128, split: str | None = None) -> ImageStream:
+def image_stream(images: str | Path, form: InputFormat, batch: int = 256, split: str | None = None) -> ImageStream:
     """The images of a folder, an image file, an .npz file, or the test images of a data set, by its name."""
     if not expand(images, "FOLDER").exists() and str(images) in choices("dataset"):
         part = images_of(labelled_source(images, form).load(optional=SPLITS), split or "test")
