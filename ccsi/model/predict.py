@@ -30,8 +30,9 @@ UNFAMILIAR = 5.0
 """Images of a familiarity below this are counted: of val images of their class, 5 % have one."""
 ENOUGH = 20
 """Val images of a class with which a familiarity can be below `UNFAMILIAR`."""
-MANY = 0.15
-"""Share of such images above which the count says that the model may have to be extended."""
+MANY, CHANCE = 0.1, 0.001
+"""Share of such images above which the count says that the model may have to be extended, if so many of known classes
+alone have a lower probability than this."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,8 @@ class Tally:
 
     def lines(self, n_val: int) -> Iterator[str]:
         """What a user should know, in short lines; n_val: the fewest val images of a class."""
+        from scipy.stats import binom  # a second to import
+
         yield ", ".join(f"{printable(name)} {count:,}" for name, count in self.classes.most_common())
         read = self.images - self.errors
         if self.errors:
@@ -187,7 +190,9 @@ class Tally:
             yield f"{count:,} {change}"
         if read and n_val >= ENOUGH:
             share = self.unfamiliar / read
-            hint = "; many are like nothing that the model knows: it may be time to extend it" if share > MANY else ""
+            is_chance = binom.sf(self.unfamiliar - 1, read, UNFAMILIAR / 100) >= CHANCE
+            many = share > MANY and not is_chance
+            hint = "; many are like nothing that the model knows: it may be time to extend it" if many else ""
             yield f"familiarity below {UNFAMILIAR:g}: {self.unfamiliar:,} of {read:,} ({share:.1%}){hint}"
         elif read:
             yield (
