@@ -33,6 +33,7 @@ from ccsi.config.tree import (
     read,
     to_yaml,
     unknown_key,
+    with_added,
 )
 from ccsi.config.trust import check_resolvers, check_targets, trust_names, trusted
 from ccsi.config.validation import adapter, check, describe, shown, signature_of, target_of
@@ -41,4 +42,4 @@ __all__ = ["Config", "adapter", "add_config_dir", "apply", "as_typed", "build", 
 __all__ += ["check_resolvers", "check_root", "check_targets", "choices", "config_dir", "current_names"]
 __all__ += ["current_targets", "describe", "flat", "from_arguments", "groups", "is_file", "is_group", "load", "nodes"]
 __all__ += ["original_keys", "parse", "parse_yaml", "read", "shown", "signature_of", "target_of", "to_yaml"]
-__all__ += ["trust_names", "trusted", "unknown_key", "with_dataset"]
+__all__ += ["trust_names", "trusted", "unknown_key", "with_added", "with_dataset"]

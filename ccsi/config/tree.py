@@ -167,6 +167,14 @@ def current_names(text: str) -> str:
     return text
 
 
+def with_added(config: Mapping[str, Any]) -> Config:
+    """A copy of a run's configuration in which the data set's key of `ADDED` that decides its images has its value."""
+    node = config.get("dataset")
+    if not isinstance(node, Mapping) or "draw" in node or "_target_" not in node:
+        return dict(config)
+    return {**config, "dataset": {**node, "draw": ADDED["dataset.draw"]}}
+
+
 def original_keys(config: Mapping[str, Any]) -> Any:
     """A copy as the first version would have written it, with its names for `_target_`s and without the keys `ADDED`.
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ccsi.config import flat, original_keys, read, shown, to_yaml
+from ccsi.config import flat, original_keys, read, shown, to_yaml, with_added
 from ccsi.errors import UserError
 from ccsi.experiment.checkpoint import Checkpoints
 from ccsi.io.atomic import write_atomically
@@ -81,7 +81,7 @@ def check_run_dir(folder: Path, config: Mapping[str, Any], key: str = "run_dir")
     if CONFIG not in content:
         raise UserError(f"{key}={folder} holds other files ({min(content)}); choose an empty or new folder.")
     try:
-        old, new = flat(read(folder / CONFIG)), flat(config)
+        old, new = flat(with_added(read(folder / CONFIG))), flat(config)
     except UserError as error:
         if isinstance(error.__cause__, OSError):  # it may be sound
             raise

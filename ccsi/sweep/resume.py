@@ -79,8 +79,11 @@ def resumed(folder: Path, overrides: Sequence[str]) -> Definition:
         ccsi.config.check_overrides(kept)
     except UserError as error:
         raise UserError(f"resume={folder}: {error}") from error
+    if not any("draw" in base.get("dataset", {}) for base in saved.bases.values()):
+        kept.append("dataset.draw=together")  # what a version without this key did
     typed = compose([*kept, *overrides])
     before, after = (flat({**one.sections, **one.bases}) for one in (saved, typed))
+    before = {key: "together" for key in after if key.endswith("dataset.draw")} | before
     for key in [*before, *after]:
         if key not in CHANGEABLE and key not in EXTENDABLE and not same(before.get(key), after.get(key)):
             raise UserError(

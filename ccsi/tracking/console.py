@@ -97,7 +97,8 @@ class Console:
         self._close_phase()
         after = f" after {clock(event.figures['seconds'])}" if "seconds" in event.figures else ""
         left = f", about {clock(event.left)} left" if event.left is not None and event.task + 1 < event.tasks else ""
-        figures = f": {accuracies(event.figures)}" if event.confusion else ""
+        is_scored = any(name.startswith(("val_", "test_")) for name in event.figures)
+        figures = f": {accuracies(event.figures)}" if is_scored else ""
         self._print(f"task {event.task + 1}/{event.tasks} done{after}{left}{figures}")
 
     def finish(self, result: Mapping[str, Any] | None) -> None:

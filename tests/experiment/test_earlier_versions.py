@@ -16,6 +16,8 @@ from ccsi.evaluation import metrics
 from ccsi.experiment.folder import default_run_dir
 from ccsi.io.run_files import SCHEMA, finite, read_result
 
+ICARL = ["learner=icarl", "dataset.draw=together"]
+"""As typed for that version, and the draw of images that it had."""
 BEGUN = Path(__file__).with_name("begun_at_4c57aa6")
 
 
@@ -33,9 +35,9 @@ def test_it_resumes(tmp_path: Path) -> None:
     for name in ("config.yaml", "checkpoint.pt", "metrics.jsonl"):
         shutil.copyfile(BEGUN / name, tmp_path / "run" / name)
     tasks: list[int] = []
-    resumed = run_tiny(tmp_path / "run", "learner=icarl", on_task_end=lambda event: tasks.append(event.task))
+    resumed = run_tiny(tmp_path / "run", *ICARL, on_task_end=lambda event: tasks.append(event.task))
     assert tasks == [0, 1, 2]
-    expected, whole = finished(tmp_path / "old"), run_tiny(tmp_path / "whole", "learner=icarl")
+    expected, whole = finished(tmp_path / "old"), run_tiny(tmp_path / "whole", *ICARL)
     assert resumed["schema"] == whole["schema"] == SCHEMA
     assert resumed["val"]["confusion"][0] == expected["val"]["confusion"][0]
     assert resumed.keys() == whole.keys() == expected.keys() | {"starts"}
@@ -51,7 +53,7 @@ def test_it_resumes(tmp_path: Path) -> None:
 def test_the_same_command_finds_the_folder_of_an_earlier_version() -> None:
     hashes = {"icarl": "119bea", "ccsi": "0a71a3", "er": "62d6ba", "joint": "0c5a36"}  # at 4c57aa6
     for learner, digits in hashes.items():
-        folder = default_run_dir(None, "x", 0, composed(f"learner={learner}"))
+        folder = default_run_dir(None, "x", 0, composed(f"learner={learner}", "dataset.draw=together"))
         assert folder.name == f"x-s0-{digits}"
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import extended, fitted
 from safetensors.numpy import load_file
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
+from small_models import extended, fitted
 
 from ccsi.cli import main
 from ccsi.evaluation.calibration import expected_calibration_error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import QUIET, TINY, write_images
+from small_models import QUIET, TINY, write_images
 
 from ccsi.cli import main
 from ccsi.errors import UserError

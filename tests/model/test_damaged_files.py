@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import QUIET, write_images
 from damage import TENSORS, Watch, attempt, change_file, change_record, change_tensors, content_of, copied, header, seal
+from small_models import QUIET, write_images
 from test_damaged import RECORDS
 from torch import Tensor
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import QUIET, TINY, fitted
+from small_models import QUIET, TINY, fitted
 
 from ccsi.errors import UserError
 from ccsi.experiment.tasks import RunSession

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pytest
 import safetensors.torch
 import torch
-from conftest import QUIET, TINY
 from PIL import Image
+from small_models import QUIET, TINY
 from tiny_run import FEW, composed
 
 import ccsi.config

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import extended
 from PIL import Image
+from small_models import extended
 
 from ccsi.cli import main
 from ccsi.errors import UserError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import QUIET, extended, fitted, write_images
 from PIL import Image
+from small_models import QUIET, extended, fitted, write_images
 
 from ccsi.errors import UserError
 from ccsi.model import Model

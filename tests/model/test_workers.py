@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, write_images
+from small_models import TINY, write_images
 
 from ccsi.model import Model, fit, load
 
