@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ccsi.cli.help import print_text
+from ccsi.errors import UserError
 
 
 def learn(composed: Mapping[str, Any], old_folder: str | None) -> None:
@@ -15,6 +16,8 @@ def learn(composed: Mapping[str, Any], old_folder: str | None) -> None:
     from ccsi.model.compose import in_process
     from ccsi.model.folder import check_new, read_record
 
+    if composed["out"] in (None, "???"):
+        raise UserError("out is not set; expected the new model's folder: give out=MODEL on the command line.")
     if composed["workers"] == 1:
         learning = build(in_process(dict(composed), "fit" if old_folder is None else "extend"))()
         learning.learn(None if old_folder is None else load(old_folder, composed["device"]))

@@ -227,7 +227,7 @@ def positions(data: Dataset, class_names: Sequence[str]) -> torch.Tensor:
     at: Mapping[str, int] = {name: number for number, name in enumerate(class_names)}
     if odd := [name for name in data.class_names if name not in at]:
         raise UserError(
-            f"{data.name}: the model does not know {listed(odd)}; expected folders called as its classes: "
-            f"{listed(class_names)}."
+            f"{data.name}: the model does not know {listed(odd)}; expected folders called as its classes "
+            f"({listed(class_names)}) alone: move the others away."
         )
     return torch.tensor([at[name] for name in data.class_names])

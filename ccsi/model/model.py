@@ -37,6 +37,9 @@ IN_MEMORY = [
 class Model(Snapshot):
     """A classifier that has learned one task after the other; see `Snapshot` for its attributes."""
 
+    def __repr__(self) -> str:
+        return f"Model({self.record.learner}, {len(self.class_names)} classes: {', '.join(self.class_names)})"
+
     def extend(
         self,
         images: Images,

@@ -82,10 +82,13 @@ def test_a_deeper_backbone_in_float64_is_exported_in_float32(tmp_path):
     check(learned("icarl", "model=ccsi_large", "dataset.size=32", "training.precision=float64"), 0.2, tmp_path, 32)
 
 
+BACKBONES = [(model, norm) for model in ("ccsi_small", "ccsi_large", "resnet18") for norm in ("cn", "batch")]
+CASES = [(*BACKBONES[0], learner) for learner in KINDS]
+CASES += [(*backbone, learner) for backbone in BACKBONES[1:] for learner in ("ccsi", "fecam")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("learner", KINDS)
-@pytest.mark.parametrize("norm", ["cn", "batch"])
-@pytest.mark.parametrize("model", ["ccsi_small", "ccsi_large", "resnet18"])
+@pytest.mark.parametrize(("model", "norm", "learner"), CASES)  # the classifier does not see what its features are from
 def test_every_backbone_with_every_kind_of_classifier(model, norm, learner, tmp_path):
     one = learned(learner, f"model={model}", f"model.norm={norm}", "dataset.size=32")
     for temperature in (1.0, 0.2):
