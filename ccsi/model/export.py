@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -174,7 +175,11 @@ def export_torch(learner: NetLearner, temperature: float, size: int, path: Path)
 
 
 def _packages() -> Any:
-    """The module `onnxruntime`; UserError if it or another package of the extra `onnx` is missing."""
+    """The module `onnxruntime`, without its telemetry; UserError if it or another package of the extra is missing.
+
+    Otherwise its import writes an identifier of the device into the home folder, and reports to its maker.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         with _quiet():
             return [importlib.import_module(name) for name in PACKAGES][-1]

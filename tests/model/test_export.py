@@ -3,6 +3,8 @@
 import copy
 import functools
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -225,3 +227,10 @@ def test_input_that_fits_no_file_is_refused(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         export_torch(learned("ncm"), 1.0, 8, tmp_path / "absent" / "m.pt2")
+
+
+def test_no_telemetry(tmp_path):
+    """onnxruntime's own import writes an identifier of the device into the home folder."""
+    code = "from ccsi.model.export import _packages; _packages()"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"HOME": str(tmp_path)}, check=True, timeout=100)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
