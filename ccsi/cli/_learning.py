@@ -19,7 +19,7 @@ def learn(composed: Mapping[str, Any], old_folder: str | None) -> None:
     if composed["out"] in (None, "???"):
         raise UserError("out is not set; expected the new model's folder: give out=MODEL on the command line.")
     if composed["workers"] == 1:
-        learning = build(in_process(dict(composed), "fit" if old_folder is None else "extend"))()
+        learning = build(in_process(dict(composed)))()
         learning.learn(None if old_folder is None else load(old_folder, composed["device"]))
     else:
         from ccsi.sweep.train import learn_shared

@@ -1,7 +1,7 @@
 """Paths come first on a command line, then key=value."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ccsi.errors import UserError
 
@@ -27,3 +27,11 @@ def split_paths(
         problem = f"{odd[0]} is one argument too many" if odd else f"{names[len(paths)]} is missing"
         raise UserError(f"{problem}; expected {' '.join(names)} and then key=value, such as {example}.")
     return paths, others
+
+
+def call_with_paths(name: str, paths: Mapping[str, str], example: str, arguments: Sequence[str]) -> None:
+    """Call what configs/<name>.yaml describes; paths: its keys for the leading paths, each with what help calls it."""
+    from ccsi.config import build, load
+
+    found, typed = split_paths(arguments, [*paths.values()], example)
+    build(load(typed, name) | dict(zip(paths, found, strict=True)))()

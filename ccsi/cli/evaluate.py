@@ -20,7 +20,7 @@ Settings (key=value):
   device=auto|cpu|cuda      threads=N (default: all CPUs)
 """
 
-from ccsi.cli._paths import split_paths
+from ccsi.cli._paths import call_with_paths
 
 CONFIG = "evaluate"
 EXPECTED = "MODEL, FOLDER and key=value"
@@ -28,7 +28,4 @@ EXPECTED = "MODEL, FOLDER and key=value"
 
 def main(arguments: list[str]) -> None:
     """Evaluate as `arguments` say."""
-    from ccsi.config import build, load
-
-    (model, images), typed = split_paths(arguments, ["MODEL", "FOLDER"], "ccsi evaluate MODEL FOLDER")
-    build(load(typed, "evaluate") | {"model_folder": model, "images": images})()
+    call_with_paths(CONFIG, {"model_folder": "MODEL", "images": "FOLDER"}, "ccsi evaluate MODEL FOLDER", arguments)

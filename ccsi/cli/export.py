@@ -16,7 +16,7 @@ Options:
   --config-dir DIR  where a learner of your own is named, if the model has one
 """
 
-from ccsi.cli._paths import split_paths
+from ccsi.cli._paths import call_with_paths
 
 CONFIG = "export"
 EXPECTED = "MODEL and out=FILE"
@@ -24,7 +24,4 @@ EXPECTED = "MODEL and out=FILE"
 
 def main(arguments: list[str]) -> None:
     """Export as `arguments` say."""
-    from ccsi.config import build, load
-
-    (model,), typed = split_paths(arguments, ["MODEL"], "ccsi export MODEL out=FILE.onnx")
-    build(load(typed, "export") | {"model_folder": model})()
+    call_with_paths(CONFIG, {"model_folder": "MODEL"}, "ccsi export MODEL out=FILE.onnx", arguments)

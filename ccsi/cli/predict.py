@@ -23,7 +23,7 @@ Settings (key=value):
   device=auto|cpu|cuda  threads=N (default: all CPUs)
 """
 
-from ccsi.cli._paths import split_paths
+from ccsi.cli._paths import call_with_paths
 
 CONFIG = "predict"
 EXPECTED = "MODEL, FOLDER and key=value"
@@ -31,7 +31,6 @@ EXPECTED = "MODEL, FOLDER and key=value"
 
 def main(arguments: list[str]) -> None:
     """Predict as `arguments` say."""
-    from ccsi.config import build, load
-
-    (model, images), typed = split_paths(arguments, ["MODEL", "FOLDER"], "ccsi predict MODEL FOLDER out=FILE.csv")
-    build(load(typed, "predict") | {"model_folder": model, "images": images})()
+    call_with_paths(
+        CONFIG, {"model_folder": "MODEL", "images": "FOLDER"}, "ccsi predict MODEL FOLDER out=FILE.csv", arguments
+    )

@@ -174,13 +174,12 @@ class LabelledImages:
 
     Attributes:
         part: labels are positions in the model's classes. split: train, val, test or all.
-        notes: whole sentences about how they were read. checksum: of the whole source.
+        notes: whole sentences about how they were read.
     """
 
     part: Labelled
     split: str
     notes: tuple[str, ...]
-    checksum: str
 
 
 def labelled_images(
@@ -207,7 +206,7 @@ def labelled_images(
     part, numbers = images_of(data, split), positions(data, class_names)
     if not len(part):
         raise UserError(f"{data.name}: {split} has no image; expected labelled ones of classes that the model knows.")
-    return LabelledImages(Labelled(part.images, numbers[part.labels]), split, tuple(notes), data.checksum)
+    return LabelledImages(Labelled(part.images, numbers[part.labels]), split, tuple(notes))
 
 
 def without(part: Labelled, trained: Labelled) -> tuple[Labelled, int]:

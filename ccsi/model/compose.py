@@ -33,7 +33,7 @@ def fit_config(images: str | None, typed: Sequence[str]) -> Config:
                 f"{override.input_line}: a model learns one task at a time, all classes of its folder (or classes=…); "
                 f"{override.key_or_group} is a setting of ccsi run."
             )
-    tree = named(config.load(with_images(images, typed, "fit"), "fit"))
+    tree = loaded(with_images(images, typed, "fit"), "fit")
     return {key: value for key, value in tree.items() if key not in OF_A_RUN}
 
 
@@ -55,7 +55,7 @@ def extend_config(images: str | None, typed: Sequence[str], old: ModelRecord) ->
         if first in OF_THE_METHOD:
             changes[key] = override.value()
     others = [str(override.input_line) for override in parsed if override.key_or_group not in changes]
-    tree = named(config.load(with_images(images, others, "extend"), "extend"))
+    tree = loaded(with_images(images, others, "extend"), "extend")
     kept = {key: value for key, value in old.config.items() if key not in ("dataset", "threads", "device")}
     typed_keys = {override.key_or_group for override in parsed}
     tree["dataset"] = extended_dataset(tree["dataset"], old, typed_keys)
@@ -81,19 +81,25 @@ def inherited(old: Mapping[str, Any], tree: Mapping[str, Any]) -> Config:
     return found
 
 
-def in_process(composed: Config, name: str) -> Config:
-    """The configuration of a fit or extension (`name`) in this process; UserError if it is for several."""
+def in_process(composed: Config) -> Config:
+    """The configuration of a fit or extension in this process; UserError if it is for several."""
     if composed["workers"] != 1:
         raise UserError(f"workers={composed['workers']}: expected one here; several are started by ccsi fit or extend.")
-    plain = config.load(["dataset=digits", "out=null"], name)
-    for key in OF_WORKERS:
-        if composed[key] != plain[key]:
-            raise UserError(f"{key} is set, but workers=1; expected workers=N, or no setting of several workers.")
     return {key: value for key, value in composed.items() if key not in OF_WORKERS}
 
 
-def named(tree: Config) -> Config:
-    """The configuration, in which a folder or file without a name of its own has that of its path."""
+def loaded(typed: Sequence[str], name: str) -> Config:
+    """What configs/<name>.yaml and `typed` say; a folder or file without a name of its own has that of its path.
+
+    Raises:
+        UserError: also for a setting of several workers where there is one.
+    """
+    tree = config.load(typed, name)
+    for override in config.parse(typed):
+        if override.key_or_group.partition(".")[0] in OF_WORKERS and tree["workers"] == 1:
+            raise UserError(
+                f"{override.input_line} is set, but workers=1; expected workers=N, or no setting of several workers."
+            )
     node = tree["dataset"]
     if node["name"] in ("folder", "npz") and node.get("path"):
         node["name"] = Path(node["path"]).absolute().name or node["name"]

@@ -82,7 +82,6 @@ def conclude(learned: Learned, old: Snapshot | None, form: InputFormat) -> Snaps
 def task_record(learned: Learned, old: Snapshot | None, val: Figures, test: Figures | None) -> TaskRecord:
     """The record of the task, without its calibration."""
     learner, session, data = learned.learner, learned.session, learned.data
-    before = len(old.record.tasks) if old is not None else 0
     made = session.record["impressions_sha256"][sum_of_made(old) :]
     return TaskRecord(
         classes=list(data.class_names),
@@ -95,7 +94,7 @@ def task_record(learned: Learned, old: Snapshot | None, val: Figures, test: Figu
         threads=torch.get_num_threads(),
         workers=ProcessGroup.current().world_size,
         seconds=session.total(),
-        changes=changed(old.record.config, learned.config) if before and old is not None else {},
+        changes=changed(old.record.config, learned.config) if old is not None else {},
         weights_sha256=sha256_of(learner.net.state_dict()),
         impressions_sha256=made[0] if made else None,
         stored=[StoredRecord(item.kind, item.count, item.bytes) for item in learner.stored()],

@@ -86,9 +86,8 @@ def stand_ins(learner: NetLearner, val: Labelled, classes: range, means: Tensor)
         val: images of the new `classes`. means: mean feature of each class, old ones first.
     """
     if isinstance(learner, ReplayLearner):
-        return score(learner, Labelled(learner.kept_images.cpu(), learner.kept_labels.cpu())).of(
-            range(classes.start)
-        ), "exemplars"
+        kept = score(learner, Labelled(learner.kept_images.cpu(), learner.kept_labels.cpu()))
+        return kept.of(range(classes.start)), "exemplars"
     features = learner.features(val.images.to(learner.device))
     moved, labels = moved_features(features, val.labels.to(features.device), classes, means.to(features.device))
     with torch.no_grad():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ccsi.config import Config, build
 from ccsi.data import Labelled, Source
-from ccsi.data.stream import open_images
+from ccsi.data.stream import as_rows, open_images
 from ccsi.errors import UserError
 from ccsi.experiment.environment import DeviceName
 from ccsi.model.card import card_text
@@ -178,7 +178,7 @@ def learned(
     typed = [*(IN_MEMORY if in_memory else []), *overrides, "out=null"]
     path = None if in_memory else str(images)
     config = fit_config(path, typed) if old is None else extend_config(path, typed, old.record)
-    config = in_process(config, "fit" if old is None else "extend") | {"out": None if out is None else str(out)}
+    config = in_process(config) | {"out": None if out is None else str(out)}
     learning: Learning = build(config)()
     if in_memory:
         learning = dataclasses.replace(learning, dataset=arrays(images, labels, class_names, config["dataset"]))
@@ -232,14 +232,11 @@ def as_array(images: Any) -> npt.NDArray[np.uint8]:
     if isinstance(images, Tensor):
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise UserError(f"images have the shape {tuple(images.shape)}; expected a tensor [N, C, H, W], C 1 or 3.")
-        values = images.detach().cpu()
-        if values.dtype != torch.uint8:
-            if not values.is_floating_point() or not bool(((values >= 0) & (values <= 1)).all()):
-                raise UserError("images: expected a tensor of uint8, or of floating-point numbers in [0, 1].")
-            values = (values.float() * 255).round().to(torch.uint8)
-        whole: npt.NDArray[np.uint8] = values.permute(0, 2, 3, 1).contiguous().numpy()
-    else:
-        whole = np.asarray(images)
+        is_float = images.is_floating_point()
+        if images.dtype != torch.uint8 and not (is_float and bool(((images >= 0) & (images <= 1)).all())):
+            raise UserError("images: expected a tensor of uint8, or of floating-point numbers in [0, 1].")
+        return as_rows(images)
+    whole: npt.NDArray[np.uint8] = np.asarray(images)
     if whole.dtype != np.uint8 or whole.ndim not in (3, 4) or whole.shape[3:] not in ((), (1,), (3,)):
         raise UserError(
             f"images are {whole.dtype} of shape {whole.shape}; expected uint8, [N, H, W] or [N, H, W, C] with C 1 or 3."

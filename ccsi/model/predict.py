@@ -1,11 +1,9 @@
 """What a model says of images: in memory, and as a table that is written while images are read."""
 
 import copy
-import csv
-import io
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ccsi.data.stream import Batch, ImageStream
+from ccsi.data.summary import csv_bytes
 from ccsi.errors import UserError, diverged
 from ccsi.io.atomic import replacing
 from ccsi.io.text import printable
@@ -28,8 +27,8 @@ from ccsi.tracking.console import terminal
 TURN = 0.0005  # seconds
 UNFAMILIAR = 5.0
 """Images of a familiarity below this are counted: of val images of their class, 5 % have one."""
-ENOUGH = 20
-"""Val images of a class with which a familiarity can be below `UNFAMILIAR`."""
+ENOUGH = 24
+"""Val images of a class with which a familiarity can be below `UNFAMILIAR`, since percentiles are rounded up."""
 MANY, CHANCE = 0.1, 0.001
 """Share of such images above which the count says that the model may have to be extended, if so many of known classes
 alone have a lower probability than this."""
@@ -153,13 +152,6 @@ def rows(predictions: Predictions, top: int) -> Iterator[list[str]]:
         yield [name, *first, f"{predictions.familiarity[i]:.1f}", *rest, ""]
 
 
-def csv_text(lines: Iterable[list[str]]) -> bytes:
-    r"""Lines of a .csv file in UTF-8; what UTF-8 cannot write is escaped."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue().encode(errors="backslashreplace")
-
-
 @dataclass
 class Tally:
     """What was seen while a table was written."""
@@ -213,10 +205,10 @@ def write_table(model: Snapshot, stream: ImageStream, path: Path, top: int) -> T
     try:
         with replacing(path) as file, Progress(*columns, console=err, disable=not err.is_terminal) as bar:
             task = bar.add_task("predict", total=stream.total)
-            file.write(csv_text([header(top)]))
+            file.write(csv_bytes([header(top)]))
             for batch, predictions in predict_stream(model, stream):
                 tally.add(predictions, batch)
-                file.write(csv_text(rows(predictions, top)))
+                file.write(csv_bytes(rows(predictions, top)))
                 bar.advance(task, len(batch.names))
     except OSError as error:
         reason = error.strerror or str(error)

@@ -17,6 +17,7 @@ from small_models import QUIET, TINY, write_images
 from ccsi.cli import main
 from ccsi.errors import UserError
 from ccsi.model import fit, load
+from ccsi.model.folder import MEMORY, MODEL_JSON, REFERENCE, WEIGHTS
 
 NOBODY = 65534
 
@@ -87,17 +88,19 @@ def test_a_copy_that_is_read_only(copy: Path, model_folder: Path, public: Path) 
     assert load(place / "next").predict(images).class_names == ("ant", "bee", "cat")
 
 
-def test_a_folder_that_may_not_be_entered(model_folder: Path, public: Path) -> None:
+def test_what_may_not_be_read(model_folder: Path, public: Path) -> None:
+    """Each file, and the folder itself, in a child that is not root: root may read everything."""
     folder = Path(shutil.copytree(model_folder, public / "copy"))
-    for path, mode in ((folder / "memory.safetensors", 0), (folder, 0)):
-        path.chmod(mode)
+    for path in (*(folder / name for name in (MODEL_JSON, WEIGHTS, MEMORY, REFERENCE)), folder):
+        mode = path.stat().st_mode
+        path.chmod(0)
 
         def work() -> None:
             with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
                 load(folder)
 
-        assert in_child(work) == ""
-    folder.chmod(0o755)
+        assert in_child(work) == "", path
+        path.chmod(mode)
 
 
 def test_nothing_names_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,15 +181,6 @@ def test_weights_that_a_network_began_with_are_not_read(
         assert attempt(folder, watch)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read(models: dict[str, Path], here: Path, watch: Watch) -> None:
-    folder = copied(models["ncm"], here / "case")
-    for name in (MODEL_JSON, *TENSORS):
-        (folder / name).chmod(0)
-        assert "cannot be read (Permission denied)" in attempt(folder, watch)
-        (folder / name).chmod(0o644)
-
-
 COMMANDS = {
     "show": ["show", "case"], "predict": ["predict", "case", "images", "out=out.csv"],
     "evaluate": ["evaluate", "case", "images", "out=out.json"], "extend": ["extend", "case", "new", "out=out"],

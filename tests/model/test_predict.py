@@ -12,7 +12,9 @@ from small_models import extended
 
 from ccsi.cli import main
 from ccsi.errors import UserError
+from ccsi.evaluation.familiarity import familiarity, reference_quantiles
 from ccsi.model import Model, load
+from ccsi.model.predict import ENOUGH, UNFAMILIAR
 
 Images = Callable[..., Path]
 
@@ -128,3 +130,11 @@ def test_a_read_only_folder_is_not_written_to(model_folder: Path) -> None:
     before = {file.name: file.stat().st_mtime_ns for file in model_folder.iterdir()}
     load(model_folder).predict(np.zeros((2, 8, 8), np.uint8))
     assert {file.name: file.stat().st_mtime_ns for file in model_folder.iterdir()} == before
+
+
+def test_enough_val_images_are_those_that_can_show_something_unfamiliar() -> None:
+    def smallest(m: int) -> float:
+        values = torch.arange(m).double()
+        return float(familiarity(torch.tensor([[-1.0]]), reference_quantiles(values, torch.zeros(m).long(), range(1))))
+
+    assert smallest(ENOUGH) < UNFAMILIAR <= smallest(ENOUGH - 1)

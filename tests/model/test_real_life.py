@@ -197,7 +197,7 @@ def test_arrays_and_what_is_typed_beside_folders(old: Model, images: Images) -> 
         (lambda: old.evaluate(folder, ["ant"] * 5), "labels: expected none beside a folder"),
         (lambda: old.extend(folder, [1] * 5), "labels, class_names: expected none beside a folder"),
         (lambda: old.extend(folder, overrides=["out=x"]), "overrides: out=x: expected the argument out"),
-        (lambda: old.extend(folder, overrides=["resources.gpu=1"]), "resources is set, but workers=1"),
+        (lambda: old.extend(folder, overrides=["resources.gpu=1"]), "resources.gpu=1 is set, but workers=1"),
     ):
         with pytest.raises(UserError, match=message):
             call()
