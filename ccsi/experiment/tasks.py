@@ -242,9 +242,8 @@ def learn_all(setup: Setup, session: RunSession, saved: State | None, start: int
         with session.clock("evaluation"):
             for evaluator in setup.evaluators.values():
                 evaluator(learner)
-        if (
-            session.writes and setup.evaluators and task.index + 1 == len(plan)
-        ):  # before the checkpoint, after which none is scored again
+        # before the checkpoint, after which none is scored again
+        if session.writes and setup.evaluators and task.index + 1 == len(plan):
             write_predictions(session.folder, data, setup.evaluators)
         took = {phase: seconds - spent.get(phase, 0.0) for phase, seconds in session.seconds.items()}
         scoring = took.pop("evaluation")

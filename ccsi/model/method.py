@@ -90,7 +90,7 @@ def restore(learner: NetLearner, tensors: Mapping[str, Tensor], sizes: list[int]
         UserError: a tensor is missing, unknown, or of another shape or dtype than this learner has.
     """
     rest, like = dict(tensors), learner.state_dict()
-    # the newest values are computed from these
+    # first: a learner computes with these what it needs, when its state is loaded
     for name in learner.drawn_buffers:
         value, own = rest.pop(f"{DRAWN}{name}", None), getattr(learner, name)
         if value is None or value.shape != own.shape or value.dtype != own.dtype:
